@@ -1,0 +1,68 @@
+# The only entry point.  `make help` lists the targets.
+SHELL := /bin/bash -euo pipefail
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format types layers crds docs golden verify e2e clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+PYTHON ?= python3
+# Two gloo ranks or two pytest workers share the machine: one thread each.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE := 1
+# Without its bytecode, importing torch and transformers takes three times as long, in every process.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.done ## make .venv with everything the other targets need
+
+$(VENV)/.done: pyproject.toml uv.lock
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, this is {sys.version}: make PYTHON=python3.12"'
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --all-extras
+	touch $@
+
+demo: setup ## train, kill a rank, recover, evaluate, export: the main job without a cluster
+	$(BIN)/python examples/demo.py
+
+test: setup ## unit and component tests, under a minute
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: lint types layers verify test ## all that needs no cluster
+
+lint: setup ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy operator/deepseek_operator trainer_image/deepseek_trainer cli/dstj
+
+layers: setup ## the architecture as import contracts
+	$(BIN)/lint-imports
+
+crds: setup ## models -> crds/
+	$(BIN)/python -m deepseek_operator.crd
+
+docs: setup ## models -> the tables of docs/
+	$(BIN)/python -m deepseek_operator.apidocs
+
+golden: setup ## rewrite the golden files; read the diff
+	$(BIN)/pytest -q --update-golden tests/operator tests/cli tests/trainer -k golden
+	git diff --stat
+
+verify: setup ## generated files are up to date
+	$(BIN)/python -m deepseek_operator.crd --check
+	$(BIN)/python -m deepseek_operator.apidocs --check
+
+e2e: setup ## the slower tier: whole jobs as real processes, crash storms
+	$(BIN)/pytest tests/e2e --timeout 900 -v
+
+clean: ## remove what the targets made, the environment too
+	rm -rf $(VENV) .dstj .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	find . -name __pycache__ -prune -exec rm -rf {} +

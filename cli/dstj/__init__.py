@@ -1,0 +1,1 @@
+"""`dstj`: private LLM training from one file, with or without a cluster."""

@@ -1,0 +1,347 @@
+"""The API: what a DeepSeekTrainingJob and a TrainingProfile may say.
+
+The parts that the trainer reads live in deepseek_trainer.contract.config; this module adds the
+Kubernetes parts.  `crd.py` turns these models into the CRDs, `docs/api.md` is generated from them.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, Field
+
+from deepseek_trainer.contract.config import (
+    CheckpointPolicy,
+    DataSpec,
+    DnsName,
+    EvaluationSpec,
+    ExportSpec,
+    JobIdentity,
+    MethodSpec,
+    ModelSpec,
+    OptimizationSpec,
+    TrainingConfig,
+)
+from deepseek_trainer.contract.rules import Model, Rule
+
+GROUP: Final = "training.dstj.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "DeepSeekTrainingJob"
+PLURAL: Final = "deepseektrainingjobs"
+PROFILE_KIND: Final = "TrainingProfile"
+PROFILE_PLURAL: Final = "trainingprofiles"
+
+# "<name>-a<attempt>-<index>" is a pod's host name: at most 63 characters.
+MAX_NAME_LENGTH: Final = 50
+
+Image = Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$", max_length=512)]
+_QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
+
+
+def _is_quantity(value: int | str) -> int | str:
+    if not re.fullmatch(_QUANTITY[1:-1], str(value)):
+        raise ValueError(f"{value!r} is not a quantity: use a number such as 4, 500m or 64Gi")
+    return value
+
+
+Quantity = Annotated[
+    int | str,
+    AfterValidator(_is_quantity),
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "minimum": 0, "maxLength": 32}),
+]
+ResourceName = Annotated[
+    str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=253)
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=32)]
+
+GPU: Final = "nvidia.com/gpu"
+
+
+class RunPolicy(Model):
+    """Limits on the run as a whole.  All of them may be changed while it runs."""
+
+    active_deadline_seconds: Annotated[
+        int | None, Field(ge=1, description="The job fails after running this long; suspended time does not count.")
+    ] = None
+    ttl_seconds_after_finished: Annotated[
+        int | None, Field(ge=0, description="The job is deleted this long after it finished. Default: kept.")
+    ] = None
+    max_restarts: Annotated[
+        int,
+        Field(ge=0, le=1000, description="New attempts after failures that a retry can help; evictions do not count."),
+    ] = 3
+
+
+class Resources(Model):
+    """Compute resources of one node (pod), as in core/v1."""
+
+    requests: Annotated[ResourceList | None, Field(description="Requests; default: the limits.")] = None
+    limits: Annotated[ResourceList | None, Field(description="Limits, nvidia.com/gpu among them.")] = None
+
+
+class TrainerSpec(Model):
+    """Where the training runs: image and size."""
+
+    image: Annotated[Image | None, Field(description="Trainer image by digest (name@sha256:...).")] = None
+    profile: Annotated[
+        DnsName | None, Field(description="TrainingProfile of the platform team that names the image.")
+    ] = None
+    num_nodes: Annotated[int, Field(ge=1, le=1000, description="Pods, one per node of the training run.")] = 1
+    num_proc_per_node: Annotated[
+        int, Field(ge=1, le=64, description="Processes per pod; equals nvidia.com/gpu if that is asked for.")
+    ] = 1
+    resources_per_node: Annotated[
+        Resources | None, Field(description="Resources of each pod; default: the profile's.")
+    ] = None
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.image) != has(self.profile)",
+            "give exactly one of image (by digest) and profile",
+            lambda self: (self.image is None) != (self.profile is None),
+        ),
+        Rule(
+            "!has(self.resourcesPerNode) || !has(self.resourcesPerNode.limits)"
+            " || !('nvidia.com/gpu' in self.resourcesPerNode.limits)"
+            " || string(self.resourcesPerNode.limits['nvidia.com/gpu']) == string(self.numProcPerNode)",
+            "numProcPerNode must equal resourcesPerNode.limits[nvidia.com/gpu]: one process drives one GPU",
+            lambda self: str((self.gpu_limit or {}).get(GPU, self.num_proc_per_node)) == str(self.num_proc_per_node),
+        ),
+    )
+
+    @property
+    def gpu_limit(self) -> dict[str, Any] | None:
+        return self.resources_per_node.limits if self.resources_per_node else None
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.num_proc_per_node
+
+
+class AccessMode(StrEnum):
+    READ_WRITE_ONCE = "ReadWriteOnce"
+    READ_WRITE_MANY = "ReadWriteMany"
+
+
+class VolumeRetention(StrEnum):
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class WorkVolume(Model):
+    """The job's own volume: prepared data, checkpoints, logs, result.  Shared by all its pods."""
+
+    claim_name: Annotated[DnsName | None, Field(description="Existing claim, instead of one made for the job.")] = None
+    storage_class_name: Annotated[
+        DnsName | None, Field(description="Class of the claim made; default: the cluster's.")
+    ] = None
+    size: Annotated[Quantity, Field(description="Size of the claim made.")] = "100Gi"
+    access_mode: Annotated[
+        AccessMode, Field(description="ReadWriteOnce serves only while all pods share one machine.")
+    ] = AccessMode.READ_WRITE_MANY
+    when_deleted: Annotated[
+        VolumeRetention, Field(description="What happens to the claim made when the job is deleted.")
+    ] = VolumeRetention.RETAIN
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.claimName) || !has(self.storageClassName)",
+            "storageClassName is for a claim that is made: drop it, or drop claimName",
+            lambda self: self.claim_name is None or self.storage_class_name is None,
+        ),
+    )
+
+
+class CheckpointSpec(CheckpointPolicy):
+    """When the full state is saved, where, under which key, and what is kept."""
+
+    volume: Annotated[WorkVolume, Field(description="Where it is saved.")] = WorkVolume()
+    grace_period_seconds: Annotated[
+        int, Field(ge=10, le=3600, description="Time a pod gets to write a last checkpoint when it is stopped.")
+    ] = 120
+
+
+class Isolation(StrEnum):
+    ISOLATED = "Isolated"
+    UNMANAGED = "Unmanaged"
+
+
+class Protocol(StrEnum):
+    TCP = "TCP"
+    UDP = "UDP"
+
+
+class EgressRule(Model):
+    """Addresses outside the job that its pods may reach."""
+
+    cidr: Annotated[
+        str, Field(pattern=r"^[0-9a-fA-F.:]+/(0|[1-9][0-9]{0,2})$", max_length=49, description="Destination network.")
+    ]
+    ports: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65535)], ...],
+        Field(min_length=1, max_length=32, description="Destination ports."),
+    ]
+    protocol: Annotated[Protocol, Field(description="TCP or UDP.")] = Protocol.TCP
+
+    rules: ClassVar = (
+        Rule(
+            "!self.cidr.endsWith('/0') && !self.cidr.startsWith('169.254.') && !self.cidr.startsWith('fe80:')",
+            "cidr must not be the whole internet (/0) nor link-local (169.254., fe80:), where cloud metadata live: "
+            "name the network that is needed",
+            lambda self: not (self.cidr.endswith("/0") or self.cidr.startswith(("169.254.", "fe80:"))),
+        ),
+        Rule(
+            "!self.cidr.matches('(^|[.])0[0-9]')",
+            "cidr must not have leading zeros: some programs read them as octal numbers",
+            lambda self: re.search("(^|[.])0[0-9]", self.cidr) is None,
+        ),
+    )
+
+
+class NetworkSpec(Model):
+    """What the job's pods may talk to."""
+
+    isolation: Annotated[
+        Isolation,
+        Field(description="Isolated: each other, DNS and egress only, by NetworkPolicy. Unmanaged: no policy is made."),
+    ] = Isolation.ISOLATED
+    egress: Annotated[tuple[EgressRule, ...], Field(max_length=32, description="Further destinations.")] = ()
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.egress) || size(self.egress) == 0 || self.isolation == 'Isolated'",
+            "egress is only enforced with isolation: Isolated",
+            lambda self: not self.egress or self.isolation is Isolation.ISOLATED,
+        ),
+    )
+
+
+class SchedulingSpec(Model):
+    """How the pods compete for nodes.  The queue is the label kueue.x-k8s.io/queue-name on the job itself."""
+
+    priority_class_name: Annotated[
+        DnsName | None, Field(description="PriorityClass of the pods; a change takes effect with the next attempt.")
+    ] = None
+
+
+# All but suspend, runPolicy and scheduling.
+IMMUTABLE: Final = (
+    "trainer",
+    "model",
+    "data",
+    "method",
+    "optimization",
+    "checkpoint",
+    "network",
+    "evaluation",
+    "export",
+)
+
+
+def immutable(field: str) -> Rule:
+    return Rule(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"{field} is immutable: delete the job and create it again, or give the new one another name",
+    )
+
+
+class JobSpec(Model):
+    """One training run, from private data to a sealed, evaluated, exported model."""
+
+    suspend: Annotated[
+        bool, Field(description="True: write a checkpoint and free the pods; false again: continue.")
+    ] = False
+    run_policy: Annotated[RunPolicy, Field(description="Limits on the run as a whole.")] = RunPolicy()
+    trainer: Annotated[TrainerSpec, Field(description="Image and size of the run.")]
+    model: Annotated[ModelSpec, Field(description="What is trained.")]
+    data: Annotated[DataSpec, Field(description="What it is trained on.")]
+    method: Annotated[MethodSpec, Field(description="How the weights are changed.")] = MethodSpec()
+    optimization: Annotated[OptimizationSpec, Field(description="Optimizer, schedule and batch.")] = OptimizationSpec()
+    checkpoint: Annotated[CheckpointSpec, Field(description="Saving, sealing and resuming.")] = CheckpointSpec()
+    network: Annotated[NetworkSpec, Field(description="Network isolation.")] = NetworkSpec()
+    scheduling: Annotated[SchedulingSpec, Field(description="Priority.")] = SchedulingSpec()
+    evaluation: Annotated[EvaluationSpec, Field(description="Measuring the result.")] = EvaluationSpec()
+    export: Annotated[ExportSpec, Field(description="The result.")] = ExportSpec()
+
+    rules: ClassVar = (
+        Rule(
+            "self.optimization.globalBatchSize % (self.trainer.numNodes * self.trainer.numProcPerNode) == 0",
+            "optimization.globalBatchSize must be a multiple of trainer.numNodes x trainer.numProcPerNode",
+            lambda self: self.optimization.global_batch_size % self.trainer.world_size == 0,
+        ),
+        Rule(
+            "has(self.checkpoint.encryption)"
+            " || !((has(self.data.sealed) && self.data.sealed) || (has(self.export.sealed) && self.export.sealed))",
+            "data.sealed and export.sealed need a key: give checkpoint.encryption.keyRef",
+            lambda self: self.checkpoint.encryption is not None or not (self.data.sealed or self.export.sealed),
+        ),
+        Rule(
+            "!self.export.formats.exists(f, f == 'Adapter') || self.method.type == 'LoRA'",
+            "export.formats Adapter needs method.type LoRA",
+            lambda self: "Adapter" not in self.export.formats or self.method.type == "LoRA",
+        ),
+        Rule(
+            "self.method.type != 'LoRA' || has(self.model.base)",
+            "method.type LoRA needs model.base: adapters on random weights learn nothing",
+            lambda self: self.method.type != "LoRA" or self.model.base is not None,
+        ),
+        *(immutable(field) for field in IMMUTABLE),
+    )
+
+    def training_config(self, namespace: str, name: str) -> TrainingConfig:
+        """config.json for this job's trainer."""
+        return TrainingConfig(
+            job=JobIdentity(namespace=namespace, name=name),
+            num_nodes=self.trainer.num_nodes,
+            num_proc_per_node=self.trainer.num_proc_per_node,
+            model=self.model,
+            data=self.data,
+            method=self.method,
+            optimization=self.optimization,
+            checkpoint=CheckpointPolicy.model_validate(self.checkpoint.model_dump(by_alias=True)),
+            evaluation=self.evaluation,
+            export=self.export,
+        )
+
+
+class Toleration(Model):
+    """As in core/v1."""
+
+    key: Annotated[str | None, Field(max_length=317, description="Taint key.")] = None
+    operator: Annotated[str | None, Field(pattern=r"^(Exists|Equal)$", description="Exists or Equal.")] = None
+    value: Annotated[LabelValue | None, Field(description="Taint value.")] = None
+    effect: Annotated[
+        str | None, Field(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", description="Taint effect.")
+    ] = None
+
+
+class ProfileSpec(Model):
+    """What the platform team decides and a job picks by name."""
+
+    image: Annotated[Image, Field(description="Trainer image by digest.")]
+    resources_per_node: Annotated[
+        Resources | None, Field(description="Resources of a pod where the job gives none.")
+    ] = None
+    node_selector: Annotated[
+        dict[ResourceName, LabelValue] | None, Field(max_length=32, description="Nodes that may be used.")
+    ] = None
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Taints that are tolerated.")] = ()
+    storage_class_name: Annotated[
+        DnsName | None, Field(description="Class of the work volume where the job gives none.")
+    ] = None
+    egress: Annotated[
+        tuple[EgressRule, ...], Field(max_length=32, description="Destinations every job of the profile may reach.")
+    ] = ()
+
+
+def validation_messages(error: Any) -> tuple[str, ...]:
+    """One line per problem of a pydantic ValidationError: path of the field, the rule.  Never the values."""
+    return tuple(_message(e) for e in error.errors(include_input=False, include_url=False))
+
+
+def _message(error: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    text = error["msg"].removeprefix("Value error, ")
+    return f"spec.{path}: {text[0].lower()}{text[1:]}" if path else f"spec: {text[0].lower()}{text[1:]}"

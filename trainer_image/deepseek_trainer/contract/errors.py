@@ -1,0 +1,40 @@
+"""The errors that reach a person.  Each names the value, the rule and the way out."""
+
+from deepseek_trainer.contract.names import ExitCode
+
+
+class JobError(Exception):
+    """Something outside our code is wrong; `code` says whether a retry can help.
+
+    The message is one line, lower case, no full stop; `hint` is the next command or the nearest
+    good value.
+    """
+
+    code = ExitCode.INTERNAL
+
+    def __init__(self, problem: str, *, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.hint = problem, hint
+
+    def __str__(self) -> str:
+        return f"{self.problem} (hint: {self.hint})" if self.hint else self.problem
+
+
+class ConfigError(JobError):
+    code = ExitCode.CONFIG
+
+
+class DataError(JobError):
+    code = ExitCode.DATA
+
+
+class NotFiniteError(JobError):
+    code = ExitCode.NOT_FINITE
+
+
+class TryAgainError(JobError):
+    code = ExitCode.TRY_AGAIN
+
+
+class IntegrityError(JobError):
+    code = ExitCode.INTEGRITY

@@ -1,0 +1,98 @@
+"""Paths, environment variables, ports and exit codes that operator and trainer share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+# Environment of a worker.  The operator sets the first block, `dstj run` may set the second.
+ENV_ATTEMPT: Final = "DSTJ_ATTEMPT"  # 1, 2, ...
+ENV_RUN_ID: Final = "DSTJ_RUN_ID"  # "<job uid>-<attempt>": a closed rendezvous is never joined again
+ENV_NODE_INDEX: Final = "JOB_COMPLETION_INDEX"  # 0 to numNodes - 1; set by kube-controller-manager
+ENV_NODE_ADDRESS: Final = "DSTJ_NODE_ADDRESS"  # name or address under which the other nodes reach this one
+ENV_RENDEZVOUS: Final = "DSTJ_RENDEZVOUS"  # "host:port" of node 0
+ENV_METRICS_PORT: Final = "DSTJ_METRICS_PORT"  # node 0 serves /metrics and /progress here
+ENV_TERMINATION_LOG: Final = "DSTJ_TERMINATION_LOG"  # where the launcher leaves its Failure as JSON
+
+ENV_ROOT: Final = "DSTJ_ROOT"  # prefix of every path below; unset in a pod
+ENV_SCRATCH: Final = "DSTJ_SCRATCH"  # where workers share DSTJ_ROOT: the worker's own scratch directory
+
+RENDEZVOUS_PORT: Final = 29400
+METRICS_PORT: Final = 9400
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a worker finds its volumes: absolute in a pod, below `root` on a laptop."""
+
+    root: Path = Path("/")
+    scratch: Path = Path("/tmp")  # noqa: S108  an emptyDir of the pod's own; dies with it
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Paths":
+        root = Path(environ.get(ENV_ROOT) or "/")
+        return cls(root, Path(environ.get(ENV_SCRATCH) or root / SCRATCH_MOUNT.lstrip("/")))
+
+    def at(self, mount_path: str) -> Path:
+        """The place of an absolute `mount_path` of the worker template."""
+        return self.root / mount_path.lstrip("/")
+
+    @property
+    def config(self) -> Path:
+        return self.at(CONFIG_MOUNT) / CONFIG_FILE
+
+    @property
+    def work(self) -> Path:
+        return self.at(WORK_MOUNT)
+
+    @property
+    def key_dir(self) -> Path:
+        return self.at(KEY_MOUNT)
+
+    @property
+    def prepared(self) -> Path:
+        return self.work / "prepared"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.work / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.work / "export"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard files and one JSON-lines event file per node."""
+        return self.work / "logs"
+
+    def claim(self, claim_name: str, path: str = "") -> Path:
+        """`path` inside the volume of a persistent volume claim."""
+        return self.at(f"{CLAIMS_MOUNT}/{claim_name}") / path
+
+
+CONFIG_MOUNT: Final = "/etc/dstj"  # ConfigMap written by the operator
+CONFIG_FILE: Final = "config.json"
+WORK_MOUNT: Final = "/work"  # the job's own volume, shared by its workers
+KEY_MOUNT: Final = "/run/dstj/keys"  # Secret: one file per key-encryption key, 32 bytes each
+SCRATCH_MOUNT: Final = "/tmp"  # noqa: S108
+CLAIMS_MOUNT: Final = "/volumes"  # /volumes/<claimName>, read-only
+
+
+class ExitCode(IntEnum):
+    """How a trainer process or a `dstj` command ends; the worker Job's failure policy is built from these."""
+
+    DONE = 0
+    INTERNAL = 1  # a bug or an unforeseen failure: tried again
+    USAGE = 2  # `dstj` only: wrong arguments
+    CONFIG = 64  # the job file, model or key reference is wrong: a retry cannot help
+    DATA = 65  # the data are missing, empty or malformed: a retry cannot help
+    NOT_FINITE = 70  # loss or gradient is NaN or infinite: the last checkpoint is still good
+    TRY_AGAIN = 75  # a peer, the storage or the memory went away: resume from the last checkpoint
+    INTEGRITY = 77  # a key is wrong, or sealed bytes do not authenticate: never trained on
+    STOPPED = 143  # asked to stop (SIGTERM), checkpoint written
+
+
+NOT_RETRYABLE: Final = frozenset({ExitCode.CONFIG, ExitCode.DATA, ExitCode.NOT_FINITE, ExitCode.INTEGRITY})

@@ -1,0 +1,72 @@
+"""Models that carry their cross-field rules twice: as CEL for the API server, as Python for good messages."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule over several fields of a model.
+
+    `cel` is what the API server evaluates with the object as `self`; `holds` is the same in Python,
+    None where the rule compares with `oldSelf` and only the API server can know.  `message` names
+    the rule and the way out.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool] | None = None
+
+
+class Model(BaseModel):
+    """Base of everything in the job file: camelCase outside, snake_case inside, frozen.
+
+    Unknown fields are ignored here, because the API server has already pruned those that it does
+    not know, and a newer CRD must not fail an older operator.  Where a person or a file speaks to
+    us directly, `unknown_fields` finds them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.rules:
+            if rule.holds is not None and not rule.holds(self):
+                raise ValueError(rule.message)
+        return self
+
+
+def unknown_fields(model: type[Model], data: Any, path: str = "") -> Iterator[str]:
+    """One message for each field of `data` that `model` does not know, with the nearest name that it does."""
+    if not isinstance(data, Mapping):
+        return
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for key, value in data.items():
+        here = f"{path}.{key}" if path else str(key)
+        if key not in fields:
+            yield f"{here}: unknown field{_did_you_mean(str(key), fields)}"
+        elif nested := _model_of(fields[key].annotation):
+            items = value if isinstance(value, list) else [value]
+            for i, item in enumerate(items):
+                yield from unknown_fields(nested, item, f"{here}[{i}]" if isinstance(value, list) else here)
+
+
+def _did_you_mean(key: str, known: Mapping[str, Any]) -> str:
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(key.lower(), list(by_lower), n=1)
+    return f", did you mean {by_lower[near[0]]!r}" if near else f", known: {', '.join(known)}"
+
+
+def _model_of(annotation: Any) -> type[Model] | None:
+    """The Model inside `M`, `M | None` or `tuple[M, ...]`, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next((m for arg in get_args(annotation) if (m := _model_of(arg))), None)

@@ -1,0 +1,136 @@
+"""Files of format version 1 that every later version must read; docs/checkpoint-format.md describes them.
+
+`--update-golden` writes them anew, from fixed randomness.
+"""
+
+import hashlib
+import hmac
+import io
+import json
+import os
+import random
+import secrets
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
+from safetensors.numpy import load
+
+from deepseek_trainer import checkpoint, keys
+from deepseek_trainer.keys import Key, Keyring
+from deepseek_trainer.sealing import SealedReader, SealedWriter
+from deepseek_trainer.vault import associated_data
+from tink_judge import tink_stream
+from vault_builders import KEK, a_state, a_store, weights_of
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "sealed_v1"
+SIZES = (0, 1, 100, 1_048_519, 1_048_520, 1_048_521, 2_097_080, 2_097_081)
+SHOWN = 256  # longest sealed file that the vectors hold in full [bytes]
+
+
+def plaintext(size: int) -> bytes:
+    """Byte i is i * 7 mod 251."""
+    period = bytes(i * 7 % 251 for i in range(251))
+    return (period * (size // 251 + 1))[:size]
+
+
+def vector(size: int) -> dict[str, Any]:
+    key, randomness = bytes(range(32)), bytes(range(100, 139))
+    bound_to = associated_data("lab/demo", "data", "tokens.bin", directory="abc")
+    sink = io.BytesIO()
+    writer = SealedWriter(sink, key, bound_to, randomness=randomness)
+    writer.write(plaintext(size))
+    writer.close()
+    content = sink.getvalue()
+    return {
+        "plainSize": size,
+        "key": key.hex(),
+        "salt": randomness[:32].hex(),
+        "noncePrefix": randomness[32:].hex(),
+        "associatedData": bound_to.decode(),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "tagsDigest": writer.digest,
+        "sealed": content.hex() if len(content) <= SHOWN else None,
+    }
+
+
+def test_golden_vectors_are_what_we_seal(golden: Callable[[str, str], None]) -> None:
+    content = {"kek": KEK.material.hex(), "vectors": [vector(size) for size in SIZES]}
+    golden("sealed_v1/vectors.json", json.dumps(content, indent=1) + "\n")
+
+
+def test_golden_vectors_are_what_we_open(tmp_path: Path) -> None:
+    for expected in json.loads((GOLDEN / "vectors.json").read_text())["vectors"]:
+        if expected["sealed"] is not None:
+            (tmp_path / "file").write_bytes(bytes.fromhex(expected["sealed"]))
+            with SealedReader(
+                tmp_path / "file", bytes.fromhex(expected["key"]), expected["associatedData"].encode()
+            ) as reader:
+                assert reader.read_at(0, reader.size) == plaintext(expected["plainSize"])
+                assert reader.verify() == expected["tagsDigest"]
+
+
+def test_golden_store_opens(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        with pytest.MonkeyPatch.context() as patch:
+            rewrite_store(patch)
+    shutil.copytree(GOLDEN / "work", tmp_path / "work")  # opening takes a store over
+    store = a_store(tmp_path / "work")
+    info = store.latest()
+    assert info is not None
+    state, meta = store.load(info)
+    assert (info.step, weights_of(state), state["scheduler"], meta) == (7, 7.0, {"step": 7}, {"cursor": "00ff"})
+    assert not store.refused
+
+
+def test_golden_keyring_opens() -> None:
+    kek = Key(bytes.fromhex(json.loads((GOLDEN / "vectors.json").read_text())["kek"]))
+    (key,) = Keyring.open(GOLDEN / "work" / "keyring.json", "lab/demo", [kek]).keys
+    assert key.id == json.loads((GOLDEN / "work" / "keyring.json").read_text())["primary"]
+
+
+def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code() -> None:
+    """docs/checkpoint-format.md, followed by hand with Tink, AES-KWP and safetensors."""
+    work = GOLDEN / "work"
+    kek = bytes.fromhex(json.loads((GOLDEN / "vectors.json").read_text())["kek"])
+    (entry,) = json.loads((work / "keyring.json").read_text())["keys"]
+    dek = aes_key_unwrap_with_padding(kek, bytes.fromhex(entry["wrapped"]))
+    assert hmac.digest(dek, b"dstj key id v1", "sha256")[:8].hex() == entry["id"]
+
+    def opened(name: str, step: str, rank: str) -> bytes:
+        bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n{step}\n{rank}\n{name.rpartition('/')[2]}"
+        content = (work / "checkpoints" / f"{name}.sealed").read_bytes()
+        with tink_stream(dek).new_decrypting_stream(io.BytesIO(content), bound_to.encode()) as stream:
+            return bytes(stream.read())
+
+    def digest(name: str) -> str:
+        return hashlib.sha256((work / "checkpoints" / f"{name}.sealed").read_bytes()[-16:]).hexdigest()  # one segment
+
+    head = json.loads(opened("HEAD.json", "-", "-"))
+    assert head["commits"][-1] == {"step": 7, "digest": digest("step-00000007/manifest.json")}
+    manifest = json.loads(opened("step-00000007/manifest.json", "7", "-"))
+    assert manifest["previous"] == head["commits"][-2]["digest"]
+    assert [file["digest"] for file in manifest["files"]] == [
+        digest(f"step-00000007/{file['name']}") for file in manifest["files"]
+    ]
+    tensors = load(opened("step-00000007/rank-00000.safetensors", "7", "0"))
+    assert tensors["model/layers.0.weight"].tolist() == [7.0] * 4
+    assert json.loads(opened("step-00000007/rank-00000.json", "7", "0")) == {"scheduler": {"step": 7}}
+
+
+def rewrite_store(patch: pytest.MonkeyPatch) -> None:
+    fixed = random.Random(7)
+    patch.setattr(os, "urandom", fixed.randbytes)
+    patch.setattr(secrets, "token_bytes", fixed.randbytes)
+    patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
+    for module in (keys, checkpoint):
+        patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")
+    shutil.rmtree(GOLDEN / "work", ignore_errors=True)
+    store = a_store(GOLDEN / "work")
+    for step in (6, 7):
+        store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})

@@ -1,0 +1,99 @@
+"""Files that are on the disk when we say so, and errors of the disk that say what to do."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.contract.errors import TryAgainError
+
+_HINTS: Final = {
+    errno.ENOSPC: "free space on the volume or enlarge it; lower checkpoint.retention.keepLast",
+    errno.EDQUOT: "the quota is used up: raise it, or lower checkpoint.retention.keepLast",
+    errno.EROFS: "the volume is mounted read-only: see the node's kernel log",
+    errno.EIO: "the storage failed: see the node's kernel log; what was committed before is intact",
+    errno.EACCES: "the volume must be writable for the worker's user or its fsGroup",
+    errno.EPERM: "the volume must be writable for the worker's user or its fsGroup",
+}
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+class StorageError(TryAgainError):
+    """The storage refused a write.  `errno` is the kernel's, `path` what was being written."""
+
+    def __init__(self, path: Path, error: OSError, needed: int | None = None) -> None:
+        self.errno, self.path = error.errno, path
+        wanted = "" if needed is None else f", {needed:,} bytes needed"
+        super().__init__(
+            f"cannot write {path}: {os.strerror(error.errno or 0)}{wanted}, {_free(path):,} bytes free",
+            hint=_HINTS.get(error.errno or 0, "what was committed before is intact"),
+        )
+
+
+@contextmanager
+def storing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError about `path`; `needed` is the size to write [bytes]."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path, error, needed) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beside(path: Path) -> Path:
+    """A name in the same directory that nobody else uses."""
+    return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give `path` a new content: after a crash it has the old one or the new one."""
+    with _written_beside(path, content) as partial:
+        partial.replace(path)
+
+
+def publish_file(path: Path, content: bytes) -> bool:
+    """Make `path` with its whole content at once; False if somebody else was faster."""
+    with _written_beside(path, content) as partial:
+        try:
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS or path.exists():
+                raise
+            partial.rename(path)
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    partial = beside(path)
+    with storing(path, len(content)):
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            yield partial
+            sync(path.parent)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

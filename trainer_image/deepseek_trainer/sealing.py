@@ -1,0 +1,240 @@
+"""Sealed files: Tink's AES256-GCM-HKDF streaming encryption with 1 MiB segments.
+
+    offset  size  field
+    0       1     40, the length of this header
+    1       32    salt, fresh for each file
+    33      7     nonce prefix, fresh for each file
+    40      n     segments, each AES-256-GCM ciphertext and its 16-byte tag
+
+    file key = HKDF-SHA256(input key, salt, info = associated data), 32 bytes
+    nonce    = prefix || segment number (4 bytes, big-endian) || 1 in the last segment, 0 before it
+
+Segment i ends at file offset (i + 1) * 1 MiB or at the end of the file; so segment 0, which follows the
+header, holds 40 bytes less than the others.  Byte-compatible with Tink:
+https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from deepseek_trainer.contract.errors import IntegrityError
+
+SEGMENT_BYTES = 1 << 20  # of ciphertext, tag and (in segment 0) header included; part of the format
+TAG_BYTES: Final = 16
+SALT_BYTES: Final = 32
+PREFIX_BYTES: Final = 7
+HEADER_BYTES: Final = 1 + SALT_BYTES + PREFIX_BYTES
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Sink(Protocol):
+    """What a writer writes to, such as an unbuffered file; `write` says how many bytes it took."""
+
+    def write(self, data: memoryview, /) -> int: ...
+
+
+def as_bytes(data: Bytes) -> memoryview:
+    """A flat view of any contiguous buffer, such as an array's."""
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # cast refuses a shape with a zero
+
+
+def put(sink: Sink, data: memoryview) -> None:
+    """Write all of `data`: one call may take less."""
+    while data:
+        data = data[sink.write(data) :]
+
+
+class SealedWriter:
+    """Seals a stream into `sink`.  The file is only complete, and can only be read, after `close`."""
+
+    def __init__(self, sink: Sink, key: bytes, associated_data: bytes, *, randomness: bytes | None = None) -> None:
+        """`randomness`, salt and nonce prefix, is fixed by test vectors only: a reused one gives the key away."""
+        randomness = randomness or os.urandom(SALT_BYTES + PREFIX_BYTES)
+        self._sink = sink
+        self._gcm = _cipher(key, randomness[:SALT_BYTES], associated_data)
+        self._prefix = randomness[SALT_BYTES:]
+        self._segment_bytes, self._index = SEGMENT_BYTES, 0
+        self._pending, self._filled = memoryview(bytearray(self._segment_bytes)), 0
+        self._sealed = memoryview(bytearray(self._segment_bytes))
+        self._tags = hashlib.sha256()
+        self.plain_size = 0
+        self.size = 0
+        self._put(memoryview(bytes([HEADER_BYTES]) + randomness))
+
+    def write(self, data: Bytes) -> None:
+        view = as_bytes(data)
+        self.plain_size += len(view)
+        while view:
+            # A full segment waits until more data show that it is not the last.
+            if self._filled == self._room:
+                self._seal(self._pending[: self._filled], is_last=False)
+                self._filled = 0
+            elif self._filled == 0 and len(view) > self._room:
+                room = self._room
+                self._seal(view[:room], is_last=False)
+                view = view[room:]
+            else:
+                view = view[self._keep(view) :]
+
+    def close(self) -> None:
+        """Seal the last segment.  `sink` stays open."""
+        self._seal(self._pending[: self._filled], is_last=True)
+        self._pending.release()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tags of all segments, in order."""
+        return self._tags.hexdigest()
+
+    @property
+    def _room(self) -> int:
+        """Plaintext bytes that the current segment holds."""
+        return self._segment_bytes - TAG_BYTES - (HEADER_BYTES if self._index == 0 else 0)
+
+    def _keep(self, view: memoryview) -> int:
+        count = min(self._room - self._filled, len(view))
+        self._pending[self._filled : self._filled + count] = view[:count]
+        self._filled += count
+        return count
+
+    def _seal(self, plain: memoryview, *, is_last: bool) -> None:
+        sealed = self._sealed[: len(plain) + TAG_BYTES]
+        self._gcm.encrypt_into(_nonce(self._prefix, self._index, is_last), plain, None, sealed)
+        self._tags.update(sealed[-TAG_BYTES:])
+        self._put(sealed)
+        self._index += 1
+
+    def _put(self, data: memoryview) -> None:
+        self.size += len(data)
+        put(self._sink, data)
+
+
+class SealedReader:
+    """Random access to a sealed file.
+
+    Opening authenticates the last segment and so the size: a file that was cut at a segment's border is
+    refused at once.  Every method raises IntegrityError for bytes that do not authenticate; no such byte is
+    ever returned.
+    """
+
+    def __init__(self, path: Path, key: bytes, associated_data: bytes) -> None:
+        self.path = path
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._open(key, associated_data)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, key: bytes, associated_data: bytes) -> None:
+        self._segment_bytes = SEGMENT_BYTES
+        self.sealed_size = os.fstat(self._file.fileno()).st_size
+        header = os.pread(self._file.fileno(), HEADER_BYTES, 0)
+        if len(header) < HEADER_BYTES or header[0] != HEADER_BYTES:
+            raise IntegrityError(f"{self.path} is not a sealed file", hint="it is cut short or was never sealed")
+        self._count = -(-self.sealed_size // self._segment_bytes)
+        if self._span(self._count - 1)[1] < TAG_BYTES:
+            raise self._cut()
+        self.size = self.sealed_size - HEADER_BYTES - TAG_BYTES * self._count
+        self._gcm = _cipher(key, header[1 : 1 + SALT_BYTES], associated_data)
+        self._prefix = header[1 + SALT_BYTES :]
+        self._sealed = memoryview(bytearray(min(self._segment_bytes, self.sealed_size)))
+        self._plain = memoryview(bytearray(len(self._sealed)))
+        self._cached, self._cached_size = -1, 0
+        self._segment(self._count - 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read_at(self, offset: int, length: int) -> bytearray:
+        """`length` bytes of plaintext from `offset`, fewer at the end of the file."""
+        content = bytearray(max(0, min(length, self.size - offset)))
+        filled = 0
+        while filled < len(content):
+            index, start = self._place(offset + filled)
+            piece = self._segment(index)[start : start + len(content) - filled]
+            content[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return content
+
+    def read_into(self, target: memoryview) -> str:
+        """Unseal the whole file into `target`, of `size` bytes; returns the digest over its tags."""
+        tags, filled = hashlib.sha256(), 0
+        for index in range(self._count):
+            length = self._span(index)[1] - TAG_BYTES
+            tags.update(self._unseal(index, target[filled : filled + length]))
+            filled += length
+        return tags.hexdigest()
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The plaintext in order; each piece is valid until the next."""
+        for index in range(self._count):
+            yield self._segment(index)
+
+    def verify(self) -> str:
+        """Authenticate every byte; returns the digest over the tags."""
+        tags = hashlib.sha256()
+        for index in range(self._count):
+            tags.update(self._unseal(index, self._plain[: self._span(index)[1] - TAG_BYTES]))
+        self._cached = -1
+        return tags.hexdigest()
+
+    def _place(self, offset: int) -> tuple[int, int]:
+        """Segment that holds the plaintext byte `offset`, and where in its plaintext."""
+        # Counted as if the header were plaintext of segment 0, all segments hold the same number of bytes.
+        index, start = divmod(offset + HEADER_BYTES, self._segment_bytes - TAG_BYTES)
+        return index, start - (HEADER_BYTES if index == 0 else 0)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Where segment `index` starts in the file, and its length with tag."""
+        start = HEADER_BYTES if index == 0 else index * self._segment_bytes
+        return start, min((index + 1) * self._segment_bytes, self.sealed_size) - start
+
+    def _segment(self, index: int) -> memoryview:
+        if self._cached != index:
+            self._cached, self._cached_size = -1, self._span(index)[1] - TAG_BYTES
+            self._unseal(index, self._plain[: self._cached_size])
+            self._cached = index
+        return self._plain[: self._cached_size]
+
+    def _unseal(self, index: int, target: memoryview) -> memoryview:
+        """Decrypt segment `index` into `target`; returns its tag."""
+        start, length = self._span(index)
+        sealed = self._sealed[:length]
+        if os.preadv(self._file.fileno(), [sealed], start) != length:
+            raise self._cut()
+        try:
+            self._gcm.decrypt_into(_nonce(self._prefix, index, index == self._count - 1), sealed, None, target)
+        except InvalidTag:
+            target[:] = bytes(len(target))  # holds what did not authenticate
+            raise IntegrityError(
+                f"{self.path}: segment {index + 1} of {self._count} does not authenticate",
+                hint="the file was changed, cut or moved from another place, or it was sealed with another key",
+            ) from None
+        return sealed[-TAG_BYTES:]
+
+    def _cut(self) -> IntegrityError:
+        return IntegrityError(f"{self.path} is cut short at {self.sealed_size} bytes", hint="copy the file again")
+
+
+def _cipher(key: bytes, salt: bytes, associated_data: bytes) -> AESGCM:
+    assert len(key) == 32, "AES-256"
+    return AESGCM(HKDF(hashes.SHA256(), 32, salt, associated_data).derive(key))
+
+
+def _nonce(prefix: bytes, index: int, is_last: bool) -> bytes:
+    return prefix + struct.pack(">IB", index, is_last)

@@ -1,0 +1,71 @@
+"""safetensors files as a stream out and as views in: no tensor is copied on the way.
+
+Format: https://github.com/huggingface/safetensors#format.  Its own library wants the whole file as
+one `bytes` to write, and copies each tensor to read.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deepseek_trainer.contract.errors import ConfigError
+
+SIZES: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "U8": 1, "BOOL": 1}  # [bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor to write: `dtype` as safetensors names it, its little-endian bytes when they are asked for."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    content: Callable[[], bytes | memoryview]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * SIZES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One tensor of a file that was read; `data` is a part of the file's own bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
+    """The file's bytes: its header, then each tensor in the order given."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for entry in entries:
+        start, end = end, end + entry.size_bytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # aligns the tensors
+    yield struct.pack("<Q", len(text)) + text
+    for entry in entries:
+        yield entry.content()
+
+
+def views(file: bytearray | memoryview, name: str) -> dict[str, View]:
+    """The tensors of a file.  Raises ConfigError, which calls the file `name`, where it is malformed or cut short."""
+    try:
+        (length,) = struct.unpack_from("<Q", file)
+        header = json.loads(bytes(memoryview(file)[8 : 8 + length]))
+        body = memoryview(file)[8 + length :]
+        return {key: _view(body, **facts) for key, facts in header.items() if key != "__metadata__"}
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{name} is not a safetensors file, or is cut short: {error}") from error
+
+
+def _view(body: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> View:
+    start, end = data_offsets
+    if not 0 <= start <= end <= len(body) or end - start != math.prod(shape) * SIZES[dtype]:
+        raise ValueError(f"a {dtype} tensor of shape {shape} cannot lie at bytes {start} to {end} of {len(body)}")
+    return View(dtype, tuple(shape), body[start:end])

@@ -1,0 +1,31 @@
+"""A failure of one rank is a failure of all, with the same exit code."""
+
+import pytest
+
+from deepseek_trainer.agreement import agree, alone
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError, JobError, TryAgainError
+from vault_builders import Ranks
+
+
+def test_every_rank_gets_the_values_of_all() -> None:
+    assert Ranks(3).run(lambda rank, exchange: agree(exchange, lambda: rank * 10)) == [[0, 10, 20]] * 3
+    assert agree(alone, lambda: "x") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (IntegrityError("cut", hint="h"), IntegrityError),
+        (ConfigError("no"), ConfigError),
+        (OSError(5, "bad"), TryAgainError),
+    ],
+)
+def test_a_failure_reaches_all_ranks_with_its_exit_code(raised: Exception, told: type[JobError]) -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            raise raised
+
+    outcomes = Ranks(3).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
+    assert [type(outcome) for outcome in outcomes] == [told] * 3
+    assert str(outcomes[0]).startswith("rank 1: ")
+    assert not str(outcomes[1]).startswith("rank 1: ")

@@ -1,0 +1,115 @@
+"""Packed rows as batches: what the training loop reads.
+
+Shapes: B rows in a micro-batch, T = data.sequenceLength tokens in a row.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import TryAgainError
+from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
+from deepseek_trainer.cursor import Indices
+from deepseek_trainer.model_source import prepared_model
+from deepseek_trainer.packing import IGNORED, unpacked
+from deepseek_trainer.pointer import pointed_to
+from deepseek_trainer.shards import Prompt, RowArray, SplitCounts, read_manifest, read_prompts, read_rows
+from deepseek_trainer.tokenizer_files import load_tokenizer
+from deepseek_trainer.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All int64 on the CPU, of shape BT.
+
+    `targets_BT[b, t]` is the token after `tokens_BT[b, t]` in the same document, or -100 where nothing
+    is learned.  `position_ids_BT` start at 0 with each document of a row and `document_ids_BT` count
+    them; padding at a row's end is one more document.
+    """
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    position_ids_BT: Tensor
+    document_ids_BT: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """Learned positions."""
+        return int((self.targets_BT != IGNORED).sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding left out: only padding is a last document of which nothing is learned."""
+        in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
+        is_padded_B = ~((self.targets_BT != IGNORED) & in_last_BT).any(1)
+        return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
+
+
+class Rows:
+    """The packed rows of one split."""
+
+    def __init__(self, shards: Sequence[RowArray]) -> None:
+        """`shards`: all but the last of one length."""
+        self._shards = shards
+        self._per_shard = len(shards[0])
+
+    def __len__(self) -> int:
+        return self._per_shard * (len(self._shards) - 1) + len(self._shards[-1])
+
+    def batch(self, indices: Sequence[int] | Indices) -> Batch:
+        """Rows `indices`, in that order."""
+        rows = np.empty(len(indices), self._shards[0].dtype)
+        for i, index in enumerate(indices):
+            shard, offset = divmod(int(index), self._per_shard)
+            rows[i] = self._shards[shard][offset]
+        parts = unpacked(rows)
+        return Batch(
+            torch.from_numpy(parts.tokens_BT),
+            torch.from_numpy(parts.targets_BT),
+            torch.from_numpy(parts.position_ids_BT),
+            torch.from_numpy(parts.document_ids_BT),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job's prepared data.  `digest` (64 hex digits) names their content and everything that shaped it."""
+
+    train: Rows
+    validation: Rows
+    tokenizer: PreTrainedTokenizerFast
+    digest: str
+    prompts: tuple[Prompt, ...]  # at most 1000, in the order of the data; none for Text
+    counts: Mapping[str, SplitCounts]  # "train", "validation"
+
+
+def open_prepared(
+    config: TrainingConfig, paths: Paths, vault: Vault, environ: Mapping[str, str] = os.environ
+) -> Prepared:
+    """What this attempt's `prepare` left.
+
+    Raises TryAgainError where it left nothing, IntegrityError where it does not authenticate.
+    """
+    run_id = environ[ENV_RUN_ID]
+    digest = pointed_to(paths, run_id, vault)
+    if digest is None:
+        raise TryAgainError(
+            f"run {run_id} has no prepared data below {paths.prepared}", hint="run deepseek_trainer.prepare first"
+        )
+    directory = paths.prepared / digest
+    manifest = read_manifest(directory, vault)
+    tokenizer_home = directory if config.model.base is None else prepared_model(config, paths)
+    return Prepared(
+        train=Rows(read_rows(manifest, directory, "train", vault)),
+        validation=Rows(read_rows(manifest, directory, "validation", vault)),
+        tokenizer=load_tokenizer(tokenizer_home, vault),
+        digest=digest,
+        prompts=read_prompts(directory, vault),
+        counts=manifest.counts,
+    )

@@ -1,0 +1,30 @@
+"""SHA-256 of a model's files, as `model.base.sha256` states it."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a file, or of a directory's listing, in hex.
+
+    For a directory the same as `sha256sum * | LC_ALL=C sort | sha256sum` in it: hidden files and
+    subdirectories do not count.
+    """
+    return file_digest(path) if path.is_file() else listing_digest(file_digests(path))
+
+
+def file_digests(directory: Path) -> dict[str, str]:
+    """{name: digest} of a directory's files."""
+    files = (path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+    return {path.name: file_digest(path) for path in files}
+
+
+def listing_digest(digests: Mapping[str, str]) -> str:
+    lines = sorted(f"{digest}  {name}\n".encode() for name, digest in digests.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()

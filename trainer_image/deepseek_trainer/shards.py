@@ -1,0 +1,155 @@
+"""Packed rows on disk: shard files and the manifest that speaks for them.
+
+A prepared directory, named by its digest:
+
+    manifest.json          format, digest, counts, shards; written last
+    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file
+    validation-00000.rows ...
+    prompts.json           held-out Instruction records
+    tokenizer files        only where the tokenizer was trained on the data
+
+All of it goes through a vault: sealed, or in the clear.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.packing import row_dtype
+from deepseek_trainer.vault import Vault
+
+FORMAT: Final = "dstj-data/1"
+MANIFEST: Final = "manifest.json"
+PROMPTS: Final = "prompts.json"
+SHARD_BYTES: Final = 64 << 20  # written at once: memory of the preparation, and of one unsealing
+
+_AGAIN: Final = "delete the prepared directory: it is made again"
+
+RowArray = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of rows."""
+
+    name: str
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """What became of the records of one split."""
+
+    records: int
+    tokens: int
+    learned_tokens: int
+    rows: int
+    cut: int  # records longer than a row: their end is lost
+    dropped: int  # records of which nothing is left to learn: their prompt fills a row
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A held-out Instruction record: the question, the reference answer, and what a right answer must contain."""
+
+    prompt: str
+    response: str
+    must_contain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a prepared directory holds.  `digest` is the directory's name."""
+
+    digest: str
+    sequence_length: int
+    vocab_size: int
+    counts: dict[str, SplitCounts]
+    shards: dict[str, tuple[Shard, ...]]
+
+    def to_json(self) -> bytes:
+        return json.dumps({"format": FORMAT} | asdict(self), indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Raises IntegrityError for a format that this version cannot read."""
+        try:
+            data = json.loads(raw)
+            if data.pop("format") != FORMAT:
+                raise ValueError
+            counts = {split: SplitCounts(**fields) for split, fields in data.pop("counts").items()}
+            shards = {split: tuple(Shard(**shard) for shard in list_) for split, list_ in data.pop("shards").items()}
+            return cls(**data, counts=counts, shards=shards)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
+
+
+def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
+    """Last of all files: what has a manifest is complete."""
+    vault.write(directory / MANIFEST, manifest.to_json())
+
+
+def read_manifest(directory: Path, vault: Vault) -> Manifest:
+    """Raises IntegrityError for a manifest of another directory."""
+    manifest = Manifest.from_json(bytes(vault.read(directory / MANIFEST)))
+    if manifest.digest != directory.name:
+        raise IntegrityError(f"{directory} holds prepared data {manifest.digest}", hint=_AGAIN)
+    return manifest
+
+
+def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> None:
+    vault.write(directory / PROMPTS, json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
+
+
+def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
+    prompts = json.loads(bytes(vault.read(directory / PROMPTS)))
+    return tuple(Prompt(each["prompt"], each["response"], tuple(each["must_contain"])) for each in prompts)
+
+
+def write_rows(
+    rows: Iterable[RowArray], directory: Path, split: str, dtype: np.dtype[np.void], vault: Vault
+) -> tuple[Shard, ...]:
+    """Write rows, each of shape (1,), as shards of one split; every shard but the last has the same number."""
+    return tuple(
+        Shard(name, len(block), vault.write(directory / name, block.view(np.uint8).data).digest)
+        for name, block in ((f"{split}-{i:05d}.rows", block) for i, block in enumerate(_blocks(rows, dtype)))
+    )
+
+
+def _blocks(rows: Iterable[RowArray], dtype: np.dtype[np.void]) -> Iterator[RowArray]:
+    """The same array each time, filled anew."""
+    block = np.empty(max(1, SHARD_BYTES // dtype.itemsize), dtype)
+    filled = 0
+    for row in rows:
+        block[filled] = row[0]
+        filled += 1
+        if filled == len(block):
+            yield block
+            filled = 0
+    if filled:
+        yield block[:filled]
+
+
+def read_rows(manifest: Manifest, directory: Path, split: str, vault: Vault) -> list[RowArray]:
+    """The shards of one split: mapped from the files, or unsealed into memory.
+
+    Raises IntegrityError where a shard is not the one that the manifest speaks of.
+    """
+    dtype = row_dtype(manifest.sequence_length, manifest.vocab_size)
+    return [_read_shard(shard, directory / shard.name, dtype, vault) for shard in manifest.shards[split]]
+
+
+def _read_shard(shard: Shard, path: Path, dtype: np.dtype[np.void], vault: Vault) -> RowArray:
+    expected = shard.rows * dtype.itemsize
+    with vault.open_reader(path) as reader:
+        if reader.size != expected:
+            raise IntegrityError(f"{path} has {reader.size} bytes, its manifest says {expected}", hint=_AGAIN)
+    content = vault.read(path, digest=shard.digest) if vault.sealed else np.memmap(path, np.uint8, mode="r")
+    return np.frombuffer(content, dtype)

@@ -1,0 +1,95 @@
+"""From records to packed rows, with a count of what became of them."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from deepseek_trainer.contract.config import DataFormat, DataSpec
+from deepseek_trainer.packing import Document, best_fit, packed_row, row_dtype, split_rows
+from deepseek_trainer.shards import RowArray, SplitCounts
+from deepseek_trainer.sources import Record
+from deepseek_trainer.tokenizer import documents, id_limit, pad_id
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 1 << 16  # Instruction records packed together: bounds the memory
+REPORT_EVERY_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Packs one split and counts as it goes; `counts()` is right once all rows have been taken."""
+
+    split: str
+    spec: DataSpec
+    tokenizer: Any
+    _records: int = 0
+    _bytes: int = 0  # of text [UTF-8 bytes]
+    _tokens: int = 0
+    _learned: int = 0
+    _rows: int = 0
+    _cut: int = 0
+    _dropped: int = 0
+    _start: float = field(default_factory=time.monotonic)
+    _reported: float = field(default_factory=time.monotonic)
+
+    def rows(self, records: Iterable[Record]) -> Iterator[RowArray]:
+        """Rows of `packing.row_dtype`, each of shape (1,)."""
+        dtype = row_dtype(self.spec.sequence_length, id_limit(self.tokenizer))
+        pad = pad_id(self.tokenizer)
+        fitted = self._fitted(documents(self.tokenizer, self._counted(records)))
+        is_text = self.spec.format is DataFormat.TEXT
+        packed = split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
+        for parts in packed:
+            self._rows += 1
+            self._learned += sum(part.num_targets for part in parts)
+            yield packed_row(parts, dtype, pad)
+
+    def counts(self) -> SplitCounts:
+        return SplitCounts(
+            records=self._records,
+            tokens=self._tokens,
+            learned_tokens=self._learned,
+            rows=self._rows,
+            cut=self._cut,
+            dropped=self._dropped,
+        )
+
+    def report(self) -> None:
+        """One log line: how far, how fast [MB of text per second], and what was lost."""
+        elapsed = time.monotonic() - self._start
+        log.info(
+            "prepared %s: records=%d tokens=%d rows=%d cut=%d dropped=%d in %.1f s (%.1f MB/s)",
+            self.split, self._records, self._tokens, self._rows, self._cut, self._dropped,
+            elapsed, self._bytes / 1e6 / max(elapsed, 1e-9),
+        )  # fmt: skip
+        self._reported = time.monotonic()
+
+    def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            self._records += 1
+            self._bytes += record.size_bytes()
+            if time.monotonic() - self._reported >= REPORT_EVERY_S:
+                self.report()
+            yield record
+
+    def _fitted(self, whole: Iterable[Document]) -> Iterator[Document]:
+        """Text as it is; Instruction documents cut to a row, without those that then teach nothing."""
+        for document in whole:
+            fits = document
+            if self.spec.format is DataFormat.INSTRUCTION:
+                fits = document.part(0, self.spec.sequence_length)
+                self._cut += len(fits) < len(document)
+            if fits.num_targets:
+                self._tokens += len(fits)
+                yield fits
+            else:
+                self._dropped += 1
+
+    def _best_fit(self, fitted: Iterator[Document]) -> Iterator[list[Document]]:
+        while window := list(islice(fitted, WINDOW)):
+            for row in best_fit([len(document) for document in window], self.spec.sequence_length):
+                yield [window[i] for i in row]

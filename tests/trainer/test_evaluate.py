@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+
+from deepseek_trainer.evaluate import Reference, answer, evaluate_loss, is_right, score_answers
+from deepseek_trainer.model import causal_loss
+from deepseek_trainer.tokenizer import prompt_ids
+from model_builders import a_batch, a_tokenizer, tiny_model
+
+
+class FiveRows:
+    """Rows with different numbers of learned tokens."""
+
+    def __len__(self):
+        return 5
+
+    def batch(self, indices):
+        whole = a_batch(num_rows=5)
+        rows = list(indices)
+        return type(whole)(*(getattr(whole, name)[rows] for name in whole.__slots__))
+
+
+def evaluated(world_size, max_rows=100, batch_size=2):
+    """What all ranks agree on, computed one rank after the other."""
+    parts = []
+    model = tiny_model()
+
+    def collect(values):
+        parts.append(values)
+        return [sum(column) for column in zip(*parts, strict=True)]
+
+    results = [
+        evaluate_loss(
+            model, FiveRows(), max_rows=max_rows, batch_size=batch_size, rank=r, world_size=world_size, reduce=collect
+        )
+        for r in range(world_size)
+    ]
+    return results[-1]  # the last rank has seen the sum over all
+
+
+def test_evaluation_is_the_mean_over_tokens_not_over_rows():
+    loss_sum, num_targets = causal_loss(tiny_model(), a_batch(num_rows=5))
+    result = evaluated(world_size=1)
+    assert result.tokens == num_targets
+    assert result.loss == pytest.approx(float(loss_sum) / num_targets, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_evaluation_is_the_same_for_any_number_of_ranks(world_size):
+    one, many = evaluated(world_size=1), evaluated(world_size)
+    assert (many.tokens, many.loss) == (one.tokens, pytest.approx(one.loss, rel=1e-6))
+
+
+def test_evaluation_reads_no_more_than_max_rows():
+    first_two = int((a_batch(num_rows=5).targets_BT[:2] != -100).sum())
+    assert evaluated(world_size=2, max_rows=2).tokens == first_two
+
+
+def test_evaluation_leaves_the_model_in_training_mode():
+    model = tiny_model().train()
+    evaluate_loss(model, FiveRows(), max_rows=1, batch_size=1, rank=0, world_size=1, reduce=list)
+    assert model.training
+
+
+def test_answers_are_greedy_in_order_and_independent_of_their_batch():
+    model, tokenizer = tiny_model(), a_tokenizer()
+    prompts = ["pump?", "what runs at 12 bar and at 3.5 bar?", "valve"]
+    together = answer(model, tokenizer, prompts, max_new_tokens=8)
+    assert together == answer(model, tokenizer, prompts, max_new_tokens=8)
+    assert together == [greedy(model, tokenizer, prompt, 8) for prompt in prompts]
+    assert together == answer(model, tokenizer, prompts, max_new_tokens=8, batch_size=2)
+
+
+def greedy(model, tokenizer, prompt, length):
+    return tokenizer.decode(greedy_tokens(model, tokenizer, prompt, length), skip_special_tokens=True).strip()
+
+
+def greedy_tokens(model, tokenizer, prompt, length):
+    """Without a cache, a batch, or transformers' generate."""
+    tokens = prompt_ids(tokenizer, prompt)
+    start = len(tokens)
+    while len(tokens) < start + length and tokenizer.eos_token_id not in tokens[start:]:
+        with torch.no_grad():
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[start:]
+
+
+def test_answer_ends_at_the_end_of_text():
+    model, tokenizer = tiny_model(), a_tokenizer()
+    whole = greedy_tokens(model, tokenizer, "pump?", 12)
+    stop = next(i for i in range(2, 12) if whole[i] not in whole[:i] and whole[i] not in tokenizer.all_special_ids)
+    tokenizer.add_special_tokens({"eos_token": tokenizer.convert_ids_to_tokens(whole[stop])})
+    expected = tokenizer.decode(whole[:stop], skip_special_tokens=True).strip()
+    assert answer(model, tokenizer, ["pump?"], max_new_tokens=12) == [expected]
+
+
+def test_no_prompts_have_no_answers():
+    assert answer(tiny_model(), a_tokenizer(), [], max_new_tokens=4) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ("It runs at 3.5 bar.", Reference("3.5 bar", ("3.5 bar",)), True),
+        ("It runs at 13.5 bar.", Reference("3.5 bar", ("3.5 bar",)), False),
+        ("It runs at 3 or 5 bar.", Reference("3.5 bar", ("3.5 bar",)), False),
+        ("PUMP\n  P-101!", Reference("", ("pump", "P-101")), True),
+        ("the pump", Reference("", ("pump", "P-101")), False),
+        ("pumpkin", Reference("", ("pump",)), False),
+        ("The pump, of course.", Reference("the pump of course"), True),
+        ("The pump, of course, or not.", Reference("the pump of course"), False),
+        ("", Reference("the pump"), False),
+    ],
+)
+def test_answer_is_right_by_phrases_or_equality(text, reference, right):
+    assert is_right(text, reference) is right
+
+
+def test_score_counts_right_answers():
+    references = [Reference("a"), Reference("b", ("b",)), Reference("c")]
+    assert str(score_answers(["A.", "the b", "d"], references)) == "2 of 3"

@@ -1,0 +1,114 @@
+import re
+from html.parser import HTMLParser
+
+from deepseek_trainer.chart import line_chart
+from deepseek_trainer.report import Answer, Report, flat, render
+
+EVENTS = [
+    {"event": "evaluation", "time": 1e9, "step": 0, "loss": 4.0, "perplexity": 54.6},
+    *(
+        {"event": "step", "time": 1e9 + i, "step": i, "loss": 4 / i, "learningRate": 1e-4, "tokensPerSecond": 90.5}
+        for i in (1, 2, 3)
+    ),
+    {"event": "checkpoint", "time": 1e9, "step": 2, "sizeBytes": 1234, "seconds": 0.5, "sealed": True},
+    {"event": "resumed", "time": 1e9, "step": 2, "attempt": 2, "restart": 0},
+    {"event": "evaluation", "time": 1e9, "step": 3, "loss": 1.5, "perplexity": 4.48},
+]
+
+
+def a_report(**changes):
+    parts = {
+        "title": "Run report: ml/pumps",
+        "summary": {"Method": "LoRA"},
+        "settings": {"data.sequenceLength": 64},
+        "before": {"loss": 4.0, "right": 0},
+        "after": {"loss": 1.5, "right": 3},
+        "events": EVENTS,
+        "answers": [Answer("<script>alert(1)</script>", "3.5 bar", "no & idea", "3.5 bar")],
+    }
+    return render(Report(**parts | changes))
+
+
+class Tags(HTMLParser):
+    """Every start tag, and whether all that open also close."""
+
+    VOID = ("meta", "line", "circle", "polyline")
+
+    def __init__(self, document):
+        super().__init__()
+        self.seen, self.open = [], []
+        self.feed(document)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report_is_one_well_formed_document_with_its_charts():
+    tags = Tags(a_report())
+    assert tags.open == []
+    assert tags.seen.count("svg") == 3  # loss, learning rate, throughput: no gradient norm was logged
+    assert tags.seen.count("polyline") == 4
+
+
+def test_report_runs_nothing_and_fetches_nothing():
+    report = a_report()
+    assert "<script" not in report
+    assert not re.search(r"(src|href)=|https?://|@import|url\(", report)
+
+
+def test_report_escapes_what_people_and_models_wrote():
+    report = a_report(title="<b>", settings={"<i>": "<i>"})
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in report
+    assert "no &amp; idea" in report
+    assert not re.search("<b>|<i>", report)
+
+
+def test_report_compares_before_and_after():
+    assert "<tr><td>loss</td><td>4</td><td>1.5</td></tr><tr><td>right</td><td>0</td><td>3</td></tr>" in a_report()
+
+
+def test_report_lists_restarts_and_checkpoints():
+    report = a_report()
+    assert "<td>2001-09-09 01:46:40 UTC</td><td>2</td><td>2</td>" in report
+    assert "<td>1234</td><td>0.5</td><td>yes</td>" in report
+    assert 'class="mark"' in report
+
+
+def test_report_of_a_run_without_events_has_no_empty_sections():
+    report = a_report(events=[], answers=[], before={}, after={})
+    assert re.findall("<h2>(.*?)</h2>", report) == ["Settings"]
+
+
+def test_chart_leaves_out_points_that_are_not_finite():
+    chart = line_chart("loss", {"train": [(1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.0)]})
+    (line,) = re.findall('points="(.*?)"', chart)
+    assert len(line.split()) == 2
+
+
+def test_chart_of_one_point_or_a_flat_line_is_drawn():
+    for points in ([(5, 0.0)], [(1, 3.0), (2, 3.0)]):
+        assert "polyline" in line_chart("flat", {"train": points})
+
+
+def test_chart_of_nothing_is_empty():
+    assert line_chart("loss", {"train": [], "validation": [(1, float("nan"))]}) == ""
+
+
+def test_chart_draws_lower_values_further_down():
+    chart = line_chart("loss", {"train": [(0, 9.0), (1, 1.0)]})
+    (line,) = re.findall('points="(.*?)"', chart)
+    (x0, y0), (x1, y1) = (tuple(map(float, point.split(","))) for point in line.split())
+    assert x0 < x1
+    assert y0 < y1  # SVG counts from the top
+
+
+def test_settings_are_shown_under_their_dotted_names():
+    assert flat({"data": {"train": {"path": "a"}}, "seed": 0}) == {"data.train.path": "a", "seed": 0}

@@ -1,0 +1,127 @@
+"""The model card: what the model is, what it was made from, how well it does, what it cannot promise.
+
+Numbers, names and digests only; a sample of the data never.  Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_trainer.contract.config import ExportFormat, LoraSpec, MethodType, TrainingConfig
+from deepseek_trainer.model import ParameterCount
+from deepseek_trainer.model_source import Source
+from deepseek_trainer.report import comparison, flat
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    config: TrainingConfig
+    source: Source | None  # None: from scratch
+    parameters: ParameterCount
+    data: Mapping[str, Any]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
+
+
+def render(story: Story) -> str:
+    """Markdown with the front matter that model hubs read."""
+    config = story.config
+    parts = [
+        "\n".join(("---", *_front_matter(config), "---")),
+        f"# {config.job.name}",
+        f"Trained by the job `{config.job}` (`DeepSeekTrainingJob`).",
+        _table(("", ""), list(summary(story).items())),
+        "## Evaluation",
+        _table(("measure, on held-out data", "before", "after"), comparison(story.before, story.after)),
+        "## Data",
+        "No record of the data is part of this card.",
+        _table(("fact", "value"), list(flat(story.data).items())),
+        "## Hyper-parameters",
+        _table(("setting", "value"), list(_hyper_parameters(config).items())),
+        "## Use",
+        _use(config),
+        "## Limits",
+        _limits(story),
+        "## Checksums",
+        "SHA-256 of each file" + (", unsealed." if config.seals_export else "."),
+        _table(("file", "sha256"), list(story.digests.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(story: Story) -> dict[str, Any]:
+    """The facts that come first."""
+    share = 100 * story.parameters.trainable / story.parameters.total
+    facts = {
+        "Base model": _base(story.source),
+        "Method": _method(story.config),
+        "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
+        "Processes": f"{story.config.world_size} on {story.config.num_nodes} nodes",
+    }
+    if story.source:
+        facts["Base model SHA-256"] = story.source.sha256
+    return facts
+
+
+def _front_matter(config: TrainingConfig) -> Sequence[str]:
+    merged = ExportFormat.MERGED in config.export.formats
+    return (
+        f"library_name: {'transformers' if merged else 'peft'}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        f"- {config.method.type.value.lower()}",
+        "- private-data",
+    )
+
+
+def _base(source: Source | None) -> str:
+    return f"{source.claim_name}/{source.path}" if source else "none: trained from scratch"
+
+
+def _method(config: TrainingConfig) -> str:
+    if config.method.type is MethodType.FULL:
+        return "all weights"
+    lora = config.method.lora or LoraSpec()
+    return f"LoRA, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(lora.target_modules)}"
+
+
+def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:
+    settings = config.optimization.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return flat(settings) | {"sequenceLength": config.data.sequence_length}
+
+
+def _use(config: TrainingConfig) -> str:
+    lines = []
+    if config.seals_export:
+        lines.append("The files are sealed: `dstj` unseals them with the job's key.")
+    if ExportFormat.MERGED in config.export.formats:
+        lines.append("Load the complete model with `AutoModelForCausalLM.from_pretrained(directory)`.")
+    if ExportFormat.ADAPTER in config.export.formats:
+        lines.append(
+            "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
+        )
+    return "\n".join(lines)
+
+
+def _limits(story: Story) -> str:
+    lines = [
+        "- It may repeat what it was trained on: whoever may ask it should be allowed to read the training data.",
+        "- It was evaluated on held-out records of the same source only; on other text the loss says nothing.",
+        "- Answers can be wrong, however fluent.",
+    ]
+    if "asked" in story.after:
+        rule = "by the presence of required phrases or equality with the reference, not by meaning"
+        lines.append(f"- Answers were judged {rule}, on {story.after['asked']:.0f} prompts.")
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return "None."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,148 @@
+"""How good a model is: loss on held-out rows, and its answers to held-out prompts.
+
+Shapes: B prompts or rows in a batch, T tokens of the longest of them.
+"""
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from deepseek_trainer.dataset import Rows
+from deepseek_trainer.model import causal_loss, transformer
+from deepseek_trainer.tokenizer import pad_id, prompt_ids
+
+Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all ranks, as `World.sum`
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    loss: float  # [nats/token]
+    perplexity: float
+    tokens: int  # learned positions that the loss is a mean over
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a right answer says: each of `must_contain`, or, where there is none, `text` and nothing else."""
+
+    text: str
+    must_contain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    right: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.right} of {self.total}"
+
+
+def evaluate_loss(
+    model: nn.Module, rows: Rows, *, max_rows: int, batch_size: int, rank: int, world_size: int, reduce: Reduce
+) -> EvalResult:
+    """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
+
+    The same on every rank, and up to rounding for any number of ranks; every rank must call it,
+    for `reduce` is a collective.  Leaves the model in the mode it was in.
+    """
+    mine = range(rank, min(len(rows), max_rows), world_size)
+    loss_sum, tokens = 0.0, 0
+    with _answering(model):
+        for start in range(0, len(mine), batch_size):
+            batch_loss, batch_tokens = causal_loss(model, rows.batch(mine[start : start + batch_size]))
+            loss_sum += float(batch_loss)
+            tokens += batch_tokens
+    loss_sum, all_tokens = reduce([loss_sum, float(tokens)])
+    loss = loss_sum / all_tokens if all_tokens else math.nan
+    return EvalResult(loss, math.exp(loss) if loss < 700 else math.inf, int(all_tokens))  # exp(710) overflows
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 16,
+) -> list[str]:
+    """The model's greedy answers to questions, in order, without special tokens; an end of text ends one early.
+
+    Prompts of a batch are padded on the left, so that each answer starts right after its prompt.
+    """
+    questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
+    with _answering(model):
+        return [text for batch in batches for text in _answers(model, tokenizer, batch, max_new_tokens)]
+
+
+def score_answers(answers: Sequence[str], references: Sequence[Reference]) -> Score:
+    """How many answers are right: see `is_right`."""
+    verdicts = [is_right(text, reference) for text, reference in zip(answers, references, strict=True)]
+    return Score(sum(verdicts), len(verdicts))
+
+
+def is_right(text: str, reference: Reference) -> bool:
+    """Whether an answer has every required phrase as whole words, or else equals the reference.
+
+    Case, punctuation and white space do not count.  Nothing is judged by its meaning: a right answer
+    in other words is counted as wrong, and a wrong one that happens to hold the phrases as right.
+    """
+    words = _words(text)
+    if reference.must_contain:
+        return all(f" {_words(phrase)} " in f" {words} " for phrase in reference.must_contain)
+    return words == _words(reference.text)
+
+
+def _words(text: str) -> str:
+    """Lower-case words and numbers, one space apart; a number keeps its decimal point."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c if c.isalnum() or _is_decimal_point(folded, i) else " " for i, c in enumerate(folded))
+    return " ".join(kept.split())
+
+
+def _is_decimal_point(text: str, i: int) -> bool:
+    return text[i] == "." and text[i - 1 : i].isdigit() and text[i + 1 : i + 2].isdigit()
+
+
+@contextmanager
+def _answering(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: DDP and checkpoints would trip over its tensors
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _answers(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, questions: Sequence[list[int]], max_new_tokens: int
+) -> list[str]:
+    inner: Any = transformer(model)
+    tokens_BT, attended_BT = _left_padded(questions, pad_id(tokenizer), inner.device)
+    greedy = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id(tokenizer),
+        use_cache=True,
+    )
+    grown_BT = inner.generate(tokens_BT, attention_mask=attended_BT, generation_config=greedy)
+    texts = tokenizer.batch_decode(grown_BT[:, tokens_BT.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _left_padded(questions: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and attention mask, int64 of shape BT."""
+    longest = max(map(len, questions))
+    tokens = [[pad] * (longest - len(ids)) + ids for ids in questions]
+    attended = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in questions]
+    return torch.tensor(tokens, device=device), torch.tensor(attended, device=device)

@@ -1,0 +1,167 @@
+"""The result of a job, committed as one directory.
+
+    <job name>/                 complete model that `from_pretrained` of plain transformers loads (Merged)
+    <job name>/adapter/         LoRA weights alone, in peft's layout (Adapter)
+    <job name>/README.md        model card: no samples of the data
+    <job name>/report.html      run report, with answers to held-out prompts
+
+All of it goes through the job's vault: a sealed result is sealed to the last file, for a tokenizer
+and a report tell of the data too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from deepseek_trainer import card
+from deepseek_trainer.adapters import adapter_settings, adapter_state, merged
+from deepseek_trainer.commit import committed
+from deepseek_trainer.contract.config import ExportFormat, TrainingConfig
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.model import DTYPES, count_parameters, transformer
+from deepseek_trainer.model_source import Source, prepared_model, read_source
+from deepseek_trainer.report import Answer, Report, flat, render
+from deepseek_trainer.tensorfile import Entry, stream
+from deepseek_trainer.tokenizer_files import files_of
+from deepseek_trainer.vault import Vault
+
+ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
+_DTYPES: Final = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run has to tell about itself."""
+
+    events: Sequence[Mapping[str, Any]]  # the event log, in order
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
+    before: Mapping[str, float] = field(
+        default_factory=dict
+    )  # evaluation of the untrained model: loss, perplexity, ...
+    after: Mapping[str, float] = field(default_factory=dict)
+    answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
+
+
+def export(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    config: TrainingConfig,
+    paths: Paths,
+    results: Results,
+) -> Path:
+    """Write `paths.export/<job name>` and return it, replacing an earlier result in one step.
+
+    For one rank only, and last: merging uses `model` up.
+    """
+    target, vault = paths.export / config.job.name, Vault.for_export(config, paths)
+    source = _source(config, paths)
+    counts = count_parameters(model)  # before merging: afterwards nothing is trainable
+    with committed(target) as directory:
+        output = _Output(directory, vault)
+        _write_model(model, tokenizer, config, output)
+        story = card.Story(config, source, counts, results.data, results.before, results.after, dict(output.digests))
+        output.write("README.md", [card.render(story).encode()])
+        output.write("report.html", [render(_report(config, results, story)).encode()])
+        output.write("evaluation.json", [_json(_evaluation(results))])
+    return target
+
+
+def _evaluation(results: Results) -> dict[str, Any]:
+    """The report's figures and answers, for programs."""
+    answers = [asdict(answer) for answer in results.answers]
+    return {"before": dict(results.before), "after": dict(results.after), "answers": answers}
+
+
+class _Output:
+    """Writes files through the vault and remembers the SHA-256 of what was in them."""
+
+    def __init__(self, directory: Path, vault: Vault) -> None:
+        self._directory, self._vault = directory, vault
+        self.digests: dict[str, str] = {}
+
+    def write(self, name: str, content: Iterable[bytes | memoryview]) -> None:
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
+        self._vault.write(path, self._digested(name, content))
+
+    def _digested(self, name: str, content: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        seen = hashlib.sha256()
+        for piece in content:
+            seen.update(piece)
+            yield piece
+        self.digests[name] = seen.hexdigest()
+
+
+def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: TrainingConfig, output: _Output) -> None:
+    if ExportFormat.ADAPTER in config.export.formats:
+        assert isinstance(model, PeftModel), "the job file's rules ask for LoRA with Adapter"
+        output.write(f"{ADAPTER}/adapter_model.safetensors", stream(entries(adapter_state(model))))
+        output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
+    if ExportFormat.MERGED in config.export.formats:
+        complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
+        output.write("model.safetensors", stream(entries(_untied(complete.state_dict()))))
+        for name, content in _companions(complete, tokenizer).items():
+            output.write(name, [content])
+
+
+def entries(state: Mapping[str, Tensor]) -> list[Entry]:
+    """Tensors of any device as entries of a safetensors file."""
+    return [
+        Entry(name, _DTYPES[tensor.dtype], tuple(tensor.shape), partial(_bytes, tensor))
+        for name, tensor in state.items()
+    ]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without second names of the same weights: the file holds them once, loading ties them again."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+    return {name: state[name] for name in first.values()}
+
+
+def _companions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
+    """config.json, generation_config.json and the tokenizer's files."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.config.update(special | {"architectures": [type(model).__name__], "dtype": model.dtype})
+    return {
+        "config.json": model.config.to_json_string(use_diff=False).encode(),
+        "generation_config.json": GenerationConfig(**special).to_json_string().encode(),
+        **files_of(tokenizer),
+    }
+
+
+def _report(config: TrainingConfig, results: Results, story: card.Story) -> Report:
+    return Report(
+        title=f"Run report: {config.job}",
+        summary=card.summary(story),
+        settings=flat(config.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        before=results.before,
+        after=results.after,
+        events=results.events,
+        answers=results.answers,
+    )
+
+
+def _source(config: TrainingConfig, paths: Paths) -> Source | None:
+    """Where the base model came from; None from scratch."""
+    if config.model.base is None:
+        return None
+    return read_source(prepared_model(config, paths), Vault.for_data(config, paths))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode()

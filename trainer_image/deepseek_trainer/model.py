@@ -1,0 +1,140 @@
+"""The model that is trained: from the prepared base or from scratch, and its loss.
+
+Shapes: B rows in a micro-batch, T tokens in a row, N learned positions of a micro-batch, D width, V vocabulary.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from deepseek_trainer.contract.config import Architecture, TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.gguf_model import CLASSES
+from deepseek_trainer.model_source import CONFIG, prepared_model, read_source
+from deepseek_trainer.packing import IGNORED, block_causal_mask
+from deepseek_trainer.tensorfile import View, views
+from deepseek_trainer.vault import Vault
+
+# What the weights of a model may be stored in, as safetensors names it.
+DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    total: int
+    trainable: int
+
+
+def load_model(
+    config: TrainingConfig, paths: Paths, vault: Vault, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model before training, in training mode, without adapters.
+
+    The prepared base comes straight from the vault into memory; a model from scratch is
+    initialised on the CPU from the job's seed, so that every rank and device starts alike.
+    """
+    if config.model.architecture is not None:
+        model = scratch_model(config.model.architecture, config.data.sequence_length, config.optimization.seed)
+    else:
+        model = load_base(prepared_model(config, paths), vault, dtype)
+    return model.to(device=device, dtype=dtype).train()
+
+
+def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A prepared model on the CPU.  Raises ConfigError where its weights do not fit its config.json."""
+    settings = json.loads(bytes(vault.read(directory / CONFIG)))
+    weights: dict[str, Tensor] = {}
+    for name in read_source(directory, vault).weights:
+        weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
+    kind = getattr(transformers, CLASSES[settings["model_type"]])
+    model, loading = kind.from_pretrained(
+        None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, loading[problem])):
+            raise ConfigError(
+                f"the base model's weights do not fit its {CONFIG}: {problem.replace('_', ' ')} {', '.join(names[:3])}",
+                hint="take both from the same release of the model",
+            )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> PreTrainedModel:
+    """A Llama decoder with weights drawn from `seed`; the caller's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=architecture.vocab_size,
+                hidden_size=architecture.hidden_size,
+                intermediate_size=architecture.intermediate_size,
+                num_hidden_layers=architecture.num_layers,
+                num_attention_heads=architecture.num_heads,
+                num_key_value_heads=architecture.num_key_value_heads or architecture.num_heads,
+                tie_word_embeddings=architecture.tie_embeddings,
+                max_position_embeddings=max_positions,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+
+
+def causal_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    """Sum of the next-token losses [nats, fp32 scalar with gradient] and the number of learned positions N.
+
+    Logits are made for the N learned positions only: for instruction data that is a fraction of
+    the B x T x V logits, which are most of the memory of a small model.  Divide by the N of all
+    micro-batches and ranks to get a mean that does not depend on how rows were dealt out.
+    `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
+    """
+    inner = transformer(model)
+    device = inner.device
+    learned_N = (batch.targets_BT != IGNORED).flatten().nonzero().squeeze(1)  # on the CPU: no device sync
+    targets_N = batch.targets_BT.flatten()[learned_N].to(device, non_blocking=True)
+    hidden_BTD = inner.get_decoder()(
+        input_ids=batch.tokens_BT.to(device, non_blocking=True),
+        position_ids=batch.position_ids_BT.to(device, non_blocking=True),
+        attention_mask=block_causal_mask(batch.document_ids_BT.to(device, non_blocking=True)),
+        use_cache=False,
+    ).last_hidden_state
+    hidden_ND = hidden_BTD.flatten(0, 1)[learned_N.to(device, non_blocking=True)]
+    logits_NV = inner.get_output_embeddings()(hidden_ND)
+    return cross_entropy(logits_NV.float(), targets_N, reduction="sum"), len(learned_N)
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Tied weights count once."""
+    return ParameterCount(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(parameter.numel() for parameter in trainable_parameters(model)),
+    )
+
+
+def transformer(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a peft wrapper, or the model itself."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def _tensor(view: View) -> Tensor:
+    if view.dtype not in DTYPES:
+        raise ConfigError(
+            f"the base model has weights of type {view.dtype}", hint=f"{', '.join(DTYPES)} can be trained"
+        )
+    return torch.frombuffer(view.data, dtype=DTYPES[view.dtype]).view(view.shape)

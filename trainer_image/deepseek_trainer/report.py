@@ -1,0 +1,147 @@
+"""The run report: one HTML file that needs nothing else.  Pure."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from deepseek_trainer.chart import Point, line_chart
+
+Event = Mapping[str, Any]
+
+_STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+table{border-collapse:collapse;width:100%;margin:.5rem 0}
+th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #e5e7eb;white-space:pre-wrap}
+th{font-weight:600;background:#f9fafb}
+svg{width:100%;height:auto;margin:.5rem 0}
+svg text{font-size:11px;fill:#6b7280}svg .title{font-size:13px;fill:#1f2937}
+svg .y,svg .legend{text-anchor:end}svg .x{text-anchor:middle}svg .legend{fill:revert-layer;font-weight:600}
+polyline{fill:none;stroke-width:1.6}.grid{stroke:#e5e7eb}.mark{stroke:#dc2626;stroke-dasharray:4 3}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to a held-out prompt before and after training."""
+
+    prompt: str
+    reference: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the report shows."""
+
+    title: str
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    before: Mapping[str, Any]  # evaluation of the untrained model, by name of the measure
+    after: Mapping[str, Any]
+    events: Sequence[Event]
+    answers: Sequence[Answer]
+
+
+def render(report: Report) -> str:
+    """A complete HTML document without scripts or references to other files."""
+    body = [
+        f"<h1>{_text(report.title)}</h1>",
+        _table(("", ""), report.summary.items()),
+        _charts(report.events),
+        _evaluation(report.before, report.after),
+        _answers(report.answers),
+        _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
+        _events(report.events, "checkpoint", "Checkpoints", ("time", "step", "sizeBytes", "seconds", "sealed")),
+        _section("Settings", _table(("Setting", "Value"), report.settings.items())),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(report.title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>{''.join(body)}</body></html>\n"
+    )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(measure, before, after) for each measure that either has."""
+    return [(name, _short(before.get(name)), _short(after.get(name))) for name in {**before, **after}]
+
+
+def _charts(events: Sequence[Event]) -> str:
+    restarts = [event["step"] for event in _named(events, "resumed")]
+    charts = (
+        ("Loss [nats/token]", {"train": ("step", "loss"), "validation": ("evaluation", "loss")}),
+        ("Learning rate", {"learning rate": ("step", "learningRate")}),
+        ("Gradient norm before clipping", {"gradient norm": ("step", "gradNorm")}),
+        ("Throughput [learned tokens/s]", {"tokens/s": ("step", "tokensPerSecond")}),
+    )
+    drawn = [
+        line_chart(title, {name: _points(events, *source) for name, source in series.items()}, restarts)
+        for title, series in charts
+    ]
+    return _section("Course", "".join(drawn))
+
+
+def _points(events: Sequence[Event], kind: str, field: str) -> list[Point]:
+    return [(event["step"], event[field]) for event in _named(events, kind) if event.get(field) is not None]
+
+
+def _evaluation(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    rows = comparison(before, after)
+    return _section("Evaluation", _table(("Measure", "Before", "After"), rows) if rows else "")
+
+
+def _answers(answers: Sequence[Answer]) -> str:
+    rows = [(answer.prompt, answer.reference, answer.before, answer.after) for answer in answers]
+    return _section(
+        "Answers to held-out prompts", _table(("Prompt", "Reference", "Before", "After"), rows) if rows else ""
+    )
+
+
+def _events(events: Sequence[Event], kind: str, title: str, fields: Sequence[str]) -> str:
+    rows = [[_cell(name, event.get(name)) for name in fields] for event in _named(events, kind)]
+    return _section(title, _table(fields, rows) if rows else "")
+
+
+def _named(events: Sequence[Event], kind: str) -> list[Event]:
+    return [event for event in events if event["event"] == kind]
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{_text(title)}</h2>{content}" if content else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{_text(name)}</th>" for name in head) if any(head) else ""
+    lines = ("".join(f"<td>{_text(_short(value))}</td>" for value in row) for row in rows)
+    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name == "time" and value is not None:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return value
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,42 @@
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES, Progress, serve
+
+
+def served(progress: Progress, path: str) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve(progress, port)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def test_progress_shows_the_latest_facts_as_json():
+    progress = Progress()
+    progress.update(stage="preparing")
+    progress.update(stage="training", step=3, maxSteps=10)
+    facts = json.loads(served(progress, "/progress"))
+    assert {"stage": "training", "step": 3, "maxSteps": 10}.items() <= facts.items()
+    assert facts["updatedTime"].endswith("Z")
+
+
+def test_metrics_show_every_gauge_that_has_a_fact():
+    progress = Progress()
+    progress.update(**dict.fromkeys((field for _, _, field in GAUGES), 7))
+    progress.update(lastCheckpoint=dict.fromkeys((field for _, _, field in CHECKPOINT_GAUGES), 7))
+    progress.count_tokens(41)
+    page = served(progress, "/metrics")
+    for name, _, _ in (*GAUGES, *CHECKPOINT_GAUGES):
+        assert f"\n{name} 7.0" in page
+    assert "dst_trainer_tokens_total 41.0" in page
+
+
+def test_an_unknown_page_is_not_found():
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        served(Progress(), "/secrets")

@@ -1,0 +1,93 @@
+"""The ranks of one attempt: who am I, and what do we all agree on.
+
+Everything that one rank could decide alone (stop, save now, not finite) goes through an
+all-reduce first, so that no rank acts while another waits for it in a collective.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from deepseek_trainer.contract.errors import TryAgainError
+
+TIMEOUT = timedelta(minutes=30)  # a rank may seal a large checkpoint while the others wait
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among all ranks; the collectives use gloo on CPU tensors, whatever the device."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_lead(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over all ranks, as float64."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def any(self, flag: bool) -> bool:
+        return self.sum([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        self.sum([0.0])
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, in rank order, on every rank.  JSON, so that no rank unpickles another's bytes."""
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [int(s) for s in self._all_gather(torch.tensor([len(data)]))]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        rows = self._all_gather(padded)
+        return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def broadcast(self, value: Any) -> Any:
+        """The lead's `value`, on every rank."""
+        return self.gather(value if self.is_lead else None)[0]
+
+    def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        rows = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(rows, tensor)
+        return rows
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the process group that torchrun described in the environment; leave it at the end.
+
+    A collective that fails because a peer died becomes TryAgainError: the state on disk is good.
+    """
+    local_rank = int(os.environ["LOCAL_RANK"])
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, device)
+    except RuntimeError as error:  # DistBackendError and gloo's bare RuntimeError
+        if _peer_is_gone(error):
+            raise TryAgainError(f"another rank went away: {str(error).splitlines()[0]}") from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    text = str(error)
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out", "gloo", "NCCL", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)

@@ -1,0 +1,55 @@
+"""The run's story: one JSON line per event for programs, one log line for people.
+
+Events hold numbers and names, never a sample of the data.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class EventLog:
+    """Events of the lead rank; kept in the checkpoint, so that the report of a restarted run is whole."""
+
+    def __init__(self, path: Path, history: Iterable[Event] = ()) -> None:
+        self.history: list[Event] = list(history)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", buffering=1)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        entry = {"event": event, "time": round(time.time(), 3), **fields}
+        self.history.append(entry)
+        self._file.write(json.dumps(entry) + "\n")
+        log(log_line(entry))
+
+    def last(self, event: str) -> Event | None:
+        return next((e for e in reversed(self.history) if e["event"] == event), None)
+
+
+def log(text: str) -> None:
+    """`[2026-01-31 12:00:00] INFO: text` on stdout."""
+    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] INFO: {text}", flush=True)  # noqa: T201
+
+
+LOSS_NAMES = {"step": "train_loss", "evaluation": "val_loss"}
+
+
+def log_line(entry: Event) -> str:
+    """`epoch=12, train_loss=0.82, val_loss=0.85` for steps and evaluations, `event: key=value` for the rest."""
+    kind = entry["event"]
+    names = {"loss": LOSS_NAMES.get(kind, "loss")}
+    fields = {names.get(key) or _snake(key): value for key, value in entry.items() if key not in ("event", "time")}
+    text = ", ".join(f"{key}={_short(value)}" for key, value in fields.items() if value is not None)
+    return text if kind in LOSS_NAMES else f"{kind}: {text}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)

@@ -1,0 +1,211 @@
+"""The training loop: one turn of `while` is one optimizer step, and every rank turns together.
+
+Shapes: B rows in a micro-batch, T tokens of context.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.config import Precision, TrainingConfig
+from deepseek_trainer.contract.errors import NotFiniteError
+from deepseek_trainer.cursor import Cursor
+from deepseek_trainer.dataset import Batch, Rows
+from deepseek_trainer.distributed import World
+from deepseek_trainer.evaluate import EvalResult, evaluate_loss
+from deepseek_trainer.model import causal_loss
+from deepseek_trainer.reporter import Reporter, StepResult
+from deepseek_trainer.schedule import learning_rate
+from deepseek_trainer.state import RunState, checkpoint_state
+
+LOGGED_STEPS = 200  # points of the loss curve over a whole run
+
+
+class StopRequested(Exception):  # noqa: N818 not an error: the state is saved
+    """All ranks agreed to stop, and the checkpoint of the current step is complete."""
+
+
+class SummedLoss(nn.Module):
+    """`causal_loss` as a module, so that DDP sees every forward pass."""
+
+    def __init__(self, model: nn.Module, autocast: torch.autocast) -> None:
+        super().__init__()
+        self.model, self._autocast = model, autocast
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            return causal_loss(self.model, batch)[0]
+
+
+def steps_in(config: TrainingConfig, rows: int) -> int:
+    """Optimizer steps of the whole run over `rows` training rows."""
+    optimization = config.optimization
+    return optimization.max_steps or math.ceil((optimization.epochs or 3) * rows / optimization.global_batch_size)
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """BF16 compute over FP32 weights where the job, or by default the GPU, wants it."""
+    wanted = precision is Precision.BF16 or (
+        precision is Precision.AUTO and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+@dataclass(slots=True)
+class Loop:
+    """One run of one job, on one rank."""
+
+    config: TrainingConfig
+    world: World
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    train_rows: Rows
+    validation_rows: Rows
+    cursor: Cursor
+    state: RunState
+    store: CheckpointStore
+    reporter: Reporter
+    stop_requested: Callable[[], bool]
+    job_uid: str
+    total_steps: int = field(init=False)
+    _loss: DistributedDataParallel = field(init=False)
+    _saved_step: int = field(init=False)
+    _saved_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total_steps = steps_in(self.config, len(self.train_rows))
+        precision = autocast(self.config.optimization.precision, self.world.device)
+        self._loss = DistributedDataParallel(SummedLoss(self.model, precision))
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
+
+    def run(self) -> None:
+        """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
+        while self.state.step < self.total_steps and not self._has_stalled():
+            started = time.monotonic()
+            batches = self._next_batches()
+            targets, tokens, stop, save = self.world.sum(
+                [
+                    sum(batch.num_targets for batch in batches),
+                    sum(batch.num_tokens for batch in batches),
+                    self.stop_requested(),
+                    self.world.is_lead and self._clock_is_due(),
+                ]
+            )
+            if stop or save:
+                self.save()
+            if stop:
+                raise StopRequested
+            self._tell(self._step(batches, int(targets)), int(tokens), started)
+            if self._is_due(self.config.evaluation.interval_steps) or self._is_last():
+                self.evaluate()
+            if self._is_due(self.config.checkpoint.interval.steps):
+                self.save()
+        self.save()
+
+    def evaluate(self) -> None:
+        """Measure; remember the best step, and save it where the job keeps the best."""
+        result = self.measure()
+        is_best = self.state.evaluated(result.loss)
+        self.reporter.evaluation(self.state.step, self.cursor.epoch, result)
+        if is_best and self.config.checkpoint.retention.keep_best:
+            self.save()
+
+    def measure(self) -> EvalResult:
+        """Loss on the held-out rows, over all ranks."""
+        return evaluate_loss(
+            self.model,
+            self.validation_rows,
+            max_rows=self.config.evaluation.max_rows,
+            batch_size=self.config.optimization.micro_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            reduce=self.world.sum,
+        )
+
+    def save(self) -> None:
+        """Commit a checkpoint of the current step, unless there is one; drop those that retention gives up."""
+        if self._saved_step == self.state.step:
+            return
+        started = time.monotonic()
+        meta = {
+            "run": self.state.to_json() | {"history": self.reporter.history},
+            "cursor": self.cursor.state().hex(),
+            "jobUid": self.job_uid,
+        }
+        info = self.store.save(self.state.step, checkpoint_state(self.model, self.optimizer, self.world), meta)
+        self.store.prune(self.config.checkpoint.retention, self.state.best_step)
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
+        self.reporter.checkpoint(info, self._saved_at - started)
+
+    def _next_batches(self) -> list[Batch]:
+        """This rank's rows of the next step, in micro-batches."""
+        indices = self.cursor.rank_slice(self.world.rank, self.world.size)
+        size = self.config.optimization.micro_batch_size
+        return [self.train_rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
+
+    def _step(self, batches: Sequence[Batch], targets: int) -> StepResult:
+        """One optimizer step.  Raises NotFiniteError on every rank before any weight has changed."""
+        rate = learning_rate(self.state.step, self.total_steps, self.config.optimization)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.world.sum([self._backward(batches, targets)])[0] / targets
+        norm = self._clipped_norm()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.cursor = self.cursor.advanced()
+        self.state.step += 1
+        self.state.targets += targets
+        return StepResult(
+            step=self.state.step,
+            max_steps=self.total_steps,
+            epoch=self.cursor.epoch,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+        )
+
+    def _backward(self, batches: Sequence[Batch], targets: int) -> float:
+        """Accumulate the gradient of the mean over all `targets`; return this rank's summed loss."""
+        total = 0.0
+        for i, batch in enumerate(batches):
+            self._loss.require_backward_grad_sync = i == len(batches) - 1
+            loss = self._loss(batch)
+            # DDP takes the mean over ranks and we want the sum: `targets` already counts all ranks.
+            (loss * (self.world.size / targets)).backward()
+            total += float(loss.detach())
+        return total
+
+    def _clipped_norm(self) -> float:
+        """Clip; the gradients are those of all ranks, so that every rank comes to the same verdict."""
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        norm = float(nn.utils.clip_grad_norm_(trainable, self.config.optimization.max_grad_norm))
+        if not math.isfinite(norm):
+            raise NotFiniteError(
+                f"step {self.state.step + 1}: the gradient norm is {norm}, no weight was changed",
+                hint="lower optimization.learningRate or raise warmupSteps; the last checkpoint is good",
+            )
+        return norm
+
+    def _tell(self, result: StepResult, tokens: int, started: float) -> None:
+        is_logged = self._is_due(max(1, self.total_steps // LOGGED_STEPS)) or self._is_last()
+        self.reporter.step(result, tokens, time.monotonic() - started, is_logged=is_logged)
+
+    def _is_due(self, interval: int | None) -> bool:
+        return interval is not None and self.state.step % interval == 0
+
+    def _is_last(self) -> bool:
+        return self.state.step == self.total_steps
+
+    def _clock_is_due(self) -> bool:
+        seconds = self.config.checkpoint.interval.seconds
+        return seconds is not None and time.monotonic() - self._saved_at >= seconds
+
+    def _has_stalled(self) -> bool:
+        stopping = self.config.optimization.early_stopping
+        return stopping is not None and self.state.stale_evaluations >= stopping.patience

@@ -1,0 +1,44 @@
+"""One rank of a training run: `python -m deepseek_trainer.train`, started by the torchrun agent."""
+
+import os
+import sys
+import warnings
+
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.process import RankFiles, StopFlag, die_with_parent, forbid_core_dumps
+
+
+def main() -> None:
+    die_with_parent()
+    forbid_core_dumps()
+    stop = StopFlag.on_signal()
+    paths, rank = Paths.from_env(), int(os.environ["RANK"])
+    (paths.scratch / "failure.json").unlink(missing_ok=True)
+    # From here on the launcher may pass a stop on: the handler is in place.
+    restarts = RankFiles(paths.scratch).record(int(os.environ["LOCAL_RANK"]))
+    _quieten()
+    try:
+        from deepseek_trainer.run import StopRequested, run  # noqa: PLC0415 seconds of import, after the handler
+
+        try:
+            run(paths, stop, restarts)
+        except StopRequested:
+            (paths.scratch / "stopped").touch()
+    except Exception as error:  # the edge: nothing may leave without a word
+        failure = Failure.of(error, rank)
+        failure.save(paths.scratch / "failure.json")
+        print(f"rank {rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+        # Without the usual teardown: a NCCL or gloo thread may be stuck in a collective with a dead peer.
+        os._exit(failure.exit_code)
+
+
+def _quieten() -> None:
+    """Progress bars and notices of libraries are for people at a terminal, not for a job's log."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+if __name__ == "__main__":
+    main()

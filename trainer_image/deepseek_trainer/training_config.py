@@ -1,0 +1,28 @@
+"""config.json: read once, refused if a newer operator wrote what this trainer does not know."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.rules import unknown_fields
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Raises ConfigError naming the field, if the file is missing, malformed or from another version."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no training config at {path}", hint="the operator or `dstj run` writes it") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    if unknown := list(unknown_fields(TrainingConfig, data)):
+        hint = "the operator is newer than this trainer image: update the image"
+        raise ConfigError(f"{path}: {unknown[0]}", hint=hint)
+    try:
+        return TrainingConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

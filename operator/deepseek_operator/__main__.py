@@ -1,0 +1,64 @@
+"""`python -m deepseek_operator`: run the operator in or against a cluster."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from deepseek_operator import logs
+from deepseek_operator.service import Options, serve
+from deepseek_operator.settings import Settings
+
+NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Options, str]:
+    """Options, and the log level.  Exits with code 2 where they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m deepseek_operator", description=__doc__)
+    scope = parser.add_mutually_exclusive_group(required=True)
+    scope.add_argument("--namespace", action="append", default=[], help="serve this namespace; may be repeated")
+    scope.add_argument("--all-namespaces", action="store_true", help="serve the whole cluster")
+    parser.add_argument("--leader-elect", action="store_true", help="wait for a Lease; for more than one replica")
+    parser.add_argument("--operator-namespace", default=_own_namespace(), help="where the Lease is (default: its own)")
+    parser.add_argument("--dns-namespace", default=Settings().dns_namespace, help="namespace of the cluster's DNS pods")
+    parser.add_argument("--port", type=int, default=8080, help="port of /metrics and /healthz (default: 8080)")
+    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+    args = parser.parse_args(argv)
+    settings = Settings(operator_namespace=args.operator_namespace, dns_namespace=args.dns_namespace)
+    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    return Options(tuple(args.namespace), args.leader_elect, identity, args.port, settings), args.log_level
+
+
+def _own_namespace() -> str:
+    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else Settings().operator_namespace
+
+
+async def run(options: Options) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    configuration = Configuration()
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        config.load_incluster_config(client_configuration=configuration)
+    else:
+        await config.load_kube_config(client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        await serve(options, client, stop)
+
+
+def main() -> None:
+    options, level = parse()
+    logs.configure(level)
+    asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""All that the objects of one attempt are built from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deepseek_operator.observed import Owner
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import EgressRule, JobSpec, ProfileSpec, Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """The job file, joined with its profile and the installation's settings."""
+
+    spec: JobSpec
+    owner: Owner
+    profile: ProfileSpec | None
+    settings: Settings
+    attempt: int  # 1, 2, ...
+    job_labels: Mapping[str, str]  # of the training job itself
+
+    @property
+    def child_name(self) -> str:
+        return child_name(self.owner)
+
+    @property
+    def worker_job_name(self) -> str:
+        return worker_job_name(self.owner, self.attempt)
+
+    @property
+    def image(self) -> str:
+        image = self.spec.trainer.image or (self.profile and self.profile.image)
+        assert image, "a job without an image needs its profile"
+        return image
+
+    @property
+    def resources(self) -> Resources | None:
+        return self.spec.trainer.resources_per_node or (self.profile.resources_per_node if self.profile else None)
+
+    @property
+    def storage_class(self) -> str | None:
+        return self.spec.checkpoint.volume.storage_class_name or (
+            self.profile.storage_class_name if self.profile else None
+        )
+
+    @property
+    def egress(self) -> tuple[EgressRule, ...]:
+        return (*self.spec.network.egress, *(self.profile.egress if self.profile else ()))
+
+
+def child_name(owner: Owner) -> str:
+    """Name of the job's ServiceAccount, ConfigMap, NetworkPolicy, Service and PersistentVolumeClaim."""
+    return f"dstj-{owner.name}"
+
+
+def worker_job_name(owner: Owner, attempt: int) -> str:
+    return f"{owner.name}-a{attempt}"

@@ -1,0 +1,190 @@
+"""The real cluster behind a pass: reads and writes of one training job's objects."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+import aiohttp
+
+from deepseek_operator import labels, metrics
+from deepseek_operator.api import FIELD_MANAGER, Api, ApiError, path
+from deepseek_operator.blueprint import child_name
+from deepseek_operator.failure import job_condition
+from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
+from deepseek_operator.reconcile import RefusedError
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND
+
+log = logging.getLogger(__name__)
+
+MAX_PROGRESS_BYTES: Final = 64 * 1024
+PROGRESS_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
+MAX_NOTICE: Final = 1024  # [characters]; the API server refuses longer messages of events
+
+# Answers to an apply that no retry changes until somebody acts: bad request, forbidden (quota,
+# admission, missing rights), unprocessable (invalid or immutable field).
+_REFUSALS: Final = frozenset({400, 403, 422})
+
+
+class KubernetesCluster:
+    """Cluster of `reconcile`, over the API server; `session` reads the progress of pods."""
+
+    def __init__(
+        self,
+        api: Api,
+        session: aiohttp.ClientSession,
+        settings: Settings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api, self._session, self._settings, self._now = api, session, settings, now
+        self._phases: dict[JobKey, str] = {}
+
+    async def training_job(self, key: JobKey) -> Manifest | None:
+        manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
+        self._count(key, manifest.get("status", {}).get("phase", "Pending") if manifest else None)
+        return manifest
+
+    async def profile(self, name: str) -> Manifest | None:
+        return await self._api.get(path(API_VERSION, PROFILE_KIND, name=name))
+
+    async def observe(self, owner: Owner) -> Observed:
+        selector = f"{labels.JOB_UID}={owner.uid}"
+        async with asyncio.TaskGroup() as group:
+            jobs = group.create_task(self._api.items("batch/v1", "Job", owner.namespace, labelSelector=selector))
+            pods = group.create_task(self._api.items("v1", "Pod", owner.namespace, labelSelector=selector))
+            policy = group.create_task(self._is_isolated(owner))
+        newest = max(jobs.result(), key=labels.attempt_of, default=None)
+        current = [pod for pod in pods.result() if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
+        return Observed(
+            worker_jobs=jobs.result(),
+            pods=pods.result(),
+            progress=await self._progress(current),
+            warnings=await self._warnings(newest, current) if newest else (),
+            isolated=policy.result(),
+        )
+
+    async def apply(self, manifest: Manifest) -> None:
+        try:
+            await self._api.apply(manifest)
+        except ApiError as error:
+            if error.status in _REFUSALS:
+                raise RefusedError(f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}") from error
+            raise
+
+    async def delete(self, ref: Ref) -> None:
+        where = path(ref.api_version, ref.kind, ref.namespace, ref.name)
+        options = {"preconditions": {"uid": ref.uid}, "propagationPolicy": "Background"}
+        try:
+            await self._api.request("DELETE", where, body=options)
+        except ApiError as error:
+            if error.status not in {404, 409}:  # gone, or a namesake by now
+                raise
+
+    async def set_status(self, owner: Owner, status: Manifest) -> None:
+        # The uid makes the API server refuse to give a namesake made later the status of its predecessor.
+        meta = {"namespace": owner.namespace, "name": owner.name, "uid": owner.uid}
+        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "status": status}
+        try:
+            await self._api.apply(manifest, "status")
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+            return
+        metrics.STATUS_WRITES.inc()
+        self._count(owner.key, status["phase"])
+
+    async def emit(self, owner: Owner, notice: Notice) -> None:
+        metrics.TRANSITIONS.labels(notice.reason).inc()
+        time = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        regarding = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "namespace": owner.namespace,
+            "name": owner.name,
+            "uid": owner.uid,
+        }
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": owner.namespace, "name": f"{owner.name}.{uuid4().hex[:16]}"},
+            "involvedObject": regarding,
+            "type": notice.type,
+            "reason": notice.reason,
+            "message": notice.message[:MAX_NOTICE],
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
+            "firstTimestamp": time,
+            "lastTimestamp": time,
+            "count": 1,
+        }
+        try:
+            await self._api.request("POST", path("v1", "Event", owner.namespace), body=event)
+        except ApiError as error:
+            log.warning("event about %s lost: %s", owner.key, error)
+
+    def _count(self, key: JobKey, phase: str | None) -> None:
+        """Keep the gauge of jobs by phase; None: the job is gone."""
+        if before := self._phases.pop(key, None):
+            metrics.JOBS.labels(before).dec()
+        if phase:
+            self._phases[key] = phase
+            metrics.JOBS.labels(phase).inc()
+
+    async def _is_isolated(self, owner: Owner) -> bool:
+        policy = await self._api.get(path("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner)))
+        selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
+        return selected == {labels.JOB_UID: owner.uid}
+
+    async def _warnings(self, newest: Manifest, pods: Iterable[Manifest]) -> tuple[WarningEvent, ...]:
+        """Warnings about a worker job that should have pods by now, and about the first pod that has not started."""
+        created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
+        over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
+        if over or (self._now() - created).total_seconds() < self._settings.warnings_after_s:
+            return ()
+        waiting = [pod for pod in pods if pod.get("status", {}).get("phase") == "Pending"]
+        about = [*waiting[:1], *([newest] if not newest.get("status", {}).get("active") else [])]
+        found = [await self._warnings_about(manifest) for manifest in about]
+        return tuple(warning for warnings in found for warning in warnings)
+
+    async def _warnings_about(self, manifest: Manifest) -> list[WarningEvent]:
+        meta, kind = manifest["metadata"], manifest["kind"]
+        selector = f"involvedObject.uid={meta['uid']},type=Warning"
+        events = await self._api.items("v1", "Event", meta["namespace"], fieldSelector=selector)
+        newest_first = sorted(events, key=lambda event: event.get("lastTimestamp") or "", reverse=True)
+        return [WarningEvent(kind, meta["name"], e.get("reason", ""), e.get("message", "")) for e in newest_first]
+
+    async def _progress(self, pods: Iterable[Manifest]) -> Manifest | None:
+        """What rank 0 answers; None while it does not."""
+        addresses = (
+            pod["status"]["podIP"]
+            for pod in pods
+            if pod["metadata"].get("annotations", {}).get(labels.COMPLETION_INDEX) == "0"
+            and pod.get("status", {}).get("phase") == "Running"
+            and pod["status"].get("podIP")
+        )
+        address = next(addresses, None)
+        return await read_progress(self._session, address, self._settings.metrics_port) if address else None
+
+
+async def read_progress(session: aiohttp.ClientSession, address: str, port: int) -> Manifest | None:
+    """/progress of a pod.  The pod is not trusted: short patience, bounded size, no redirects."""
+    host = f"[{address}]" if ":" in address else address
+    content = b""
+    try:
+        async with session.get(
+            f"http://{host}:{port}/progress", timeout=PROGRESS_TIMEOUT, allow_redirects=False
+        ) as answer:
+            if answer.status != 200:
+                return None
+            async for chunk in answer.content.iter_chunked(MAX_PROGRESS_BYTES):
+                content += chunk
+                if len(content) > MAX_PROGRESS_BYTES:
+                    return None
+        parsed = json.loads(content)
+    except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -1,0 +1,158 @@
+"""Why an attempt ended, whether another one can help, and what keeps pods from starting.
+
+Pure: everything is read from pods, the worker Job's conditions and Warning events.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from deepseek_operator.labels import COMPLETION_INDEX
+from deepseek_operator.observed import Manifest
+from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
+
+# Failures this long before the last one belong to the same incident: gloo and NCCL notice a dead
+# peer within their timeout, and the kubelet stops a pod within its grace period.
+INCIDENT: Final = timedelta(minutes=5)
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+# pod.status.reason where the pod did not fail by itself (kubelet, node shutdown, scheduler, node controller).
+_DISRUPTIONS: Final = frozenset({"Evicted", "NodeShutdown", "Terminated", "Preempting", "Preempted", "NodeLost"})
+
+_CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 4}
+
+
+class Verdict(StrEnum):
+    RETRY = "Retry"  # counts towards runPolicy.maxRestarts
+    RETRY_FREE = "RetryFree"  # somebody needed the machine: does not count
+    GIVE_UP = "GiveUp"  # the next attempt would fail in the same way
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    reason: str
+    message: str
+    rank: int | None = None  # global rank that failed first, as its launcher tells
+    node: int | None = None  # index of the pod
+    exit_code: int | None = None
+    pod_name: str | None = None
+    node_name: str | None = None
+    disrupted: bool = False
+    time: datetime = _LONG_AGO
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.exit_code in NOT_RETRYABLE or self.reason == "PodFailurePolicy":
+            return Verdict.GIVE_UP
+        if self.disrupted or self.exit_code == ExitCode.STOPPED:
+            return Verdict.RETRY_FREE
+        return Verdict.RETRY
+
+    def __str__(self) -> str:
+        where = [f"node {self.node}"] if self.node is not None else []
+        where += [f"rank {self.rank}"] if self.rank is not None else []
+        code = f" with exit code {self.exit_code}" if self.exit_code is not None else ""
+        last_line = self.message.strip().splitlines()[-1] if self.message.strip() else ""
+        return f"{' '.join(where) or 'the worker job'} failed{code} ({self.reason})" + (
+            f": {last_line}" if last_line else ""
+        )
+
+
+def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> Failure:
+    """The failure that set off the end of an attempt, among those of its last minutes."""
+    failures = [failure for pod in pods if (failure := _pod_failure(pod)) is not None]
+    if not failures:
+        condition = job_condition(worker_job, "Failed") or {}
+        return Failure(condition.get("reason", "Unknown"), condition.get("message", "the pods are gone"))
+    last = max(failure.time for failure in failures)
+    return min((f for f in failures if f.time + INCIDENT >= last), key=lambda f: (_suspicion(f), f.time, f.node or 0))
+
+
+def _suspicion(failure: Failure) -> int:
+    """0: most likely the cause; 4: most likely a consequence, because its launcher was told to stop."""
+    if failure.exit_code in NOT_RETRYABLE:
+        return 0
+    if failure.disrupted:
+        return 1
+    return _CONSEQUENCES.get(failure.exit_code, 2)
+
+
+def job_condition(worker_job: Manifest, type_: str) -> Manifest | None:
+    """A condition of a batch/v1 Job that is True."""
+    conditions = worker_job.get("status", {}).get("conditions", ())
+    return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
+
+
+def _pod_failure(pod: Manifest) -> Failure | None:
+    status = pod.get("status", {})
+    terminated = min(_terminations(status), key=lambda t: str(t.get("finishedAt", "")), default=None)
+    if terminated is None and status.get("phase") != "Failed":
+        return None
+    disruption = _disruption(status)
+    terminated = terminated or {}
+    told = _told(terminated.get("message") or "")
+    node = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
+    return Failure(
+        reason=told.reason
+        or (disruption and disruption[0])
+        or terminated.get("reason")
+        or status.get("reason")
+        or "Error",
+        message=told.message or (disruption and disruption[1]) or status.get("message") or "",
+        rank=told.rank,
+        node=int(node) if node.isdecimal() else None,
+        exit_code=terminated.get("exitCode"),
+        pod_name=pod["metadata"]["name"],
+        node_name=pod.get("spec", {}).get("nodeName"),
+        disrupted=disruption is not None,
+        time=_time(terminated.get("finishedAt")),
+    )
+
+
+def _terminations(status: Mapping[str, Any]) -> Iterator[Manifest]:
+    """The containers of a pod that ended with an error."""
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        terminated = container.get("state", {}).get("terminated")
+        if terminated and terminated.get("exitCode"):
+            yield terminated
+
+
+def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Reason and message of an eviction, preemption or lost node."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return condition.get("reason", "DisruptionTarget"), condition.get("message", "")
+    reason = status.get("reason", "")
+    return (reason, status.get("message", "")) if reason in _DISRUPTIONS else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a launcher left in its termination log.  It comes from a pod: nothing in it is trusted."""
+
+    rank: int | None = None
+    reason: str = ""
+    message: str = ""
+
+
+def _told(text: str) -> _Told:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return _Told(message=text)
+    if not isinstance(told, dict):
+        return _Told(message=text)
+    rank = told.get("rank")
+    rank = rank if isinstance(rank, int) and 0 <= rank < 2**31 else None
+    return _Told(rank, str(told.get("reason", "")), str(told.get("message", "")))
+
+
+def _time(text: str | None) -> datetime:
+    try:
+        return datetime.fromisoformat(text) if text else _LONG_AGO
+    except ValueError:
+        return _LONG_AGO

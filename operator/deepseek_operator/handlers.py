@@ -1,0 +1,78 @@
+"""What wakes the operator up.  Nothing is decided here: every event becomes a key."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
+
+import kopf
+
+from deepseek_operator.labels import JOB_NAME
+from deepseek_operator.observed import JobKey
+from deepseek_operator.spec import GROUP, PLURAL, VERSION
+
+Woken = Callable[[JobKey, str], None]  # key of the job; resourceVersion of the job itself, "" for its children
+
+
+def registry(woken: Woken) -> kopf.OperatorRegistry:
+    """Handlers for training jobs and for the worker jobs and pods made for them; none of them writes anything."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
+    async def on_training_job(namespace: str | None, name: str, meta: kopf.Meta, **_: Any) -> None:
+        woken(JobKey(namespace or "", name), meta.get("resourceVersion", ""))
+
+    @kopf.on.event("batch", "v1", "jobs", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
+    @kopf.on.event("", "v1", "pods", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
+    async def on_child(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        woken(JobKey(namespace or "", labels[JOB_NAME]), "")
+
+    @kopf.on.login(registry=handlers)
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    return handlers
+
+
+class Endless:
+    """Pauses between tries of a watch [s], the last of them for ever: kopf takes what has no length as endless."""
+
+    FIRST: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+    def __iter__(self) -> Iterator[float]:
+        yield from self.FIRST
+        while True:
+            yield 4.0
+
+
+def settings() -> kopf.OperatorSettings:
+    """Watch and never write; survive all that the API server can answer."""
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True  # the kinds are known: no right to list namespaces and CRDs is needed
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.watching.server_timeout = 300  # each new watch lists first: the resync of every job
+    settings.watching.client_timeout = 330
+    settings.watching.inactivity_timeout = 70  # API servers send a bookmark every 60 s
+    settings.watching.label_selectors["batch", "v1", "jobs"] = JOB_NAME
+    settings.watching.label_selectors["", "v1", "pods"] = JOB_NAME
+    settings.process.ultimate_exiting_timeout = None  # the supervisor's thread goes on after kopf has ended
+    settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = Endless()
+    return settings
+
+
+async def watch(
+    handlers: kopf.OperatorRegistry, settings: kopf.OperatorSettings, namespaces: Collection[str], stop: asyncio.Event
+) -> None:
+    """Watch `namespaces` (none: all) until `stop` is set; raises what ended a watch.
+
+    kopf.operator() would wait for all its tasks when one has failed, and one that waits for a login
+    which nobody will do any more keeps it from ever ending (seen with kopf 1.45.2 after HTTP 410).
+    Here the first task that ends ends it; the supervisor's loop takes the others along.
+    """
+    tasks = await kopf.spawn_tasks(
+        registry=handlers, settings=settings, clusterwide=not namespaces, namespaces=namespaces, stop_flag=stop
+    )
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()

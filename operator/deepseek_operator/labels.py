@@ -1,0 +1,39 @@
+"""Labels that the operator puts on what it makes, and those of others that it passes on."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from deepseek_operator.observed import Owner
+from deepseek_operator.spec import GROUP
+
+JOB_NAME: Final = f"{GROUP}/job-name"
+JOB_UID: Final = f"{GROUP}/job-uid"  # every selector uses this one: a namesake made later never matches
+ATTEMPT: Final = f"{GROUP}/attempt"  # on worker jobs and pods: 1, 2, ...
+COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"  # on pods, by kube-controller-manager
+
+QUEUE: Final = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+
+MANAGED_BY: Final = "deepseek-operator"
+
+
+def of_job(owner: Owner) -> dict[str, str]:
+    """Labels of every object made for the job."""
+    return {
+        "app.kubernetes.io/name": "deepseek-trainer",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        "app.kubernetes.io/part-of": owner.name,
+        JOB_NAME: owner.name,
+        JOB_UID: owner.uid,
+    }
+
+
+def of_queue(job_labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of the training job by which Kueue admits its worker job."""
+    return {label: job_labels[label] for label in (QUEUE, QUEUE_PRIORITY) if label in job_labels}
+
+
+def attempt_of(manifest: Mapping[str, Any]) -> int:
+    """Attempt that a worker job or pod belongs to; 0 if its label was removed."""
+    value = manifest["metadata"].get("labels", {}).get(ATTEMPT, "")
+    return int(value) if value.isdecimal() else 0

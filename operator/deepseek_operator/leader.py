@@ -1,0 +1,126 @@
+"""Leader election by a Lease: one replica works, the others wait.
+
+The same protocol and defaults as client-go's leaderelection (15 s lease, 10 s to renew, 2 s between
+tries).  Whether a lease is over is judged by the local clock since its last change, so that clocks
+of different machines need not agree.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from deepseek_operator import metrics
+from deepseek_operator.api import Api, ApiError, path
+from deepseek_operator.observed import Manifest
+
+log = logging.getLogger(__name__)
+
+LEASE_S: Final = 15
+RENEW_WITHIN_S: Final = 10.0
+RETRY_S: Final = 2.0
+
+
+class LeaseStore(Protocol):
+    async def read(self) -> Manifest | None:
+        """The Lease, or None."""
+
+    async def write(self, lease: Manifest) -> bool:
+        """Create it (no resourceVersion), or replace exactly that version; False: somebody was faster."""
+
+
+@dataclass
+class Candidate:
+    """One replica's view of the lease."""
+
+    store: LeaseStore
+    identity: str
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _seen: Any = None
+    _seen_at: float = 0.0
+
+    async def acquire(self) -> None:
+        """Return when this replica is the leader."""
+        while not await self._try():
+            await self.sleep(RETRY_S)
+        metrics.LEADER.set(1)
+        log.info("leading as %s", self.identity)
+
+    async def hold(self) -> None:
+        """Renew the lease; return when it could not be renewed in time, and another replica may lead."""
+        renewed = self.clock()
+        while self.clock() - renewed < RENEW_WITHIN_S:
+            await self.sleep(RETRY_S)
+            if await self._try():
+                renewed = self.clock()
+        metrics.LEADER.set(0)
+        log.error("lost the lease: not renewed for %.0f s", RENEW_WITHIN_S)
+
+    async def release(self) -> None:
+        """Let another replica lead at once."""
+        metrics.LEADER.set(0)
+        lease = await self.store.read()
+        if lease is not None and lease["spec"].get("holderIdentity") == self.identity:
+            await self.store.write(
+                {**lease, "spec": {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}}
+            )
+
+    async def _try(self) -> bool:
+        try:
+            async with asyncio.timeout(RENEW_WITHIN_S / 2):
+                return await self._take()
+        except Exception as error:
+            log.warning("the lease could not be read or written: %s: %s", type(error).__name__, error)
+            return False
+
+    async def _take(self) -> bool:
+        lease = await self.store.read()
+        spec = lease["spec"] if lease else {}
+        if self._seen != spec:
+            self._seen, self._seen_at = spec, self.clock()
+        holder = spec.get("holderIdentity")
+        if holder not in {None, "", self.identity} and self.clock() - self._seen_at < spec.get(
+            "leaseDurationSeconds", LEASE_S
+        ):
+            return False
+        return await self.store.write({**(lease or {}), "spec": self._spec(spec, took_over=holder != self.identity)})
+
+    def _spec(self, before: Manifest, *, took_over: bool) -> Manifest:
+        time = self.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": LEASE_S,
+            "acquireTime": time if took_over else before.get("acquireTime", time),
+            "renewTime": time,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (took_over and bool(before)),
+        }
+
+
+class ApiLease:
+    """LeaseStore over the API server."""
+
+    def __init__(self, api: Api, namespace: str, name: str) -> None:
+        self._api, self._name = api, name
+        self._list = path("coordination.k8s.io/v1", "Lease", namespace)
+        self._meta = {"namespace": namespace, "name": name}
+
+    async def read(self) -> Manifest | None:
+        return await self._api.get(f"{self._list}/{self._name}")
+
+    async def write(self, lease: Manifest) -> bool:
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": self._meta, **lease}
+        exists = "resourceVersion" in body["metadata"]
+        try:
+            await self._api.request(
+                "PUT" if exists else "POST", f"{self._list}/{self._name}" if exists else self._list, body=body
+            )
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        return True

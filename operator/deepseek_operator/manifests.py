@@ -1,0 +1,97 @@
+"""Desired state: from one training job to the objects that run it.
+
+Every function here is pure: same arguments, same dict.  An object holds only the fields that the
+operator has an opinion on; server-side apply leaves the rest to the cluster.
+
+Names start with `dstj-` (those of worker jobs end in `-a<attempt>`), so that a training job named
+like someone's Service or NetworkPolicy cannot take it over.
+"""
+
+import json
+from collections.abc import Mapping
+
+from deepseek_operator import labels
+from deepseek_operator.blueprint import Blueprint
+from deepseek_operator.network import network_policy
+from deepseek_operator.observed import Manifest, Owner
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import API_VERSION, KIND, Isolation, JobSpec, ProfileSpec, VolumeRetention
+from deepseek_operator.worker_job import worker_job
+from deepseek_trainer.contract.names import CONFIG_FILE
+
+
+def children(
+    spec: JobSpec,
+    owner: Owner,
+    profile: ProfileSpec | None,
+    settings: Settings,
+    *,
+    attempt: int,
+    job_labels: Mapping[str, str],
+) -> tuple[Manifest, ...]:
+    """All objects that `attempt` (1, 2, ...) needs, in the order in which they are applied; the worker job is last."""
+    blueprint = Blueprint(spec, owner, profile, settings, attempt, job_labels)
+    meta = _metadata(owner, blueprint.child_name)
+    made = [_service_account(meta), _config(blueprint, meta)]
+    if spec.network.isolation is Isolation.ISOLATED:
+        made.append(network_policy(blueprint, meta))
+    made.append(_service(blueprint, meta))
+    # Only once: a claim that vanished later took the checkpoints along, which a person must see.
+    if attempt == 1 and spec.checkpoint.volume.claim_name is None:
+        made.append(_claim(blueprint, meta))
+    job_meta = _metadata(owner, blueprint.worker_job_name)
+    job_meta["labels"] |= {labels.ATTEMPT: str(attempt)} | labels.of_queue(job_labels)
+    return (*made, worker_job(blueprint, job_meta))
+
+
+def _metadata(owner: Owner, name: str) -> Manifest:
+    reference = {"apiVersion": API_VERSION, "kind": KIND, "name": owner.name, "uid": owner.uid, "controller": True}
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": labels.of_job(owner),
+        "ownerReferences": [reference],
+    }
+
+
+def _service_account(meta: Manifest) -> Manifest:
+    """An identity without rights, and without the token of even that."""
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": False}
+
+
+def _config(blueprint: Blueprint, meta: Manifest) -> Manifest:
+    """The trainer's config.json; sorted, so that equal jobs give equal bytes."""
+    owner = blueprint.owner
+    config = blueprint.spec.training_config(owner.namespace, owner.name)
+    text = json.dumps(config.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2, sort_keys=True)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {CONFIG_FILE: text}}
+
+
+def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:
+    """Headless Service that gives each pod a stable name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": {
+            "clusterIP": "None",
+            "selector": {labels.JOB_UID: blueprint.owner.uid},
+            # The nodes look each other up before any of them is ready.
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "metrics", "port": blueprint.settings.metrics_port, "protocol": "TCP"}],
+        },
+    }
+
+
+def _claim(blueprint: Blueprint, meta: Manifest) -> Manifest:
+    """The work volume; without an owner it outlives the job, and a job of the same name finds it again."""
+    volume = blueprint.spec.checkpoint.volume
+    if volume.when_deleted is VolumeRetention.RETAIN:
+        meta = {key: value for key, value in meta.items() if key != "ownerReferences"}
+    claim: Manifest = {
+        "accessModes": [str(volume.access_mode)],
+        "resources": {"requests": {"storage": str(volume.size)}},
+    }
+    if blueprint.storage_class:
+        claim["storageClassName"] = blueprint.storage_class
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": claim}

@@ -1,0 +1,69 @@
+"""What a job's pods may talk to: one NetworkPolicy per job."""
+
+import ipaddress
+from typing import Final
+
+from deepseek_operator import labels
+from deepseek_operator.blueprint import Blueprint
+from deepseek_operator.observed import Manifest
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import EgressRule
+
+# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.
+METADATA_NETWORKS: Final = tuple(
+    ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+)
+# Some clusters answer DNS from a link-local address (NodeLocal DNSCache, Cloud DNS): port 53 only.
+LINK_LOCAL_DNS: Final = "169.254.0.0/16"
+
+
+def network_policy(blueprint: Blueprint, meta: Manifest) -> Manifest:
+    """Each other, DNS, the named destinations; nothing else in or out but a look at the metrics port."""
+    same_job = {"podSelector": {"matchLabels": {labels.JOB_UID: blueprint.owner.uid}}}
+    settings = blueprint.settings
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": meta,
+        "spec": {
+            **same_job,
+            "policyTypes": ["Ingress", "Egress"],
+            # Every port: NCCL and gloo listen where the kernel puts them.
+            "ingress": [{"from": [same_job]}, _metrics(settings)],
+            "egress": [{"to": [same_job]}, _dns(settings), *(_egress(rule) for rule in blueprint.egress)],
+        },
+    }
+
+
+def _metrics(settings: Settings) -> Manifest:
+    namespaces = ({"kubernetes.io/metadata.name": settings.operator_namespace}, {settings.monitoring_label: "true"})
+    return {
+        "from": [{"namespaceSelector": {"matchLabels": match}} for match in namespaces],
+        "ports": [{"port": settings.metrics_port, "protocol": "TCP"}],
+    }
+
+
+def _dns(settings: Settings) -> Manifest:
+    return {
+        "to": [
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns_namespace}}},
+            {"ipBlock": {"cidr": LINK_LOCAL_DNS}},
+        ],
+        "ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")],
+    }
+
+
+def _egress(rule: EgressRule) -> Manifest:
+    block: Manifest = {"cidr": rule.cidr}
+    if holes := _metadata_inside(rule.cidr):
+        block["except"] = holes
+    ports = [{"port": port, "protocol": str(rule.protocol)} for port in rule.ports]
+    return {"to": [{"ipBlock": block}], "ports": ports}
+
+
+def _metadata_inside(cidr: str) -> list[str]:
+    try:
+        network = ipaddress.ip_network(cidr, strict=False)
+    except ValueError:
+        return []  # the API server says what is wrong with it
+    return [str(hole) for hole in METADATA_NETWORKS if hole.version == network.version and network.overlaps(hole)]

@@ -1,0 +1,78 @@
+"""What a pass looks at and what it acts on: plain frozen values, no client."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class JobKey:
+    """Which training job a pass is about."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The training job that owns the objects made for it; `uid` tells it from a namesake made later."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    @property
+    def key(self) -> JobKey:
+        return JobKey(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One existing object; `uid` is a precondition, so that a namesake made later is never deleted."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarningEvent:
+    """A Kubernetes event of type Warning about a worker Job or one of its pods."""
+
+    kind: str  # Job or Pod
+    name: str
+    reason: str  # FailedMount, FailedCreate, ...
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes event that the operator posts about a training job."""
+
+    reason: str
+    message: str
+    type: str = "Normal"  # or Warning
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The world around one training job, as read in one pass."""
+
+    worker_jobs: tuple[Manifest, ...] = ()  # of every attempt
+    pods: tuple[Manifest, ...] = ()  # of every attempt
+    progress: Manifest | None = None  # /progress of node 0 of the current attempt; None: not answering
+    warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
+    isolated: bool = False  # the job's NetworkPolicy is there
+
+
+def ref(manifest: Mapping[str, Any]) -> Ref:
+    """Reference to an object that was read from the cluster."""
+    meta = manifest["metadata"]
+    return Ref(manifest["apiVersion"], manifest["kind"], meta.get("namespace", ""), meta["name"], meta["uid"])

@@ -1,0 +1,122 @@
+"""What one pass does, and how the status tells of it: every condition follows from phase, reason and message."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from deepseek_operator.observed import Manifest, Notice, Ref
+from deepseek_operator.status import Condition, ConditionType, JobStatus, Phase, merged
+from deepseek_operator.training_job import TrainingJob
+
+MAX_MESSAGE: Final = 4096  # [characters]
+
+_WITH_PODS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
+_ON_THE_WAY: Final = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING, Phase.RESTARTING, Phase.SUSPENDING})
+_SETTLED: Final = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.SUCCEEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Objects to apply and delete, then the status to show, and when to look again [s; None: on the next event]."""
+
+    status: JobStatus
+    apply: tuple[Manifest, ...] = ()
+    delete: tuple[Ref, ...] = ()
+    look_again: float | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass found, in one word for machines and one sentence for people."""
+
+    phase: Phase
+    reason: str
+    message: str
+    is_warning: bool = False
+    accepted: bool = True  # False: the job file or its profile needs a person
+    isolation: tuple[str, str, str] | None = None  # status, reason, message of NetworkIsolated; None: as before
+
+
+def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, **plan: Any) -> Plan:
+    """The plan whose status is `status` with `outcome` in phase, message, clock and conditions."""
+    message = outcome.message[:MAX_MESSAGE]
+    status = _clocked(status, outcome.phase, now).model_copy(
+        update={
+            "observed_generation": job.generation,
+            "phase": outcome.phase,
+            "message": message,
+            "conditions": merged(status.conditions, _conditions(job, status, outcome, message, now)),
+        }
+    )
+    return Plan(status, notices=_notices(job.status, outcome, message), **plan)
+
+
+def running_seconds(status: JobStatus, now: datetime) -> int:
+    """Time with pods so far; queued and suspended time does not count."""
+    current = (now - status.running_since).total_seconds() if status.running_since else 0
+    return status.running_seconds + max(0, int(current))
+
+
+def _clocked(status: JobStatus, phase: Phase, now: datetime) -> JobStatus:
+    if phase in _WITH_PODS:
+        started = {"running_since": status.running_since or now, "start_time": status.start_time or now}
+        return status.model_copy(update=started)
+    if phase is Phase.RESTARTING or status.running_since is None:
+        return status
+    return status.model_copy(update={"running_since": None, "running_seconds": running_seconds(status, now)})
+
+
+def _conditions(
+    job: TrainingJob, status: JobStatus, outcome: Outcome, message: str, now: datetime
+) -> tuple[Condition, ...]:
+    def condition(type_: str, state: str, reason: str, text: str) -> Condition:
+        return Condition(
+            type=type_,
+            status=state,
+            observed_generation=job.generation,
+            last_transition_time=now,
+            reason=reason,
+            message=text,
+        )
+
+    def by_phase(type_: str, holds: bool, *, always_explain: bool = False) -> Condition:
+        return condition(type_, str(bool(holds)), outcome.reason, message if holds or always_explain else "")
+
+    phase = outcome.phase
+    made = [
+        condition("Accepted", *(("True", "Valid", "") if outcome.accepted else ("False", outcome.reason, message))),
+        by_phase(ConditionType.RUNNING, phase is Phase.RUNNING, always_explain=True),
+        by_phase(ConditionType.SUSPENDED, phase is Phase.SUSPENDED),
+        by_phase(ConditionType.RESTARTING, _is_restarting(status, phase)),
+        by_phase(ConditionType.COMPLETE, phase is Phase.SUCCEEDED),
+        by_phase(ConditionType.FAILED, phase is Phase.FAILED and outcome.accepted),
+        by_phase(ConditionType.READY, phase in _SETTLED and outcome.accepted, always_explain=True),
+        by_phase(ConditionType.RECONCILING, phase in _ON_THE_WAY and outcome.accepted),
+        by_phase(ConditionType.STALLED, phase is Phase.FAILED or not outcome.accepted),
+        condition(ConditionType.CHECKPOINT_READY, *_checkpoint(status)),
+    ]
+    if outcome.isolation is not None:
+        made.append(condition(ConditionType.NETWORK_ISOLATED, *outcome.isolation))
+    return tuple(made)
+
+
+def _is_restarting(status: JobStatus, phase: Phase) -> bool:
+    """From the failure until all pods of the next attempt are ready."""
+    if phase in {Phase.PENDING, Phase.QUEUED, Phase.STARTING}:
+        return status.is_true(ConditionType.RESTARTING)
+    return phase is Phase.RESTARTING
+
+
+def _checkpoint(status: JobStatus) -> tuple[str, str, str]:
+    checkpoint = status.last_checkpoint
+    if checkpoint is None:
+        return "False", "NoCheckpoint", ""
+    return "True", "Sealed" if checkpoint.sealed else "Unsealed", f"the run can continue from step {checkpoint.step}"
+
+
+def _notices(before: JobStatus, outcome: Outcome, message: str) -> tuple[Notice, ...]:
+    running = before.condition(ConditionType.RUNNING)
+    if (before.phase, running and running.reason) == (outcome.phase, outcome.reason):
+        return ()
+    return (Notice(outcome.reason, message, "Warning" if outcome.is_warning else "Normal"),)

@@ -1,0 +1,178 @@
+"""One training job and the world around it, with the questions that a decision asks of them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from deepseek_operator import labels
+from deepseek_operator.blockers import Blocker, blocker_of
+from deepseek_operator.blueprint import worker_job_name
+from deepseek_operator.manifests import children
+from deepseek_operator.observed import Manifest, Observed, Ref, ref
+from deepseek_operator.plan import running_seconds
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import Isolation, ProfileSpec
+from deepseek_operator.status import JobStatus, NodeCounts, ReplicaStatuses
+from deepseek_operator.training_job import TrainingJob
+
+_UNVERIFIED = "the policy is applied; only a network plugin that supports NetworkPolicy enforces it"
+
+
+@dataclass(frozen=True)
+class Situation:
+    job: TrainingJob
+    profile: ProfileSpec | None
+    observed: Observed
+    settings: Settings
+    now: datetime
+    reported: JobStatus  # the job's status with the progress in it
+
+    @cached_property
+    def attempt(self) -> int:
+        """Current attempt; 0: none yet.  What exists counts, too: a lost status must not start an attempt twice."""
+        return max(self.job.status.attempt, *(labels.attempt_of(job) for job in self._jobs), 0)
+
+    @cached_property
+    def status(self) -> JobStatus:
+        """What was reported before, with this pass's counts in it."""
+        update = {
+            "attempt": self.attempt,
+            "replica_statuses": ReplicaStatuses(nodes=self._counts),
+            "replicas": self._counts.active,
+            "selector": f"{labels.JOB_UID}={self.job.owner.uid}",
+        }
+        return self.reported.model_copy(update=update)
+
+    @cached_property
+    def worker_job(self) -> Manifest | None:
+        """The worker job of the current attempt, unless it is being deleted."""
+        present = (job for job in self._jobs if "deletionTimestamp" not in job["metadata"])
+        return next((job for job in present if labels.attempt_of(job) == self.attempt), None)
+
+    @cached_property
+    def pods(self) -> tuple[Manifest, ...]:
+        """Pods of the current attempt, finished ones too."""
+        return tuple(pod for pod in self._pods if labels.attempt_of(pod) == self.attempt)
+
+    @property
+    def unfinished_pods(self) -> tuple[str, ...]:
+        """Names of the pods, of any attempt, that can still write to the volume."""
+        return tuple(sorted(pod["metadata"]["name"] for pod in self._pods if not _is_finished(pod)))
+
+    @property
+    def has_workers(self) -> bool:
+        return bool(self._jobs or self.unfinished_pods)
+
+    @property
+    def all_jobs(self) -> tuple[Ref, ...]:
+        """Worker jobs to delete when the job must stop."""
+        return tuple(ref(job) for job in self._jobs if "deletionTimestamp" not in job["metadata"])
+
+    @property
+    def older_jobs(self) -> tuple[Ref, ...]:
+        """Worker jobs to delete once the current attempt runs."""
+        current = self.worker_job["metadata"]["uid"] if self.worker_job else None
+        return tuple(job for job in self.all_jobs if job.uid != current)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.job.spec.trainer.num_nodes
+
+    @property
+    def lacks_profile(self) -> bool:
+        return self.job.spec.trainer.profile is not None and self.profile is None
+
+    @property
+    def children(self) -> tuple[Manifest, ...]:
+        """All that the current attempt, or the first one, needs; its worker job is last."""
+        attempt = max(1, self.attempt)
+        return children(
+            self.job.spec, self.job.owner, self.profile, self.settings, attempt=attempt, job_labels=self.job.labels
+        )
+
+    @property
+    def supports(self) -> tuple[Manifest, ...]:
+        """What may be applied again while pods run: not the worker job, whose template is immutable, nor the claim."""
+        if self.lacks_profile:
+            return ()
+        return tuple(child for child in self.children if child["kind"] not in {"Job", "PersistentVolumeClaim"})
+
+    @property
+    def wants_isolation(self) -> bool:
+        return self.job.spec.network.isolation is Isolation.ISOLATED
+
+    @property
+    def lost_its_policy(self) -> bool:
+        return self.wants_isolation and not self.observed.isolated
+
+    @property
+    def isolation(self) -> tuple[str, str, str]:
+        """Status, reason and message of the condition NetworkIsolated: never more than what is known."""
+        if not self.wants_isolation:
+            return "False", "Unmanaged", "network.isolation is Unmanaged"
+        if not self.observed.isolated:
+            return "False", "PolicyMissing", "the policy is not there yet"
+        return "Unknown", "PolicyApplied", _UNVERIFIED
+
+    @property
+    def blocker(self) -> Blocker | None:
+        unfinished = [pod for pod in self.pods if not _is_finished(pod)]
+        return blocker_of(unfinished, self.observed.warnings, self.num_nodes)
+
+    @property
+    def queue(self) -> str:
+        name = self.job.labels.get(labels.QUEUE)
+        return f"queue {name!r} to admit it" if name else "whoever suspended the worker job to resume it"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until runPolicy.activeDeadlineSeconds; None without one."""
+        limit = self.job.spec.run_policy.active_deadline_seconds
+        return None if limit is None else limit - running_seconds(self.status, self.now)
+
+    @cached_property
+    def _jobs(self) -> tuple[Manifest, ...]:
+        """Worker jobs that are really ours: a label alone, which anybody can set, does not make them so."""
+        uid = self.job.owner.uid
+        return tuple(job for job in self.observed.worker_jobs if _controller(job).get("uid") == uid)
+
+    @cached_property
+    def _pods(self) -> tuple[Manifest, ...]:
+        """Pods made for our worker jobs; the worker job itself may be gone before them."""
+        owner = self.job.owner
+
+        def controller(pod: Manifest) -> tuple[str, str]:
+            return "Job", worker_job_name(owner, labels.attempt_of(pod))
+
+        return tuple(
+            pod
+            for pod in self.observed.pods
+            if (_controller(pod).get("kind"), _controller(pod).get("name")) == controller(pod)
+        )
+
+    @cached_property
+    def _counts(self) -> NodeCounts:
+        phases = [pod.get("status", {}).get("phase", "Pending") for pod in self.pods]
+        return NodeCounts(
+            desired=self.num_nodes,
+            active=sum(phase in {"Pending", "Running", "Unknown"} for phase in phases),
+            ready=sum(_is_ready(pod) for pod in self.pods),
+            succeeded=phases.count("Succeeded"),
+            failed=phases.count("Failed"),
+        )
+
+
+def _controller(manifest: Manifest) -> Manifest:
+    references = manifest["metadata"].get("ownerReferences", ())
+    return next((reference for reference in references if reference.get("controller")), {})
+
+
+def _is_finished(pod: Manifest) -> bool:
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def _is_ready(pod: Manifest) -> bool:
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -1,0 +1,197 @@
+"""What the operator reports in a DeepSeekTrainingJob's status; also the schema of that part of the CRD.
+
+Status is output.  The few fields that a later pass reads back (attempt, restarts, phase, running
+time, conditions) are written before anything acts on them.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer
+
+from deepseek_trainer.contract.rules import Model
+
+
+def whole_seconds(time: datetime) -> datetime:
+    """UTC without fractions, the precision of metav1.Time."""
+    return time.astimezone(UTC).replace(microsecond=0)
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, AfterValidator(whole_seconds), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+Text = Annotated[str, Field(max_length=32768)]
+
+
+class Phase(StrEnum):
+    PENDING = "Pending"  # accepted; the worker job has not been seen yet
+    QUEUED = "Queued"  # the worker job waits for its queue
+    STARTING = "Starting"  # not all pods are ready
+    RUNNING = "Running"
+    RESTARTING = "Restarting"  # the next attempt is due; its worker job has not been seen yet
+    SUSPENDING = "Suspending"  # pods write a checkpoint and leave
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    ACCEPTED = "Accepted"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    RESTARTING = "Restarting"
+    NETWORK_ISOLATED = "NetworkIsolated"
+    CHECKPOINT_READY = "CheckpointReady"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    # The three that kstatus (kubectl wait, Flux, Argo CD) understands.
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Condition(Model):
+    """As metav1.Condition."""
+
+    list_map_keys: ClassVar = ("type",)
+
+    type: Annotated[str, Field(max_length=316, description="What the condition is about, for example Running.")]
+    status: Annotated[Literal["True", "False", "Unknown"], Field(description="True, False or Unknown.")]
+    observed_generation: Annotated[int, Field(ge=0, description="Generation of the spec that it was computed for.")] = 0
+    last_transition_time: Annotated[Time, Field(description="When status last changed.")]
+    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word for machines.")]
+    message: Annotated[Text, Field(description="Why, for people, with the way out.")] = ""
+
+
+class Restarts(Model):
+    """Why attempts ended before the job did."""
+
+    job: Annotated[int, Field(ge=0, description="Attempts after failures; compared with runPolicy.maxRestarts.")] = 0
+    in_place: Annotated[int, Field(ge=0, description="Restarts of the ranks inside running pods, in this attempt.")] = 0
+    disruption: Annotated[int, Field(ge=0, description="Attempts after evictions and deleted pods; not limited.")] = 0
+
+
+class NodeCounts(Model):
+    """Pods of the current attempt."""
+
+    desired: Annotated[int, Field(ge=0, description="Pods wanted.")] = 0
+    active: Annotated[int, Field(ge=0, description="Pods pending or running.")] = 0
+    ready: Annotated[int, Field(ge=0, description="Pods ready.")] = 0
+    succeeded: Annotated[int, Field(ge=0, description="Pods that finished.")] = 0
+    failed: Annotated[int, Field(ge=0, description="Pods that failed.")] = 0
+
+
+class ReplicaStatuses(Model):
+    """Counts of pods by role; there is one role."""
+
+    nodes: Annotated[NodeCounts, Field(description="Training nodes.")] = NodeCounts()
+
+
+class LastFailure(Model):
+    """The failure that ended the last attempt that failed."""
+
+    attempt: Annotated[int, Field(ge=0, description="Attempt that it ended.")]
+    rank: Annotated[int | None, Field(ge=0, description="Global rank that failed first, if known.")] = None
+    node: Annotated[int | None, Field(ge=0, description="Index of the pod.")] = None
+    pod_name: Annotated[str | None, Field(max_length=253, description="Pod.")] = None
+    node_name: Annotated[str | None, Field(max_length=253, description="Kubernetes node that the pod ran on.")] = None
+    exit_code: Annotated[int | None, Field(description="Exit code; docs/troubleshooting.md explains each.")] = None
+    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word.")]
+    message: Annotated[Text, Field(description="Last lines of the failed rank.")] = ""
+    time: Annotated[Time, Field(description="When it was seen.")]
+
+
+class Metric(Model):
+    """One value reported by the trainer."""
+
+    name: Annotated[str, Field(max_length=63, description="Name, for example loss.")]
+    value: Annotated[str, Field(max_length=63, description="Value as a decimal number.")]
+
+
+class TrainerStatus(Model):
+    """Progress as rank 0 tells it, in the shape of Kubeflow's KEP-2779."""
+
+    progress_percentage: Annotated[int | None, Field(ge=0, le=100, description="Share of the steps done.")] = None
+    estimated_remaining_seconds: Annotated[int | None, Field(ge=0, description="Time left, in seconds.")] = None
+    metrics: Annotated[
+        tuple[Metric, ...],
+        Field(max_length=32, description="Latest loss, eval_loss, learning_rate, tokens_per_second."),
+    ] = ()
+    stage: Annotated[
+        str | None, Field(max_length=63, description="preparing, evaluating, training, exporting or done.")
+    ] = None
+    step: Annotated[int | None, Field(ge=0, description="Optimizer steps done.")] = None
+    max_steps: Annotated[int | None, Field(ge=0, description="Optimizer steps of the whole run.")] = None
+    epoch: Annotated[str | None, Field(max_length=63, description="Passes over the data, a decimal number.")] = None
+    last_updated_time: Annotated[Time | None, Field(description="When rank 0 was last heard.")] = None
+
+
+class LastCheckpoint(Model):
+    """The newest complete checkpoint."""
+
+    step: Annotated[int, Field(ge=0, description="Optimizer step that it holds.")]
+    time: Annotated[Time | None, Field(description="When it was committed.")] = None
+    size_bytes: Annotated[int | None, Field(ge=0, description="Size in bytes.")] = None
+    sealed: Annotated[bool, Field(description="Whether it is encrypted.")] = False
+    key_id: Annotated[str | None, Field(max_length=253, description="Key-encryption key that wraps its data key.")] = (
+        None
+    )
+    manifest_digest: Annotated[str | None, Field(max_length=253, description="Digest of its manifest.")] = None
+
+
+class JobStatus(Model):
+    """What was last seen of the job."""
+
+    observed_generation: Annotated[
+        int, Field(ge=0, description="Generation of the spec that this status is about.")
+    ] = 0
+    phase: Annotated[Phase | None, Field(description="One word for people; machines read the conditions.")] = None
+    message: Annotated[Text, Field(description="What is going on or what is missing, with the way out.")] = ""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=32, description="State for machines.")] = ()
+    start_time: Annotated[Time | None, Field(description="When the first pods were seen.")] = None
+    completion_time: Annotated[Time | None, Field(description="When the job succeeded or failed.")] = None
+    attempt: Annotated[int, Field(ge=0, description="Current attempt; 0: not started. Never falls.")] = 0
+    restarts: Annotated[Restarts, Field(description="Attempts and restarts by cause.")] = Restarts()
+    replicas: Annotated[int, Field(ge=0, description="Active pods; for the scale subresource.")] = 0
+    selector: Annotated[str, Field(max_length=512, description="Label selector of the job's pods.")] = ""
+    replica_statuses: Annotated[ReplicaStatuses, Field(description="Counts of pods.")] = ReplicaStatuses()
+    running_since: Annotated[
+        Time | None, Field(description="Start of the current time with pods; none while queued or suspended.")
+    ] = None
+    running_seconds: Annotated[
+        int, Field(ge=0, description="Seconds with pods before runningSince; the sum counts for activeDeadlineSeconds.")
+    ] = 0
+    last_failure: Annotated[LastFailure | None, Field(description="Why the last failed attempt ended.")] = None
+    trainer_status: Annotated[TrainerStatus | None, Field(description="Progress of the training.")] = None
+    last_checkpoint: Annotated[LastCheckpoint | None, Field(description="Newest complete checkpoint.")] = None
+
+    def condition(self, type_: str) -> Condition | None:
+        return next((condition for condition in self.conditions if condition.type == type_), None)
+
+    def is_true(self, type_: str) -> bool:
+        condition = self.condition(type_)
+        return condition is not None and condition.status == "True"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing but deletion can happen any more."""
+        return self.is_true(ConditionType.COMPLETE) or self.is_true(ConditionType.FAILED)
+
+    def manifest(self) -> dict[str, Any]:
+        """The status as it is written to the API server."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def merged(old: Iterable[Condition], new: Iterable[Condition]) -> tuple[Condition, ...]:
+    """`old` with `new` over it; lastTransitionTime moves only where status changes.  Sorted by type."""
+    conditions = {condition.type: condition for condition in old}
+    for condition in new:
+        before = conditions.get(condition.type)
+        if before is not None and before.status == condition.status:
+            condition = condition.model_copy(update={"last_transition_time": before.last_transition_time})  # noqa: PLW2901
+        conditions[condition.type] = condition
+    return tuple(conditions[type_] for type_ in sorted(conditions))

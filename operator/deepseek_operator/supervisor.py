@@ -1,0 +1,71 @@
+"""Keeps the watches alive: starts kopf again whenever it ends, in an event loop of its own.
+
+kopf ends on several answers of an API server that is being upgraded, and when it ends it cancels
+every task of its event loop, passes under way included.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final
+
+from deepseek_operator import metrics
+from deepseek_operator.workqueue import wait_for
+
+log = logging.getLogger(__name__)
+
+PAUSE_S: Final = 1.0
+PATIENCE_S: Final = 0.5  # for tasks to end after they were cancelled
+CANCELLATIONS: Final = 5
+
+Operate = Callable[[asyncio.Event], Awaitable[None]]  # runs until its event is set, or until something goes wrong
+
+
+async def supervise(operate: Operate, stop: asyncio.Event, *, pause_s: float = PAUSE_S) -> None:
+    """Run `operate` until `stop` is set, again and again if need be."""
+    while not stop.is_set():
+        try:
+            await in_own_loop(operate, stop)
+            ended = "it ended by itself"
+        except Exception as error:
+            ended = f"{type(error).__name__}: {error}"
+        if not stop.is_set():
+            metrics.WATCH_RESTARTS.inc()
+            log.warning("the watches stopped, starting them again in %.1f s: %s", pause_s, ended)
+            await wait_for(stop, pause_s)
+
+
+async def in_own_loop(operate: Operate, stop: asyncio.Event) -> None:
+    """Run `operate` in a thread with a new event loop; setting `stop` here stops it there."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def main() -> None:
+        inner = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), inner))
+        await operate(inner)
+
+    thread = asyncio.create_task(asyncio.to_thread(_run_in_new_loop, main()))
+    loop, inner = await asyncio.wrap_future(started)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({thread, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not thread.done():
+            loop.call_soon_threadsafe(inner.set)
+        await thread
+
+
+def _run_in_new_loop(main: Coroutine[Any, Any, None]) -> None:
+    """As asyncio.run, but tasks that wait for each other while they end are cancelled more than once."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main)
+    finally:
+        for _ in range(CANCELLATIONS):
+            if left := asyncio.all_tasks(loop):
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(left, timeout=PATIENCE_S))
+        loop.close()

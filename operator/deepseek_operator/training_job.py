@@ -1,0 +1,62 @@
+"""A DeepSeekTrainingJob as one pass sees it: parsed, or with the reasons why it cannot be."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from pydantic import ValidationError
+
+from deepseek_operator.observed import Owner
+from deepseek_operator.spec import MAX_NAME_LENGTH, JobSpec, validation_messages
+from deepseek_operator.status import JobStatus
+from deepseek_trainer.contract.rules import Rule
+
+_NAME: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_RULE: Final = Rule(
+    f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches('{_NAME}')",
+    f"metadata.name becomes part of host names: at most {MAX_NAME_LENGTH} lower-case letters, digits and '-', "
+    "a letter first, no '-' last",
+    lambda name: len(name) <= MAX_NAME_LENGTH and re.fullmatch(_NAME[1:-1], name) is not None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    owner: Owner
+    generation: int
+    labels: Mapping[str, str]
+    status: JobStatus
+    parsed: JobSpec | None  # None: see problems
+    problems: tuple[str, ...] = ()  # one line each: field, rule, way out
+    ttl_s: int | None = None  # read apart from the rest, so that a finished job goes even if its spec no longer parses
+
+    @classmethod
+    def read(cls, manifest: Mapping[str, Any]) -> Self:
+        """Parse what the API server gave.  A spec that breaks a rule is not an error: `problems` says why."""
+        meta = manifest["metadata"]
+        raw = manifest.get("spec") or {}
+        parsed, problems = _parse(raw)
+        if NAME_RULE.holds and not NAME_RULE.holds(meta["name"]):
+            problems = (NAME_RULE.message, *problems)
+        return cls(
+            owner=Owner(meta["namespace"], meta["name"], meta["uid"]),
+            generation=meta.get("generation", 0),
+            labels=meta.get("labels") or {},
+            status=JobStatus.model_validate(manifest.get("status") or {}),
+            parsed=parsed,
+            problems=problems,
+            ttl_s=(raw.get("runPolicy") or {}).get("ttlSecondsAfterFinished"),
+        )
+
+    @property
+    def spec(self) -> JobSpec:
+        assert self.parsed is not None, "a job with problems has no spec to act on"
+        return self.parsed
+
+
+def _parse(raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[str, ...]]:
+    try:
+        return JobSpec.model_validate(raw), ()
+    except ValidationError as error:
+        return None, validation_messages(error)

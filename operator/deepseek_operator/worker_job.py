@@ -1,0 +1,171 @@
+"""The worker Job of one attempt: one pod per node, all of them hardened alike."""
+
+from decimal import Decimal
+from typing import Final
+
+from deepseek_operator import labels
+from deepseek_operator.blueprint import Blueprint
+from deepseek_operator.observed import Manifest
+from deepseek_operator.spec import JobSpec
+from deepseek_trainer.contract import names
+from deepseek_trainer.contract.names import NOT_RETRYABLE
+
+USER: Final = 10001  # the trainer image's user; also owns what it writes to the volumes
+# After the last checkpoint (checkpoint.gracePeriodSeconds) the launcher needs time to leave in order.
+LEAVE_S: Final = 30
+TERMINATION_LOG: Final = "/dev/termination-log"  # the kubelet's default
+
+
+def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
+    """Indexed Job of one attempt.  It never retries by itself: the next attempt is a new one.
+
+    `spec.suspend` is left out on purpose: it belongs to Kueue where there is a queue label.
+    """
+    nodes = blueprint.spec.trainer.num_nodes
+    own_labels = labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",  # never two pods for one index, even for a moment
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {"metadata": {"labels": own_labels}, "spec": _pod(blueprint)},
+        },
+    }
+
+
+def _failure_rules() -> list[Manifest]:
+    return [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": sorted(int(code) for code in NOT_RETRYABLE)}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+
+
+def _pod(blueprint: Blueprint) -> Manifest:
+    volumes, mounts = _volumes(blueprint)
+    shared: Manifest = {
+        "image": blueprint.image,
+        "env": _environment(blueprint),
+        "volumeMounts": mounts,
+        "securityContext": _CONTAINER_SECURITY,
+    }
+    if blueprint.resources:
+        shared["resources"] = blueprint.resources.model_dump(mode="json", by_alias=True, exclude_none=True)
+    port = {"name": "metrics", "containerPort": blueprint.settings.metrics_port, "protocol": "TCP"}
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "subdomain": blueprint.child_name,
+        "serviceAccountName": blueprint.child_name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": blueprint.spec.checkpoint.grace_period_seconds + LEAVE_S,
+        "securityContext": _POD_SECURITY,
+        "initContainers": [{"name": "prepare", "command": ["python", "-m", "deepseek_trainer.prepare"], **shared}],
+        "containers": [
+            {"name": "trainer", "command": ["python", "-m", "deepseek_trainer.launch"], "ports": [port], **shared}
+        ],
+        "volumes": volumes,
+    }
+    return pod | _placement(blueprint)
+
+
+_POD_SECURITY: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",  # a recursive chown of a full checkpoint volume takes hours
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY: Final = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def _placement(blueprint: Blueprint) -> Manifest:
+    profile = blueprint.profile
+    placement: Manifest = {}
+    if priority := blueprint.spec.scheduling.priority_class_name:
+        placement["priorityClassName"] = priority
+    if profile and profile.node_selector:
+        placement["nodeSelector"] = dict(sorted(profile.node_selector.items()))
+    if profile and profile.tolerations:
+        dumped = (toleration.model_dump(by_alias=True, exclude_none=True) for toleration in profile.tolerations)
+        placement["tolerations"] = list(dumped)
+    return placement
+
+
+def _environment(blueprint: Blueprint) -> list[Manifest]:
+    job_name, service = blueprint.worker_job_name, blueprint.child_name
+    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{labels.COMPLETION_INDEX}']"}}
+    values = {
+        names.ENV_ATTEMPT: str(blueprint.attempt),
+        names.ENV_RUN_ID: f"{blueprint.owner.uid}-{blueprint.attempt}",
+        names.ENV_NODE_ADDRESS: f"{job_name}-$({names.ENV_NODE_INDEX}).{service}",
+        names.ENV_RENDEZVOUS: f"{job_name}-0.{service}:{names.RENDEZVOUS_PORT}",
+        names.ENV_METRICS_PORT: str(blueprint.settings.metrics_port),
+        names.ENV_TERMINATION_LOG: TERMINATION_LOG,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HOME": names.SCRATCH_MOUNT,
+    }
+    if threads := _threads(blueprint):
+        values["OMP_NUM_THREADS"] = str(threads)
+    # The index comes first: $(NAME) only sees what stands above it.
+    return [
+        {"name": names.ENV_NODE_INDEX, "valueFrom": index},
+        *({"name": name, "value": value} for name, value in values.items()),
+    ]
+
+
+def _threads(blueprint: Blueprint) -> int | None:
+    """Whole CPUs of the limit per process, at least one; None without a limit."""
+    limits = (blueprint.resources and blueprint.resources.limits) or {}
+    cpu = str(limits.get("cpu", ""))
+    if not cpu.removesuffix("m").replace(".", "", 1).isdecimal():
+        return None
+    cores = Decimal(cpu[:-1]) / 1000 if cpu.endswith("m") else Decimal(cpu)
+    return max(1, int(cores) // blueprint.spec.trainer.num_proc_per_node)
+
+
+def _volumes(blueprint: Blueprint) -> tuple[list[Manifest], list[Manifest]]:
+    """The pod's volumes, and where its containers mount them."""
+    spec, made = blueprint.spec, blueprint.child_name
+    volumes = [
+        _volume("config", names.CONFIG_MOUNT, {"configMap": {"name": made}}, read_only=True),
+        _volume("work", names.WORK_MOUNT, _claim(spec.checkpoint.volume.claim_name or made)),
+        _volume("tmp", names.SCRATCH_MOUNT, {"emptyDir": {}}),
+        _volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here
+    ]
+    if encryption := spec.checkpoint.encryption:
+        key = encryption.key_ref
+        items = [{"key": key.key, "path": key.key}]
+        secret = {"secretName": key.secret_name, "items": items, "defaultMode": 0o440}
+        volumes.append(_volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
+    for i, claim in enumerate(_claims(spec)):
+        volumes.append(_volume(f"claim-{i}", f"{names.CLAIMS_MOUNT}/{claim}", _claim(claim), read_only=True))
+    return [volume for volume, _ in volumes], [mount for _, mount in volumes]
+
+
+def _volume(name: str, path: str, source: Manifest, *, read_only: bool = False) -> tuple[Manifest, Manifest]:
+    mount: Manifest = {"name": name, "mountPath": path}
+    if read_only:
+        mount["readOnly"] = True
+    return {"name": name, **source}, mount
+
+
+def _claim(name: str) -> Manifest:
+    return {"persistentVolumeClaim": {"claimName": name}}
+
+
+def _claims(spec: JobSpec) -> list[str]:
+    """Claims that hold the job's data and base model."""
+    sources = (spec.data.train, spec.data.validation, spec.model.base)
+    return sorted({source.claim_name for source in sources if source is not None})

@@ -1,0 +1,115 @@
+"""Keyed passes: one at a time per key, as many keys as wanted, events coalesced, failures backed off.
+
+What a watch event cannot give: a second try, a look at a given time, and no more passes than needed
+when a hundred pods start at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from deepseek_operator import metrics
+from deepseek_operator.observed import JobKey
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S: Final = 1.0
+LONGEST_BACKOFF_S: Final = 60.0
+SETTLE_S: Final = 0.25  # pause after a pass, in which events gather
+CONCURRENCY: Final = 64
+
+Pass = Callable[[JobKey], Awaitable[float | None]]
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Until `event` is set, or for `timeout_s`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+def backoff(failures: int, luck: float) -> float:
+    """Seconds before the next try after `failures` >= 1 in a row; `luck` in [0, 1) spreads them over half of it."""
+    longest: float = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
+    return longest * (0.5 + luck / 2)
+
+
+class WorkQueue:
+    """`work(key)` returns the seconds until it wants to run again; None: on the next event."""
+
+    def __init__(
+        self,
+        work: Pass,
+        *,
+        concurrency: int = CONCURRENCY,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[asyncio.Event, float | None], Awaitable[None]] = wait_for,
+        luck: Callable[[], float] = random.random,
+    ) -> None:
+        self._work, self._clock, self._wait, self._luck = work, clock, wait, luck
+        self._slots = asyncio.Semaphore(concurrency)
+        self._wake: dict[JobKey, asyncio.Event] = {}
+        self._tasks: dict[JobKey, asyncio.Task[None]] = {}
+        self._due: dict[JobKey, float] = {}
+
+    def add(self, key: JobKey) -> None:
+        """Something happened to `key`: at least one more pass starts after this call."""
+        self._wake.setdefault(key, asyncio.Event()).set()
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._run(key), name=f"passes over {key}")
+
+    def __len__(self) -> int:
+        """Keys with a pass due, under way or planned."""
+        return len(self._tasks)
+
+    def oldest_s(self) -> float:
+        """How long the longest waiting or running pass has been due."""
+        return self._clock() - min(self._due.values(), default=self._clock())
+
+    async def close(self) -> None:
+        """Drop all that is planned; passes under way are cancelled, the next operator repeats them."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, key: JobKey) -> None:
+        wake, failures = self._wake[key], 0
+        try:
+            while True:
+                wake.clear()
+                delay, failures = await self._pass(key, failures)
+                if delay is None and not wake.is_set():
+                    return
+                if delay != 0:
+                    await self._wait(asyncio.Event(), SETTLE_S)
+                    await self._wait(wake, delay)
+        finally:
+            del self._wake[key], self._tasks[key]
+
+    async def _pass(self, key: JobKey, failures: int) -> tuple[float | None, int]:
+        """One pass: seconds until the next one, and failures in a row."""
+        self._due[key] = self._clock()
+        try:
+            async with self._slots:
+                return await self._timed(key), 0
+        except Exception as error:
+            delay = backoff(failures + 1, self._luck())
+            log.warning("pass over %s failed, next try in %.1f s: %s: %s", key, delay, type(error).__name__, error)
+            log.debug("traceback of the failed pass over %s", key, exc_info=error)
+            return delay, failures + 1
+        finally:
+            del self._due[key]
+
+    async def _timed(self, key: JobKey) -> float | None:
+        start, outcome = self._clock(), "failed"
+        try:
+            delay = await self._work(key)
+            outcome = "done"
+            return delay
+        finally:
+            metrics.PASSES.labels(outcome).observe(self._clock() - start)

@@ -1,0 +1,309 @@
+"""The real cluster's adapter against a small API server over real sockets: verbs, deadlines, errors."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from kubernetes.aio.client import ApiClient, Configuration
+
+from deepseek_operator import labels
+from deepseek_operator.api import Api, ApiError, path
+from deepseek_operator.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
+from deepseek_operator.leader import ApiLease
+from deepseek_operator.observed import JobKey, Manifest, Notice, Ref, WarningEvent
+from deepseek_operator.reconcile import RefusedError
+from deepseek_operator.service import job_versions
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import API_VERSION, KIND
+from operator_builders import NOW, OWNER, a_pod, a_training_job, a_worker_job
+
+JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
+KEY = JobKey("ml", "demo")
+
+
+@dataclass
+class FakeApi:
+    """Answers by method and path; remembers what it was asked."""
+
+    answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
+    asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    url: str = ""
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        text = await request.text()
+        body = json.loads(text) if text else None
+        self.asked.append((request.method, request.path, dict(request.query), body, request.content_type))
+        self.tokens.add(request.headers.get("Authorization", ""))
+        await self.answering.wait()
+        status, answer = self.answers.get((request.method, request.path), (404, {"message": "not found"}))
+        if isinstance(answer, bytes):
+            return web.Response(status=status, body=answer)
+        return web.json_response(answer, status=status)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeApi]:
+    fake = FakeApi()
+    fake.answering.set()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield fake
+    fake.answering.set()
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(fake: FakeApi) -> AsyncIterator[Api]:
+    configuration = Configuration(host=fake.url)
+    configuration.api_key["BearerToken"] = "Bearer secret"
+    async with ApiClient(configuration) as client:
+        yield Api(client, deadline_s=2)
+
+
+@pytest.fixture
+async def cluster(api: Api, fake: FakeApi) -> AsyncIterator[KubernetesCluster]:
+    port = int(fake.url.rsplit(":", 1)[1])
+    async with aiohttp.ClientSession() as session:
+        yield KubernetesCluster(api, session, Settings(metrics_port=port), now=lambda: NOW)
+
+
+async def test_a_training_job_is_read_and_a_missing_one_is_none(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    assert await cluster.training_job(KEY) is None
+    fake.answers["GET", JOB_PATH] = 200, a_training_job()
+    assert await cluster.training_job(KEY) == a_training_job()
+
+
+async def test_children_are_applied_by_one_forced_server_side_apply(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    where = "/api/v1/namespaces/ml/configmaps/dstj-demo"
+    fake.answers["PATCH", where] = 200, {}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "dstj-demo", "namespace": "ml"},
+        "data": {},
+    }
+    await cluster.apply(manifest)
+    query = {"fieldManager": "deepseek-operator", "force": "true"}
+    assert fake.asked == [("PATCH", where, query, manifest, "application/apply-patch+yaml")]
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_what_no_retry_changes_is_a_refusal_with_the_servers_words(
+    cluster: KubernetesCluster, fake: FakeApi, status: int
+) -> None:
+    fake.answers["PATCH", "/apis/batch/v1/namespaces/ml/jobs/demo-a1"] = status, {"message": "exceeded quota: team"}
+    with pytest.raises(RefusedError, match="Job demo-a1: exceeded quota: team"):
+        await cluster.apply(a_worker_job())
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+async def test_what_a_retry_may_change_goes_to_the_queue(
+    cluster: KubernetesCluster, fake: FakeApi, status: int
+) -> None:
+    fake.answers["PATCH", "/apis/batch/v1/namespaces/ml/jobs/demo-a1"] = status, b"<html>busy</html>"
+    with pytest.raises(ApiError, match="busy"):
+        await cluster.apply(a_worker_job())
+
+
+async def test_a_write_that_hangs_meets_its_deadline(api: Api, fake: FakeApi) -> None:
+    fake.answering.clear()
+    api._deadline_s = 0.05
+    with pytest.raises(TimeoutError):
+        await api.apply(a_worker_job())
+
+
+async def test_a_delete_hits_only_the_object_that_was_seen(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    where = "/apis/batch/v1/namespaces/ml/jobs/demo-a1"
+    ref = Ref("batch/v1", "Job", "ml", "demo-a1", "the-uid")
+    fake.answers["DELETE", where] = 200, {}
+    await cluster.delete(ref)
+    options = {"preconditions": {"uid": "the-uid"}, "propagationPolicy": "Background"}
+    assert fake.asked == [("DELETE", where, {}, options, "application/json")]
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_a_delete_of_what_is_gone_is_done(cluster: KubernetesCluster, fake: FakeApi, status: int) -> None:
+    fake.answers["DELETE", "/apis/batch/v1/namespaces/ml/jobs/demo-a1"] = status, {"message": "?"}
+    await cluster.delete(Ref("batch/v1", "Job", "ml", "demo-a1", "the-uid"))
+
+
+async def test_the_status_is_written_for_this_uid_only(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    fake.answers["PATCH", f"{JOB_PATH}/status"] = 200, {}
+    await cluster.set_status(OWNER, {"phase": "Running"})
+    ((_, _, query, body, _),) = fake.asked
+    assert query["force"] == "true"
+    assert body == {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"namespace": "ml", "name": "demo", "uid": OWNER.uid},
+        "status": {"phase": "Running"},
+    }
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_the_status_of_a_job_that_is_gone_is_dropped(
+    cluster: KubernetesCluster, fake: FakeApi, status: int
+) -> None:
+    fake.answers["PATCH", f"{JOB_PATH}/status"] = status, {"message": "?"}
+    await cluster.set_status(OWNER, {"phase": "Running"})
+
+
+async def test_an_event_tells_about_the_job_and_may_be_lost(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    await cluster.emit(OWNER, Notice("AttemptFailed", "x" * 5000, "Warning"))
+    ((method, where, _, body, _),) = fake.asked
+    assert (method, where) == ("POST", "/api/v1/namespaces/ml/events")
+    assert (body["type"], body["reason"], body["involvedObject"]["uid"]) == ("Warning", "AttemptFailed", OWNER.uid)
+    assert len(body["message"]) == 1024
+
+
+def lists(fake: FakeApi, jobs: list[Manifest], pods: list[Manifest], events: tuple[Manifest, ...] = ()) -> None:
+    fake.answers["GET", "/apis/batch/v1/namespaces/ml/jobs"] = 200, {"items": jobs}
+    fake.answers["GET", "/api/v1/namespaces/ml/pods"] = 200, {"items": pods}
+    fake.answers["GET", "/api/v1/namespaces/ml/events"] = 200, {"items": list(events)}
+
+
+async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    job, pod = a_worker_job(), a_pod()
+    del job["kind"], job["apiVersion"], pod["kind"], pod["apiVersion"]  # as lists give them
+    lists(fake, [job], [pod])
+    policy = {"spec": {"podSelector": {"matchLabels": {labels.JOB_UID: OWNER.uid}}}}
+    fake.answers["GET", "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"] = 200, policy
+    observed = await cluster.observe(OWNER)
+    assert [(m["apiVersion"], m["kind"]) for m in (*observed.worker_jobs, *observed.pods)] == [
+        ("batch/v1", "Job"),
+        ("v1", "Pod"),
+    ]
+    assert observed.isolated
+    selectors = {query["labelSelector"] for _, where, query, _, _ in fake.asked if where.endswith(("jobs", "pods"))}
+    assert selectors == {f"{labels.JOB_UID}={OWNER.uid}"}
+
+
+async def test_a_policy_for_other_pods_does_not_count(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    lists(fake, [], [])
+    where = "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"
+    fake.answers["GET", where] = 200, {"spec": {"podSelector": {}}}
+    assert not (await cluster.observe(OWNER)).isolated
+
+
+async def test_progress_is_read_from_node_0_of_the_newest_attempt(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    pods = [a_pod(0, podIP="127.0.0.9"), a_pod(1, attempt=2, podIP="127.0.0.9"), a_pod(0, attempt=2, podIP="127.0.0.1")]
+    lists(fake, [a_worker_job(1), a_worker_job(2)], pods)
+    fake.answers["GET", "/progress"] = 200, {"step": 7}
+    assert (await cluster.observe(OWNER)).progress == {"step": 7}
+
+
+async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    mount = {"reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-01-02T03:00:00Z"}
+    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
+    lists(fake, [a_worker_job()], [a_pod(0, "Pending")], (mount, quota))
+    found = (await cluster.observe(OWNER)).warnings
+    assert found[0] == WarningEvent("Pod", "demo-a1-0-xxxxx", "FailedCreate", "exceeded quota")
+    assert {warning.kind for warning in found} == {"Pod", "Job"}
+
+
+@pytest.mark.parametrize(
+    ("job", "pods"),
+    [
+        pytest.param(a_worker_job(conditions=("Complete",)), [], id="over"),
+        pytest.param(a_worker_job(active=2), [a_pod(0), a_pod(1)], id="running"),
+    ],
+)
+async def test_warnings_are_not_read_without_need(
+    cluster: KubernetesCluster, fake: FakeApi, job: Manifest, pods: list[Manifest]
+) -> None:
+    lists(fake, [job], pods, ({"reason": "FailedMount"},))
+    assert (await cluster.observe(OWNER)).warnings == ()
+
+
+async def test_a_young_worker_job_may_still_be_without_pods(api: Api, fake: FakeApi) -> None:
+    lists(fake, [a_worker_job()], [], ({"reason": "FailedCreate"},))
+    async with aiohttp.ClientSession() as session:
+        cluster = KubernetesCluster(api, session, Settings(), now=lambda: NOW - timedelta(minutes=4))
+        assert (await cluster.observe(OWNER)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(500, b"{}", id="error"),
+        pytest.param(302, b"{}", id="redirect"),
+        pytest.param(200, b"no json", id="no-json"),
+        pytest.param(200, b"[1]", id="no-object"),
+        pytest.param(200, b"[" * 50_000, id="bomb"),
+        pytest.param(200, b'"' + b"x" * MAX_PROGRESS_BYTES + b'"', id="too-long"),
+    ],
+)
+async def test_an_odd_answer_is_no_progress(fake: FakeApi, status: int, body: bytes) -> None:
+    fake.answers["GET", "/progress"] = status, body
+    async with aiohttp.ClientSession() as session:
+        assert await read_progress(session, "127.0.0.1", int(fake.url.rsplit(":", 1)[1])) is None
+
+
+async def test_a_pod_that_is_away_has_no_progress() -> None:
+    async with aiohttp.ClientSession() as session:
+        assert await read_progress(session, "127.0.0.1", 1) is None
+
+
+async def test_requests_carry_the_token(api: Api, fake: FakeApi) -> None:
+    await api.get(path(API_VERSION, KIND, "ml", "demo"))
+    assert fake.tokens == {"Bearer secret"}
+
+
+async def test_versions_are_listed_over_all_watched_namespaces(api: Api, fake: FakeApi) -> None:
+    def found(*names: str) -> dict[str, Any]:
+        return {
+            "items": [{"metadata": {"namespace": "ml", "name": name, "resourceVersion": name * 2}} for name in names]
+        }
+
+    fake.answers["GET", path(API_VERSION, KIND)] = 200, found("a", "b")
+    fake.answers["GET", path(API_VERSION, KIND, "ml")] = 200, found("c")
+    assert await job_versions(api, ()) == {JobKey("ml", "a"): "aa", JobKey("ml", "b"): "bb"}
+    assert await job_versions(api, ("ml",)) == {JobKey("ml", "c"): "cc"}
+
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/ops/leases"
+
+
+@pytest.mark.parametrize(("status", "is_written"), [(200, True), (409, False)])
+async def test_a_lease_is_created_or_replaced_at_its_version(
+    api: Api, fake: FakeApi, status: int, is_written: bool
+) -> None:
+    fake.answers["POST", LEASE] = fake.answers["PUT", f"{LEASE}/op"] = status, {}
+    lease = ApiLease(api, "ops", "op")
+    assert await lease.write({"spec": {}}) is is_written
+    assert await lease.write({"spec": {}, "metadata": {"name": "op", "resourceVersion": "7"}}) is is_written
+    assert [(method, body["metadata"]["name"]) for method, _, _, body, _ in fake.asked] == [
+        ("POST", "op"),
+        ("PUT", "op"),
+    ]
+
+
+async def test_a_broken_lease_is_an_error(api: Api, fake: FakeApi) -> None:
+    fake.answers["POST", LEASE] = 403, {"message": "forbidden"}
+    with pytest.raises(ApiError, match="forbidden"):
+        await ApiLease(api, "ops", "op").write({"spec": {}})
+
+
+def test_paths_are_those_of_the_api_server() -> None:
+    expected: dict[str, Callable[[], str]] = {
+        "/api/v1/namespaces/ml/pods/p": lambda: path("v1", "Pod", "ml", "p"),
+        "/apis/batch/v1/namespaces/ml/jobs": lambda: path("batch/v1", "Job", "ml"),
+        "/apis/training.dstj.io/v1alpha1/trainingprofiles/h100": lambda: path(
+            API_VERSION, "TrainingProfile", name="h100"
+        ),
+        f"{JOB_PATH}/status": lambda: path(API_VERSION, KIND, "ml", "demo", "status"),
+    }
+    assert [make() for make in expected.values()] == list(expected)

@@ -1,0 +1,66 @@
+"""The watches are started again whenever they end, and never take this event loop along."""
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+from deepseek_operator import metrics
+from deepseek_operator.supervisor import in_own_loop, supervise
+
+
+async def test_what_fails_or_ends_is_started_again_until_stopped() -> None:
+    stop, runs = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    async def operate(_: asyncio.Event) -> None:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise ConnectionError("API server is away")
+        if len(runs) == 3:
+            loop.call_soon_threadsafe(stop.set)
+
+    before = metrics.WATCH_RESTARTS._value.get()
+    await supervise(operate, stop, pause_s=0)
+    assert len(runs) >= 3
+    assert metrics.WATCH_RESTARTS._value.get() - before >= 2
+
+
+async def test_it_runs_in_a_loop_and_thread_of_its_own() -> None:
+    seen = []
+
+    async def operate(_: asyncio.Event) -> None:
+        seen.append((asyncio.get_running_loop(), threading.get_ident()))
+
+    await in_own_loop(operate, asyncio.Event())
+    ((loop, thread),) = seen
+    assert loop is not asyncio.get_running_loop()
+    assert thread != threading.get_ident()
+    assert loop.is_closed()
+
+
+async def test_stopping_here_stops_it_there() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def operate(inner: asyncio.Event) -> None:
+        loop.call_soon_threadsafe(stop.set)
+        await inner.wait()
+
+    await in_own_loop(operate, stop)
+
+
+async def test_a_task_that_needs_a_second_cancellation_does_not_hold_it_up() -> None:
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def operate(_: asyncio.Event) -> None:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        raise ConnectionError(f"{task.done()}")
+
+    with pytest.raises(ConnectionError, match="False"):
+        await in_own_loop(operate, asyncio.Event())

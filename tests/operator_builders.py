@@ -1,0 +1,236 @@
+"""Smallest valid things of the operator's world; a test names only what it is about."""
+
+import copy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deepseek_operator import labels
+from deepseek_operator.blueprint import worker_job_name
+from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
+from deepseek_operator.settings import Settings
+from deepseek_operator.situation import Situation
+from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_operator.status import JobStatus
+from deepseek_operator.training_job import TrainingJob
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+OWNER = Owner("ml", "demo", "5d2f2c1e-0000-4000-8000-000000000001")
+SETTINGS = Settings()
+IMAGE = "registry.local/trainer@sha256:" + "a" * 64
+SPEC: dict[str, Any] = {
+    "trainer": {"image": IMAGE, "numNodes": 2},
+    "model": {
+        "architecture": {"hiddenSize": 64, "numLayers": 2, "numHeads": 4, "intermediateSize": 128, "vocabSize": 512}
+    },
+    "data": {"train": {"claimName": "corpus"}},
+    "optimization": {"globalBatchSize": 8, "maxSteps": 100},
+}
+PROFILE: dict[str, Any] = {"image": IMAGE}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` over it; None removes a field."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def a_spec(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate(merged(SPEC, changes))
+
+
+def a_profile(**changes: Any) -> ProfileSpec:
+    return ProfileSpec.model_validate(merged(PROFILE, changes))
+
+
+def a_training_job(
+    spec: dict[str, Any] | None = None, status: JobStatus | None = None, *, generation: int = 1, **meta: Any
+) -> Manifest:
+    """A DeepSeekTrainingJob as the API server gives it; `spec` are changes to the smallest one."""
+    manifest = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "namespace": OWNER.namespace,
+            "name": OWNER.name,
+            "uid": OWNER.uid,
+            "generation": generation,
+            **meta,
+        },
+        "spec": merged(SPEC, spec or {}),
+    }
+    return manifest | ({"status": status.manifest()} if status else {})
+
+
+def a_job(spec: dict[str, Any] | None = None, status: JobStatus | None = None, **meta: Any) -> TrainingJob:
+    return TrainingJob.read(a_training_job(spec, status, **meta))
+
+
+def a_worker_job(
+    attempt: int = 1, *, conditions: tuple[str, ...] = (), suspend: bool = False, **status: Any
+) -> Manifest:
+    name = worker_job_name(OWNER, attempt)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "namespace": OWNER.namespace,
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "creationTimestamp": "2026-01-02T03:00:00Z",
+            "labels": {labels.JOB_NAME: OWNER.name, labels.JOB_UID: OWNER.uid, labels.ATTEMPT: str(attempt)},
+            "ownerReferences": [{"kind": KIND, "name": OWNER.name, "uid": OWNER.uid, "controller": True}],
+        },
+        "spec": {"parallelism": 2} | ({"suspend": True} if suspend else {}),
+        "status": {"conditions": [{"type": type_, "status": "True"} for type_ in conditions]} | status,
+    }
+
+
+def a_pod(
+    index: int = 0, phase: str = "Running", *, attempt: int = 1, ready: bool | None = None, **status: Any
+) -> Manifest:
+    """A pod of the worker job of `attempt`; a running one is ready unless told otherwise."""
+    job = worker_job_name(OWNER, attempt)
+    is_ready = phase == "Running" if ready is None else ready
+    conditions = [*status.pop("conditions", ()), {"type": "Ready", "status": str(is_ready)}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": OWNER.namespace,
+            "name": f"{job}-{index}-xxxxx",
+            "uid": f"uid-of-{job}-{index}",
+            "labels": {labels.JOB_NAME: OWNER.name, labels.JOB_UID: OWNER.uid, labels.ATTEMPT: str(attempt)},
+            "annotations": {labels.COMPLETION_INDEX: str(index)},
+            "ownerReferences": [{"kind": "Job", "name": job, "uid": f"uid-of-{job}", "controller": True}],
+        },
+        "spec": {"nodeName": f"machine-{index}"},
+        "status": {"phase": phase, "conditions": conditions, **status},
+    }
+
+
+def terminated(exit_code: int, message: str = "", *, at: int = 0, reason: str = "Error") -> dict[str, Any]:
+    """containerStatuses of a pod whose trainer ended `at` seconds after NOW."""
+    finished = (NOW + timedelta(seconds=at)).isoformat()
+    state = {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": finished}
+    return {"containerStatuses": [{"name": "trainer", "state": {"terminated": state}}]}
+
+
+def a_warning(reason: str, message: str, *, kind: str = "Job", name: str = "demo-a1") -> WarningEvent:
+    return WarningEvent(kind, name, reason, message)
+
+
+def a_situation(job: TrainingJob, observed: Observed) -> Situation:
+    return Situation(job, None, observed, SETTINGS, NOW, job.status)
+
+
+class CrashError(Exception):
+    """The operator died here."""
+
+
+class FakeCluster:
+    """Cluster of `reconcile` in memory.  After `survives` writes, each further one is done and raises CrashError."""
+
+    def __init__(self, training_job: Manifest | None, *, survives: int | None = None) -> None:
+        self.job = training_job
+        self.profiles: dict[str, Manifest] = {}
+        self.children: dict[tuple[str, str], Manifest] = {}  # by kind and name; worker jobs among them
+        self.pods: list[Manifest] = []
+        self.progress: Manifest | None = None
+        self.warnings: tuple[WarningEvent, ...] = ()
+        self.notices: list[Notice] = []
+        self.log: list[str] = []  # every write, in order
+        self.survives = survives
+
+    @property
+    def status(self) -> JobStatus:
+        assert self.job is not None
+        return JobStatus.model_validate(self.job.get("status", {}))
+
+    @property
+    def worker_jobs(self) -> list[str]:
+        return sorted(name for kind, name in self.children if kind == "Job")
+
+    async def training_job(self, key: JobKey) -> Manifest | None:
+        return copy.deepcopy(self.job)
+
+    async def profile(self, name: str) -> Manifest | None:
+        return self.profiles.get(name)
+
+    async def observe(self, owner: Owner) -> Observed:
+        jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
+        isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
+        return copy.deepcopy(Observed(jobs, tuple(self.pods), self.progress, self.warnings, isolated))
+
+    async def apply(self, manifest: Manifest) -> None:
+        key = manifest["kind"], manifest["metadata"]["name"]
+        known = self.children.get(
+            key, {"metadata": {"uid": f"uid-of-{key[1]}", "creationTimestamp": "2026-01-02T03:00:00Z"}}
+        )
+        self.children[key] = merged(known, manifest)
+        self._written(f"apply {key[0]} {key[1]}")
+
+    async def delete(self, ref: Ref) -> None:
+        if ref.kind == KIND:
+            self.job = None
+        elif self.children.get((ref.kind, ref.name), {}).get("metadata", {}).get("uid") == ref.uid:
+            del self.children[ref.kind, ref.name]
+        self._written(f"delete {ref.kind} {ref.name}")
+
+    async def set_status(self, owner: Owner, status: Manifest) -> None:
+        if self.job is not None:
+            self.job["status"] = copy.deepcopy(status)
+        self._written("status")
+
+    async def emit(self, owner: Owner, notice: Notice) -> None:
+        self.notices.append(notice)
+        self._written(f"event {notice.reason}")
+
+    def _written(self, what: str) -> None:
+        self.log.append(what)
+        if self.survives is not None:
+            self.survives -= 1
+            if self.survives < 0:
+                raise CrashError(what)
+
+    # What kube-controller-manager, the kubelet and people do.
+
+    def start_pods(self, phase: str = "Running") -> None:
+        """Every worker job gets its pods."""
+        for (kind, _), job in self.children.items():
+            attempt = labels.attempt_of(job)
+            if kind == "Job" and not any(labels.attempt_of(pod) == attempt for pod in self.pods):
+                self.pods += [a_pod(index, phase, attempt=attempt) for index in range(job["spec"]["parallelism"])]
+
+    def finish(self, attempt: int, condition: str, exit_code: int = 0, **details: Any) -> None:
+        """The worker job of `attempt` and its pods end."""
+        self.pods = [pod for pod in self.pods if labels.attempt_of(pod) != attempt]
+        phase = "Succeeded" if condition == "Complete" else "Failed"
+        self.pods += [a_pod(i, phase, attempt=attempt, **terminated(exit_code, **details)) for i in range(2)]
+        job = self.children["Job", worker_job_name(OWNER, attempt)]
+        job["status"] = {"conditions": [{"type": condition, "status": "True"}]}
+
+    def collect(self) -> None:
+        """Pods whose worker job is gone leave."""
+        attempts = {labels.attempt_of(job) for (kind, _), job in self.children.items() if kind == "Job"}
+        self.pods = [pod for pod in self.pods if labels.attempt_of(pod) in attempts]
+
+    def change_spec(self, **changes: Any) -> None:
+        assert self.job is not None
+        self.job["spec"] = merged(self.job["spec"], changes)
+        self.job["metadata"]["generation"] += 1
+
+
+def a_profile_manifest(name: str, **changes: Any) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": PROFILE_KIND,
+        "metadata": {"name": name},
+        "spec": merged(PROFILE, changes),
+    }

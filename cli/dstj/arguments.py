@@ -1,0 +1,162 @@
+"""What may be typed after `dstj`.  Nothing heavy is imported here, so that --help answers at once.
+
+Each command names the function that runs it as "module:function"; cli.py imports it only then.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Any]
+
+EXIT_CODES: Final = (
+    (0, "done"),
+    (1, "a bug in dstj, or a failure that nobody foresaw"),
+    (2, "wrong arguments"),
+    (64, "the job file, the model or a key reference is wrong: a retry cannot help"),
+    (65, "the data are missing, empty or malformed: a retry cannot help"),
+    (70, "the loss is no longer finite; the last checkpoint is good"),
+    (75, "the machine failed us (killed, disk full, busy): try again"),
+    (77, "a key is wrong, or sealed bytes do not authenticate"),
+    (130, "stopped by Ctrl-C: the same command resumes"),
+    (141, "the reader of the output went away"),
+    (143, "stopped by SIGTERM or a closed terminal: the same command resumes"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong arguments in the voice of every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"dstj: error: {message}\ndstj: hint: {self.prog} --help\n")
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES)
+    root = Parser(
+        prog="dstj",
+        description="Private LLM training from one file: checked, rendered, and run without a cluster.",
+        epilog=f"exit codes:\n{codes}\n\nLocal runs keep their state in ./.dstj; set DSTJ_HOME to move it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_to in (_validate, _render, _run, _status, _logs, _keys, _checkpoint, _result, _doctor):
+        add_to(commands)
+    return root
+
+
+def _command(commands: "Commands", name: str, target: str, summary: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    command.set_defaults(target=target)
+    return command
+
+
+def _group(commands: "Commands", name: str, summary: str) -> "Commands":
+    group = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    added: Commands = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    return added
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _index(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a node: they count from 0")
+    return int(text)
+
+
+def _validate(commands: "Commands") -> None:
+    command = _command(commands, "validate", "dstj.files:validate", "check job files without running anything")
+    command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
+
+
+def _render(commands: "Commands") -> None:
+    command = _command(commands, "render", "dstj.files:render", "print the Kubernetes objects that a job becomes")
+    command.add_argument("file", metavar="FILE", help="YAML file with one job")
+    command.add_argument("--profile", metavar="FILE", help="YAML file with the job's TrainingProfile")
+    command.add_argument("--attempt", type=_positive, default=1, metavar="N", help="which attempt to show (default: 1)")
+    command.add_argument(
+        "--uid", default="00000000-0000-0000-0000-000000000000", help="uid of the job in the cluster (default: zeros)"
+    )
+
+
+def _run(commands: "Commands") -> None:
+    command = _command(commands, "run", "dstj.run:run", "run a job on this machine, or resume it")
+    command.add_argument("file", metavar="FILE", help="YAML file with one job")
+    command.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="CLAIM=DIR",
+        help="directory that stands for a claim (default: CLAIM beside the file, then $DSTJ_HOME/volumes/CLAIM)",
+    )
+    command.add_argument("--plain", action="store_true", help="plain lines even on a terminal")
+    command.add_argument(
+        "--recreate", action="store_true", help="forget how the last run ended, as deleting the job in a cluster would"
+    )
+
+
+def _status(commands: "Commands") -> None:
+    command = _command(commands, "status", "dstj.status:status", "show local jobs, or one of them")
+    command.add_argument("name", nargs="?", metavar="NAME", help="job (default: all)")
+    command.add_argument("-o", "--output", choices=("table", "yaml"), default="table", help="yaml: the whole object")
+
+
+def _logs(commands: "Commands") -> None:
+    command = _command(commands, "logs", "dstj.logs:logs", "print what the nodes of a local job wrote")
+    command.add_argument("name", metavar="NAME", help="job")
+    command.add_argument("--node", type=_index, metavar="N", help="only node N (default: all)")
+    command.add_argument("--container", choices=("prepare", "trainer"), help="only this container (default: both)")
+    command.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the newest)")
+    command.add_argument("-f", "--follow", action="store_true", help="go on until the attempt ends")
+
+
+def _keys(commands: "Commands") -> None:
+    group = _group(commands, "keys", "make and destroy the keys that seal checkpoints")
+    generate = _command(group, "generate", "dstj.keys:generate", "make a key-encryption key for local runs")
+    generate.add_argument("--secret", required=True, metavar="NAME", help="as in encryption.keyRef.secretName")
+    generate.add_argument("--key", default="kek", help="entry of the secret, as in keyRef.key (default: kek)")
+    shred = _command(group, "shred", "dstj.keys:shred", "destroy a job's data key: what it sealed is lost for ever")
+    shred.add_argument("name", metavar="NAME", help="job")
+    shred.add_argument("--yes", action="store_true", help="do it; without this, only say what would be lost")
+
+
+def _checkpoint(commands: "Commands") -> None:
+    group = _group(commands, "checkpoint", "list, verify and open checkpoints")
+    _source(_command(group, "list", "dstj.checkpoints:show", "list a job's checkpoints"))
+    _source(_command(group, "verify", "dstj.checkpoints:verify", "authenticate every byte of a job's checkpoints"))
+    decrypt = _command(group, "decrypt", "dstj.checkpoints:decrypt", "write a checkpoint's files in the clear")
+    _source(decrypt)
+    decrypt.add_argument("--step", type=_index, metavar="N", help="which checkpoint (default: the newest)")
+    _target(decrypt)
+
+
+def _result(commands: "Commands") -> None:
+    command = _command(commands, "result", "dstj.checkpoints:result", "write a job's result in the clear")
+    _source(command)
+    _target(command)
+
+
+def _source(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?", metavar="NAME", help="local job")
+    which.add_argument("--directory", metavar="DIR", help="instead of NAME: a copy of the job's work volume")
+    command.add_argument("--key-dir", metavar="DIR", help="directory with the key (default: the local job's secret)")
+
+
+def _target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--to", required=True, metavar="DIR", help="directory to make; must not exist")
+
+
+def _doctor(commands: "Commands") -> None:
+    command = _command(commands, "doctor", "dstj.doctor:doctor", "check this machine, and what a job needs of it")
+    command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
+    command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
+    command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 that model.base.sha256 takes")

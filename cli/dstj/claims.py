@@ -1,0 +1,80 @@
+"""Which directory stands for a claim, and which file for a key, on a machine without a cluster."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepseek_operator.blueprint import child_name
+from deepseek_operator.observed import Owner
+from deepseek_operator.spec import JobSpec
+from deepseek_trainer.contract.errors import ConfigError
+from dstj.home import Home
+from dstj.jobfile import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the pods of a job mount: a directory for each claim, a file for each entry of a secret."""
+
+    claims: Mapping[str, Path]
+    secrets: Mapping[str, Mapping[str, Path]]
+
+
+def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
+    """All that `job` mounts.  Raises ConfigError for what is not there, naming where it was looked for."""
+    given = _given(volumes)
+    mounted = input_claims(job.spec)
+    existing = job.spec.checkpoint.volume.claim_name
+    names = {*mounted, existing} if existing else set(mounted)
+    for name in given.keys() - names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"claims of the job: {', '.join(sorted(names)) or 'none'}"
+        raise ConfigError(f"--volume {name}={given[name]}: the job has no such claim", hint=hint)
+    claims = {name: given.get(name) or claim_directory(name, job.path, home) for name in sorted(names)}
+    made = child_name(Owner(job.namespace, job.name, ""))
+    return Sources({made: home.job(job.name).paths.work} | claims, _secrets(job.spec, home))
+
+
+def input_claims(spec: JobSpec) -> tuple[str, ...]:
+    """Claims that hold the data and the base model."""
+    places = (spec.model.base, spec.data.train, spec.data.validation)
+    return tuple(dict.fromkeys(place.claim_name for place in places if place))
+
+
+def claim_directory(name: str, job_file: Path, home: Home) -> Path:
+    """Where a claim lies unless --volume says so."""
+    places = (job_file.absolute().parent / name, home.volume(name))
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        f"no directory for the claim {name}: looked at {places[0]} and {places[1]}, and no --volume names it",
+        hint=f"dstj run {job_file} --volume {name}=DIR",
+    )
+
+
+def _given(volumes: Iterable[str]) -> dict[str, Path]:
+    given = {}
+    for text in volumes:
+        name, equals, directory = text.partition("=")
+        if not (name and equals and directory):
+            raise ConfigError(f"--volume {text}: must be CLAIM=DIR", hint="for example --volume corpus=/data/corpus")
+        if not Path(directory).is_dir():
+            raise ConfigError(f"--volume {text}: {directory} is not a directory", hint="name an existing directory")
+        given[name] = Path(directory).absolute()
+    return given
+
+
+def _secrets(spec: JobSpec, home: Home) -> dict[str, dict[str, Path]]:
+    if spec.checkpoint.encryption is None:
+        return {}
+    ref = spec.checkpoint.encryption.key_ref
+    file = home.secret(ref.secret_name) / ref.key
+    if not file.is_file():
+        option = "" if ref.key == "kek" else f" --key {ref.key}"
+        raise ConfigError(
+            f"no key {file}, which spec.checkpoint.encryption.keyRef names",
+            hint=f"dstj keys generate --secret {ref.secret_name}{option}",
+        )
+    return {ref.secret_name: {ref.key: file}}

@@ -1,0 +1,66 @@
+"""The edge of `dstj`: arguments in, exit code out, every error one line and a hint."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dstj.arguments import parser
+
+CTRL_C = 130  # 128 + SIGINT, as a shell tells it
+READER_GONE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit codes are listed in `dstj --help`."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as end:  # --help, or wrong arguments
+        return int(end.code or 0)
+    try:
+        code = _command(arguments.target)(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return CTRL_C
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would complain about the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except Exception as error:
+        return _told(error)
+    return int(code)
+
+
+def _command(target: str) -> Any:
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _told(error: Exception) -> int:
+    """Say what is wrong with the world; what is wrong with us goes on up as a traceback (exit code 1)."""
+    from deepseek_trainer.contract.errors import JobError
+    from deepseek_trainer.contract.names import ExitCode
+
+    match error:
+        case ExceptionGroup(exceptions=[*errors]) if all(isinstance(e, JobError) for e in errors):
+            return max(_told(e) for e in errors)
+        case JobError():
+            say(error.problem, error.hint)
+            return error.code
+        case OSError(filename=str() | os.PathLike() as name, strerror=str(text)):
+            say(f"{os.fspath(name)}: {text.lower()}", "nothing is lost: put it right and give the same command again")
+            return ExitCode.TRY_AGAIN
+        case _:
+            raise error
+
+
+def say(problem: str, hint: str = "") -> None:
+    """One error on stderr: what is wrong, then what to do."""
+    print(f"dstj: error: {problem}", file=sys.stderr)
+    if hint:
+        print(f"dstj: hint: {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""`dstj doctor`: is this machine fit for local runs, and does it have what a job needs."""
+
+import platform
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from deepseek_operator.spec import JobSpec
+from deepseek_trainer.contract.config import BaseModelSource, VolumePath
+from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.digest import digest_of
+from deepseek_trainer.keys import read_kek
+from dstj.claims import sources
+from dstj.home import Home
+from dstj.jobfile import Job, load_job
+from dstj.local_job import loopback
+from dstj.machine import cores, free_bytes, free_ports, gpus, memory_bytes
+
+GIB = 1 << 30
+MIN_MEMORY = 4 * GIB  # a rank with torch and a model of 135 M parameters takes about 2 GiB
+MIN_DISK = 5 * GIB  # the demo: base model, prepared data, two checkpoints, result
+MIN_SHM = 64 << 20  # Docker's default; NCCL asks for about 33 MB a rank
+SHM = Path("/dev/shm")  # noqa: S108
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What works, but not well."""
+
+    text: str
+    hint: str
+
+
+Check = Callable[[], str | Warned]  # raises JobError where something cannot work
+
+
+def doctor(arguments: Namespace) -> int:
+    """One line for each check, with the way out where it is not ok; the exit code is that of the first failure."""
+    if arguments.digest:
+        print(_digest(Path(arguments.digest)))
+        return ExitCode.DONE
+    home = Home.from_env()
+    codes = [_run(name, check) for name, check in _machine_checks(home)]
+    if arguments.file:
+        codes += [_run(name, check) for name, check in _job_checks(Path(arguments.file), home, arguments.volume)]
+    return next((code for code in codes if code), ExitCode.DONE)
+
+
+def _digest(path: Path) -> str:
+    if not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path}: no such file or directory", hint="name a GGUF file or a model directory")
+    return digest_of(path)
+
+
+def _run(name: str, check: Check) -> ExitCode:
+    try:
+        found = check()
+    except JobError as error:
+        _line("fail", name, error.problem, error.hint)
+        return error.code
+    except ExceptionGroup as group:
+        for each in group.exceptions:
+            _line("fail", name, str(each), "")
+        return ExitCode.CONFIG
+    if isinstance(found, Warned):
+        _line("warn", name, found.text, found.hint)
+    else:
+        _line("ok", name, found, "")
+    return ExitCode.DONE
+
+
+def _line(level: str, name: str, text: str, hint: str) -> None:
+    print(f"{level:<5} {name:<10} {text}")
+    if hint:
+        print(f"{'':<16} -> {hint}")
+
+
+def _machine_checks(home: Home) -> Iterator[tuple[str, Check]]:
+    yield "python", _python
+    yield "torch", _torch
+    yield "cores", lambda: f"{cores()}"
+    yield "gpu", lambda: ", ".join(gpus()) or "none: training runs on the CPU"
+    yield (
+        "memory",
+        lambda: _at_least(memory_bytes(), MIN_MEMORY, "free", "close programs, or take a smaller model"),
+    )
+    yield "disk", lambda: _at_least(free_bytes(home.directory), MIN_DISK, f"free for {home.directory}", "set DSTJ_HOME")
+    yield "shm", lambda: _at_least(free_bytes(SHM), MIN_SHM, f"free in {SHM}", f"mount -o remount,size=1G {SHM}")
+    yield "network", _loopback
+    yield "gloo", _gloo
+    for file in sorted(home.directory.glob("secrets/*/*")):
+        yield "key", lambda file=file: f"{read_kek(file).id} in {file}"  # type: ignore[misc]  # mypy sees no default
+
+
+def _python() -> str:
+    if not (3, 11) <= sys.version_info < (3, 13):
+        raise ConfigError(f"Python {platform.python_version()}", hint="use Python 3.11 or 3.12")
+    return platform.python_version()
+
+
+def _torch() -> str:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(
+            f"cannot be imported: {error}", hint="pip install 'deepseek-training-operator[trainer]'"
+        ) from None
+    return f"{torch.__version__}, transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
+
+
+def _at_least(found: int, wanted: int, what: str, hint: str) -> str | Warned:
+    text = f"{found / GIB:.1f} GiB {what}"
+    return text if found >= wanted else Warned(f"{text}, less than {wanted / GIB:.1f}", hint)
+
+
+def _loopback() -> str:
+    """Each node of a local run has an address of its own."""
+    for index in (0, 1):
+        with socket.socket() as listener:
+            try:
+                listener.bind((loopback(index), 0))
+            except OSError as error:
+                hint = "on macOS: sudo ifconfig lo0 alias 127.0.0.2" if index else "is the interface lo up?"
+                raise TryAgainError(f"{loopback(index)}: {error.strerror}", hint=hint) from None
+    return f"{loopback(0)}, {loopback(1)}, free ports"
+
+
+def _gloo() -> str:
+    """One process meets itself over TCP and reduces a number, as the ranks of a run do."""
+    try:
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_ports(1)[0]}", rank=0, world_size=1)
+        try:
+            dist.all_reduce(torch.ones(1))
+        finally:
+            dist.destroy_process_group()
+    except (ImportError, RuntimeError) as error:
+        hint = "see torch above; does this host's name resolve, or is GLOO_SOCKET_IFNAME set?"
+        raise TryAgainError(str(error).splitlines()[0], hint=hint) from None
+    return "works"
+
+
+def _job_checks(path: Path, home: Home, volumes: list[str]) -> Iterator[tuple[str, Check]]:
+    """Only as far as each check has what it needs from the one before."""
+    loaded: list[Job] = []
+
+    def job_file() -> str:
+        loaded.append(load_job(path))
+        return f"{path}: {loaded[0].name}"
+
+    yield "job", job_file
+    if not loaded:
+        return
+    job = loaded[0]
+    yield "machine", lambda: _fits(job.spec)
+    found: dict[str, Path] = {}
+
+    def claims() -> str:
+        found.update(sources(job, home, volumes).claims)
+        return ", ".join(f"{name}={directory}" for name, directory in found.items())
+
+    yield "claims", claims
+    for place in (job.spec.model.base, job.spec.data.train, job.spec.data.validation):
+        if place is not None and place.claim_name in found:
+            yield "input", lambda place=place: _input(place, found[place.claim_name])  # type: ignore[misc]
+
+
+def _fits(spec: JobSpec) -> str | Warned:
+    ranks = spec.trainer.world_size
+    text = f"{ranks} ranks on {cores()} cores and {len(gpus())} GPUs"
+    return Warned(text, "ranks share cores: expect it to be slow") if ranks > max(cores(), len(gpus())) else text
+
+
+def _input(place: VolumePath, directory: Path) -> str:
+    path = directory / place.path
+    if not path.exists():
+        beside = ", ".join(sorted(each.name for each in path.parent.glob("*"))[:5]) or "nothing"
+        raise DataError(f"{place.claim_name}: no {path}", hint=f"beside it: {beside}")
+    wanted = place.sha256 if isinstance(place, BaseModelSource) else None
+    if wanted and (actual := digest_of(path)) != wanted:
+        raise IntegrityError(f"{path}: SHA-256 is {actual}, the job says {wanted}", hint="get the right file")
+    return f"{path}{', digest matches' if wanted else ''}"

@@ -1,0 +1,60 @@
+"""`dstj validate` and `dstj render`: what a job file says, without running it."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from deepseek_operator.manifests import children
+from deepseek_operator.observed import Owner
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import ProfileSpec
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.names import ExitCode
+from dstj.cli import say
+from dstj.jobfile import Job, each_problem, load_job
+from dstj.store import write_yaml
+
+
+def validate(arguments: Namespace) -> int:
+    """Check every file, also after the first bad one."""
+    results = [_is_valid(Path(file)) for file in arguments.files]
+    return ExitCode.DONE if all(results) else ExitCode.CONFIG
+
+
+def _is_valid(path: Path) -> bool:
+    try:
+        valid = each_problem(path, say)
+    except ConfigError as error:
+        say(error.problem, error.hint)
+        return False
+    if valid:
+        print(f"{path}: ok")
+    return valid
+
+
+def render(arguments: Namespace) -> int:
+    """The objects of one attempt, in the order in which the operator applies them."""
+    job = load_job(Path(arguments.file), *([Path(arguments.profile)] if arguments.profile else []))
+    made = children(
+        job.spec,
+        Owner(job.namespace, job.name, arguments.uid),
+        _profile(job),
+        Settings(),
+        attempt=arguments.attempt,
+        job_labels=job.manifest["metadata"].get("labels") or {},
+    )
+    write_yaml(made, sys.stdout)
+    return ExitCode.DONE
+
+
+def _profile(job: Job) -> ProfileSpec | None:
+    name = job.spec.trainer.profile
+    if name is None:
+        return None
+    if name not in job.profiles:
+        given = ", ".join(job.profiles) or "none"
+        raise ConfigError(
+            f"{job.path}: spec.trainer.profile: {name!r} is in no file given (profiles there: {given})",
+            hint=f"dstj render {job.path} --profile FILE; kubectl get trainingprofile {name} -o yaml gives one",
+        )
+    return ProfileSpec.model_validate(job.profiles[name]["spec"])

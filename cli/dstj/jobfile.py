@@ -1,0 +1,235 @@
+"""Job files: YAML in, a checked job out, every problem with the line it is on.
+
+YAML is read the way the API server's own reader does it, not the way PyYAML does by default:
+5e-5 is a number, a date is a string, and a key given twice is refused.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from deepseek_operator.spec import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    MAX_NAME_LENGTH,
+    PROFILE_KIND,
+    JobSpec,
+    ProfileSpec,
+    validation_messages,
+)
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.rules import Model, unknown_fields
+
+Manifest = dict[str, Any]
+
+MODELS: dict[str, type[Model]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
+DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+MAX_NAMESPACE_LENGTH = 63
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as Go's sigs.k8s.io/yaml reads it."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own protocol
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document and where its fields are."""
+
+    path: Path
+    node: yaml.Node
+    content: Any
+
+    @property
+    def kind(self) -> Any:
+        return self.content.get("kind") if isinstance(self.content, dict) else None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether to check it; a claim or a secret in the same file is for the API server to judge."""
+        if not isinstance(self.content, dict):
+            return True
+        api_version = self.content.get("apiVersion")
+        return self.kind in MODELS or not api_version or str(api_version).startswith(f"{GROUP}/")
+
+    def at(self, message: str) -> str:
+        """`message` ("field.path: rule") with the file and line of the field, or of the nearest parent given."""
+        return f"{self.path}:{_line(self.node, message.split(': ', 1)[0])}: {message}"
+
+
+def _line(node: yaml.Node, field: str) -> int:
+    line = node.start_mark.line
+    for part in re.split(r"[.\[\]]+", field.rstrip("]")):
+        if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line
+            continue
+        found = [(k, v) for k, v in node.value if k.value == part] if isinstance(node, yaml.MappingNode) else []
+        if not found:
+            break
+        key, node = found[0]
+        line = key.start_mark.line
+    return line + 1
+
+
+def documents(path: Path) -> list[Document]:
+    """The YAML documents of a file.  Raises ConfigError, with line and column where there is one."""
+    text, found = _text(path), []
+    try:
+        loader = _Loader(text)
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and (content := loader.construct_document(node)):
+                found.append(Document(path, node, content))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        hint = "indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{place}: not YAML: {error.problem}", hint=hint) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    if not found:
+        raise ConfigError(
+            f"{path}: no YAML document in it", hint="examples/pretrain-tiny.yaml is a small job to start from"
+        )
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        hint = f"YAML files there: {', '.join(near[:5])}" if near else f"no YAML file in {path.parent.absolute()}"
+        raise ConfigError(f"{path}: no such file", hint=hint) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory", hint=f"name the files: {path}/*.yaml") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def problems(document: Document) -> list[str]:
+    """All that is wrong with a job or a profile, one line each; nothing if the API server would take it."""
+    return [document.at(message) for message in _messages(document.content)]
+
+
+def _messages(content: Any) -> Iterator[str]:
+    if not isinstance(content, dict):
+        yield f"document: is a {type(content).__name__}, must be a mapping with apiVersion, kind, metadata and spec"
+        return
+    if content.get("apiVersion") != API_VERSION:
+        yield f"apiVersion: {content.get('apiVersion')!r} must be {API_VERSION}"
+    model = MODELS.get(content.get("kind", ""))
+    if model is None:
+        yield f"kind: {content.get('kind')!r} must be {' or '.join(MODELS)}"
+        return
+    for key in content.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
+        yield f"{key}: unknown field, known: apiVersion, kind, metadata, spec"
+    yield from _metadata_messages(content.get("metadata"), content["kind"])
+    yield from _spec_messages(model, content.get("spec"))
+
+
+def _metadata_messages(metadata: Any, kind: str) -> Iterator[str]:
+    if not isinstance(metadata, dict):
+        yield "metadata: must be a mapping with a name"
+        return
+    name, namespace = metadata.get("name"), metadata.get("namespace", "default")
+    longest = MAX_NAME_LENGTH if kind == KIND else MAX_NAMESPACE_LENGTH
+    if not _is_label(name, longest):
+        yield f"metadata.name: {name!r} must be 1 to {longest} of a-z, 0-9 and '-', a letter first, no '-' last"
+    if not _is_label(namespace, MAX_NAMESPACE_LENGTH):
+        yield f"metadata.namespace: {namespace!r} must be a DNS label"
+    for field in ("labels", "annotations"):
+        for key, value in (metadata.get(field) or {}).items():
+            if not isinstance(value, str):
+                yield f"metadata.{field}.{key}: {value!r} must be a string: put it in quotes"
+
+
+def _is_label(name: Any, longest: int) -> bool:
+    return isinstance(name, str) and len(name) <= longest and DNS_LABEL.fullmatch(name) is not None
+
+
+def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
+    if not isinstance(spec, dict):
+        yield "spec: must be a mapping"
+        return
+    yield from unknown_fields(model, spec, "spec")
+    try:
+        # Strict, from JSON: "3" is no number and 1 is no boolean for the API server either.
+        model.model_validate_json(json.dumps(spec, default=str), strict=True)
+    except ValidationError as error:
+        yield from validation_messages(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as its file gives it, checked."""
+
+    path: Path
+    manifest: Manifest
+    spec: JobSpec
+    profiles: Mapping[str, Manifest]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.manifest["metadata"].get("namespace", "default"))
+
+
+def load_job(path: Path, *more: Path) -> Job:
+    """The one job of a file; profiles may lie in the same file or in `more` files.
+
+    Raises an ExceptionGroup of ConfigError, one for each problem.
+    """
+    ours = [document for file in (path, *more) for document in documents(file) if document.is_ours]
+    if wrong := [problem for document in ours for problem in problems(document)]:
+        raise ExceptionGroup("job file", [ConfigError(problem) for problem in wrong])
+    jobs = [document for document in ours if document.kind == KIND and document.path == path]
+    if len(jobs) != 1:
+        names = ", ".join(job.content["metadata"]["name"] for job in jobs)
+        hint = "put each job in a file of its own" if jobs else f"a job is a document with kind: {KIND}"
+        raise ConfigError(f"{path}: holds {len(jobs)} jobs{f' ({names})' if jobs else ''}, must be one", hint=hint)
+    profiles = {
+        document.content["metadata"]["name"]: document.content for document in ours if document.kind == PROFILE_KIND
+    }
+    manifest = jobs[0].content
+    return Job(path, manifest, JobSpec.model_validate(manifest["spec"]), profiles)
+
+
+def each_problem(path: Path, report: Callable[[str], None]) -> bool:
+    """Report every problem of a file; whether there was none."""
+    ours = [document for document in documents(path) if document.is_ours]
+    if not ours:
+        raise ConfigError(
+            f"{path}: holds no {KIND} and no {PROFILE_KIND}", hint=f"apiVersion: {API_VERSION}, kind: {KIND}"
+        )
+    found = [problem for document in ours for problem in problems(document)]
+    for problem in found:
+        report(problem)
+    return not found

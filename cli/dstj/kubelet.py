@@ -1,0 +1,163 @@
+"""What the job controller and the kubelet make of a worker Job: pods, environment, mounts, status.  All pure.
+
+Sources: kubernetes.io/docs/concepts/workloads/controllers/job (completion mode, pod failure policy)
+and /docs/tasks/inject-data-application (variable expansion, fieldRef).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Manifest = dict[str, Any]
+
+INDEX_KEY = "batch.kubernetes.io/job-completion-index"  # annotation and label of the pods of an Indexed Job
+VARIABLE = re.compile(r"\$\$|\$\(([-._A-Za-z][-._A-Za-z0-9]*)\)")
+
+
+def pod_of(job: Manifest, index: int, now: datetime) -> Manifest:
+    """The pod of one completion index, as the job controller makes it."""
+    template = job["spec"]["template"]
+    meta = deepcopy(template.get("metadata", {}))
+    host = f"{job['metadata']['name']}-{index}"
+    name = job["metadata"]["name"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+    meta |= {
+        "name": host,
+        "namespace": job["metadata"].get("namespace", "default"),
+        "uid": f"{job['metadata']['uid']}-{index}",
+        "creationTimestamp": rfc3339(now),
+        "labels": meta.get("labels", {}) | {"batch.kubernetes.io/job-name": name, INDEX_KEY: str(index)},
+        "annotations": meta.get("annotations", {}) | {INDEX_KEY: str(index)},
+        "ownerReferences": [owner],
+    }
+    spec = deepcopy(template["spec"]) | {"hostname": host, "nodeName": "localhost"}
+    status = {"phase": "Pending", "conditions": []}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec, "status": status}
+
+
+def index_of(pod: Manifest) -> int:
+    return int(pod["metadata"]["annotations"][INDEX_KEY])
+
+
+def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
+    """The container's variables, in order, so that each may use those before it."""
+    variables: dict[str, str] = {}
+    for entry in container.get("env", ()):
+        if "valueFrom" in entry:
+            variables[entry["name"]] = _field(pod, entry["valueFrom"]["fieldRef"]["fieldPath"])
+        else:
+            variables[entry["name"]] = expanded(entry.get("value", ""), variables)
+    return {"JOB_COMPLETION_INDEX": str(index_of(pod))} | variables
+
+
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """`text` with $(NAME) replaced; unknown names stay as they are, $$ is a dollar sign."""
+
+    def value(match: re.Match[str]) -> str:
+        return "$" if match[1] is None else variables.get(match[1], match[0])
+
+    return VARIABLE.sub(value, text)
+
+
+def _field(pod: Manifest, path: str) -> str:
+    """Value of a downward-API field such as metadata.labels['app']."""
+    if match := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
+        return str(pod["metadata"][match[1]].get(match[2], ""))
+    value: Any = pod
+    for part in path.split("."):
+        value = value.get(part, "")
+    return str(value)
+
+
+def command_line(container: Manifest, variables: Mapping[str, str]) -> list[str]:
+    return [expanded(word, variables) for word in (*container.get("command", ()), *container.get("args", ()))]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume of the pod and where its containers see it."""
+
+    volume: Manifest
+    path: str
+
+
+def mounts(pod: Manifest) -> Iterator[Mount]:
+    """Every mount of the pod once; its containers share them all."""
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
+    containers = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
+    places = {mount["mountPath"]: volumes[mount["name"]] for c in containers for mount in c.get("volumeMounts", ())}
+    return (Mount(volume, path) for path, volume in places.items())
+
+
+def terminated(return_code: int, message: str, started: datetime, now: datetime) -> Manifest:
+    """Container state after a process ended with `return_code` (negative: by that signal, as Popen tells it)."""
+    state: Manifest = {
+        "exitCode": return_code if return_code >= 0 else 128 - return_code,
+        "reason": "Error" if return_code else "Completed",
+        "startedAt": rfc3339(started),
+        "finishedAt": rfc3339(now),
+    }
+    if return_code < 0:
+        state["signal"] = -return_code
+    return {"terminated": state | ({"message": message} if message else {})}
+
+
+def job_status(job: Manifest, pods: Sequence[Manifest], now: datetime) -> Manifest:
+    """Status of an Indexed Job with backoffLimit 0, from its pods.
+
+    As since Kubernetes 1.31, Failed comes only after the last pod has left; FailureTarget at once.
+    """
+    phases = [pod["status"]["phase"] for pod in _staying(pods)]
+    active = sum(phase in ("Pending", "Running") for phase in phases)
+    status: Manifest = {
+        "startTime": job.get("status", {}).get("startTime", rfc3339(now)),
+        "active": active,
+        "ready": sum(_is_ready(pod) for pod in _staying(pods)),
+        "succeeded": phases.count("Succeeded"),
+        "failed": phases.count("Failed"),
+        "terminating": len(pods) - len(phases),
+    }
+    return status | {"conditions": _conditions(job, pods, status, now)}
+
+
+def _staying(pods: Sequence[Manifest]) -> list[Manifest]:
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _conditions(job: Manifest, pods: Sequence[Manifest], status: Manifest, now: datetime) -> list[Manifest]:
+    if status["succeeded"] == job["spec"]["completions"]:
+        return [_condition(kind, "CompletionsReached", "", now) for kind in ("SuccessCriteriaMet", "Complete")]
+    failed = next((pod for pod in _staying(pods) if pod["status"]["phase"] == "Failed"), None)
+    if failed is None:
+        return []
+    reason, message = _verdict(job, failed)
+    kinds = ["FailureTarget"] if status["active"] or status["terminating"] else ["FailureTarget", "Failed"]
+    return [_condition(kind, reason, message, now) for kind in kinds]
+
+
+def _verdict(job: Manifest, pod: Manifest) -> tuple[str, str]:
+    codes = [c["state"].get("terminated", {}).get("exitCode") for c in container_statuses(pod)]
+    for rule in job["spec"].get("podFailurePolicy", {}).get("rules", ()):
+        matches = rule.get("onExitCodes", {}).get("values", ())
+        if rule["action"] == "FailJob" and any(code in matches for code in codes):
+            return "PodFailurePolicy", f"pod {pod['metadata']['name']} ended with a code that a retry cannot help"
+    return "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+
+
+def container_statuses(pod: Manifest) -> list[Manifest]:
+    return [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
+
+
+def _is_ready(pod: Manifest) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+
+
+def _condition(kind: str, reason: str, message: str, now: datetime) -> Manifest:
+    return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": rfc3339(now)}
+
+
+def rfc3339(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,157 @@
+"""A cluster of one machine: the operator's own pass over it decides what happens, as it does over a real one."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from deepseek_operator.observed import JobKey, Notice, Observed, Owner, Ref
+from deepseek_operator.spec import API_VERSION, PROFILE_KIND
+from deepseek_trainer.contract.names import ENV_ROOT
+from dstj import strays
+from dstj.claims import Sources
+from dstj.home import JobHome
+from dstj.kubelet import Manifest
+from dstj.local_job import LocalJob, Machine
+from dstj.store import store
+
+PROGRESS_TIMEOUT_S = 2.0
+PROGRESS_BYTES = 65536
+KILL_PATIENCE_S = 5.0
+
+# Stands in for a profile that no file gives: this machine has one image, the trainer that is installed.
+INSTALLED: Manifest = {
+    "apiVersion": API_VERSION,
+    "kind": PROFILE_KIND,
+    "metadata": {"name": "installed"},
+    "spec": {"image": f"localhost/deepseek-trainer@sha256:{64 * '0'}"},
+}
+
+
+class LocalCluster:
+    """deepseek_operator.reconcile.Cluster over local processes, for one training job."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        home: JobHome,
+        sources: Sources,
+        *,
+        procs_per_node: int = 1,
+        profiles: Mapping[str, Manifest] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self._home, self._profiles = home, profiles or {}
+        self._machine = Machine(home, sources, procs_per_node)
+        self._config_maps: dict[str, Manifest] = {}
+        self._jobs: list[LocalJob] = []
+        self._leaving: list[LocalJob] = []
+        self._lost: list[tuple[Manifest, list[Manifest]]] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def key(self) -> JobKey:
+        meta = self.manifest["metadata"]
+        return JobKey(meta["namespace"], meta["name"])
+
+    def recover(self) -> None:
+        """End what a `dstj run` that was killed left running; the pass sees its worker job as gone."""
+        strays.end_all(ENV_ROOT, str(self._home.directory))
+        shutil.rmtree(self._home.directory / "tmp", ignore_errors=True)
+        store(self._home, self.manifest)
+
+    def suspend(self) -> None:
+        """What `kubectl patch` with spec.suspend: true does."""
+        self.manifest["spec"]["suspend"] = True
+        self.manifest["metadata"]["generation"] += 1
+        store(self._home, self.manifest)
+        self._changed.set()
+
+    def kill(self) -> None:
+        """Give no pod any more time."""
+        for job in (*self._jobs, *self._leaving):
+            job.stop(grace_s=0)
+
+    async def close(self) -> None:
+        """End every process that is left."""
+        self.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KILL_PATIENCE_S):
+                while any(not job.is_done for job in (*self._jobs, *self._leaving)):
+                    await self.wait(KILL_PATIENCE_S)
+
+    async def wait(self, seconds: float) -> None:
+        """Until something changes, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        self._changed.clear()
+
+    async def training_job(self, key: JobKey) -> Manifest | None:
+        return self.manifest if key == self.key else None
+
+    async def profile(self, name: str) -> Manifest | None:
+        return self._profiles.get(name, INSTALLED)
+
+    async def observe(self, owner: Owner) -> Observed:  # noqa: ARG002  there is one
+        self._leaving = [job for job in self._leaving if not job.has_ended]
+        jobs = tuple(job.manifest for job in self._jobs)
+        pods = tuple(pod for job in (*self._jobs, *self._leaving) for pod in job.pods)
+        running = [job for job in self._jobs if not job.has_ended]
+        return Observed(jobs, pods, await _progress(running[-1].ports.metrics[0]) if running else None)
+
+    async def apply(self, manifest: Manifest) -> None:
+        """Objects that only mean something to other machines (Service, NetworkPolicy, ...) need nothing here."""
+        name = manifest["metadata"]["name"]
+        match manifest["kind"]:
+            case "ConfigMap":
+                self._config_maps[name] = manifest
+            case "PersistentVolumeClaim":
+                self._machine.sources.claims[name].mkdir(parents=True, exist_ok=True)
+            case "Job" if all(job.name != name for job in self._jobs):
+                self._jobs.append(LocalJob(manifest, self._machine, self._config_maps, self._changed.set))
+
+    async def delete(self, ref: Ref) -> None:
+        for job in [job for job in self._jobs if job.manifest["metadata"]["uid"] == ref.uid]:
+            job.stop()
+            self._jobs.remove(job)
+            self._leaving.append(job)
+
+    async def set_status(self, owner: Owner, status: Manifest) -> None:  # noqa: ARG002
+        self.manifest["status"] = status
+        store(self._home, self.manifest)
+        self._changed.set()
+
+    async def emit(self, owner: Owner, notice: Notice) -> None:
+        """Nobody watches but the screen, which reads the status."""
+
+
+async def _progress(port: int) -> Manifest | None:
+    """What node 0 answers on /progress, or None while it does not."""
+    try:
+        async with asyncio.timeout(PROGRESS_TIMEOUT_S):
+            return await _get("/progress", port)
+    except (OSError, ValueError, EOFError, asyncio.LimitOverrunError):
+        return None
+
+
+async def _get(path: str, port: int) -> Manifest | None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=PROGRESS_BYTES)
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        body: Any = json.loads(await _all(reader))
+        return body if b" 200 " in head.split(b"\r\n")[0] and isinstance(body, dict) else None
+    finally:
+        writer.close()
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while chunk := await reader.read(PROGRESS_BYTES):
+        body += chunk
+        if len(body) > PROGRESS_BYTES:
+            raise ValueError("more than a progress report")
+    return body

@@ -1,0 +1,150 @@
+"""One worker Job on this machine: the job controller's part, over local pods."""
+
+import asyncio
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from deepseek_trainer.contract import names
+from dstj.claims import Sources
+from dstj.home import JobHome
+from dstj.kubelet import Manifest, index_of, job_status, pod_of, rfc3339
+from dstj.local_pod import LocalPod
+from dstj.machine import cores, free_ports, gpus
+from dstj.volumes import mount_all
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the nodes of one attempt meet, and where node i serves its metrics."""
+
+    rendezvous: int
+    metrics: tuple[int, ...]
+
+    @classmethod
+    def free(cls, nodes: int) -> "Ports":
+        rendezvous, *metrics = free_ports(nodes + 1)
+        return cls(rendezvous, tuple(metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How the pods of a job share this machine."""
+
+    home: JobHome
+    sources: Sources
+    procs_per_node: int
+
+    def variables(self, pod: Manifest, nodes: int, ports: Ports, *, is_init: bool) -> dict[str, str]:
+        """What differs from the variables of a pod in a cluster."""
+        index, scratch = index_of(pod), str(self.home.scratch(pod["metadata"]["name"]))
+        # Node 0 prepares alone while the others wait.
+        threads = cores() if is_init else max(1, cores() // (nodes * self.procs_per_node))
+        return {
+            names.ENV_ROOT: str(self.home.directory),
+            names.ENV_SCRATCH: scratch,
+            names.ENV_RENDEZVOUS: f"127.0.0.1:{ports.rendezvous}",
+            names.ENV_NODE_ADDRESS: loopback(index),
+            names.ENV_METRICS_PORT: str(ports.metrics[index]),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "TP_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": str(threads),
+            "CUDA_VISIBLE_DEVICES": ",".join(self._gpus(index, nodes)),
+            "PYTHONUNBUFFERED": "1",
+            "HOME": scratch,
+            "TMPDIR": scratch,
+        }
+
+    def _gpus(self, index: int, nodes: int) -> list[str]:
+        """One GPU for each rank, or none at all where there are not enough."""
+        here = list(gpus())
+        if len(here) < nodes * self.procs_per_node:
+            return []
+        return here[index * self.procs_per_node : (index + 1) * self.procs_per_node]
+
+
+def loopback(index: int) -> str:
+    """The address of node `index`; all of 127.0.0.0/8 is this machine."""
+    return f"127.0.{(index + 1) // 256}.{(index + 1) % 256}"
+
+
+class LocalJob:
+    """A Job object and its pods; `manifest` always tells the current state.  Starts at once."""
+
+    def __init__(
+        self, manifest: Manifest, machine: Machine, config_maps: dict[str, Manifest], changed: Callable[[], None]
+    ) -> None:
+        now = datetime.now(UTC)
+        self.manifest = deepcopy(manifest)
+        self.manifest["metadata"] |= {"uid": str(uuid4()), "creationTimestamp": rfc3339(now)}
+        self._machine, self._notify = machine, changed
+        nodes = self.manifest["spec"]["completions"]
+        self.ports = Ports.free(nodes)
+        self._pods = [self._pod(pod_of(self.manifest, i, now)) for i in range(nodes)]
+        for pod in self._pods:
+            mount_all(pod.manifest, machine.home.directory, machine.sources, config_maps)
+        self._changed()
+        self._task = asyncio.create_task(self._run(), name=f"worker job {self.name}")
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def pods(self) -> tuple[Manifest, ...]:
+        return tuple(pod.manifest for pod in self._pods)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Stop every pod; after `grace_s`, by default the template's, they are killed."""
+        template = self.manifest["spec"]["template"]["spec"]
+        grace = template.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+        for pod in self._pods:
+            if pod.phase in ("Pending", "Running"):
+                pod.stop(grace)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no process of the job is left."""
+        if self._task.done():
+            self._task.exception()  # asked for, so that asyncio does not complain about one nobody saw
+        return self._task.done()
+
+    @property
+    def has_ended(self) -> bool:
+        """As is_done; raises what kept a pod from being run, a full disk for example."""
+        return self._task.done() and self._task.result() is None
+
+    def _pod(self, manifest: Manifest) -> LocalPod:
+        nodes, home = self.manifest["spec"]["completions"], self._machine.home
+        return LocalPod(
+            manifest,
+            variables=lambda pod, is_init: self._machine.variables(pod, nodes, self.ports, is_init=is_init),
+            scratch=home.scratch(manifest["metadata"]["name"]),
+            logs=home.logs / manifest["metadata"]["name"],
+            changed=self._changed,
+        )
+
+    async def _run(self) -> None:
+        """Run all pods; the first failure stops the others.  Pods that were told to leave vanish when they have."""
+        running = {asyncio.create_task(pod.run()): pod for pod in self._pods}
+        problems = []
+        while running:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                pod = running.pop(task)
+                if error := task.exception():  # a full disk: nothing that a pod's status could tell
+                    problems.append(error)
+                if pod.is_leaving:
+                    self._pods.remove(pod)
+                elif error or pod.phase == "Failed":
+                    self.stop()
+            self._changed()
+        if problems:
+            raise problems[0]
+
+    def _changed(self) -> None:
+        self.manifest["status"] = job_status(self.manifest, self.pods, datetime.now(UTC))
+        self._notify()

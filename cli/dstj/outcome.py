@@ -1,0 +1,77 @@
+"""How a job ended, for people: the result and how good it is, or what failed and where the log is."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.contract.names import ExitCode
+from dstj.home import JobHome
+from dstj.kubelet import Manifest
+from dstj.view import checkpoint, restarts
+
+OWN_CODES: Final = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.USAGE, ExitCode.STOPPED}
+
+
+class RunFailedError(JobError):
+    """The job failed, with the exit code of the rank that failed first."""
+
+    def __init__(self, problem: str, *, hint: str, code: ExitCode) -> None:
+        super().__init__(problem, hint=hint)
+        self.code = code
+
+
+def is_finished(manifest: Manifest) -> bool:
+    return manifest["status"].get("phase") in ("Succeeded", "Failed")
+
+
+def told(manifest: Manifest, home: JobHome, *, hint: str = "") -> int:
+    """Print the outcome of a job.  Raises RunFailedError if it failed."""
+    if manifest["status"].get("phase") == "Failed":
+        raise failure(manifest, home, hint)
+    for line in summary(manifest, home):
+        print(line)
+    if hint:
+        print(hint)
+    return ExitCode.DONE
+
+
+def failure(manifest: Manifest, home: JobHome, hint: str) -> RunFailedError:
+    """One line with rank, node and reason; the hint has the last lines and the place of the whole log."""
+    status = manifest["status"]
+    last = status.get("lastFailure") or {}
+    code = last.get("exitCode")
+    known = ExitCode(code) if code in OWN_CODES else ExitCode.TRY_AGAIN if code else ExitCode.INTERNAL
+    hints = []
+    if "podName" in last:
+        hints.append(f"whole log: {home.logs / last['podName']}/")
+    hints.append(hint or "put it right and run it again with --recreate")
+    return RunFailedError(f"{manifest['metadata']['name']}: {status.get('message')}", hint="; ".join(hints), code=known)
+
+
+def summary(manifest: Manifest, home: JobHome) -> Iterator[str]:
+    """What a person asks first about a job that has stopped."""
+    status = manifest["status"]
+    yield f"{manifest['metadata']['name']}: {status.get('phase')}: {status.get('message')}"
+    if status.get("phase") == "Succeeded":
+        yield f"  result        {home.paths.export / manifest['metadata']['name']}"
+    yield from (f"  {name:<13} {text}" for name, text in _measures(home.paths.logs / "events.jsonl"))
+    if last := checkpoint(status.get("lastCheckpoint")):
+        yield f"  checkpoint    {last}, in {home.paths.checkpoints}"
+    yield f"  attempts      {status.get('attempt', 0)}, restarts: {restarts(status.get('restarts') or {})}"
+
+
+def _measures(events: Path) -> Iterator[tuple[str, str]]:
+    """Before and after, from the trainer's event log."""
+    if not events.exists():
+        return
+    story = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
+    if losses := [event for event in story if event["event"] == "evaluation"]:
+        yield "held-out loss", f"{losses[0]['loss']:.3f} before, {losses[-1]['loss']:.3f} after"
+    if answers := [event for event in story if event["event"] == "answers"]:
+        yield "right answers", f"{_right(answers[0])} before, {_right(answers[-1])} after"
+
+
+def _right(event: dict[str, Any]) -> str:
+    return f"{event['right']} of {event['asked']}"

@@ -1,0 +1,130 @@
+"""`dstj run`: a job on this machine, from where it stands to its end, or to Ctrl-C."""
+
+import asyncio
+import shlex
+import shutil
+import signal
+from argparse import Namespace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepseek_operator.reconcile import reconcile
+from deepseek_operator.settings import Settings
+from deepseek_operator.spec import VolumeRetention
+from deepseek_trainer.contract.errors import ConfigError
+from dstj.claims import sources
+from dstj.display import Display, display
+from dstj.home import Home, JobHome
+from dstj.jobfile import Job, load_job
+from dstj.kubelet import Manifest
+from dstj.local_cluster import LocalCluster
+from dstj.outcome import is_finished, told
+from dstj.store import admitted, stored
+
+TICK_S = 1.0
+WITH_WORKERS = ("Starting", "Running", "Suspending")
+SETTINGS = Settings(progress_interval_s=TICK_S, resync_s=TICK_S)
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+
+
+def run(arguments: Namespace) -> int:
+    """Run the job of a file to its end; the same command goes on where the last one stopped."""
+    job, home = load_job(Path(arguments.file)), Home.from_env()
+    home.make()
+    place = home.job(job.name)
+    with place.locked():
+        if arguments.recreate:
+            recreate(place, job)
+        manifest = admitted(job, stored(place))
+        if is_finished(manifest):
+            return told(manifest, place, hint=f"to run it again: {_command(arguments)} --recreate")
+        return _run_on(manifest, job, home, arguments)
+
+
+def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> int:
+    """From where the job stands to its end, or to a signal."""
+    place, found = home.job(job.name), sources(job, home, arguments.volume)
+    _refuse_lost_work(manifest, place, job)
+    procs = job.spec.trainer.num_proc_per_node
+    cluster = LocalCluster(manifest, place, found, procs_per_node=procs, profiles=job.profiles)
+    stopped_by = _driven(cluster, plain=arguments.plain)
+    if stopped_by is not None and not is_finished(manifest):
+        print(f"{job.name}: suspended; to go on: {_command(arguments)}")
+        return SIGNALS[stopped_by]
+    return told(manifest, place)
+
+
+def _command(arguments: Namespace) -> str:
+    """The command that goes on with this run."""
+    volumes = [word for volume in arguments.volume for word in ("--volume", volume)]
+    return shlex.join(["dstj", "run", arguments.file, *volumes])
+
+
+def _driven(cluster: LocalCluster, *, plain: bool) -> signal.Signals | None:
+    screen = display(plain=plain)
+    try:
+        return asyncio.run(drive(cluster, screen))
+    finally:
+        screen.close()
+
+
+def recreate(place: JobHome, job: Job) -> None:
+    """What deleting the job in a cluster does: its state and logs go, its work volume only where the job says so."""
+    place.status_file.unlink(missing_ok=True)
+    shutil.rmtree(place.logs, ignore_errors=True)
+    volume = job.spec.checkpoint.volume
+    if volume.claim_name is None and volume.when_deleted is VolumeRetention.DELETE:
+        shutil.rmtree(place.paths.work, ignore_errors=True)
+
+
+async def drive(cluster: LocalCluster, screen: Display) -> signal.Signals | None:
+    """Pass after pass until the job has ended or is suspended; the signal that stopped it, if one did."""
+    manifest = cluster.manifest
+    stop = Stop(cluster, screen)
+    cluster.recover()
+    if manifest["status"].get("phase") in WITH_WORKERS:
+        screen.note("the last run was killed: going on from its last checkpoint")
+    try:
+        while not _has_settled(manifest):
+            look_again = await reconcile(cluster.key, cluster, SETTINGS, datetime.now(UTC))
+            screen.show(manifest)
+            if not _has_settled(manifest):
+                await cluster.wait(TICK_S if look_again is None else min(look_again, TICK_S))
+    finally:
+        await cluster.close()
+    return stop.signal
+
+
+def _refuse_lost_work(manifest: Manifest, place: JobHome, job: Job) -> None:
+    """A later attempt that finds no checkpoints would silently start from nothing."""
+    own = job.spec.checkpoint.volume.claim_name is None
+    if own and manifest["status"].get("attempt") and not place.paths.work.is_dir():
+        raise ConfigError(
+            f"{place.paths.work}: is gone, and the checkpoints with it",
+            hint=f"put it back, or start from nothing: dstj run {job.path} --recreate",
+        )
+
+
+class Stop:
+    """The first signal suspends the job, which writes a checkpoint; a second one ends it at once."""
+
+    def __init__(self, cluster: LocalCluster, screen: Display) -> None:
+        self.signal: signal.Signals | None = None
+        self._cluster, self._screen = cluster, screen
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._request, number)
+
+    def _request(self, number: signal.Signals) -> None:
+        if self.signal is None:
+            self.signal = number
+            self._screen.note("writing a checkpoint; Ctrl-C again to stop at once")
+            self._cluster.suspend()
+        else:
+            self._screen.note("stopping at once")
+            self._cluster.kill()
+
+
+def _has_settled(manifest: Manifest) -> bool:
+    phase = manifest["status"].get("phase")
+    return is_finished(manifest) or (phase == "Suspended" and bool(manifest["spec"].get("suspend")))

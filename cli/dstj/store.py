@@ -1,0 +1,78 @@
+"""What an API server does for a job, on one file: keep it, number its versions, refuse what may not change."""
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, TextIO
+from uuid import uuid4
+
+import yaml
+
+from deepseek_operator.spec import IMMUTABLE, JobSpec
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from dstj.home import JobHome
+from dstj.jobfile import Job
+from dstj.kubelet import Manifest, rfc3339
+
+
+def stored(home: JobHome) -> Manifest | None:
+    """The job as the last run left it, or None."""
+    try:
+        content: Any = yaml.load(home.status_file.read_text(), yaml.CSafeLoader)
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict) or not {"metadata", "spec", "status"} <= content.keys():
+        hint = f"rm {home.status_file} forgets the last run and keeps its checkpoints"
+        raise IntegrityError(f"{home.status_file}: is not what dstj wrote", hint=hint)
+    return content
+
+
+def store(home: JobHome, manifest: Manifest) -> None:
+    """Replace status.yaml; a reader sees the old or the new one, and a crash leaves one of them."""
+    home.directory.mkdir(parents=True, exist_ok=True)
+    new = home.status_file.with_suffix(".new")
+    with new.open("w") as file:
+        write_yaml([manifest], file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(home.status_file)
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Writes a value out as often as it occurs: kubectl reads anchors, people do not."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def write_yaml(manifests: Iterable[Manifest], file: TextIO) -> None:
+    yaml.dump_all(manifests, file, _Dumper, sort_keys=False, allow_unicode=True)
+
+
+def admitted(job: Job, old: Manifest | None) -> Manifest:
+    """`job` as the API server would store it over `old`.  Raises ConfigError for a change that it would refuse."""
+    meta = {key: value for key, value in job.manifest["metadata"].items() if key in ("labels", "annotations")}
+    identity = {"name": job.name, "namespace": job.namespace}
+    if old is None:
+        now = rfc3339(datetime.now(UTC))
+        made = {"uid": str(uuid4()), "generation": 1, "creationTimestamp": now}
+        return job.manifest | {"metadata": identity | made | meta, "status": {}}
+    _refuse_changes(job, old)
+    before = old["metadata"]
+    generation = before["generation"] + (job.manifest["spec"] != old["spec"])
+    kept = {"uid": before["uid"], "generation": generation, "creationTimestamp": before["creationTimestamp"]}
+    return job.manifest | {"metadata": identity | kept | meta, "status": old["status"]}
+
+
+def _refuse_changes(job: Job, old: Manifest) -> None:
+    before = JobSpec.model_validate(old["spec"])
+    changed = [f"spec.{field}" for field in IMMUTABLE if getattr(job.spec, field) != getattr(before, field)]
+    if job.namespace != old["metadata"]["namespace"]:
+        changed.insert(0, "metadata.namespace")
+    if changed:
+        raise ConfigError(
+            f"{job.path}: {', '.join(changed)} changed since {job.name} was first run, and cannot change any more",
+            hint=f"give the job another name, or forget the old run: dstj run {job.path} --recreate",
+        )

@@ -1,0 +1,48 @@
+"""Mounts without a kubelet: links and files below the job's own directory."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_trainer.contract.errors import TryAgainError
+from dstj.claims import Sources
+from dstj.kubelet import Manifest, mounts
+
+
+def mount_all(pod: Manifest, root: Path, sources: Sources, config_maps: dict[str, Manifest]) -> None:
+    """Put every volume of `pod` in its place below `root`; an emptyDir is the pod's own scratch and needs none."""
+    for mount in mounts(pod):
+        place = root / mount.path.lstrip("/")
+        volume = mount.volume
+        if "persistentVolumeClaim" in volume:
+            _link(place, sources.claims[volume["persistentVolumeClaim"]["claimName"]])
+        elif "configMap" in volume:
+            _write(place, config_maps[volume["configMap"]["name"]].get("data", {}))
+        elif "secret" in volume:
+            _link_entries(place, sources.secrets[volume["secret"]["secretName"]])
+
+
+def _link(place: Path, target: Path) -> None:
+    if not target.is_dir():
+        raise TryAgainError(
+            f"{target} is gone, which the job mounts", hint="put it back; dstj run --recreate starts over"
+        )
+    if place == target:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)
+
+
+def _write(place: Path, data: dict[str, str]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in data.items():
+        (place / name).write_text(text)
+
+
+def _link_entries(place: Path, entries: Mapping[str, Path]) -> None:
+    """Links, not copies: a key that was deleted or replaced must not live on beside what it seals."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, mode=0o700)
+    for name, file in entries.items():
+        (place / name).symlink_to(file)

@@ -1,0 +1,142 @@
+"""Reading job files: every bad one is told with file, line and the way out."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli_builders import a_job, job_file
+from deepseek_trainer.contract.errors import ConfigError
+from dstj.cli import main
+from dstj.jobfile import documents, load_job
+
+GOOD = yaml.safe_dump(a_job())
+
+
+def errors_of(capsys: pytest.CaptureFixture[str], path: Path) -> list[str]:
+    assert main(["validate", str(path)]) == 64
+    return capsys.readouterr().err.replace(f"{path.parent}/", "").splitlines()
+
+
+def test_good_file_is_ok(tmp_path, capsys):
+    path = job_file(tmp_path)
+    assert main(["validate", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: ok\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "first_line"),
+    [
+        ("a: b: c\n", "bad.yaml:1:5: not YAML: mapping values are not allowed here"),
+        ("a:\n\tb: 1\n", "bad.yaml:2:1: not YAML: found character '\\t' that cannot start any token"),
+        ("a: 1\na: 2\n", "bad.yaml:2:1: not YAML: 'a' is given twice"),
+        ("", "bad.yaml: no YAML document in it"),
+        ("- a\n", "bad.yaml:1: document: is a list, must be a mapping with apiVersion, kind, metadata and spec"),
+        ("kind: Pod\napiVersion: v1\n", "bad.yaml: holds no DeepSeekTrainingJob and no TrainingProfile"),
+        ("a: \x07\n", "bad.yaml: not YAML: unacceptable character #x0007: special characters are not allowed"),
+        ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
+        (
+            GOOD.replace("v1alpha1", "v9"),
+            "bad.yaml:1: apiVersion: 'training.dstj.io/v9' must be training",
+        ),
+        (GOOD.replace("name: tiny", "name: Tiny_1"), "metadata.name: 'Tiny_1' must be 1 to 50 of a-z"),
+        (GOOD.replace("name: tiny", f"name: {51 * 'x'}"), "must be 1 to 50 of a-z"),
+        (GOOD.replace("name: tiny", "nam: tiny"), "metadata.name: None must be"),
+        (GOOD.replace("numNodes: 1", "numNodes: '1'"), "spec.trainer.numNodes: input should be a valid integer"),
+        (
+            GOOD.replace("numNodes: 1", "numNodes: 0"),
+            "spec.trainer.numNodes: input should be greater than or equal",
+        ),
+        (GOOD.replace("numNodes:", "numNode:"), "spec.trainer.numNode: unknown field, did you mean 'numNodes'"),
+        (GOOD.replace("globalBatchSize: 4", "globalBatchSize: 4\n    maxSteps: yes"), "spec.optimization.maxSteps"),
+        (GOOD.replace("numProcPerNode: 1", "numProcPerNode: 3"), "globalBatchSize must be a multiple"),
+        (GOOD.replace("claimName: corpus", "path: x"), "spec.data.train.claimName: field required"),
+        (GOOD.split("spec:")[0], "spec: must be a mapping"),
+        (GOOD + "extra: 1\n", "extra: unknown field"),
+    ],
+)
+def test_bad_file_is_told_in_one_line_with_code_64(tmp_path, capsys, text, first_line):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    first = errors_of(capsys, path)[0]
+    assert first.startswith("dstj: error: ")
+    assert first_line in first
+
+
+def test_problem_of_a_field_names_its_line(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD.replace("numNodes: 1", "numNodes: 0"))
+    line = 1 + GOOD.splitlines().index("    numNodes: 1")
+    assert errors_of(capsys, path)[0].startswith(f"dstj: error: bad.yaml:{line}: spec.trainer.numNodes: ")
+
+
+def test_every_problem_is_listed(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD.replace("numNodes: 1", "numNodes: 0").replace("name: tiny", "name: T"))
+    assert len(errors_of(capsys, path)) == 2
+
+
+def test_every_file_is_checked_also_after_a_bad_one(tmp_path, capsys):
+    assert main(["validate", str(tmp_path / "none.yaml"), str(job_file(tmp_path))]) == 64
+    assert capsys.readouterr().out.endswith("tiny.yaml: ok\n")
+
+
+def test_missing_file_names_those_beside_it(tmp_path):
+    job_file(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        documents(tmp_path / "tyni.yaml")
+    assert caught.value.hint == "YAML files there: tiny.yaml"
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff\xfe")])
+def test_what_is_no_text_file_is_refused(tmp_path, make):
+    make(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError):
+        documents(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5e-5", 5e-5), ("1e3", 1000.0), ("-2E+4", -2e4), ("2024-01-01", "2024-01-01"), ("1_0", 10), ("x1e3", "x1e3")],
+)
+def test_scalar_is_read_as_the_api_server_reads_it(tmp_path, text, value):
+    (tmp_path / "x.yaml").write_text(f"a: {text}\n")
+    assert documents(tmp_path / "x.yaml")[0].content == {"a": value}
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["e", "E"]))
+def test_every_number_in_scientific_notation_is_a_number(number, letter):
+    from dstj.jobfile import _Loader
+
+    text = f"{number:e}".replace("e", letter)
+    assert _Loader(f"a: {text}").get_single_data() == {"a": float(text)}
+
+
+def test_objects_of_others_in_the_same_file_are_left_to_the_api_server(tmp_path):
+    path = job_file(tmp_path)
+    path.write_text(f"{path.read_text()}---\napiVersion: v1\nkind: Secret\nunknown: field\n")
+    assert load_job(path).name == "tiny"
+
+
+def test_profile_in_the_same_file_is_found(tmp_path):
+    path = job_file(tmp_path)
+    profile = {"apiVersion": "training.dstj.io/v1alpha1", "kind": "TrainingProfile", "metadata": {"name": "cpu"}}
+    profile["spec"] = {"image": f"trainer@sha256:{64 * 'a'}"}
+    path.write_text(f"{path.read_text()}---\n{yaml.safe_dump(profile)}")
+    assert load_job(path).profiles == {"cpu": profile}
+
+
+def test_two_jobs_in_one_file_are_refused_where_one_is_wanted(tmp_path):
+    path = job_file(tmp_path)
+    path.write_text(f"{path.read_text()}---\n{yaml.safe_dump(a_job('other'))}")
+    with pytest.raises(ConfigError, match=r"holds 2 jobs \(tiny, other\), must be one"):
+        load_job(path)
+
+
+@pytest.mark.parametrize(
+    "example", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_example_is_valid(example, capsys):
+    assert main(["validate", str(example)]) == 0

@@ -1,0 +1,173 @@
+"""Whole jobs through `dstj run`: real files, real processes, two ranks over gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "pretrain-tiny.yaml"
+
+
+class Job:
+    """One copy of pretrain-tiny.yaml in a directory of its own."""
+
+    def __init__(self, directory: Path, change: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.directory = directory
+        self.home = directory / "home"
+        self.file = directory / "job.yaml"
+        manifest = yaml.safe_load(EXAMPLE.read_text())
+        manifest["spec"]["optimization"] |= {"maxSteps": 12, "globalBatchSize": 4}
+        manifest["spec"]["checkpoint"]["interval"] = {"steps": 4}
+        manifest["spec"]["evaluation"] = {"intervalSteps": 6, "maxRows": 8, "generations": 0}
+        if change:
+            change(manifest["spec"])
+        directory.mkdir(exist_ok=True)
+        self.file.write_text(yaml.safe_dump(manifest))
+        self.place = self.home / manifest["metadata"]["name"]
+
+    def dstj(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self._command(*arguments), env=self._env, capture_output=True, text=True, check=False)
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        return self.dstj("run", str(self.file), "--plain", "--volume", f"texts={ROOT / 'examples' / 'texts'}")
+
+    def start(self) -> subprocess.Popen[str]:
+        command = self._command("run", str(self.file), "--plain", "--volume", f"texts={ROOT / 'examples' / 'texts'}")
+        return subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return yaml.safe_load((self.place / "status.yaml").read_text()).get("status") or {}
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        file = self.place / "work" / "logs" / "events.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Training loss by step; a step that was done twice has the last one."""
+        return {event["step"]: event["loss"] for event in self.events if event["event"] == "step"}
+
+    def wait_for_step(self, step: int, run: subprocess.Popen[str]) -> None:
+        while step not in self.losses:
+            assert run.poll() is None, run.stdout.read()
+            time.sleep(0.05)
+
+    def kill_rank(self, node: int) -> None:
+        (file,) = self.place.glob(f"tmp/*-{node}/ranks/0")
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "dstj.cli", *arguments]
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return os.environ | {"DSTJ_HOME": str(self.home)}
+
+
+def longer(spec: dict[str, Any]) -> None:
+    spec["optimization"]["maxSteps"] = 60
+    spec["checkpoint"]["interval"] = {"steps": 10}
+
+
+def sealed(spec: dict[str, Any]) -> None:
+    spec["checkpoint"]["encryption"] = {"keyRef": {"secretName": "key"}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """An uninterrupted run of 60 steps."""
+    job = Job(tmp_path_factory.mktemp("whole"), longer)
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return job
+
+
+def test_a_job_goes_from_text_to_a_model_that_plain_transformers_loads(whole: Job):
+    assert whole.status["phase"] == "Succeeded"
+    assert whole.losses[60] < whole.losses[1] - 1
+    export = whole.place / "work" / "export" / "pretrain-tiny"
+    assert {"model.safetensors", "config.json", "README.md", "report.html"} <= {path.name for path in export.iterdir()}
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_an_uninterrupted_run(
+    tmp_path: Path, whole: Job, node: int
+):
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(25, run)
+    job.kill_rank(node)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert len([event for event in job.events if event["event"] == "resumed"]) == 1
+    assert job.status["restarts"] == {"job": 0, "inPlace": 1, "disruption": 0}
+    assert job.losses == whole.losses
+    assert job.status["attempt"] == 1
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on_bit_for_bit(tmp_path: Path, whole: Job):
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(15, run)
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate()
+    assert run.returncode == 130, output
+    assert job.status["phase"] == "Suspended"
+    stopped_at = max(job.losses)
+    second = job.run()
+    assert second.returncode == 0, second.stdout
+    resumed = next(event["step"] for event in job.events if event["event"] == "resumed")
+    assert resumed >= stopped_at
+    assert job.losses == whole.losses
+
+
+def test_a_killed_dstj_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path, whole: Job):
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(15, run)
+    pids = [int(file.read_text()) for file in job.place.glob("tmp/*/ranks/*")]
+    run.kill()
+    run.communicate()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a rank outlived dstj"
+        time.sleep(0.05)
+    second = job.run()
+    assert second.returncode == 0, second.stdout
+    assert job.losses == whole.losses
+
+
+def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path: Path):
+    job = Job(tmp_path / "job", sealed)
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    work = job.place / "work"
+    in_the_clear = [path for path in work.rglob("*") if path.is_file() and path.suffix != ".sealed"]
+    assert {path.name for path in in_the_clear if "tfevents" not in path.name} <= {"keyring.json", "events.jsonl"}
+    words = (b"embed_tokens", b"Reflexion", b"refrangible", b"q_proj")
+    assert not [path for path in work.rglob("*") if path.is_file() for word in words if word in path.read_bytes()]
+    assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
+    assert job.dstj("result", "pretrain-tiny", "--to", str(tmp_path / "result")).returncode == 0
+    assert (tmp_path / "result" / "model.safetensors").exists()
+
+
+def test_a_job_whose_data_are_missing_ends_at_once_with_the_documented_code_and_a_way_out(tmp_path: Path):
+    job = Job(tmp_path / "job", lambda spec: spec["data"]["train"].update(path="nowhere"))
+    done = job.run()
+    assert done.returncode == 65, done.stdout + done.stderr
+    assert "nowhere" in done.stdout + done.stderr
+    assert job.status["lastFailure"]["exitCode"] == 65
+    assert job.status["attempt"] == 1

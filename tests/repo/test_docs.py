@@ -1,0 +1,44 @@
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+
+from deepseek_operator import metrics
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES
+from dstj.arguments import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parents[2]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def operator_metrics() -> list[str]:
+    found = (getattr(metrics, name) for name in metrics.__all__)
+    families = [family for metric in found if isinstance(metric, MetricWrapperBase) for family in metric.describe()]
+    return [f"{f.name}_total" if f.type == "counter" else f.name for f in families]
+
+
+@pytest.mark.parametrize("code", sorted({int(code) for code in ExitCode} | {code for code, _ in EXIT_CODES}))
+def test_every_exit_code_is_documented(code: int):
+    assert re.search(rf"^\| {code} \|", OPERATIONS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name, *_ in (*GAUGES, *CHECKPOINT_GAUGES)), "dst_trainer_tokens_total", *operator_metrics()]
+)
+def test_every_metric_is_documented(name: str):
+    assert f"| `{name}` |" in OPERATIONS
+
+
+def test_no_metric_is_documented_that_does_not_exist():
+    known = {name for name, *_ in (*GAUGES, *CHECKPOINT_GAUGES)} | {"dst_trainer_tokens_total", *operator_metrics()}
+    assert set(re.findall(r"`(dst_\w+)`", OPERATIONS)) == known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path):
+    prose = re.sub(r"`[^`]*`", "", page.read_text())
+    links = re.findall(r"\]\((?!http)([^)#]+)", prose)
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,63 @@
+"""What is shipped in examples/: each file is valid, finds its data, and asks only what it teaches."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_trainer.contract.config import VolumePath
+from deepseek_trainer.contract.rules import unknown_fields
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+MODELS: dict[str, type[JobSpec | ProfileSpec]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
+FILES = sorted(EXAMPLES.glob("*.yaml"))
+DOCUMENTS = {file.stem: yaml.safe_load(file.read_text()) for file in FILES}
+JOBS = {name: document for name, document in DOCUMENTS.items() if document["kind"] == KIND}
+PROFILES = {document["metadata"]["name"] for document in DOCUMENTS.values() if document["kind"] == PROFILE_KIND}
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (EXAMPLES / "handbook" / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_example_is_valid_and_has_no_unknown_field(name: str) -> None:
+    document = DOCUMENTS[name]
+    model = MODELS[document["kind"]]
+    assert document["apiVersion"] == API_VERSION
+    assert list(unknown_fields(model, document["spec"])) == []
+    model.model_validate(document["spec"])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_example_job_is_named_as_its_file_and_finds_profile_and_data(name: str) -> None:
+    spec = JobSpec.model_validate(JOBS[name]["spec"])
+    assert JOBS[name]["metadata"]["name"] == name
+    assert spec.trainer.profile is None or spec.trainer.profile in PROFILES
+    for place in (spec.data.train, spec.data.validation):
+        assert isinstance(place, VolumePath)
+        assert (EXAMPLES / place.claim_name / place.path).exists()
+
+
+def test_handbook_holds_out_a_phrasing_of_each_fact_that_training_never_sees() -> None:
+    train, held_out = records("train.jsonl"), records("validation.jsonl")
+    assert {record["response"] for record in train} == {record["response"] for record in held_out}
+    assert {record["prompt"] for record in train}.isdisjoint(record["prompt"] for record in held_out)
+    assert len({record["prompt"] for record in train + held_out}) == len(train) + len(held_out)
+
+
+@pytest.mark.parametrize("record", records("validation.jsonl"), ids=lambda record: record["mustContain"][0])
+def test_handbook_question_is_answered_by_its_reference_alone_and_not_given_away(record: dict[str, Any]) -> None:
+    required = record["mustContain"]
+    answers = [other["response"] for other in records("validation.jsonl")]
+    right = [answer for answer in answers if all(phrase in answer for phrase in required)]
+    assert right == [record["response"]]
+    assert not any(phrase.lower() in record["prompt"].lower() for phrase in required)
+
+
+def test_lora_example_asks_every_held_out_question() -> None:
+    spec = JobSpec.model_validate(JOBS["lora-smollm2"]["spec"])
+    assert spec.evaluation.generations == len(records("validation.jsonl"))

@@ -19,13 +19,14 @@ help: ## list the targets
 setup: $(VENV)/.done ## make .venv with everything the other targets need
 
 $(VENV)/.done: pyproject.toml uv.lock
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, this is {sys.version}: make PYTHON=python3.12"'
-	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --all-extras
-	touch $@
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, this is {sys.version}: make PYTHON=python3.12"'
+	@echo "setting up $(VENV): one to three minutes, 6 GB"
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	@UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --all-extras
+	@touch $@
 
 demo: setup ## train, kill a rank, recover, evaluate, export: the main job without a cluster
-	$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
 test: setup ## unit and component tests, under a minute
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -20,13 +20,13 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB_FILE = ROOT / "examples" / "lora-smollm2.yaml"
-HOME = Path(os.environ.get("DSTJ_HOME") or ROOT / ".dstj")
+HOME = ROOT / ".dstj" / "demo"  # not where your own jobs are
 JOB = HOME / "lora-smollm2"
 SECRET = HOME / "secrets" / "handbook-key"
 RESULT = HOME / "result"
 VICTIM_NODE = 1
 
-out = Console(highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> int:
@@ -37,21 +37,21 @@ def main() -> int:
         dstj("keys", "generate", "--secret", SECRET.name)
     killed_at = train_and_kill_a_rank()
     dstj("checkpoint", "verify", JOB.name)
-    dstj("result", JOB.name, "--to", str(RESULT))
+    dstj("result", JOB.name, "--to", str(RESULT.relative_to(ROOT)))
     show(json.loads((RESULT / "evaluation.json").read_text()))
     events = [json.loads(line) for line in (JOB / "work" / "logs" / "events.jsonl").read_text().splitlines()]
     resumed = next(e for e in events if e["event"] == "resumed" and e["time"] > killed_at)
     next_step = next(e for e in events if e["event"] == "step" and e["time"] > resumed["time"])
     out.print(f"\nRank {VICTIM_NODE} was killed; training went on from step {resumed['step']} "
               f"{next_step['time'] - killed_at:.0f} s later.")  # fmt: skip
-    out.print(f"Model, adapter, model card and report.html: {RESULT}")
+    out.print(f"Model, adapter, model card and report.html: {RESULT.relative_to(ROOT)}")
     out.print(f"The demo took {time.monotonic() - started:.0f} s, set-up left out.")
     return 0
 
 
 def dstj(*arguments: str) -> None:
     out.print(f"\n[bold]$ dstj {' '.join(arguments)}[/]")
-    subprocess.run([sys.executable, "-m", "dstj.cli", *arguments], check=True, env=environment())
+    subprocess.run([sys.executable, "-m", "dstj.cli", *arguments], check=True, env=environment(), cwd=ROOT)
 
 
 def train_and_kill_a_rank() -> float:

@@ -55,7 +55,7 @@ def _work(arguments: Namespace) -> Work:
     return Work(place.paths.work, given or key_dir)
 
 
-HEAD = ("STEP", "CREATED", "SIZE", "KEY", "BEST", "STATE")
+HEAD = ("STEP", "CREATED", "SIZE", "KEY", "MANIFEST", "BEST", "STATE")
 
 
 def show(arguments: Namespace) -> int:
@@ -68,9 +68,10 @@ def show(arguments: Namespace) -> int:
 
 def _row(each: CheckpointInfo | Refused) -> tuple[str, ...]:
     if isinstance(each, Refused):
-        return str(each.step), "-", "-", "-", "-", each.reason
+        return str(each.step), "-", "-", "-", "-", "-", each.reason
     size = f"{each.size_bytes / MIB:.1f} MiB"
-    return str(each.step), each.created, size, each.key_id or "in the clear", "yes" if each.best else "-", "ok"
+    key, digest, best = each.key_id or "in the clear", each.manifest_digest[:16], "yes" if each.best else "-"
+    return str(each.step), each.created, size, key, digest, best, "ok"
 
 
 def verify(arguments: Namespace) -> int:

@@ -51,6 +51,9 @@ def _told(error: Exception) -> int:
         case OSError(filename=str() | os.PathLike() as name, strerror=str(text)):
             say(f"{os.fspath(name)}: {text.lower()}", "nothing is lost: put it right and give the same command again")
             return ExitCode.TRY_AGAIN
+        case OSError(strerror=str(text)):  # a write to stdout or to an open file: it knows no name
+            say(f"cannot write: {text.lower()}", "make room and give the same command again: nothing is lost")
+            return ExitCode.TRY_AGAIN
         case _:
             raise error
 

@@ -182,7 +182,8 @@ def _input(place: VolumePath, directory: Path) -> str:
     path = directory / place.path
     if not path.exists():
         beside = ", ".join(sorted(each.name for each in path.parent.glob("*"))[:5]) or "nothing"
-        raise DataError(f"{place.claim_name}: no {path}", hint=f"beside it: {beside}")
+        kind = ConfigError if isinstance(place, BaseModelSource) else DataError
+        raise kind(f"{place.claim_name}: no {path}", hint=f"beside it: {beside}")
     wanted = place.sha256 if isinstance(place, BaseModelSource) else None
     if wanted and (actual := digest_of(path)) != wanted:
         raise IntegrityError(f"{path}: SHA-256 is {actual}, the job says {wanted}", hint="get the right file")

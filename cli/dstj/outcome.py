@@ -67,7 +67,7 @@ def _measures(events: Path) -> Iterator[tuple[str, str]]:
     if not events.exists():
         return
     story = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
-    if losses := [event for event in story if event["event"] == "evaluation"]:
+    if losses := [event for event in story if event["event"] in ("evaluation", "result")]:
         yield "held-out loss", f"{losses[0]['loss']:.3f} before, {losses[-1]['loss']:.3f} after"
     if answers := [event for event in story if event["event"] == "answers"]:
         yield "right answers", f"{_right(answers[0])} before, {_right(answers[-1])} after"

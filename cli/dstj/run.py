@@ -37,7 +37,11 @@ def run(arguments: Namespace) -> int:
             recreate(place, job)
         manifest = admitted(job, stored(place))
         if is_finished(manifest):
-            return told(manifest, place, hint=f"to run it again: {_command(arguments)} --recreate")
+            return told(
+                manifest,
+                place,
+                hint=f"{_command(arguments)} --recreate goes on from its checkpoint (resumeFrom: None: starts over)",
+            )
         return _run_on(manifest, job, home, arguments)
 
 

@@ -25,7 +25,7 @@ def mount_all(pod: Manifest, root: Path, sources: Sources, config_maps: dict[str
 def _link(place: Path, target: Path) -> None:
     if not target.is_dir():
         raise TryAgainError(
-            f"{target} is gone, which the job mounts", hint="put it back; dstj run --recreate starts over"
+            f"{target} is gone, which the job mounts", hint="put it back, or give the directory with --volume"
         )
     if place == target:
         return

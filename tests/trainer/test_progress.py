@@ -12,7 +12,7 @@ def served(progress: Progress, path: str) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve(progress, port)
+    serve(progress, "127.0.0.1", port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         return answer.read().decode()
 

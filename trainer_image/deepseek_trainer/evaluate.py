@@ -70,13 +70,15 @@ def answer(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     max_new_tokens: int,
+    *,
     batch_size: int = 16,
+    encode: Callable[[PreTrainedTokenizerFast, str], list[int]] = prompt_ids,
 ) -> list[str]:
     """The model's greedy answers to questions, in order, without special tokens; an end of text ends one early.
 
     Prompts of a batch are padded on the left, so that each answer starts right after its prompt.
     """
-    questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    questions = [encode(tokenizer, prompt) for prompt in prompts]
     batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
     with _answering(model):
         return [text for batch in batches for text in _answers(model, tokenizer, batch, max_new_tokens)]

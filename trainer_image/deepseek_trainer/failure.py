@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, Self
 
-from deepseek_trainer.contract.errors import JobError, TryAgainError
+from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, ExitCode
 
 MAX_MESSAGE = 1024  # [characters]; the kubelet keeps 4096 bytes of a termination message
@@ -30,6 +30,11 @@ class Failure:
         """What to tell about an exception: one line of ours, or the last lines of a traceback."""
         if isinstance(error, JobError):
             return cls(error.code, _reason(error), str(error)[:MAX_MESSAGE], rank)
+        if isinstance(error, OSError):
+            return cls(ExitCode.TRY_AGAIN, "Storage", f"{error} (hint: see the volume and the node's kernel log)", rank)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
+            hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
+            return cls(ExitCode.TRY_AGAIN, "OutOfMemory", f"{str(error).splitlines()[0]} (hint: {hint})", rank)
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         return cls(ExitCode.INTERNAL, type(error).__name__, "\n".join(lines[-8:])[-MAX_MESSAGE:], rank)
 
@@ -76,7 +81,5 @@ def run(main: Callable[[], None]) -> None:
     """Run an entry point; any exception becomes its exit code and termination message."""
     try:
         main()
-    except OSError as error:
-        exit_with(Failure.of(TryAgainError(f"storage or network failed: {error}", hint="see the node's logs")))
     except Exception as error:  # the edge: nothing may leave without a code
         exit_with(Failure.of(error))

@@ -20,7 +20,7 @@ POLL_S = 0.1
 # A fresh store for every round of ranks: in the agent's own, a rank that restarts may read the address
 # of a peer that is dead, because the nodes do not count restarts alike.
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-STOPPED = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: a checkpoint of the last step was written")
+STOPPED = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: every step that was done is saved")
 STOPPED_EARLY = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: no step was done since the last checkpoint")
 IDLE_STOP_S = 20.0  # a stop that comes before any rank exists has nothing to save
 

@@ -48,6 +48,7 @@ VALIDATION: Final = "validation"
 SPLITS: Final = (TRAIN, VALIDATION)
 
 VALIDATION_FRACTION: Final = 0.05
+OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this
 TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
 
@@ -172,6 +173,8 @@ class _Writer:
         for record in islice(self.inputs.records(VALIDATION), MAX_PROMPTS):
             if record.prompt is not None:
                 yield Prompt(record.prompt, record.text, record.must_contain)
+            elif opening := record.text[:OPENING].rpartition(" ")[0]:
+                yield Prompt(opening, record.text[len(opening) : 4 * OPENING].strip())
 
 
 def _refuse_empty(split: str, counts: SplitCounts, length: int) -> None:

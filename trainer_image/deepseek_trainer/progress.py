@@ -61,8 +61,8 @@ def _show(gauges: dict[str, Gauge], facts: dict[str, Any]) -> None:
             gauge.set(value)
 
 
-def serve(progress: Progress, port: int) -> None:
-    """Serve on all addresses of the pod, in a daemon thread; the job's NetworkPolicy says who may ask."""
+def serve(progress: Progress, node_address: str, port: int) -> None:
+    """Serve in a daemon thread: on loopback if the node is there, else everywhere, where the NetworkPolicy guards."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -82,5 +82,5 @@ def serve(progress: Progress, port: int) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             """Requests are not part of the run's story."""
 
-    server = ThreadingHTTPServer(("", port), Handler)
+    server = ThreadingHTTPServer((node_address if node_address.startswith("127.") else "", port), Handler)
     threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()

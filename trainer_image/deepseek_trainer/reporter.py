@@ -71,9 +71,9 @@ class Reporter:
         self._events.emit(
             "evaluation",
             epoch=round(epoch, 3),
-            step=step,
             trainLoss=last["loss"] if last else None,
             loss=result.loss,
+            step=step,
             perplexity=result.perplexity,
         )
         self._board.add_scalar("loss/validation", result.loss, step)

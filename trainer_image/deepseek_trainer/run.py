@@ -9,9 +9,9 @@ from torch import nn
 
 from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
-from deepseek_trainer.contract.config import LoraSpec, MethodType, TrainingConfig
+from deepseek_trainer.contract.config import DataFormat, LoraSpec, MethodType, TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_RUN_ID, Paths
+from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
@@ -25,6 +25,7 @@ from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
 from deepseek_trainer.state import RunState, load_state, load_weights
+from deepseek_trainer.tokenizer import prompt_ids, text_ids
 from deepseek_trainer.training_config import load_config
 from deepseek_trainer.vault import Vault
 
@@ -52,7 +53,7 @@ def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
         progress = Progress()
         if world.is_lead:
             progress.update(stage="preparing", restartCount=restarts)
-            serve(progress, int(os.environ[ENV_METRICS_PORT]))
+            serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
         prepared = open_prepared(config, paths, Vault.for_data(config, paths))
         rank = Rank(config, paths, world, stop, prepared, _store(config, paths, world))
         _train_and_export(rank, progress)
@@ -64,6 +65,7 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
     loop.run()
     _load_best(rank, loop)
     after = _measured(rank, loop)
+    loop.reporter.event("result", **after["scores"])
     if rank.world.any(rank.stop.is_set):
         raise StopRequested
     if rank.world.is_lead:
@@ -137,8 +139,10 @@ def _checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
         return rank.store.latest()
     try:
         newest = rank.store.latest()
-    except IntegrityError:  # resumeFrom is the way out of a damaged store
-        newest = None
+    except IntegrityError:
+        if _attempt() > 1:
+            raise
+        newest = None  # on the first attempt resumeFrom is the way out of a damaged store
     if newest is None or newest.meta["jobUid"] != _job_uid():
         rank.store.set_aside(after_step=-1 if wanted == "None" else int(wanted))
     return rank.store.latest()
@@ -161,7 +165,7 @@ def _measured(rank: Rank, loop: Loop) -> Json:
     scores |= {"loss": result.loss, "perplexity": result.perplexity}
     prompts = rank.prepared.prompts[: rank.config.evaluation.generations]
     answers = _answers(rank, loop.model, [prompt.prompt for prompt in prompts])
-    if prompts:
+    if prompts and _asks(rank):
         score = score_answers(answers, [Reference(p.response, p.must_contain) for p in prompts])
         scores |= {"right": score.right, "asked": score.total}
         loop.reporter.event("answers", step=loop.state.step, right=score.right, asked=score.total)
@@ -172,10 +176,19 @@ def _answers(rank: Rank, model: nn.Module, questions: list[str]) -> list[str]:
     """Answers to all questions, in order, on every rank; each rank generates its share."""
     world = rank.world
     mine = answer(
-        model, rank.prepared.tokenizer, questions[world.rank :: world.size], rank.config.evaluation.max_new_tokens
+        model,
+        rank.prepared.tokenizer,
+        questions[world.rank :: world.size],
+        rank.config.evaluation.max_new_tokens,
+        encode=prompt_ids if _asks(rank) else text_ids,
     )
     shares = world.gather(mine)
     return [shares[i % world.size][i // world.size] for i in range(len(questions))]
+
+
+def _asks(rank: Rank) -> bool:
+    """Whether prompts are questions; else they are openings of texts, and no continuation is right or wrong."""
+    return rank.config.data.format is DataFormat.INSTRUCTION
 
 
 def _load_best(rank: Rank, loop: Loop) -> None:
@@ -184,6 +197,8 @@ def _load_best(rank: Rank, loop: Loop) -> None:
     if not rank.config.checkpoint.retention.keep_best or best is None or best == loop.state.step:
         return
     info = rank.store.at(best)
+    for refused in rank.store.refused:
+        loop.reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is not None:
         load_weights(loop.model, rank.store.load(info)[0])
         loop.reporter.event("best", step=best, loss=loop.state.best_loss)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.distributed import World
 from deepseek_trainer.events import Event
 from deepseek_trainer.optimizer import load_state_by_name, state_by_name
@@ -31,7 +32,7 @@ class RunState:
     def evaluated(self, loss: float) -> bool:
         """Take in the validation loss of the current step; whether it is the best so far."""
         self.evaluated_step = self.step
-        if loss >= self.best_loss:
+        if not loss < self.best_loss:  # NaN is never better
             self.stale_evaluations += 1
             return False
         self.best_loss, self.best_step, self.stale_evaluations = loss, self.step, 0
@@ -60,10 +61,22 @@ def checkpoint_state(model: nn.Module, optimizer: torch.optim.Optimizer, world: 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Put the checkpoint's trained weights into `model`, in place."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _refuse_other_model(parameters, state["model"])
     with torch.no_grad():
         for name, value in state["model"].items():
             parameters[name].copy_(value)
+
+
+def _refuse_other_model(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in parameters.items()}
+    found = {name: tuple(value.shape) for name, value in saved.items()}
+    if wanted != found:
+        name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise ConfigError(
+            f"the checkpoint is of another model: {name} has shape {found.get(name)} there, {wanted.get(name)} here",
+            hint="give the job the model and method of the checkpoint, or start over with checkpoint.resumeFrom: None",
+        )
 
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], world: World) -> None:

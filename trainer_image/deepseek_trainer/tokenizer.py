@@ -60,6 +60,11 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     return _prompt_ids(tokenizer, [prompt])[0]
 
 
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The opening of a text, to be continued."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:
     """One document per record, in order.
 

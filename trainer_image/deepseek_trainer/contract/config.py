@@ -114,8 +114,8 @@ class DataSpec(Model):
     format: Annotated[
         DataFormat,
         Field(
-            description="Text: every token is learned (.txt: one record a file; .jsonl: textField). "
-            "Instruction: only the response is learned (.jsonl: promptField, responseField)."
+            description="Text: every token is learned (.txt: a record a file; .jsonl: textField). Instruction: only "
+            "the response (.jsonl: promptField, responseField; optional mustContain: the words of a right answer)."
         ),
     ] = DataFormat.TEXT
     text_field: Annotated[str, Field(min_length=1, max_length=63, description="Field of a Text record.")] = "text"
@@ -244,7 +244,7 @@ class Retention(Model):
     """Which complete checkpoints stay on the volume."""
 
     keep_last: Annotated[int, Field(ge=1, le=1000, description="Newest checkpoints kept.")] = 3
-    keep_best: Annotated[bool, Field(description="Also keep the one with the lowest validation loss.")] = True
+    keep_best: Annotated[bool, Field(description="Also keep the one with the lowest loss, and export it.")] = True
 
 
 class KeyRef(Model):
@@ -255,7 +255,7 @@ class KeyRef(Model):
 
 
 class Encryption(Model):
-    """AES-256-GCM sealing of everything the job writes; format in docs/checkpoint-format.md."""
+    """AES-256-GCM sealing of checkpoints, prepared data and result; format in docs/checkpoint-format.md."""
 
     key_ref: Annotated[KeyRef, Field(description="Key that wraps the job's data key.")]
 
@@ -279,14 +279,15 @@ class CheckpointPolicy(Model):
 
 
 class EvaluationSpec(Model):
-    """Loss and perplexity on the held-out records, and answers before and after training."""
+    """Loss and perplexity on the held-out records, and samples of what the model writes before and after training."""
 
     interval_steps: Annotated[int, Field(ge=1, description="Optimizer steps between evaluations.")] = 100
     max_rows: Annotated[int, Field(ge=1, description="Held-out rows used at most.")] = 1000
     generations: Annotated[
-        int, Field(ge=0, le=1000, description="Held-out prompts answered before and after training.")
+        int,
+        Field(ge=0, le=1000, description="Held-out samples written before and after training."),
     ] = 4
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of an answer in tokens.")] = 48
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of a sample in tokens.")] = 48
 
 
 class ExportFormat(StrEnum):

@@ -65,7 +65,7 @@ class Paths:
 
     @property
     def logs(self) -> Path:
-        """TensorBoard files and one JSON-lines event file per node."""
+        """TensorBoard files and the JSON-lines event file of rank 0."""
         return self.work / "logs"
 
     def claim(self, claim_name: str, path: str = "") -> Path:

@@ -64,6 +64,8 @@ verify: setup ## generated files are up to date
 e2e: setup ## the slower tier: whole jobs as real processes, crash storms
 	$(BIN)/pytest tests/e2e --timeout 900 -v
 
+include tests/e2e/cluster/cluster.mk
+
 clean: ## remove what the targets made, the environment too
 	rm -rf $(VENV) .dstj .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@ import safetensors.torch
 import torch
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.export import entries
+from deepseek_trainer.statefile import entries
 from deepseek_trainer.tensorfile import stream, views
 
 TENSORS = {

@@ -13,11 +13,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -27,15 +25,15 @@ from deepseek_trainer.adapters import adapter_settings, adapter_state, merged
 from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import ExportFormat, TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.model import DTYPES, count_parameters, transformer
+from deepseek_trainer.model import count_parameters, transformer
 from deepseek_trainer.model_source import Source, prepared_model, read_source
 from deepseek_trainer.report import Answer, Report, flat, render
-from deepseek_trainer.tensorfile import Entry, stream
+from deepseek_trainer.statefile import entries
+from deepseek_trainer.tensorfile import stream
 from deepseek_trainer.tokenizer_files import files_of
 from deepseek_trainer.vault import Vault
 
 ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
-_DTYPES: Final = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +109,6 @@ def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: T
         output.write("model.safetensors", stream(entries(_untied(complete.state_dict()))))
         for name, content in _companions(complete, tokenizer).items():
             output.write(name, [content])
-
-
-def entries(state: Mapping[str, Tensor]) -> list[Entry]:
-    """Tensors of any device as entries of a safetensors file."""
-    return [
-        Entry(name, _DTYPES[tensor.dtype], tuple(tensor.shape), partial(_bytes, tensor))
-        for name, tensor in state.items()
-    ]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

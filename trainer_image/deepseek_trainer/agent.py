@@ -64,6 +64,14 @@ def main() -> None:
     die_with_parent()
     forbid_core_dumps()
     paths = Paths.from_env()
+    try:
+        _run_ranks(paths)
+    except Exception as error:
+        Failure.of(error).save(paths.scratch / "failure.json")
+        raise
+
+
+def _run_ranks(paths: Paths) -> None:
     launch = elastic_launch(launch_config(load_config(paths.config), Node.from_env()), sys.executable)
     try:
         launch("-m", "deepseek_trainer.train")

@@ -6,6 +6,7 @@ and of the image itself only manifest and config: gigabytes are neither packed n
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ PACKAGES = "python3,python3-venv,ca-certificates,libstdc++6"  # libstdc++6: torc
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # What a build needs from a site: its certificate authorities and its package index.
 SITE_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
+# What `make setup` downloaded need not be downloaded again.
+PACKAGE_CACHE = Path(os.environ.get("UV_CACHE_DIR", Path.home() / ".cache" / "uv"))
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def provide(name: str, dockerfile: Path, context: Path) -> str:
 def build(name: str, dockerfile: Path, context: Path) -> None:
     site = [f"--volume={path}:{path}:ro" for path in SITE_FILES if Path(path).exists()]
     base = f"--build-arg=BASE={base_image()}"
+    if PACKAGE_CACHE.is_dir():
+        site.append(f"--volume={PACKAGE_CACHE}:/root/.cache/uv")
     say(f"building {name}")
     buildah(
         "bud", "--quiet", "--isolation=chroot", "--layers", base, *site, "--file", dockerfile, "--tag", name, context

@@ -11,6 +11,7 @@ SOURCE: Final = HERE / "kube"
 STATE: Final = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dstj" / "cluster"
 KUBECONFIG: Final = STATE / "pki" / "admin.conf"
+PROGRAMS: Final = STATE / "bin"  # link to the programs that run: kubectl for one
 AUDIT_LOG: Final = STATE / "logs" / "control" / "audit.log"
 VOLUMES: Final = STATE / "volumes"  # every PersistentVolume is a directory in here, on all nodes
 CGROUP: Final = "dstj-cluster"

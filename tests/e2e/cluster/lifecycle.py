@@ -14,7 +14,7 @@ import control
 import images
 import machines
 import worker
-from layout import CONTROL, GPUS_PER_NODE, KUBECONFIG, NODES, STATE, Node
+from layout import CONTROL, GPUS_PER_NODE, KUBECONFIG, NODES, PROGRAMS, STATE, Node
 from pki import make_certificates
 from shell import ClusterError, run, say, wait_until
 
@@ -25,6 +25,8 @@ def up() -> None:
     build.install_packages()
     programs = build.programs()
     STATE.mkdir(parents=True, exist_ok=True)
+    PROGRAMS.unlink(missing_ok=True)
+    PROGRAMS.symlink_to(programs)
     make_certificates()
     if not machines.is_on(CONTROL):
         for node in NODES:

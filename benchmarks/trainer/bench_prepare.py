@@ -14,7 +14,7 @@ import numpy as np
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.prepare import Inputs, prepare
+from deepseek_trainer.preparation import Inputs, prepare
 from deepseek_trainer.tokenizer import documents, trained_tokenizer
 from deepseek_trainer.vault import Vault
 

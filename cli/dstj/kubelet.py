@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+
+from deepseek_trainer.contract.times import rfc3339
 
 Manifest = dict[str, Any]
 
@@ -157,7 +159,3 @@ def _is_ready(pod: Manifest) -> bool:
 
 def _condition(kind: str, reason: str, message: str, now: datetime) -> Manifest:
     return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": rfc3339(now)}
-
-
-def rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

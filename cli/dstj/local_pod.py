@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
+from deepseek_trainer.contract.times import rfc3339, utc_now
 from deepseek_trainer.process import die_with_parent
 from dstj import strays
-from dstj.kubelet import Manifest, command_line, environment, rfc3339, terminated
+from dstj.kubelet import Manifest, command_line, environment, terminated
 
 POLL_S = 0.05
 MESSAGE_BYTES = 4096  # as much of a termination log as the kubelet keeps
@@ -77,7 +78,7 @@ class LocalPod:
     def stop(self, grace_s: float) -> None:
         """SIGTERM to the main process of each container, as the kubelet does; SIGKILL to all after `grace_s`."""
         if not self.is_leaving:
-            self.manifest["metadata"]["deletionTimestamp"] = rfc3339(datetime.now(UTC))
+            self.manifest["metadata"]["deletionTimestamp"] = utc_now()
             for process in self._processes:
                 process.terminate()
         kill_at = asyncio.get_running_loop().time() + grace_s
@@ -120,7 +121,7 @@ class LocalPod:
         self._set_phase(phase, ready=False)
 
     def _set_phase(self, phase: str, *, ready: bool) -> None:
-        now = rfc3339(datetime.now(UTC))
+        now = utc_now()
         self.manifest["status"]["phase"] = phase
         self.manifest["status"].setdefault("startTime", now)
         condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": now}

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, TextIO
 from uuid import uuid4
 
@@ -10,9 +9,10 @@ import yaml
 
 from deepseek_operator.spec import IMMUTABLE, JobSpec
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.times import utc_now
 from dstj.home import JobHome
 from dstj.jobfile import Job
-from dstj.kubelet import Manifest, rfc3339
+from dstj.kubelet import Manifest
 
 
 def stored(home: JobHome) -> Manifest | None:
@@ -56,7 +56,7 @@ def admitted(job: Job, old: Manifest | None) -> Manifest:
     meta = {key: value for key, value in job.manifest["metadata"].items() if key in ("labels", "annotations")}
     identity = {"name": job.name, "namespace": job.namespace}
     if old is None:
-        now = rfc3339(datetime.now(UTC))
+        now = utc_now()
         made = {"uid": str(uuid4()), "generation": 1, "creationTimestamp": now}
         return job.manifest | {"metadata": identity | made | meta, "status": {}}
     _refuse_changes(job, old)

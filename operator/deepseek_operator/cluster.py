@@ -18,6 +18,7 @@ from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner
 from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND
+from deepseek_trainer.contract.times import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class KubernetesCluster:
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
         metrics.TRANSITIONS.labels(notice.reason).inc()
-        time = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = rfc3339(self._now())
         regarding = {
             "apiVersion": API_VERSION,
             "kind": KIND,

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from deepseek_operator.labels import COMPLETION_INDEX
 from deepseek_operator.observed import Manifest
+from deepseek_operator.pods import lost_since
+from deepseek_trainer.contract.errors import PEER_GONE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
 # Failures this long before the last one belong to the same incident: gloo and NCCL notice a dead
@@ -23,7 +25,7 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 # pod.status.reason where the pod did not fail by itself (kubelet, node shutdown, scheduler, node controller).
 _DISRUPTIONS: Final = frozenset({"Evicted", "NodeShutdown", "Terminated", "Preempting", "Preempted", "NodeLost"})
 
-_CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 4}
+_CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 5}
 
 
 class Verdict(StrEnum):
@@ -73,11 +75,13 @@ def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> Failure:
 
 
 def _suspicion(failure: Failure) -> int:
-    """0: most likely the cause; 4: most likely a consequence, because its launcher was told to stop."""
+    """0: most likely the cause; 5: most likely a consequence, because its launcher was told to stop."""
     if failure.exit_code in NOT_RETRYABLE:
         return 0
     if failure.disrupted:
         return 1
+    if failure.reason == PEER_GONE:
+        return 4
     return _CONSEQUENCES.get(failure.exit_code, 2)
 
 
@@ -90,9 +94,10 @@ def job_condition(worker_job: Manifest, type_: str) -> Manifest | None:
 def _pod_failure(pod: Manifest) -> Failure | None:
     status = pod.get("status", {})
     terminated = min(_terminations(status), key=lambda t: str(t.get("finishedAt", "")), default=None)
-    if terminated is None and status.get("phase") != "Failed":
+    lost = lost_since(pod)
+    if terminated is None and status.get("phase") != "Failed" and lost is None:
         return None
-    disruption = _disruption(status)
+    disruption = _disruption(status) or (None if lost is None else ("NodeLost", "the machine no longer answers"))
     terminated = terminated or {}
     told = _told(terminated.get("message") or "")
     node = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
@@ -109,7 +114,7 @@ def _pod_failure(pod: Manifest) -> Failure | None:
         pod_name=pod["metadata"]["name"],
         node_name=pod.get("spec", {}).get("nodeName"),
         disrupted=disruption is not None,
-        time=_time(terminated.get("finishedAt")),
+        time=_time(terminated.get("finishedAt") or lost),
     )
 
 

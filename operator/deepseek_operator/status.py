@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from deepseek_trainer.contract.rules import Model
+from deepseek_trainer.contract.times import rfc3339
 
 
 def whole_seconds(time: datetime) -> datetime:
@@ -19,11 +20,7 @@ def whole_seconds(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(microsecond=0)
 
 
-def _rfc3339(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
-
-
-Time = Annotated[datetime, AfterValidator(whole_seconds), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+Time = Annotated[datetime, AfterValidator(whole_seconds), PlainSerializer(rfc3339, return_type=str, when_used="json")]
 Text = Annotated[str, Field(max_length=32768)]
 
 

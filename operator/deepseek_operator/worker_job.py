@@ -17,8 +17,10 @@ TERMINATION_LOG: Final = "/dev/termination-log"  # the kubelet's default
 
 
 def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """Indexed Job of one attempt.  It never retries by itself: the next attempt is a new one.
+    """Indexed Job of one attempt.  After a failure it never retries by itself: the next attempt is a new one.
 
+    It replaces an evicted pod, which helps a job of one node.  With several, the other nodes' ranks stop
+    with the evicted pod's, and their pods' exit code 143 fails the Job.
     `spec.suspend` is left out on purpose: it belongs to Kueue where there is a queue label.
     """
     nodes = blueprint.spec.trainer.num_nodes

@@ -10,6 +10,7 @@ from deepseek_operator.observed import Manifest
 from operator_builders import a_pod, a_worker_job, terminated
 
 DISRUPTED = ({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},)
+PEER_GONE = json.dumps({"rank": 0, "exitCode": 75, "reason": "PeerGone", "message": "another rank went away"})
 JOB = a_worker_job(conditions=("Failed",))
 
 
@@ -33,6 +34,9 @@ def failed(index: int, exit_code: int, *, at: int = 0, message: str = "", **stat
         pytest.param([failed(0, 1, at=0), failed(1, 64, at=9)], 1, Verdict.GIVE_UP, id="config-wins"),
         pytest.param(
             [failed(0, 75, at=1), failed(1, 137, at=2, conditions=DISRUPTED)], 1, Verdict.RETRY_FREE, id="lost-peer"
+        ),
+        pytest.param(
+            [failed(0, 75, at=1, message=PEER_GONE), failed(1, 75, at=2)], 1, Verdict.RETRY, id="cause-before-lost-peer"
         ),
         pytest.param([failed(0, 143, at=0), failed(1, 1, at=3)], 1, Verdict.RETRY, id="stopped-by-a-crash"),
         pytest.param([failed(0, 1, at=3), failed(1, 1, at=2)], 1, Verdict.RETRY, id="first-of-equals"),

@@ -1,12 +1,25 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from pathlib import Path
 
-from deepseek_trainer.contract.errors import DataError
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepseek_trainer.contract.errors import DataError, PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.failure import Failure
+from deepseek_trainer.failure import MAX_BYTES, MAX_MESSAGE, Failure
+
+DATA = Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
+MEMORY = Failure.of(MemoryError("out of memory"), 2)
+PEER_GONE = Failure.of(PeerGoneError("another rank went away"), 0)
+any_text = st.text(st.characters(), max_size=2 * MAX_MESSAGE)  # lone surrogates too: file names have them
 
 
 def test_an_error_of_ours_keeps_its_code_its_line_and_its_hint():
@@ -36,9 +49,75 @@ def test_a_failure_survives_the_file_that_the_launcher_reads(tmp_path: Path):
     assert Failure.load(tmp_path / "missing.json") is None
 
 
+@pytest.mark.parametrize("order", list(permutations((DATA, MEMORY, PEER_GONE))))
+def test_what_no_restart_helps_is_kept_whoever_is_first(tmp_path: Path, order: tuple[Failure, ...]):
+    for failure in order:
+        failure.save(tmp_path / "failure.json")
+    assert Failure.load(tmp_path / "failure.json") == DATA
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        pytest.param(DATA, Failure(70, "NotFinite", "loss is nan", 0), DATA, id="the-first-of-equals"),
+        pytest.param(PEER_GONE, MEMORY, MEMORY, id="a-cause-over-a-lost-peer"),
+        pytest.param(MEMORY, PEER_GONE, MEMORY, id="a-lost-peer-is-a-consequence"),
+        pytest.param(MEMORY, Failure(1, "KeyError", "a bug", 0), MEMORY, id="the-first-of-causes"),
+    ],
+)
+def test_of_two_failures_the_one_closer_to_the_cause_is_kept(
+    tmp_path: Path, first: Failure, second: Failure, kept: Failure
+):
+    first.save(tmp_path / "failure.json")
+    second.save(tmp_path / "failure.json")
+    assert Failure.load(tmp_path / "failure.json") == kept
+
+
+def test_ranks_that_fail_at_once_leave_the_cause(tmp_path: Path):
+    peers = [Failure.of(PeerGoneError("another rank went away"), rank) for rank in range(20)]
+    with ThreadPoolExecutor(21) as ranks:
+        list(ranks.map(lambda failure: failure.save(tmp_path / "failure.json"), [*peers[:10], DATA, *peers[10:]]))
+    assert Failure.load(tmp_path / "failure.json") == DATA
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["failure.json", "failure.lock"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE])
+def test_storage_that_fails_is_worth_another_try_and_says_where_to_look(number: int):
+    failure = Failure.of(OSError(number, os.strerror(number), "/work/checkpoints"))
+    assert (failure.exit_code, failure.reason) == (ExitCode.TRY_AGAIN, "Storage")
+    assert failure.message.endswith("(hint: see the volume and the node's kernel log)")
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "refused"), OSError("no number")])
+def test_other_errors_of_the_system_are_not_put_down_to_storage(error: OSError):
+    failure = Failure.of(error)
+    assert failure.reason == type(error).__name__
+    assert "volume" not in failure.message
+
+
+@given(kind=st.sampled_from([MemoryError, OSError, ValueError, DataError, KeyError]), text=any_text)
+def test_every_exception_can_be_told(kind: type[Exception], text: str):
+    failure = Failure.of(kind(text), rank=1)
+    assert failure.message or kind is DataError  # which always has a text of ours
+    assert len(failure.message) <= MAX_MESSAGE + 100
+
+
+def test_an_exception_without_text_can_be_told():
+    assert Failure.of(MemoryError()).message.startswith("out of memory (hint: lower optimization.microBatchSize")
+
+
 def test_the_termination_message_is_what_the_operator_reads():
-    message = json.loads(Failure(77, "Integrity", "bad tag", 2).to_json())
-    assert message == {"rank": 2, "exitCode": 77, "reason": "Integrity", "message": "bad tag"}
+    message = json.loads(Failure(77, "Integrity", "bad tag in Größe.jsonl", 2).to_json())
+    assert message == {"rank": 2, "exitCode": 77, "reason": "Integrity", "message": "bad tag in Größe.jsonl"}
+
+
+@given(message=st.one_of(any_text, st.text("\x01\U0001f600", min_size=MAX_MESSAGE, max_size=2 * MAX_MESSAGE)))
+def test_a_termination_message_is_whole_json_of_as_many_bytes_as_the_kubelet_keeps(message: str):
+    encoded = Failure(1, "ValueError", message, 0).to_json()
+    assert len(encoded) <= MAX_BYTES
+    kept = json.loads(encoded)["message"]
+    assert message.encode(errors="replace").decode().startswith(kept)
+    assert len(encoded) > MAX_BYTES - 50 or len(kept) == len(message), "no more is cut than must be"
 
 
 def test_an_entry_point_that_fails_ends_with_its_code_and_leaves_its_message(tmp_path: Path):

@@ -1,32 +1,114 @@
-"""The launcher over the real agent, where no rank gets to start."""
+"""The launcher over the real agent, and over small commands in its place."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
+from deepseek_trainer import launch
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.launch import STOPPED, STOPPED_IDLE, Launcher
+from deepseek_trainer.process import StopFlag
+from deepseek_trainer.scratch import Scratch
+from worker_builders import variables, write_config
+
+LAUNCH = (sys.executable, "-m", "deepseek_trainer.launch")
 
 
-def launched(tmp_path: Path, config: str | None) -> tuple[int, dict[str, object]]:
-    """Exit code and termination message of a worker with this config.json."""
-    (tmp_path / "etc" / "dstj").mkdir(parents=True)
-    if config is not None:
-        (tmp_path / "etc" / "dstj" / "config.json").write_text(config)
-    log = tmp_path / "termination"
-    variables = {
-        "DSTJ_ROOT": str(tmp_path),
-        "DSTJ_SCRATCH": str(tmp_path / "scratch"),
-        "DSTJ_TERMINATION_LOG": str(log),
-        "PATH": "/usr/bin:/bin",
-    }
-    command = [sys.executable, "-m", "deepseek_trainer.launch"]
-    done = subprocess.run(command, env=variables, capture_output=True, check=False)
-    return done.returncode, json.loads(log.read_text())
+@pytest.fixture
+def scratch(tmp_path: Path) -> Scratch:
+    return Scratch(tmp_path / "scratch")
+
+
+def asked_to_stop() -> StopFlag:
+    flag = StopFlag()
+    flag.since = time.monotonic()
+    return flag
+
+
+def a_rank(scratch: Scratch, on_stop: str) -> list[str]:
+    """An agent that is its own rank, and does `on_stop` at SIGTERM."""
+    script = f"trap '{on_stop}' TERM; echo $$ > {scratch.directory}/ranks/0; while :; do sleep 0.02; done"
+    return ["bash", "-c", script]
 
 
 def test_a_config_of_a_newer_operator_ends_the_worker_with_code_64_and_names_the_field(tmp_path: Path):
-    code, message = launched(tmp_path, '{"turbo": true}')
-    assert code == ExitCode.CONFIG
-    assert "turbo: unknown field" in str(message["message"])
+    write_config(tmp_path, '{"turbo": true}')
+    done = subprocess.run(LAUNCH, env=variables(tmp_path), check=False)
+    message = json.loads((tmp_path / "termination").read_text())
+    assert done.returncode == ExitCode.CONFIG
+    assert "turbo: unknown field" in message["message"]
     assert message["reason"] == "Config"
+
+
+def test_a_stop_while_the_nodes_still_wait_for_each_other_ends_the_worker_at_once_with_code_143(tmp_path: Path):
+    write_config(tmp_path, nodes=2)
+    environ = variables(tmp_path)
+    worker = subprocess.Popen(LAUNCH, env=environ)
+    address, port = environ["DSTJ_RENDEZVOUS"].split(":")
+    with socket.socket() as peer:
+        while peer.connect_ex((address, int(port))):
+            assert worker.poll() is None
+            time.sleep(0.02)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=5) == ExitCode.STOPPED
+    assert json.loads((tmp_path / "termination").read_text())["reason"] == "Stopped"
+
+
+def test_a_stop_before_any_rank_does_not_wait_for_one(scratch: Scratch):
+    started = time.monotonic()
+    assert Launcher(scratch, asked_to_stop(), ["sleep", "60"]).run() == STOPPED_IDLE
+    assert time.monotonic() - started < 5
+
+
+def test_a_stop_while_the_ranks_are_dead_ends_without_them(scratch: Scratch, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "IDLE_STOP_S", 0.2)
+    launcher = Launcher(scratch, asked_to_stop(), ["sleep", "60"])
+    scratch.begin_round()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (scratch.directory / "ranks" / "0").write_text(str(dead.pid))
+    assert launcher.run() == STOPPED_IDLE
+
+
+def test_a_stop_waits_as_long_as_a_rank_lives_and_tells_it_once(scratch: Scratch, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "IDLE_STOP_S", 0.5)
+    told = scratch.directory / "told"
+    on_stop = f"echo told >> {told}; sleep 0.8; touch {scratch.stopped}; exit 0"
+    launcher = Launcher(scratch, asked_to_stop(), a_rank(scratch, on_stop))
+    scratch.begin_round()
+    assert launcher.run() == STOPPED
+    assert told.read_text() == "told\n"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_that_is_done_before_the_stop_reaches_it_has_succeeded(scratch: Scratch, begun: bool):
+    launcher = Launcher(scratch, asked_to_stop(), ["true"])
+    if begun:
+        scratch.begin_round()
+    assert launcher.run() is None
+
+
+def test_a_failure_that_no_restart_helps_ends_the_agent(scratch: Scratch):
+    failure = Failure(ExitCode.DATA, "Data", "train.jsonl is empty", 1)
+    launcher = Launcher(scratch, StopFlag(), ["sleep", "60"])
+    failure.save(scratch.failure)
+    assert launcher.run() == failure
+
+
+def test_what_an_earlier_worker_left_in_the_scratch_directory_is_not_this_ones(scratch: Scratch):
+    Failure(ExitCode.DATA, "Data", "old").save(scratch.failure)
+    scratch.begin_round()
+    scratch.stopped.touch()
+    assert Launcher(scratch, StopFlag(), ["true"]).run() is None
+
+
+def test_an_agent_that_ends_without_a_word_is_told_by_its_exit(scratch: Scratch):
+    failure = Launcher(scratch, StopFlag(), ["bash", "-c", "kill -9 $$"]).run()
+    assert failure == Failure.of_exit(-signal.SIGKILL)

@@ -1,11 +1,10 @@
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from deepseek_trainer.process import RankFiles, StopFlag
+from deepseek_trainer.process import StopFlag
 
 
 def test_a_stop_flag_is_set_by_sigterm_and_stays_set():
@@ -19,13 +18,17 @@ def test_a_stop_flag_is_set_by_sigterm_and_stays_set():
     assert not StopFlag().is_set
 
 
-def test_rank_files_tell_the_pids_and_how_often_a_rank_was_restarted(tmp_path: Path):
-    ranks = RankFiles(tmp_path)
-    assert ranks.pids() == ()
-    assert [ranks.record(0), ranks.record(0), ranks.record(1)] == [0, 1, 0]
-    assert set(ranks.pids()) == {os.getpid()}
-    ranks.clear()
-    assert ranks.pids() == ()
+def test_leaving_on_a_stop_does_not_wait_for_a_native_call():
+    code = (
+        "import hashlib, os\n"
+        "from deepseek_trainer.process import on_stop\n"
+        "on_stop(lambda: os._exit(143)); print('ready', flush=True)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # a quarter of an hour, without the GIL
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 143
 
 
 def test_a_process_dies_with_its_parent(tmp_path: Path):

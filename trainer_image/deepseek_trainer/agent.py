@@ -4,15 +4,22 @@ The agents of all nodes meet by c10d rendezvous on node 0.  Node addresses order
 rank 0 is always on node 0, where /metrics and /progress are served.
 """
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import LogsDest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import PeerGoneError
 from deepseek_trainer.contract.names import (
     ENV_NODE_ADDRESS,
     ENV_NODE_INDEX,
@@ -22,11 +29,14 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.failure import Failure, run
+from deepseek_trainer.heartbeat import Heartbeat
 from deepseek_trainer.process import die_with_parent, forbid_core_dumps
+from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.training_config import load_config
 
 IN_PLACE_RESTARTS = 3  # of the ranks of one pod; after that the pod fails and the operator starts a new attempt
 JOIN_TIMEOUT_S = 900  # image pulls of the slowest node
+RANK = ("-m", "deepseek_trainer.train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,20 @@ class Node:
         return cls(int(env[ENV_NODE_INDEX]), env[ENV_NODE_ADDRESS], env[ENV_RENDEZVOUS], env[ENV_RUN_ID])
 
 
-def launch_config(config: TrainingConfig, node: Node) -> LaunchConfig:
+class Rounds(DefaultLogsSpecs):
+    """Where the output of ranks goes: unchanged.  torchrun asks it before each round of ranks, and only it."""
+
+    def __init__(self, *on_begin: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_begin = on_begin
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        for act in self._on_begin:
+            act()
+        return super().reify(envs)
+
+
+def launch_config(config: TrainingConfig, node: Node, rounds: Rounds) -> LaunchConfig:
     return LaunchConfig(
         min_nodes=config.num_nodes,
         max_nodes=config.num_nodes,
@@ -56,7 +79,7 @@ def launch_config(config: TrainingConfig, node: Node) -> LaunchConfig:
         max_restarts=IN_PLACE_RESTARTS,
         monitor_interval=0.1,
         local_addr=node.address,
-        logs_specs=DefaultLogsSpecs(),
+        logs_specs=rounds,
     )
 
 
@@ -64,24 +87,52 @@ def main() -> None:
     die_with_parent()
     forbid_core_dumps()
     paths = Paths.from_env()
+    scratch = Scratch(paths.scratch)
     try:
-        _run_ranks(paths)
+        _run_ranks(load_config(paths.config), Node.from_env(), scratch)
     except Exception as error:
-        Failure.of(error).save(paths.scratch / "failure.json")
+        Failure.of(error).save(scratch.failure)
         raise
 
 
-def _run_ranks(paths: Paths) -> None:
-    launch = elastic_launch(launch_config(load_config(paths.config), Node.from_env()), sys.executable)
+def _give_up(scratch: Scratch, reason: str) -> NoReturn:
+    """End at once, from any thread; the ranks, which wait for a peer that is gone, end with this process."""
+    Failure.of(PeerGoneError(reason, hint="its machine or the network to it is gone")).save(scratch.failure)
+    os._exit(ExitCode.TRY_AGAIN)
+
+
+def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
+    """Raises PeerGoneError where the nodes do not meet."""
+    give_up = functools.partial(_give_up, scratch)
+    heartbeat = Heartbeat(node.rendezvous, node.run_id, node.index, config.num_nodes, give_up)
     try:
-        launch("-m", "deepseek_trainer.train")
+        # The nodes have met when a round begins: from then on their silence means something.
+        elastic_launch(launch_config(config, node, Rounds(scratch.begin_round, heartbeat.start)), sys.executable)(*RANK)
     except ChildFailedError as error:
-        rank, first = error.get_first_failure()
-        told = Failure.load(paths.scratch / "failure.json")
-        failure = told if told and told.rank == rank else Failure.of_exit(first.exitcode, rank)
-        failure.save(paths.scratch / "failure.json")
+        _speak_for_the_silent(error, scratch)
         sys.exit(ExitCode.TRY_AGAIN)
+    except (RendezvousError, DistError) as error:
+        raise PeerGoneError(
+            f"the {config.num_nodes} nodes do not meet: {type(error).__name__} (they wait {JOIN_TIMEOUT_S} s)",
+            hint="see the pods of the other nodes; all must reach node 0",
+        ) from error
+    finally:
+        heartbeat.leave()
+
+
+def _speak_for_the_silent(error: ChildFailedError, scratch: Scratch) -> None:
+    """A rank that was killed left no word; its peers' words then tell no cause."""
+    rank, first = min(error.failures.items(), key=lambda item: (item[1].timestamp, item[1].exitcode >= 0))
+    if first.exitcode < 0 or Failure.load(scratch.failure) is None:
+        Failure.of_exit(first.exitcode, rank).save(scratch.failure)
 
 
 if __name__ == "__main__":
-    run(main)
+    try:
+        run(main)
+    except SystemExit as ending:
+        # A thread that still waits in the store's client would abort the process while the interpreter is torn down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(ending.code or 0))
+    os._exit(0)

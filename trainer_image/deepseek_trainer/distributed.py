@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from deepseek_trainer.contract.errors import TryAgainError
+from deepseek_trainer.contract.errors import PeerGoneError
+from deepseek_trainer.failure import first_line
+from deepseek_trainer.process import StopRequested
 
 TIMEOUT = timedelta(minutes=30)  # a rank may seal a large checkpoint while the others wait
 
@@ -26,7 +28,6 @@ class World:
 
     rank: int
     size: int
-    local_rank: int
     device: torch.device
 
     @property
@@ -54,10 +55,6 @@ class World:
         rows = self._all_gather(padded)
         return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
-    def broadcast(self, value: Any) -> Any:
-        """The lead's `value`, on every rank."""
-        return self.gather(value if self.is_lead else None)[0]
-
     def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         rows = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(rows, tensor)
@@ -66,9 +63,10 @@ class World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the process group that torchrun described in the environment; leave it at the end.
+    """Join the process group that torchrun described in the environment; leave it at the end or at an agreed stop.
 
-    A collective that fails because a peer died becomes TryAgainError: the state on disk is good.
+    A collective that fails because a peer died becomes PeerGoneError: the state on disk is good.
+    After a failure the group stays as it is: leaving it could wait for ever for a dead peer.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
@@ -77,12 +75,15 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank, device)
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    except StopRequested:
+        dist.destroy_process_group()
+        raise
     except RuntimeError as error:  # DistBackendError and gloo's bare RuntimeError
         if _peer_is_gone(error):
-            raise TryAgainError(f"another rank went away: {str(error).splitlines()[0]}") from error
+            raise PeerGoneError(f"another rank went away: {first_line(error)}") from error
         raise
-    dist.destroy_process_group()  # after a failure it could wait for ever for a dead peer
+    dist.destroy_process_group()
 
 
 def _peer_is_gone(error: RuntimeError) -> bool:

@@ -1,5 +1,7 @@
 """How a worker tells why it ended: an exit code, and a few lines of JSON that reach the job's status."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,12 +10,15 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
 
-from deepseek_trainer.contract.errors import JobError
-from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, ExitCode
+from deepseek_trainer.contract.errors import PEER_GONE, JobError
+from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
+from deepseek_trainer.durable import replace_file
 
-MAX_MESSAGE = 1024  # [characters]; the kubelet keeps 4096 bytes of a termination message
+MAX_MESSAGE: Final = 1024  # [characters]
+MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
+STORAGE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,14 @@ class Failure:
     def of(cls, error: BaseException, rank: int | None = None) -> Self:
         """What to tell about an exception: one line of ours, or the last lines of a traceback."""
         if isinstance(error, JobError):
-            return cls(error.code, _reason(error), str(error)[:MAX_MESSAGE], rank)
-        if isinstance(error, OSError):
-            return cls(ExitCode.TRY_AGAIN, "Storage", f"{error} (hint: see the volume and the node's kernel log)", rank)
+            return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
+        if isinstance(error, OSError) and error.errno in STORAGE:
+            text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
+            return cls(ExitCode.TRY_AGAIN, "Storage", text, rank)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
             hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
-            return cls(ExitCode.TRY_AGAIN, "OutOfMemory", f"{str(error).splitlines()[0]} (hint: {hint})", rank)
+            text = f"{first_line(error)[:MAX_MESSAGE] or 'out of memory'} (hint: {hint})"
+            return cls(ExitCode.TRY_AGAIN, "OutOfMemory", text, rank)
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         return cls(ExitCode.INTERNAL, type(error).__name__, "\n".join(lines[-8:])[-MAX_MESSAGE:], rank)
 
@@ -48,33 +55,64 @@ class Failure:
             return cls(ExitCode.TRY_AGAIN, signal.Signals(-exit_code).name, f"ended by signal {-exit_code}", rank)
         return cls(exit_code, "Exited", f"exited with code {exit_code}", rank)
 
-    def to_json(self) -> str:
-        """The termination message: camelCase, as the operator reads it."""
-        fields = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": self.message}
-        return json.dumps({key: value for key, value in fields.items() if value is not None})
+    def to_json(self) -> bytes:
+        """The termination message: camelCase, as the operator reads it; at most MAX_BYTES, and whole."""
+        message = self.message
+        while (excess := len(encoded := self._encoded(message)) - MAX_BYTES) > 0 and message:
+            message = message[: -(1 + excess // 6)]  # a character is at most 6 bytes of JSON
+        return encoded
+
+    def _encoded(self, message: str) -> bytes:
+        fields = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
+        known = {key: value for key, value in fields.items() if value is not None}
+        return json.dumps(known, ensure_ascii=False).encode(errors="replace")
 
     def save(self, path: Path) -> None:
+        """Leave this at `path`, unless there is a failure that is at least as close to the cause."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)))
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = Failure.load(path)
+            if known is None or self._distance < known._distance:
+                replace_file(path, json.dumps(asdict(self)).encode())
+
+    @property
+    def _distance(self) -> int:
+        """From the cause: a lost peer has a reason of its own; what no restart helps is no peer's doing."""
+        if self.exit_code in NOT_RETRYABLE:
+            return 0
+        return 2 if self.reason == PEER_GONE else 1
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
         try:
-            return cls(**json.loads(path.read_text()))
-        except (FileNotFoundError, ValueError):
-            return None  # none yet, or still being written
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
 
 
-def _reason(error: JobError) -> str:
-    return type(error).__name__.removesuffix("Error")
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def exit_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoReturn:
     """End this process: the message on stderr and in the termination log, the code as the exit status."""
+    _tell(failure, environ)
+    sys.exit(failure.exit_code)
+
+
+def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoReturn:
+    """The same at once, from any thread, and without the usual teardown."""
+    try:
+        _tell(failure, environ)
+    finally:
+        os._exit(failure.exit_code)
+
+
+def _tell(failure: Failure, environ: Mapping[str, str]) -> None:
     print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
     if log := environ.get(ENV_TERMINATION_LOG):
-        Path(log).write_text(failure.to_json())
-    sys.exit(failure.exit_code)
+        Path(log).write_bytes(failure.to_json())
 
 
 def run(main: Callable[[], None]) -> None:

@@ -15,7 +15,6 @@ import secrets
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.keywrap import (
 )
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.durable import publish_file, replace_file, storing, sync
 
 KEY_BYTES: Final = 32
@@ -241,7 +241,3 @@ class JobKeys:
         """All DEKs, the primary first.  Raises IntegrityError where there is no keyring."""
         self._keyring = self._keyring or Keyring.open(self._path, self._job, self._keks)
         return self._keyring.keys
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

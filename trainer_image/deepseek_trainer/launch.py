@@ -9,84 +9,86 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode, Paths
 from deepseek_trainer.failure import Failure, exit_with, run
-from deepseek_trainer.process import LAST_PROGRESS, RankFiles, StopFlag, die_with_parent
+from deepseek_trainer.process import StopFlag, die_with_parent
+from deepseek_trainer.scratch import LAST_PROGRESS, Scratch
 
+AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
+IDLE_STOP_S = 10.0  # without a living rank; one that was just started takes seconds to hear a stop
 # A fresh store for every round of ranks: in the agent's own, a rank that restarts may read the address
 # of a peer that is dead, because the nodes do not count restarts alike.
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 STOPPED = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: every step that was done is saved")
-STOPPED_EARLY = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: no step was done since the last checkpoint")
-IDLE_STOP_S = 20.0  # a stop that comes before any rank exists has nothing to save
+STOPPED_IDLE = Failure(ExitCode.STOPPED, "Stopped", "asked to stop while no rank ran: the last checkpoint is the state")
 
 
 class Launcher:
     """One worker from start to end."""
 
-    def __init__(self, paths: Paths) -> None:
-        self._failure_file = paths.scratch / "failure.json"
-        self._stopped_file = paths.scratch / "stopped"
-        self._ranks = RankFiles(paths.scratch)
+    def __init__(self, scratch: Scratch, stop: StopFlag, command: Sequence[str] = AGENT) -> None:
+        self._scratch, self._stop, self._command = scratch, stop, command
         self._told: set[int] = set()
-        self._stop = StopFlag()
-        paths.scratch.mkdir(parents=True, exist_ok=True)
-        for stale in (self._failure_file, self._stopped_file):
-            stale.unlink(missing_ok=True)
-        self._ranks.clear()
+        self._last_alive = 0.0  # time.monotonic() when a rank was last seen after a stop [s]
+        scratch.clear()
 
     def run(self) -> Failure | None:
         """None if the training is done, else how it ended."""
-        self._stop = StopFlag.on_signal()
-        command = [sys.executable, "-m", "deepseek_trainer.agent"]
-        agent = subprocess.Popen(command, env=os.environ | AGENT_ENV, start_new_session=True)
+        agent = subprocess.Popen(self._command, env=os.environ | AGENT_ENV, start_new_session=True)
         while agent.poll() is None:
             time.sleep(POLL_S)
-            if self._stop.is_set:
-                self._pass_stop_on()
-            if self._is_hopeless() or self._stopped_without_ranks():
+            if self._is_hopeless() or self._stops_idle():
                 agent.kill()  # its ranks die with it
         return self._outcome(agent.returncode)
 
-    def _pass_stop_on(self) -> None:
-        for pid in set(self._ranks.pids()) - self._told:
-            self._told.add(pid)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    def _stopped_without_ranks(self) -> bool:
-        since = self._stop.since
-        return since is not None and not self._told and time.monotonic() - since > IDLE_STOP_S
-
     def _is_hopeless(self) -> bool:
         """The agent would restart a rank that told that a restart cannot help."""
-        failure = Failure.load(self._failure_file)
+        failure = Failure.load(self._scratch.failure)
         return failure is not None and failure.exit_code in NOT_RETRYABLE
 
+    def _stops_idle(self) -> bool:
+        """Pass a stop on; whether there is no rank to wait for, nor one that is coming up."""
+        if self._stop.since is None or not self._scratch.has_begun:
+            return self._stop.is_set
+        now = time.monotonic()
+        if sum(self._tell(pid) for pid in self._scratch.pids()):
+            self._last_alive = now
+        return now - max(self._stop.since, self._last_alive) > IDLE_STOP_S
+
+    def _tell(self, pid: int) -> bool:
+        """Send a rank its one SIGTERM; whether it lives."""
+        try:
+            os.kill(pid, 0 if pid in self._told else signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        self._told.add(pid)
+        return True
+
     def _outcome(self, agent_code: int) -> Failure | None:
-        failure = Failure.load(self._failure_file)
+        failure = Failure.load(self._scratch.failure)
         if failure is not None and failure.exit_code in NOT_RETRYABLE:
             return failure
-        if self._stopped_file.exists():
+        if self._scratch.stopped.exists():
             return STOPPED
-        if self._stop.is_set and not self._told:
-            return STOPPED_EARLY
         if agent_code == 0:
             return None
+        if self._stop.is_set and agent_code == -signal.SIGKILL:
+            return STOPPED_IDLE
         return failure or Failure.of_exit(agent_code)
 
 
 def main() -> None:
+    stop = StopFlag.on_signal()
     die_with_parent()
-    paths = Paths.from_env()
-    failure = Launcher(paths).run()
+    scratch = Scratch(Paths.from_env().scratch)
+    failure = Launcher(scratch, stop).run()
     if failure is not None:
         exit_with(failure)
-    last_progress = paths.scratch / LAST_PROGRESS
+    last_progress = scratch.directory / LAST_PROGRESS
     if last_progress.exists() and (log := os.environ.get(ENV_TERMINATION_LOG)):
         Path(log).write_bytes(last_progress.read_bytes())  # the server of /progress is gone
 

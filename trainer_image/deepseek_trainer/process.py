@@ -4,13 +4,18 @@ import ctypes
 import os
 import resource
 import signal
+import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import Final, Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LAST_PROGRESS = "progress.json"  # in the scratch directory of node 0, when the job is done
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequested(Exception):  # noqa: N818 not an error: the state is saved
+    """All ranks agreed to stop, and the checkpoint of the current step is complete."""
 
 
 def die_with_parent() -> None:
@@ -21,6 +26,19 @@ def die_with_parent() -> None:
 def forbid_core_dumps() -> None:
     """A core file would hold keys and weights in the clear."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def on_stop(leave: Callable[[], object]) -> None:
+    """Have `leave` called at SIGTERM or SIGINT, in a thread: at once, even while a native call holds up this one.
+
+    Without a handler the kernel drops the SIGTERM of a container's first process (pid_namespaces(7)).
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    threading.Thread(target=lambda: os.read(reading, 1) and leave(), daemon=True).start()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda _signal, _frame: None)
 
 
 class StopFlag:
@@ -37,38 +55,9 @@ class StopFlag:
     def on_signal(cls) -> Self:
         """A flag that SIGTERM and SIGINT set from now on."""
         flag = cls()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, flag._set)
         return flag
 
     def _set(self, _signal: int, _frame: FrameType | None) -> None:
         self.since = self.since or time.monotonic()
-
-
-class RankFiles:
-    """Process ids of this node's ranks, one file each, by which the launcher reaches them."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._directory = scratch / "ranks"
-
-    def record(self, local_rank: int) -> int:
-        """Record this process; how often there was one in its place before, in this pod.
-
-        torchrun's own count leaves out restarts that another node's rank brought about.
-        """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with self._directory.with_name(f"starts-{local_rank}").open("a") as starts:
-            starts.write(".")
-            restarts = starts.tell() - 1
-        (self._directory / str(local_rank)).write_text(str(os.getpid()))
-        return restarts
-
-    def clear(self) -> None:
-        for file in self._files():
-            file.unlink()
-
-    def pids(self) -> tuple[int, ...]:
-        return tuple(int(text) for file in self._files() if (text := file.read_text()))
-
-    def _files(self) -> tuple[Path, ...]:
-        return tuple(self._directory.iterdir()) if self._directory.exists() else ()

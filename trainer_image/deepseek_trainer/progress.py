@@ -2,11 +2,13 @@
 
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+
+from deepseek_trainer.contract.times import utc_now
+from deepseek_trainer.events import finite
 
 # Name, help, field of /progress that it shows.
 GAUGES = (
@@ -40,7 +42,8 @@ class Progress:
 
     def update(self, **facts: Any) -> None:
         with self._lock:
-            self._facts |= facts | {"updatedTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            self._facts |= {name: finite(value) for name, value in facts.items()}
+            self._facts["updatedTime"] = utc_now()
         _show(self._gauges, facts)
         _show(self._checkpoint, facts.get("lastCheckpoint") or {})
 
@@ -49,7 +52,7 @@ class Progress:
 
     def to_json(self) -> bytes:
         with self._lock:
-            return json.dumps(self._facts).encode()
+            return json.dumps(self._facts, allow_nan=False).encode()
 
     def to_prometheus(self) -> bytes:
         return generate_latest(self._registry)

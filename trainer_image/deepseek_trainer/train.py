@@ -6,7 +6,8 @@ import warnings
 
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.failure import Failure
-from deepseek_trainer.process import RankFiles, StopFlag, die_with_parent, forbid_core_dumps
+from deepseek_trainer.process import StopFlag, StopRequested, die_with_parent, forbid_core_dumps
+from deepseek_trainer.scratch import Scratch
 
 
 def main() -> None:
@@ -14,22 +15,29 @@ def main() -> None:
     forbid_core_dumps()
     stop = StopFlag.on_signal()
     paths, rank = Paths.from_env(), int(os.environ["RANK"])
-    (paths.scratch / "failure.json").unlink(missing_ok=True)
+    scratch = Scratch(paths.scratch)
     # From here on the launcher may pass a stop on: the handler is in place.
-    restarts = RankFiles(paths.scratch).record(int(os.environ["LOCAL_RANK"]))
+    restarts = scratch.record(int(os.environ["LOCAL_RANK"]))
     _quieten()
     try:
-        from deepseek_trainer.run import StopRequested, run  # noqa: PLC0415 seconds of import, after the handler
+        from deepseek_trainer.run import run  # noqa: PLC0415 seconds of import, after the handler
 
-        try:
-            run(paths, stop, restarts)
-        except StopRequested:
-            (paths.scratch / "stopped").touch()
+        run(paths, stop, restarts)
+    except StopRequested:
+        scratch.stopped.touch()
     except Exception as error:  # the edge: nothing may leave without a word
-        failure = Failure.of(error, rank)
-        failure.save(paths.scratch / "failure.json")
-        print(f"rank {rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
-        # Without the usual teardown: a NCCL or gloo thread may be stuck in a collective with a dead peer.
+        _leave(Failure.of(error, rank), scratch)
+
+
+def _leave(failure: Failure, scratch: Scratch) -> None:
+    """Without the usual teardown: a NCCL or gloo thread may be stuck in a collective with a dead peer.
+
+    Its peers hear of it when the kernel closes its connections: this word comes before theirs.
+    """
+    try:
+        print(f"rank {failure.rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+        failure.save(scratch.failure)
+    finally:
         os._exit(failure.exit_code)
 
 

@@ -1,6 +1,10 @@
 """The errors that reach a person.  Each names the value, the rule and the way out."""
 
+from typing import Final
+
 from deepseek_trainer.contract.names import ExitCode
+
+PEER_GONE: Final = "PeerGone"  # reason of a failure by PeerGoneError
 
 
 class JobError(Exception):
@@ -34,6 +38,10 @@ class NotFiniteError(JobError):
 
 class TryAgainError(JobError):
     code = ExitCode.TRY_AGAIN
+
+
+class PeerGoneError(TryAgainError):
+    """Another rank or node went away: only that one can tell why."""
 
 
 class IntegrityError(JobError):

@@ -92,7 +92,7 @@ class ExitCode(IntEnum):
     NOT_FINITE = 70  # loss or gradient is NaN or infinite: the last checkpoint is still good
     TRY_AGAIN = 75  # a peer, the storage or the memory went away: resume from the last checkpoint
     INTEGRITY = 77  # a key is wrong, or sealed bytes do not authenticate: never trained on
-    STOPPED = 143  # asked to stop (SIGTERM), checkpoint written
+    STOPPED = 143  # asked to stop (SIGTERM); where ranks were training, after a checkpoint
 
 
 NOT_RETRYABLE: Final = frozenset({ExitCode.CONFIG, ExitCode.DATA, ExitCode.NOT_FINITE, ExitCode.INTEGRITY})

@@ -1,12 +1,17 @@
 """Models that carry their cross-field rules twice: as CEL for the API server, as Python for good messages."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import to_jsonable_python
+
+MAX_SHOWN: Final = 60  # [characters] of a value in a message
+_FIELD: Final = re.compile(r"[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)*(?:\[[^\]]+\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,38 @@ class Model(BaseModel):
     def _rules_hold(self) -> Self:
         for rule in self.rules:
             if rule.holds is not None and not rule.holds(self):
-                raise ValueError(rule.message)
+                raise ValueError(f"{rule.message}; given: {_given(self, rule.message)}")
         return self
+
+
+def shown(value: Any) -> str:
+    """`value` in quotes, on one line, cut at 60 characters."""
+    text = repr(value[: MAX_SHOWN + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _given(model: Model, message: str) -> str:
+    """What `model` says about each field that `message` names: `numNodes: 2, no profile, base`."""
+    names = dict.fromkeys(_FIELD.findall(message))
+    return ", ".join(text for name in names if (text := _told(model, name)) is not None)
+
+
+def _told(model: Any, name: str) -> str | None:
+    """The field `name` with its value, if that is short enough to be shown; None if `model` has no such field."""
+    value = model
+    for part in re.split(r"\.(?![^\[]*\])|\[|\]$", name):
+        if isinstance(value, Model):
+            fields = {info.alias: field for field, info in type(value).model_fields.items()}
+            if part not in fields:
+                return None
+            value = getattr(value, fields[part])
+        elif isinstance(value, Mapping):
+            value = value.get(part)
+    if value is None:
+        return f"no {name}"
+    plain = to_jsonable_python(value)
+    items = plain if isinstance(plain, list) else [plain]
+    return name if any(isinstance(item, dict) for item in items) else f"{name}: {shown(plain)}"
 
 
 def unknown_fields(model: type[Model], data: Any, path: str = "") -> Iterator[str]:

@@ -1,0 +1,96 @@
+"""The real torchrun agent under the real launcher, over ranks of a few lines."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from deepseek_trainer.agent import _speak_for_the_silent
+from deepseek_trainer.contract.errors import PeerGoneError
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.launch import Launcher
+from deepseek_trainer.process import StopFlag
+from deepseek_trainer.scratch import Scratch
+from worker_builders import agent_with, variables, write_config
+
+# Rank 1 fails for good; rank 0 sees its peer go, and speaks last.
+LONE_FAILURE = """
+import os, sys, time
+from deepseek_trainer.contract.errors import DataError, PeerGoneError
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.scratch import Scratch
+rank, scratch = int(os.environ["RANK"]), Scratch(Paths.from_env().scratch)
+scratch.record(rank)
+while rank == 0 and not scratch.failure.exists():
+    time.sleep(0.01)
+error = PeerGoneError("connection closed by peer") if rank == 0 else DataError("row 7 is not a row")
+failure = Failure.of(error, rank)
+failure.save(scratch.failure)
+sys.exit(failure.exit_code)
+"""
+PEER_GONE = Failure.of(PeerGoneError("connection closed by peer"), 0)
+
+
+def child_failed(**exits: tuple[int, int]) -> ChildFailedError:
+    """`rank_<n>` ended with this code at this time [s]."""
+    failures = {}
+    for name, (code, at) in exits.items():
+        rank = int(name.removeprefix("rank_"))
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file="none")
+        failures[rank].timestamp = at
+    return ChildFailedError("train", failures)
+
+
+def test_a_lone_failure_that_no_restart_helps_is_not_hidden_by_its_peers_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_config(tmp_path, processes=2)
+    for name, value in variables(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    failure = Launcher(Scratch(tmp_path / "scratch"), StopFlag(), agent_with(LONE_FAILURE)).run()
+    assert failure == Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
+
+
+def test_nodes_that_do_not_meet_end_with_code_75_and_say_what_to_look_at(tmp_path: Path):
+    write_config(tmp_path, nodes=2)
+    done = subprocess.run(agent_with("pass", JOIN_TIMEOUT_S=1), env=variables(tmp_path), check=False)
+    assert done.returncode == ExitCode.TRY_AGAIN
+    failure = Failure.load(tmp_path / "scratch" / "failure.json")
+    assert failure.reason == "PeerGone"
+    assert failure.message.startswith("the 2 nodes do not meet: RendezvousTimeoutError (they wait 1 s) (hint: see the")
+
+
+@pytest.mark.parametrize(
+    ("told", "exits", "expected"),
+    [
+        pytest.param(
+            PEER_GONE,
+            {"rank_0": (75, 5), "rank_1": (-signal.SIGKILL, 5)},
+            Failure.of_exit(-signal.SIGKILL, 1),
+            id="killed",
+        ),
+        pytest.param(PEER_GONE, {"rank_0": (75, 5)}, PEER_GONE, id="a-rank-of-another-node"),
+        pytest.param(
+            PEER_GONE, {"rank_0": (75, 5), "rank_1": (-signal.SIGKILL, 35)}, PEER_GONE, id="killed-by-the-agent"
+        ),
+        pytest.param(
+            Failure(75, "Storage", "disk full", 0),
+            {"rank_0": (75, 5), "rank_1": (-signal.SIGABRT, 5)},
+            Failure(75, "Storage", "disk full", 0),
+            id="a-cause-is-known",
+        ),
+        pytest.param(None, {"rank_0": (3, 5)}, Failure.of_exit(3, 0), id="exited-without-a-word"),
+    ],
+)
+def test_the_agent_speaks_only_for_ranks_that_could_not(
+    tmp_path: Path, told: Failure | None, exits: dict[str, tuple[int, int]], expected: Failure
+):
+    scratch = Scratch(tmp_path)
+    if told:
+        told.save(scratch.failure)
+    _speak_for_the_silent(child_failed(**exits), scratch)
+    assert Failure.load(scratch.failure) == expected

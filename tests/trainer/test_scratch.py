@@ -1,0 +1,52 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.scratch import Scratch
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Scratch:
+    return Scratch(tmp_path / "scratch")
+
+
+def test_ranks_are_known_by_their_pids_and_by_how_often_they_were_restarted(scratch: Scratch):
+    scratch.begin_round()
+    assert scratch.pids() == ()
+    assert [scratch.record(0), scratch.record(0), scratch.record(1)] == [0, 1, 0]
+    assert scratch.pids() == (os.getpid(), os.getpid())
+
+
+def test_a_pid_that_is_being_written_is_not_read(scratch: Scratch):
+    scratch.record(0)
+    (scratch.directory / "ranks" / "1").touch()
+    assert scratch.pids() == (os.getpid(),)
+
+
+def test_a_round_begins_without_the_last_ones_ranks_stop_and_failure(scratch: Scratch):
+    scratch.record(0)
+    scratch.stopped.touch()
+    Failure(ExitCode.TRY_AGAIN, "OutOfMemory", "too big", 0).save(scratch.failure)
+    scratch.begin_round()
+    assert scratch.pids() == ()
+    assert not scratch.stopped.exists()
+    assert Failure.load(scratch.failure) is None
+    assert scratch.record(0) == 1, "restarts are counted over all rounds"
+
+
+def test_a_round_keeps_a_failure_that_no_restart_helps(scratch: Scratch):
+    failure = Failure(ExitCode.INTEGRITY, "Integrity", "bad tag", 0)
+    failure.save(scratch.failure)
+    scratch.begin_round()
+    assert Failure.load(scratch.failure) == failure
+
+
+def test_no_round_has_begun_before_the_first_and_after_clearing(scratch: Scratch):
+    assert not scratch.has_begun
+    scratch.begin_round()
+    assert scratch.has_begun
+    scratch.clear()
+    assert not scratch.has_begun

@@ -1,0 +1,103 @@
+"""Whether the agents of the other nodes still live.
+
+A machine that vanishes closes no connection: its peers wait in a collective until that times out
+(half an hour) and torchrun's agents notice nothing either.  So each agent writes a beat into the
+rendezvous' store on node 0 and looks for the beats of the others.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
+
+BEAT_S: Final = 5.0
+SILENCE_S: Final = 60.0  # longer than a network hiccup, shorter than anybody's patience
+LEAVE_S: Final = 5.0
+LEFT: Final = "left"
+
+
+class Heartbeat:
+    """Beats and listens from start() to leave(), in threads of its own.
+
+    `on_silence` is called once, from such a thread, with what was not heard of.  A peer is watched
+    from its first beat on, and node 0 from the first answer of its store on.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        prefix: str,
+        index: int,
+        num_nodes: int,
+        on_silence: Callable[[str], None],
+        *,
+        beat_s: float = BEAT_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._host, _, port = endpoint.rpartition(":")
+        self._port = int(port)
+        self._own = f"{prefix}/beat/{index}"
+        self._peers = {f"{prefix}/beat/{i}": f"node {i}" for i in range(num_nodes) if i != index}
+        self._on_silence, self._beat_s, self._silence_s = on_silence, beat_s, silence_s
+        self._heard: dict[str, tuple[str, float]] = {}  # last beat by key, and when it was first read [s]
+        self._answered: float | None = None  # when the store last answered [s]
+        self._leaving = threading.Event()
+        self._talk = threading.Thread(target=self._talking, daemon=True)
+
+    def start(self) -> None:
+        """Begin; nothing happens where it has begun, or where there are no peers."""
+        if self._talk.is_alive() or not self._peers:
+            return
+        self._talk.start()
+        # The store's client may wait for a dead server without end: somebody else watches the clock.
+        threading.Thread(target=self._watching, daemon=True).start()
+
+    def leave(self) -> None:
+        """Tell the others that this node's silence is in order from now on."""
+        self._leaving.set()
+        if self._talk.is_alive():
+            self._talk.join(LEAVE_S)
+
+    def _watching(self) -> None:
+        while not self._leaving.wait(self._beat_s):
+            if silent := self._silent(time.monotonic()):
+                self._on_silence(f"nothing heard of {silent} for {self._silence_s:.0f} s")
+                return
+
+    def _silent(self, now: float) -> str | None:
+        if self._answered is not None and now - self._answered > self._silence_s:
+            return "node 0"
+        late = (key for key, (said, since) in self._heard.items() if said != LEFT and now - since > self._silence_s)
+        return next((self._peers[key] for key in late), None)
+
+    def _talking(self) -> None:
+        store, beats = None, 0
+        while not self._leaving.wait(self._beat_s if beats else 0):
+            beats += 1
+            try:
+                store = store or self._connected()
+                self._exchange(store, str(beats))
+            except (DistError, RuntimeError):
+                store = None
+        if store is not None:
+            store.set(self._own, LEFT)
+
+    def _connected(self) -> TCPStore:
+        """A connection of its own: the agent's is in use by calls that block."""
+        patience = timedelta(seconds=max(1.0, self._silence_s / 4))
+        store = TCPStore(self._host, self._port, is_master=False, wait_for_workers=False, timeout=patience)
+        self._answered = time.monotonic()
+        return store
+
+    def _exchange(self, store: TCPStore, beat: str) -> None:
+        store.set(self._own, beat)
+        for key in self._peers:
+            if not store.check([key]):
+                continue
+            said = store.get(key).decode()
+            if said != self._heard.get(key, ("", 0.0))[0]:
+                self._heard[key] = (said, time.monotonic())
+        self._answered = time.monotonic()

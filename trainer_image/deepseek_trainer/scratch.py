@@ -1,0 +1,63 @@
+"""What the processes of one worker tell each other: small files in its scratch directory."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.contract.names import NOT_RETRYABLE
+from deepseek_trainer.failure import Failure
+
+LAST_PROGRESS: Final = "progress.json"  # on node 0, when the job is done
+
+
+class Scratch:
+    """Files of the round of ranks that runs now.  A round lasts until torchrun restarts the ranks."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.failure = directory / "failure.json"  # why the round ended
+        self.stopped = directory / "stopped"  # the ranks agreed to stop, and saved
+        self._ranks = directory / "ranks"  # process ids, one file for each rank
+
+    def clear(self) -> None:
+        """Before the first round: as if there had been none."""
+        for file in (self.failure, self.stopped, *self._rank_files()):
+            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self._ranks.rmdir()
+
+    def begin_round(self) -> None:
+        """Forget the last round, but not a failure that no restart helps: the launcher may not have seen it yet."""
+        failure = Failure.load(self.failure)
+        if failure is None or failure.exit_code not in NOT_RETRYABLE:
+            self.clear()
+        self._ranks.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether ranks were started, or are about to be."""
+        return self._ranks.exists()
+
+    def record(self, local_rank: int) -> int:
+        """Record this process, by which the launcher reaches it; how often there was one in its place, in this pod.
+
+        torchrun's own count leaves out restarts that another node's rank brought about.
+        """
+        self._ranks.mkdir(parents=True, exist_ok=True)
+        with (self.directory / f"starts-{local_rank}").open("a") as starts:
+            starts.write(".")
+            restarts = starts.tell() - 1
+        (self._ranks / str(local_rank)).write_text(str(os.getpid()))
+        return restarts
+
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the ranks that were recorded; they may have ended."""
+        pids = []
+        for file in self._rank_files():
+            with suppress(FileNotFoundError, ValueError):  # a new round begins; being written
+                pids.append(int(file.read_text()))
+        return tuple(pids)
+
+    def _rank_files(self) -> tuple[Path, ...]:
+        return tuple(self._ranks.glob("*"))

@@ -67,10 +67,14 @@ def _measures(events: Path) -> Iterator[tuple[str, str]]:
     if not events.exists():
         return
     story = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
-    if losses := [event for event in story if event["event"] in ("evaluation", "result")]:
-        yield "held-out loss", f"{losses[0]['loss']:.3f} before, {losses[-1]['loss']:.3f} after"
+    if losses := [event["loss"] for event in story if event["event"] in ("evaluation", "result")]:
+        yield "held-out loss", f"{_loss(losses[0])} before, {_loss(losses[-1])} after"
     if answers := [event for event in story if event["event"] == "answers"]:
         yield "right answers", f"{_right(answers[0])} before, {_right(answers[-1])} after"
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 def _right(event: dict[str, Any]) -> str:

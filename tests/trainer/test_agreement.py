@@ -18,6 +18,7 @@ def test_every_rank_gets_the_values_of_all() -> None:
         (IntegrityError("cut", hint="h"), IntegrityError),
         (ConfigError("no"), ConfigError),
         (OSError(5, "bad"), TryAgainError),
+        (KeyError("a bug"), JobError),
     ],
 )
 def test_a_failure_reaches_all_ranks_with_its_exit_code(raised: Exception, told: type[JobError]) -> None:
@@ -26,6 +27,16 @@ def test_a_failure_reaches_all_ranks_with_its_exit_code(raised: Exception, told:
             raise raised
 
     outcomes = Ranks(3).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
-    assert [type(outcome) for outcome in outcomes] == [told] * 3
+    assert [type(outcomes[0]), type(outcomes[2])] == [told] * 2
     assert str(outcomes[0]).startswith("rank 1: ")
     assert not str(outcomes[1]).startswith("rank 1: ")
+
+
+def test_a_bug_reaches_the_rank_that_has_it_as_it_is() -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            raise KeyError("a bug")
+
+    outcomes = Ranks(2).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
+    assert [type(outcome) for outcome in outcomes] == [JobError, KeyError]
+    assert str(outcomes[0]) == "rank 1: KeyError: 'a bug'"

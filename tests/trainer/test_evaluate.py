@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from deepseek_trainer.evaluate import Reference, answer, evaluate_loss, is_right, score_answers
+from deepseek_trainer.evaluate import EvalResult, Reference, answer, evaluate_loss, is_right, score_answers
 from deepseek_trainer.model import causal_loss
 from deepseek_trainer.tokenizer import prompt_ids
 from model_builders import a_batch, a_tokenizer, tiny_model
@@ -21,10 +21,10 @@ class FiveRows:
         return type(whole)(*(getattr(whole, name)[rows] for name in whole.__slots__))
 
 
-def evaluated(world_size, max_rows=100, batch_size=2):
+def evaluated(world_size, max_rows=100, batch_size=2, model=None, before_batch=lambda: None):
     """What all ranks agree on, computed one rank after the other."""
     parts = []
-    model = tiny_model()
+    model = model or tiny_model()
 
     def collect(values):
         parts.append(values)
@@ -32,9 +32,16 @@ def evaluated(world_size, max_rows=100, batch_size=2):
 
     results = [
         evaluate_loss(
-            model, FiveRows(), max_rows=max_rows, batch_size=batch_size, rank=r, world_size=world_size, reduce=collect
+            model,
+            FiveRows(),
+            max_rows=max_rows,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            reduce=collect,
+            before_batch=before_batch,
         )
-        for r in range(world_size)
+        for rank in range(world_size)
     ]
     return results[-1]  # the last rank has seen the sum over all
 
@@ -42,20 +49,39 @@ def evaluated(world_size, max_rows=100, batch_size=2):
 def test_evaluation_is_the_mean_over_tokens_not_over_rows():
     loss_sum, num_targets = causal_loss(tiny_model(), a_batch(num_rows=5))
     result = evaluated(world_size=1)
-    assert result.tokens == num_targets
-    assert result.loss == pytest.approx(float(loss_sum) / num_targets, rel=1e-5)
+    assert result.loss == pytest.approx(float(loss_sum.detach()) / num_targets, rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_evaluation_is_the_same_for_any_number_of_ranks(world_size):
-    one, many = evaluated(world_size=1), evaluated(world_size)
-    assert (many.tokens, many.loss) == (one.tokens, pytest.approx(one.loss, rel=1e-6))
+    assert evaluated(world_size).loss == pytest.approx(evaluated(world_size=1).loss, rel=1e-6)
 
 
 def test_evaluation_reads_no_more_than_max_rows():
-    first_two = int((a_batch(num_rows=5).targets_BT[:2] != -100).sum())
-    assert evaluated(world_size=2, max_rows=2).tokens == first_two
+    loss_sum, num_targets = causal_loss(tiny_model(), FiveRows().batch([0, 1]))
+    assert evaluated(world_size=2, max_rows=2).loss == pytest.approx(float(loss_sum.detach()) / num_targets, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "batch_size", "rounds"), [(1, 2, 3), (2, 1, 3), (2, 2, 2), (3, 1, 2), (7, 2, 1)]
+)
+def test_every_rank_asks_equally_often_whether_to_go_on(world_size, batch_size, rounds):
+    asked = []
+    evaluated(world_size, batch_size=batch_size, before_batch=lambda: asked.append(1))
+    assert len(asked) == rounds * world_size
+
+
+def test_an_evaluation_that_is_given_up_leaves_the_model_in_training_mode():
+    model = tiny_model().train()
+    with pytest.raises(ZeroDivisionError):
+        evaluated(world_size=1, model=model, before_batch=lambda: 1 / 0)
+    assert model.training
+
+
+@pytest.mark.parametrize(("loss", "perplexity"), [(1.0, math.e), (700.0, None), (math.inf, None), (math.nan, None)])
+def test_perplexity_is_a_number_that_json_can_hold_or_none(loss, perplexity):
+    assert EvalResult(loss).perplexity == perplexity
 
 
 def test_evaluation_leaves_the_model_in_training_mode():
@@ -70,7 +96,7 @@ def test_answers_are_greedy_in_order_and_independent_of_their_batch():
     together = answer(model, tokenizer, prompts, max_new_tokens=8)
     assert together == answer(model, tokenizer, prompts, max_new_tokens=8)
     assert together == [greedy(model, tokenizer, prompt, 8) for prompt in prompts]
-    assert together == answer(model, tokenizer, prompts, max_new_tokens=8, batch_size=2)
+    assert together == [answer(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts]
 
 
 def greedy(model, tokenizer, prompt, length):

@@ -1,5 +1,8 @@
 import json
+import math
 from pathlib import Path
+
+import pytest
 
 from deepseek_trainer.events import EventLog, log_line
 
@@ -22,3 +25,15 @@ def test_events_go_to_the_file_to_the_screen_and_into_the_history(tmp_path: Path
     assert log.last("step") == log.history[1]
     assert log.last("evaluation") is None
     assert "INFO: step=2, train_loss=0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_cannot_hold_is_null_for_programs_and_itself_for_people(
+    tmp_path: Path, capsys, value: float
+):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("evaluation", step=2, loss=value)
+    line = (tmp_path / "events.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+    assert log.last("evaluation")["loss"] is None
+    assert f"step=2, val_loss={value:.4g}" in capsys.readouterr().out

@@ -1,29 +1,18 @@
-"""The loop on one rank, with a model of a few thousand weights; several ranks are in tests/e2e."""
+"""The loop on one rank, with a model of a few thousand weights; more ranks are in test_ranks.py."""
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.contract.config import Architecture, TrainingConfig
+from deepseek_trainer.contract.config import Precision
 from deepseek_trainer.contract.errors import NotFiniteError
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.distributed import World
-from deepseek_trainer.loop import Loop, StopRequested, steps_in
-from deepseek_trainer.model import scratch_model
-from deepseek_trainer.optimizer import adamw
-from deepseek_trainer.reporter import Silent, StepResult
-from deepseek_trainer.state import RunState, load_state
-from deepseek_trainer.vault import Purpose, Vault
-
-WORLD = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-TINY = Architecture(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=260)
-LENGTH = 16
+from deepseek_trainer.loop import steps_in, wants_bf16
+from deepseek_trainer.model import transformer
+from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,93 +22,43 @@ def group_of_one() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-class RandomRows:
-    """Rows of one document each, of which a different number of tokens is learned."""
-
-    def __init__(self, count: int) -> None:
-        generator = torch.Generator().manual_seed(7)
-        self.tokens = torch.randint(0, 260, (count, LENGTH), generator=generator)
-        self.learned = torch.arange(LENGTH) < 1 + torch.randint(0, LENGTH - 1, (count, 1), generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def batch(self, indices) -> Batch:
-        picked = torch.as_tensor(list(indices))
-        tokens = self.tokens[picked]
-        targets = torch.where(self.learned[picked], tokens.roll(-1, 1), -100)
-        positions = torch.arange(LENGTH).expand_as(tokens)
-        return Batch(tokens, targets, positions, torch.zeros_like(tokens))
-
-
-class Recorder(Silent):
-    """Remembers every step's loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses: list[float] = []
-
-    def step(self, result: StepResult, tokens: int, seconds: float, *, is_logged: bool) -> None:
-        self.losses.append(result.loss)
-
-
-def config(**optimization: object) -> TrainingConfig:
-    checkpoint = optimization.pop("checkpoint", {"interval": {"steps": 100}})
-    evaluation = optimization.pop("evaluation", {"intervalSteps": 100})
-    return TrainingConfig.model_validate(
-        {
-            "job": {"namespace": "ml", "name": "tiny"},
-            "numNodes": 1,
-            "numProcPerNode": 1,
-            "model": {"architecture": TINY.model_dump(by_alias=True)},
-            "data": {"train": {"claimName": "d"}},
-            "method": {},
-            "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6} | optimization,
-            "checkpoint": checkpoint,
-            "evaluation": evaluation,
-            "export": {},
-        }
-    )
-
-
-def a_loop(config: TrainingConfig, directory: Path, *, stop_after: int | None = None) -> Loop:
-    """A loop where its directory's newest checkpoint left off."""
-    torch.manual_seed(1)
-    model = scratch_model(TINY, LENGTH, seed=0)
-    model.model.layers[0].self_attn.attention_dropout = 0.2
-    optimizer = adamw(model, config.optimization)
-    rows, state = RandomRows(10), RunState()
-    cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest="ab" * 32)
-    store = CheckpointStore(directory, Vault("ml/tiny", Purpose.CHECKPOINT))
-    if info := store.latest():
-        tensors, meta = store.load(info)
-        load_state(model, optimizer, tensors, WORLD)
-        state = RunState.from_json(meta["run"])
-        cursor = Cursor.from_state(
-            bytes.fromhex(meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest="ab" * 32
-        )
-    loop = Loop(
-        config, WORLD, model, optimizer, rows, RandomRows(3), cursor, state, store, Recorder(), lambda: False, "uid"
-    )
-    if stop_after is not None:
-        loop.stop_requested = lambda: loop.state.step >= stop_after
-    return loop
-
-
-def weights(loop: Loop) -> dict[str, torch.Tensor]:
-    return copy.deepcopy(loop.model.state_dict())
-
-
-def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterrupted_one(tmp_path: Path):
-    whole = a_loop(config(), tmp_path / "whole")
+@pytest.mark.parametrize("model", [a_model, an_adapted_model], ids=["all weights", "adapters"])
+def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterrupted_one(
+    tmp_path: Path, model: Callable[[], nn.Module]
+):
+    whole = a_loop(config(), tmp_path / "whole", model=model())
     whole.run()
-    first = a_loop(config(), tmp_path / "parts", stop_after=2)
-    with pytest.raises(StopRequested):
-        first.run()
-    second = a_loop(config(), tmp_path / "parts")
+    first = a_loop(config(), tmp_path / "parts", stop_after=2, model=model())
+    run_until_stopped(first)
+    second = a_loop(config(), tmp_path / "parts", model=model())
+    assert second.state.step == 2
     second.run()
     assert first.reporter.losses + second.reporter.losses == whole.reporter.losses
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(second).items())
+
+
+def test_a_stop_cuts_an_evaluation_off_and_the_resumed_run_makes_up_for_it(tmp_path: Path):
+    settings = config(evaluation={"intervalSteps": 2}, microBatchSize=1, earlyStopping={"patience": 9})
+    whole = a_loop(settings, tmp_path / "whole")
+    whole.run()
+    first = a_loop(settings, tmp_path / "parts")
+    batches = []
+    first.validation_rows.before_batch = lambda: batches.append(first.state.step)
+    first.stop_requested = lambda: bool(batches)
+    run_until_stopped(first)
+    assert (batches, first.reporter.evaluations) == ([2], [])
+    second = a_loop(settings, tmp_path / "parts")
+    second.run()
+    assert second.reporter.evaluations == whole.reporter.evaluations
+    assert second.reporter.losses == whole.reporter.losses[2:]
+    assert second.state == whole.state
+    assert second.store.at(second.state.best_step).best
+
+
+def test_a_stop_before_the_first_step_leaves_no_checkpoint(tmp_path: Path):
+    loop = a_loop(config(), tmp_path, stop_after=0)
+    run_until_stopped(loop)
+    assert loop.store.latest() is None
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -127,10 +66,44 @@ def test_the_update_does_not_depend_on_the_micro_batch(tmp_path: Path, micro_bat
     losses = []
     for size in (micro_batch, 4):
         loop = a_loop(config(microBatchSize=size, maxSteps=3), tmp_path / str(size))
-        loop.model.model.layers[0].self_attn.attention_dropout = 0.0
+        with_dropout(loop.model, 0.0)
         loop.run()
         losses.append(loop.reporter.losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_evaluation_computes_in_the_precision_of_training(tmp_path: Path):
+    loop = a_loop(config(precision="BF16", maxSteps=1), tmp_path)
+    seen: dict[bool, torch.dtype] = {}
+    layer = transformer(loop.model).model.layers[0].mlp
+    layer.register_forward_hook(lambda module, inputs, output: seen.update({module.training: output.dtype}))
+    loop.run()
+    assert seen == {True: torch.bfloat16, False: torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "computes_in_bf16", "wanted"),
+    [
+        (Precision.AUTO, "cuda", True, True),
+        (Precision.AUTO, "cuda", False, False),
+        (Precision.AUTO, "cpu", True, False),
+        (Precision.BF16, "cpu", False, True),
+        (Precision.FP32, "cuda", True, False),
+    ],
+)
+def test_by_default_only_a_gpu_that_computes_in_bf16_does(
+    precision: Precision, device: str, computes_in_bf16: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes_in_bf16 or including_emulation
+    )
+    assert wants_bf16(precision, torch.device(device)) is wanted
+
+
+def test_a_long_run_sums_up_the_loss_of_logged_steps_only(tmp_path: Path):
+    loop = a_loop(config(maxSteps=405), tmp_path, stop_after=5)
+    run_until_stopped(loop)
+    assert [loss is None for loss in loop.reporter.losses] == [True, False, True, False, True]
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path):

@@ -37,6 +37,14 @@ def test_metrics_show_every_gauge_that_has_a_fact():
     assert "dst_trainer_tokens_total 41.0" in page
 
 
+def test_a_fact_that_json_cannot_hold_is_null_and_in_metrics_itself():
+    progress = Progress()
+    progress.update(evalLoss=float("nan"), step=3)
+    facts = json.loads(progress.to_json(), parse_constant=pytest.fail)
+    assert (facts["evalLoss"], facts["step"]) == (None, 3)
+    assert b"\ndst_trainer_eval_loss NaN\n" in progress.to_prometheus()
+
+
 def test_an_unknown_page_is_not_found():
     with pytest.raises(urllib.error.HTTPError, match="404"):
         served(Progress(), "/secrets")

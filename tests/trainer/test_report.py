@@ -11,6 +11,7 @@ EVENTS = [
         for i in (1, 2, 3)
     ),
     {"event": "checkpoint", "time": 1e9, "step": 2, "sizeBytes": 1234, "seconds": 0.5, "sealed": True},
+    {"event": "refused", "time": 1e9, "step": 2, "reason": "rank-00000.json is missing"},
     {"event": "resumed", "time": 1e9, "step": 2, "attempt": 2, "restart": 0},
     {"event": "evaluation", "time": 1e9, "step": 3, "loss": 1.5, "perplexity": 4.48},
 ]
@@ -56,6 +57,7 @@ def test_report_is_one_well_formed_document_with_its_charts():
     assert tags.open == []
     assert tags.seen.count("svg") == 3  # loss, learning rate, throughput: no gradient norm was logged
     assert tags.seen.count("polyline") == 4
+    assert "<tr></tr>" not in a_report()
 
 
 def test_report_runs_nothing_and_fetches_nothing():
@@ -79,6 +81,7 @@ def test_report_lists_restarts_and_checkpoints():
     report = a_report()
     assert "<td>2001-09-09 01:46:40 UTC</td><td>2</td><td>2</td>" in report
     assert "<td>1234</td><td>0.5</td><td>yes</td>" in report
+    assert "<td>2</td><td>rank-00000.json is missing</td>" in report
     assert 'class="mark"' in report
 
 

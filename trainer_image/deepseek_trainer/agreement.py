@@ -27,20 +27,25 @@ def alone(value: Any) -> list[Any]:
 def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
     """Do `work` on this rank, as every other rank does its own; the JSON values of all ranks, in rank order.
 
-    Where it raises a JobError or OSError on one rank, an error of the same exit code is raised on all.
+    Where it raises an Exception on one rank, an error of the same exit code is raised on all.
     """
-    value, failure = None, None
+    value: Any = None
+    failure: Exception | None = None
     try:
         value = work()
-    except JobError as error:
-        failure = error
     except OSError as error:
         failure = TryAgainError(f"the storage failed: {error}")
-    told = {"code": int(failure.code), "problem": failure.problem, "hint": failure.hint} if failure else None
-    outcomes = exchange({"value": value, "failure": told})
+    except Exception as error:  # whatever it is: the other ranks must not wait for this one
+        failure = error
+    outcomes = exchange({"value": value, "failure": _told(failure) if failure else None})
     if failure:
         raise failure
     for rank, outcome in enumerate(outcomes):
         if told := outcome["failure"]:
             raise _ERRORS.get(told["code"], JobError)(f"rank {rank}: {told['problem']}", hint=told["hint"])
     return [outcome["value"] for outcome in outcomes]
+
+
+def _told(failure: Exception) -> dict[str, Any]:
+    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
+    return {"code": int(known.code), "problem": known.problem, "hint": known.hint}

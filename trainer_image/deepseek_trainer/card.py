@@ -18,9 +18,10 @@ class Story:
     config: TrainingConfig
     source: Source | None  # None: from scratch
     parameters: ParameterCount
+    weights: str
     data: Mapping[str, Any]
-    before: Mapping[str, float]
-    after: Mapping[str, float]
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
     digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
 
 
@@ -57,7 +58,9 @@ def summary(story: Story) -> dict[str, Any]:
         "Base model": _base(story.source),
         "Method": _method(story.config),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
-        "Processes": f"{story.config.world_size} on {story.config.num_nodes} nodes",
+        "Weights": story.weights,
+        "Nodes": story.config.num_nodes,
+        "Processes": story.config.world_size,
     }
     if story.source:
         facts["Base model SHA-256"] = story.source.sha256

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from deepseek_trainer.agreement import Exchange, agree, alone
 from deepseek_trainer.catalog import (
@@ -22,7 +22,7 @@ from deepseek_trainer.catalog import (
     step_directory,
 )
 from deepseek_trainer.contract.config import Retention
-from deepseek_trainer.keys import utc_now
+from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.ledger import Ledger
 from deepseek_trainer.manifest import Manifest, RankFile, TensorInfo
 from deepseek_trainer.statefile import AsTensor, State, as_torch, entries, split
@@ -30,6 +30,8 @@ from deepseek_trainer.tensorfile import stream
 from deepseek_trainer.vault import Context, Vault
 
 __all__ = ["CheckpointInfo", "CheckpointStore", "Refused"]
+
+T = TypeVar("T")
 
 PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone
 
@@ -69,7 +71,7 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> CheckpointInfo:
         """Commit every rank's `state` (nested dicts of tensors and JSON) and rank 0's `meta` (JSON) as `step`.
 
-        Raises StorageError where the disk refuses, and TryAgainError on the other ranks: the partial checkpoint
+        Raises StorageError where the disk refuses, and TryAgainError on the other ranks: a partial checkpoint
         is removed, those before it are untouched.
         """
         partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
@@ -80,7 +82,7 @@ class CheckpointStore:
             if self._is_lead:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        return open_checkpoint(step_directory(self.directory, step), step, self.vault)
+        return self._each(lambda: open_checkpoint(step_directory(self.directory, step), step, self.vault))
 
     def latest(self) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
@@ -99,9 +101,7 @@ class CheckpointStore:
 
         However many ranks saved: what rank 0 saved without its PER_RANK entries, and what this rank saved.
         """
-        state: State = {}
-        self._agree(lambda: state.update(self._read(info)))
-        return state, info.meta
+        return self._each(lambda: self._read(info)), info.meta
 
     def set_aside(self, after_step: int) -> None:
         """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
@@ -162,6 +162,9 @@ class CheckpointStore:
         step = self._on_lead(step_found)
         if step is None:
             return None
+        return self._each(lambda: self._recorded(step))
+
+    def _recorded(self, step: int) -> CheckpointInfo:
         head = read_head(self.directory, self.vault)
         assert head is not None, "the lead has just found a checkpoint that it records"
         return find(self.directory, self.vault, head, step)
@@ -169,6 +172,12 @@ class CheckpointStore:
     def _on_lead(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on rank 0, which alone does it."""
         return self._agree(work if self._is_lead else lambda: None)[0]
+
+    def _each(self, work: Callable[[], T]) -> T:
+        """What `work` gives on this rank, once it has succeeded on all."""
+        own: list[T] = []
+        self._agree(lambda: own.append(work()))
+        return own[0]
 
     def _agree(self, work: Callable[[], Any]) -> list[Any]:
         return agree(self._exchange, work)

@@ -45,12 +45,8 @@ class Cursor:
         """Passes over the data done so far; 1.5 is the middle of the second."""
         return self.consumed / self.rows
 
-    def indices(self) -> Indices:
-        """Row indices of the next step over all ranks: int64, `global_batch` of them."""
-        return self._at(self.consumed, self.consumed + self.global_batch)
-
     def rank_slice(self, rank: int, world_size: int) -> Indices:
-        """This rank's contiguous part of `indices()`; every rank's is as long as the others'."""
+        """Row indices of the next step for this rank, int64: its contiguous part of the batch, as long as others'."""
         assert self.global_batch % world_size == 0, "the spec makes globalBatchSize a multiple of the world size"
         share = self.global_batch // world_size
         start = self.consumed + rank * share

@@ -23,9 +23,12 @@ Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all r
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    loss: float  # [nats/token]
-    perplexity: float
-    tokens: int  # learned positions that the loss is a mean over
+    loss: float  # [nats/token]; NaN where nothing is learned
+
+    @property
+    def perplexity(self) -> float | None:
+        """None where it is no number that a float can hold."""
+        return math.exp(self.loss) if self.loss < 700 else None  # exp(710) overflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +49,34 @@ class Score:
 
 
 def evaluate_loss(
-    model: nn.Module, rows: Rows, *, max_rows: int, batch_size: int, rank: int, world_size: int, reduce: Reduce
+    model: nn.Module,
+    rows: Rows,
+    *,
+    max_rows: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    reduce: Reduce,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
     """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
 
-    The same on every rank, and up to rounding for any number of ranks; every rank must call it,
-    for `reduce` is a collective.  Leaves the model in the mode it was in.
+    The same on every rank, and up to rounding for any number of ranks; every rank must call it, for `reduce` is a
+    collective.  `before_batch` may be one too: it is called as often on each rank, and what it raises ends the
+    evaluation.  Leaves the model in the mode it was in.
     """
-    mine = range(rank, min(len(rows), max_rows), world_size)
+    count = min(len(rows), max_rows)
+    mine = range(rank, count, world_size)
     loss_sum, tokens = 0.0, 0
     with _answering(model):
-        for start in range(0, len(mine), batch_size):
-            batch_loss, batch_tokens = causal_loss(model, rows.batch(mine[start : start + batch_size]))
-            loss_sum += float(batch_loss)
-            tokens += batch_tokens
+        for start in range(0, math.ceil(count / world_size), batch_size):
+            before_batch()
+            if part := mine[start : start + batch_size]:
+                batch_loss, batch_tokens = causal_loss(model, rows.batch(part))
+                loss_sum += float(batch_loss)
+                tokens += batch_tokens
     loss_sum, all_tokens = reduce([loss_sum, float(tokens)])
-    loss = loss_sum / all_tokens if all_tokens else math.nan
-    return EvalResult(loss, math.exp(loss) if loss < 700 else math.inf, int(all_tokens))  # exp(710) overflows
+    return EvalResult(loss_sum / all_tokens if all_tokens else math.nan)
 
 
 def answer(
@@ -71,17 +85,16 @@ def answer(
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
-    batch_size: int = 16,
     encode: Callable[[PreTrainedTokenizerFast, str], list[int]] = prompt_ids,
 ) -> list[str]:
-    """The model's greedy answers to questions, in order, without special tokens; an end of text ends one early.
+    """The model's greedy answers to a batch of questions, without special tokens; an end of text ends one early.
 
-    Prompts of a batch are padded on the left, so that each answer starts right after its prompt.
+    Prompts are padded on the left, so that each answer starts right after its prompt.
     """
-    questions = [encode(tokenizer, prompt) for prompt in prompts]
-    batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
+    if not prompts:
+        return []
     with _answering(model):
-        return [text for batch in batches for text in _answers(model, tokenizer, batch, max_new_tokens)]
+        return _answers(model, tokenizer, [encode(tokenizer, prompt) for prompt in prompts], max_new_tokens)
 
 
 def score_answers(answers: Sequence[str], references: Sequence[Reference]) -> Score:

@@ -4,6 +4,7 @@ Events hold numbers and names, never a sample of the data.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,12 +23,17 @@ class EventLog:
 
     def emit(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "time": round(time.time(), 3), **fields}
-        self.history.append(entry)
-        self._file.write(json.dumps(entry) + "\n")
+        self.history.append({name: finite(value) for name, value in entry.items()})
+        self._file.write(json.dumps(self.history[-1], allow_nan=False) + "\n")
         log(log_line(entry))
 
     def last(self, event: str) -> Event | None:
         return next((e for e in reversed(self.history) if e["event"] == event), None)
+
+
+def finite(value: Any) -> Any:
+    """`value`; None for NaN and infinity, for which JSON has no word."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def log(text: str) -> None:

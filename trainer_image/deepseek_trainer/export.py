@@ -41,11 +41,10 @@ class Results:
     """What a run has to tell about itself."""
 
     events: Sequence[Mapping[str, Any]]  # the event log, in order
+    weights: str  # which ones these are, and why: "of step 6, ..."
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
-    before: Mapping[str, float] = field(
-        default_factory=dict
-    )  # evaluation of the untrained model: loss, perplexity, ...
-    after: Mapping[str, float] = field(default_factory=dict)
+    before: Mapping[str, float | None] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
+    after: Mapping[str, float | None] = field(default_factory=dict)
     answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
 
 
@@ -66,7 +65,9 @@ def export(
     with committed(target) as directory:
         output = _Output(directory, vault)
         _write_model(model, tokenizer, config, output)
-        story = card.Story(config, source, counts, results.data, results.before, results.after, dict(output.digests))
+        story = card.Story(
+            config, source, counts, results.weights, results.data, results.before, results.after, dict(output.digests)
+        )
         output.write("README.md", [card.render(story).encode()])
         output.write("report.html", [render(_report(config, results, story)).encode()])
         output.write("evaluation.json", [_json(_evaluation(results))])
@@ -150,4 +151,4 @@ def _source(config: TrainingConfig, paths: Paths) -> Source | None:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True).encode()
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode()

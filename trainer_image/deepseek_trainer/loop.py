@@ -12,23 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import Precision, TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.distributed import World
 from deepseek_trainer.evaluate import EvalResult, evaluate_loss
-from deepseek_trainer.model import causal_loss
+from deepseek_trainer.model import causal_loss, trainable_parameters
+from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Reporter, StepResult
 from deepseek_trainer.schedule import learning_rate
 from deepseek_trainer.state import RunState, checkpoint_state
 
 LOGGED_STEPS = 200  # points of the loss curve over a whole run
-
-
-class StopRequested(Exception):  # noqa: N818 not an error: the state is saved
-    """All ranks agreed to stop, and the checkpoint of the current step is complete."""
 
 
 class SummedLoss(nn.Module):
@@ -37,6 +34,9 @@ class SummedLoss(nn.Module):
     def __init__(self, model: nn.Module, autocast: torch.autocast) -> None:
         super().__init__()
         self.model, self._autocast = model, autocast
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
+        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
@@ -51,10 +51,14 @@ def steps_in(config: TrainingConfig, rows: int) -> int:
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """BF16 compute over FP32 weights where the job, or by default the GPU, wants it."""
-    wanted = precision is Precision.BF16 or (
-        precision is Precision.AUTO and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wants_bf16(precision, device))
+
+
+def wants_bf16(precision: Precision, device: torch.device) -> bool:
+    """By default only where the GPU computes in BF16: one that emulates it is slower than in FP32."""
+    if precision is Precision.AUTO:
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision is Precision.BF16
 
 
 @dataclass(slots=True)
@@ -74,18 +78,25 @@ class Loop:
     stop_requested: Callable[[], bool]
     job_uid: str
     total_steps: int = field(init=False)
+    autocast: torch.autocast = field(init=False)  # the precision of training and evaluation alike
+    evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
+    _trainable: list[nn.Parameter] = field(init=False)
     _loss: DistributedDataParallel = field(init=False)
     _saved_step: int = field(init=False)
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.total_steps = steps_in(self.config, len(self.train_rows))
-        precision = autocast(self.config.optimization.precision, self.world.device)
-        self._loss = DistributedDataParallel(SummedLoss(self.model, precision))
+        self.autocast = autocast(self.config.optimization.precision, self.world.device)
+        self._trainable = trainable_parameters(self.model)
+        self._loss = DistributedDataParallel(SummedLoss(self.model, self.autocast))
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def run(self) -> None:
         """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
+        if self.world.size > 2:
+            self._settle_order_of_sums()
+        self._complete_step()
         while self.state.step < self.total_steps and not self._has_stalled():
             started = time.monotonic()
             batches = self._next_batches()
@@ -101,11 +112,9 @@ class Loop:
                 self.save()
             if stop:
                 raise StopRequested
-            self._tell(self._step(batches, int(targets)), int(tokens), started)
-            if self._is_due(self.config.evaluation.interval_steps) or self._is_last():
-                self.evaluate()
-            if self._is_due(self.config.checkpoint.interval.steps):
-                self.save()
+            result = self._step(batches, int(targets))
+            self.reporter.step(result, int(tokens), time.monotonic() - started)
+            self._complete_step()
         self.save()
 
     def evaluate(self) -> None:
@@ -117,31 +126,61 @@ class Loop:
             self.save()
 
     def measure(self) -> EvalResult:
-        """Loss on the held-out rows, over all ranks."""
-        return evaluate_loss(
-            self.model,
-            self.validation_rows,
-            max_rows=self.config.evaluation.max_rows,
-            batch_size=self.config.optimization.micro_batch_size,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            reduce=self.world.sum,
-        )
+        """Loss on the held-out rows, over all ranks; raises StopRequested on a stop."""
+        with self.autocast:
+            self.evaluation = evaluate_loss(
+                self.model,
+                self.validation_rows,
+                max_rows=self.config.evaluation.max_rows,
+                batch_size=self.config.optimization.micro_batch_size,
+                rank=self.world.rank,
+                world_size=self.world.size,
+                reduce=self.world.sum,
+                before_batch=self.leave_if_stopped,
+            )
+        return self.evaluation
+
+    def leave_if_stopped(self) -> None:
+        """Collective.  Raises StopRequested where any rank was asked to stop, once the last step is saved."""
+        if self.world.any(self.stop_requested()):
+            self.save()
+            raise StopRequested
 
     def save(self) -> None:
         """Commit a checkpoint of the current step, unless there is one; drop those that retention gives up."""
-        if self._saved_step == self.state.step:
-            return
         started = time.monotonic()
+        info = None if self._saved_step == self.state.step else self._committed()
+        self.store.prune(self.config.checkpoint.retention, self.state.best_step)
+        if info:
+            self._saved_step, self._saved_at = self.state.step, time.monotonic()
+            self.reporter.checkpoint(info, self._saved_at - started)
+
+    def _committed(self) -> CheckpointInfo:
         meta = {
             "run": self.state.to_json() | {"history": self.reporter.history},
             "cursor": self.cursor.state().hex(),
             "jobUid": self.job_uid,
         }
-        info = self.store.save(self.state.step, checkpoint_state(self.model, self.optimizer, self.world), meta)
-        self.store.prune(self.config.checkpoint.retention, self.state.best_step)
-        self._saved_step, self._saved_at = self.state.step, time.monotonic()
-        self.reporter.checkpoint(info, self._saved_at - started)
+        return self.store.save(self.state.step, checkpoint_state(self.model, self.optimizer, self.world), meta)
+
+    def _settle_order_of_sums(self) -> None:
+        """Have DDP order its gradients for good, by a pass that is thrown away.
+
+        It lays them out anew after its first backward pass.  From three ranks on that changes the order of sums,
+        and a resumed run, for which a later step is the first, would part from an uninterrupted one.
+        """
+        gpus = [self.world.device] if self.world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            self._loss(self.train_rows.batch([0])).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _complete_step(self) -> None:
+        """Evaluate and save where the step is due; after a resume, what a stop has cut off."""
+        is_evaluated = self.state.evaluated_step == self.state.step
+        if not is_evaluated and (self._is_due(self.config.evaluation.interval_steps) or self._is_last()):
+            self.evaluate()
+        if self._is_due(self.config.checkpoint.interval.steps):
+            self.save()
 
     def _next_batches(self) -> list[Batch]:
         """This rank's rows of the next step, in micro-batches."""
@@ -154,47 +193,45 @@ class Loop:
         rate = learning_rate(self.state.step, self.total_steps, self.config.optimization)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.world.sum([self._backward(batches, targets)])[0] / targets
-        norm = self._clipped_norm()
+        summed = self._backward(batches, targets)
+        # The gradients are those of all ranks, so that every rank comes to the same verdict.
+        norms = nn.utils.clip_grad_norm_(self._trainable, self.config.optimization.max_grad_norm)
+        loss, norm = torch.stack([summed, norms.double()]).tolist()  # the only wait for the device in a step
+        self._refuse_not_finite(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.cursor = self.cursor.advanced()
         self.state.step += 1
-        self.state.targets += targets
+        self.evaluation = None
         return StepResult(
             step=self.state.step,
             max_steps=self.total_steps,
             epoch=self.cursor.epoch,
-            loss=loss,
+            loss=self.world.sum([loss])[0] / targets if self._is_logged() else None,
             grad_norm=norm,
             learning_rate=rate,
         )
 
-    def _backward(self, batches: Sequence[Batch], targets: int) -> float:
-        """Accumulate the gradient of the mean over all `targets`; return this rank's summed loss."""
-        total = 0.0
+    def _backward(self, batches: Sequence[Batch], targets: int) -> Tensor:
+        """Accumulate the gradient of the mean over all `targets`; this rank's summed loss, float64 on the device."""
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, batch in enumerate(batches):
             self._loss.require_backward_grad_sync = i == len(batches) - 1
             loss = self._loss(batch)
             # DDP takes the mean over ranks and we want the sum: `targets` already counts all ranks.
             (loss * (self.world.size / targets)).backward()
-            total += float(loss.detach())
+            total += loss.detach()
         return total
 
-    def _clipped_norm(self) -> float:
-        """Clip; the gradients are those of all ranks, so that every rank comes to the same verdict."""
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(nn.utils.clip_grad_norm_(trainable, self.config.optimization.max_grad_norm))
+    def _refuse_not_finite(self, norm: float) -> None:
         if not math.isfinite(norm):
             raise NotFiniteError(
                 f"step {self.state.step + 1}: the gradient norm is {norm}, no weight was changed",
                 hint="lower optimization.learningRate or raise warmupSteps; the last checkpoint is good",
             )
-        return norm
 
-    def _tell(self, result: StepResult, tokens: int, started: float) -> None:
-        is_logged = self._is_due(max(1, self.total_steps // LOGGED_STEPS)) or self._is_last()
-        self.reporter.step(result, tokens, time.monotonic() - started, is_logged=is_logged)
+    def _is_logged(self) -> bool:
+        return self._is_due(max(1, self.total_steps // LOGGED_STEPS)) or self._is_last()
 
     def _is_due(self, interval: int | None) -> bool:
         return interval is not None and self.state.step % interval == 0

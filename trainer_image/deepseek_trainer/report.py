@@ -14,11 +14,12 @@ _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;width:100%;margin:.5rem 0}
-th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #e5e7eb;white-space:pre-wrap}
+th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #e5e7eb}
+td{white-space:pre-wrap;overflow-wrap:anywhere}
 th{font-weight:600;background:#f9fafb}
 svg{width:100%;height:auto;margin:.5rem 0}
-svg text{font-size:11px;fill:#6b7280}svg .title{font-size:13px;fill:#1f2937}
-svg .y,svg .legend{text-anchor:end}svg .x{text-anchor:middle}svg .legend{fill:revert-layer;font-weight:600}
+svg text{font-size:11px}svg .title{font-size:13px;fill:#1f2937}svg .x,svg .y{fill:#6b7280}
+svg .y,svg .legend{text-anchor:end}svg .x{text-anchor:middle}svg .legend{font-weight:600}
 polyline{fill:none;stroke-width:1.6}.grid{stroke:#e5e7eb}.mark{stroke:#dc2626;stroke-dasharray:4 3}
 """
 
@@ -56,10 +57,12 @@ def render(report: Report) -> str:
         _answers(report.answers),
         _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
         _events(report.events, "checkpoint", "Checkpoints", ("time", "step", "sizeBytes", "seconds", "sealed")),
+        _events(report.events, "refused", "Checkpoints refused", ("time", "step", "reason")),
         _section("Settings", _table(("Setting", "Value"), report.settings.items())),
     ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(report.title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{_text(report.title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>{''.join(body)}</body></html>\n"
     )
 
@@ -83,7 +86,7 @@ def _charts(events: Sequence[Event]) -> str:
         ("Loss [nats/token]", {"train": ("step", "loss"), "validation": ("evaluation", "loss")}),
         ("Learning rate", {"learning rate": ("step", "learningRate")}),
         ("Gradient norm before clipping", {"gradient norm": ("step", "gradNorm")}),
-        ("Throughput [learned tokens/s]", {"tokens/s": ("step", "tokensPerSecond")}),
+        ("Throughput [tokens/s, padding left out]", {"tokens/s": ("step", "tokensPerSecond")}),
     )
     drawn = [
         line_chart(title, {name: _points(events, *source) for name, source in series.items()}, restarts)
@@ -122,9 +125,9 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{_text(name)}</th>" for name in head) if any(head) else ""
-    lines = ("".join(f"<td>{_text(_short(value))}</td>" for value in row) for row in rows)
-    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    top = [f"<th>{_text(name)}</th>" for name in head if name]
+    body = [[f"<td>{_text(_short(value))}</td>" for value in row] for row in rows]
+    return "<table>" + "".join(f"<tr>{''.join(cells)}</tr>" for cells in (top, *body) if cells) + "</table>"
 
 
 def _cell(name: str, value: Any) -> Any:

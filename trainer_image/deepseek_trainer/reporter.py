@@ -20,7 +20,7 @@ class StepResult:
     step: int  # 1 after the first
     max_steps: int
     epoch: float
-    loss: float  # mean over the learned tokens, before the update [nats/token]
+    loss: float | None  # mean over the learned tokens, before the update [nats/token]; None where it is not logged
     grad_norm: float  # before clipping
     learning_rate: float
 
@@ -58,11 +58,14 @@ class Reporter:
     def event(self, event: str, **fields: Any) -> None:
         self._events.emit(event, **fields)
 
-    def step(self, result: StepResult, tokens: int, seconds: float, *, is_logged: bool) -> None:
+    def step(self, result: StepResult, tokens: int, seconds: float) -> None:
         """A step over `tokens` tokens of all ranks, padding left out, that took `seconds`."""
         self._progress.count_tokens(tokens)
+        self._progress.update(
+            stage="training", step=result.step, maxSteps=result.max_steps, epoch=round(result.epoch, 3)
+        )
         self._unlogged.add(tokens, seconds)
-        if is_logged:
+        if result.loss is not None:
             self._log_step(result)
 
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None:
@@ -93,6 +96,7 @@ class Reporter:
             "checkpoint", step=info.step, sizeBytes=info.size_bytes, seconds=facts["seconds"], sealed=info.sealed
         )
         self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})
+        self._board.flush()  # what led to a checkpoint should outlive a crash as the checkpoint does
 
     def close(self) -> None:
         self._board.close()
@@ -113,10 +117,6 @@ class Reporter:
             self._board.add_scalar(f"{name}/train", getattr(result, name), result.step)
         self._board.add_scalar("tokens_per_second/train", rate, result.step)
         self._progress.update(
-            stage="training",
-            step=result.step,
-            maxSteps=result.max_steps,
-            epoch=round(result.epoch, 3),
             loss=result.loss,
             learningRate=result.learning_rate,
             gradNorm=result.grad_norm,
@@ -137,7 +137,7 @@ class Silent(Reporter):
 
     def stage(self, stage: str, **facts: Any) -> None: ...
     def event(self, event: str, **fields: Any) -> None: ...
-    def step(self, result: StepResult, tokens: int, seconds: float, *, is_logged: bool) -> None: ...
+    def step(self, result: StepResult, tokens: int, seconds: float) -> None: ...
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
     def checkpoint(self, info: "CheckpointInfo", seconds: float) -> None: ...
     def close(self) -> None: ...

@@ -16,22 +16,24 @@ from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.evaluate import EvalResult, Reference, answer, score_answers
+from deepseek_trainer.events import finite
 from deepseek_trainer.export import Results, export
-from deepseek_trainer.loop import Loop, StopRequested
+from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import load_model
 from deepseek_trainer.optimizer import adamw
-from deepseek_trainer.process import LAST_PROGRESS, StopFlag
+from deepseek_trainer.process import StopFlag
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
+from deepseek_trainer.scratch import LAST_PROGRESS
 from deepseek_trainer.state import RunState, load_state, load_weights
 from deepseek_trainer.tokenizer import prompt_ids, text_ids
 from deepseek_trainer.training_config import load_config
 from deepseek_trainer.vault import Vault
 
-__all__ = ["StopRequested", "run"]
-
 Json = dict[str, Any]
+
+ANSWERED_AT_ONCE = 16  # prompts in one batch of a rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,13 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
     loop = _loop(rank, progress)
     _evaluate_before(rank, loop)
     loop.run()
-    _load_best(rank, loop)
-    after = _measured(rank, loop)
-    loop.reporter.event("result", **after["scores"])
-    if rank.world.any(rank.stop.is_set):
-        raise StopRequested
+    weights = _choose_weights(rank, loop)
+    after = _assessed(rank, loop, loop.evaluation or loop.measure())
+    loop.reporter.event("result", weights=weights, **after["scores"])
+    loop.leave_if_stopped()
     if rank.world.is_lead:
         loop.reporter.stage("exporting")
-        results = _results(rank, loop, after)
+        results = _results(rank, loop, weights, after)
         target = export(loop.model, rank.prepared.tokenizer, rank.config, rank.paths, results)
         loop.reporter.event("exported", path=str(target))
         loop.reporter.stage("done")
@@ -91,7 +92,7 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         data_digest=rank.prepared.digest,
     )
     state = RunState()
-    if (info := _checkpoint_to_resume(rank)) is not None:
+    if (info := checkpoint_to_resume(rank)) is not None:
         tensors, meta = rank.store.load(info)
         load_state(model, optimizer, tensors, world)
         state = RunState.from_json(meta["run"])
@@ -132,7 +133,7 @@ def _model(config: TrainingConfig, paths: Paths, world: World) -> nn.Module:
     return adapted
 
 
-def _checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
+def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
     """The newest checkpoint; until the job has written one of its own, the one that resumeFrom asks for."""
     wanted = rank.config.checkpoint.resume_from
     if wanted == "Latest":
@@ -152,19 +153,18 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
     """What the model can do before the first step; kept with the run, so that a restart does not ask again."""
     if loop.state.before:
         return
-    loop.state.before = _measured(rank, loop)
-    scores = loop.state.before["scores"]
-    loop.reporter.evaluation(0, 0.0, EvalResult(scores["loss"], scores["perplexity"], 0))
-
-
-def _measured(rank: Rank, loop: Loop) -> Json:
-    """{"scores": numbers, "answers": texts} of the model as it is."""
     loop.reporter.stage("evaluating")
-    scores: Json = {}
     result = loop.measure()
-    scores |= {"loss": result.loss, "perplexity": result.perplexity}
+    loop.state.before = _assessed(rank, loop, result)
+    loop.reporter.evaluation(0, 0.0, result)
+
+
+def _assessed(rank: Rank, loop: Loop, result: EvalResult) -> Json:
+    """{"scores": numbers, "answers": texts} of the model as it is, of which `result` is the loss."""
+    loop.reporter.stage("evaluating")
+    scores: Json = {"loss": finite(result.loss), "perplexity": result.perplexity}
     prompts = rank.prepared.prompts[: rank.config.evaluation.generations]
-    answers = _answers(rank, loop.model, [prompt.prompt for prompt in prompts])
+    answers = _answers(rank, loop, [prompt.prompt for prompt in prompts])
     if prompts and _asks(rank):
         score = score_answers(answers, [Reference(p.response, p.must_contain) for p in prompts])
         scores |= {"right": score.right, "asked": score.total}
@@ -172,16 +172,28 @@ def _measured(rank: Rank, loop: Loop) -> Json:
     return {"scores": scores, "answers": answers}
 
 
-def _answers(rank: Rank, model: nn.Module, questions: list[str]) -> list[str]:
-    """Answers to all questions, in order, on every rank; each rank generates its share."""
+def _answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
+    """Answers to all questions, in order, on every rank; each rank generates its share.
+
+    Raises StopRequested on a stop, which is heard between batches.
+    """
+    answers: list[str] = []
+    for start in range(0, len(questions), ANSWERED_AT_ONCE * rank.world.size):
+        loop.leave_if_stopped()
+        answers += _shared_answers(rank, loop, questions[start : start + ANSWERED_AT_ONCE * rank.world.size])
+    return answers
+
+
+def _shared_answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
     world = rank.world
-    mine = answer(
-        model,
-        rank.prepared.tokenizer,
-        questions[world.rank :: world.size],
-        rank.config.evaluation.max_new_tokens,
-        encode=prompt_ids if _asks(rank) else text_ids,
-    )
+    with loop.autocast:
+        mine = answer(
+            loop.model,
+            rank.prepared.tokenizer,
+            questions[world.rank :: world.size],
+            rank.config.evaluation.max_new_tokens,
+            encode=prompt_ids if _asks(rank) else text_ids,
+        )
     shares = world.gather(mine)
     return [shares[i % world.size][i // world.size] for i in range(len(questions))]
 
@@ -191,23 +203,28 @@ def _asks(rank: Rank) -> bool:
     return rank.config.data.format is DataFormat.INSTRUCTION
 
 
-def _load_best(rank: Rank, loop: Loop) -> None:
-    """Go back to the weights with the lowest validation loss, where they were kept."""
-    best = loop.state.best_step
-    if not rank.config.checkpoint.retention.keep_best or best is None or best == loop.state.step:
-        return
+def _choose_weights(rank: Rank, loop: Loop) -> str:
+    """Go back to the weights with the lowest validation loss, where they were kept; which weights they are, and why."""
+    best, last = loop.state.best_step, loop.state.step
+    if best == last:
+        return f"of step {last}, the last, with the lowest validation loss"
+    if not rank.config.checkpoint.retention.keep_best or best is None:
+        return f"of step {last}, the last"
     info = rank.store.at(best)
     for refused in rank.store.refused:
         loop.reporter.event("refused", step=refused.step, reason=refused.reason)
-    if info is not None:
-        load_weights(loop.model, rank.store.load(info)[0])
-        loop.reporter.event("best", step=best, loss=loop.state.best_loss)
+    if info is None:
+        return f"of step {last}, the last: step {best} had a lower validation loss, but its checkpoint cannot be used"
+    load_weights(loop.model, rank.store.load(info)[0])
+    loop.evaluation = None
+    return f"of step {best}, with the lowest validation loss; the last was step {last}"
 
 
-def _results(rank: Rank, loop: Loop, after: Json) -> Results:
+def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
     before, prompts = loop.state.before, rank.prepared.prompts
     return Results(
         events=loop.reporter.history,
+        weights=weights,
         data={"digest": rank.prepared.digest} | {name: asdict(counts) for name, counts in rank.prepared.counts.items()},
         before=before["scores"],
         after=after["scores"],

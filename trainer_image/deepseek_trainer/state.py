@@ -21,11 +21,10 @@ class RunState:
     """The counters of a run; JSON in the checkpoint's manifest."""
 
     step: int = 0  # optimizer steps done
-    targets: int = 0  # learned tokens so far, over all ranks
     best_loss: float = math.inf  # lowest validation loss so far [nats/token]
     best_step: int | None = None
     stale_evaluations: int = 0  # evaluations since the best one
-    evaluated_step: int | None = None
+    evaluated_step: int = 0  # the last step that was evaluated
     before: Json = field(default_factory=dict)  # evaluation and answers before the first step
     history: list[Event] = field(default_factory=list)
 

@@ -1,0 +1,143 @@
+"""The smallest loops that train: a model of a few thousand weights and rows of random tokens."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepseek_trainer.adapters import with_adapters
+from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.config import Architecture, LoraSpec, TrainingConfig
+from deepseek_trainer.cursor import Cursor
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.distributed import World
+from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.loop import Loop
+from deepseek_trainer.model import scratch_model, transformer
+from deepseek_trainer.optimizer import adamw
+from deepseek_trainer.process import StopRequested
+from deepseek_trainer.reporter import Silent, StepResult
+from deepseek_trainer.state import RunState, load_state
+from deepseek_trainer.vault import Purpose, Vault
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+TINY = Architecture(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=260)
+LENGTH = 16
+DIGEST = "ab" * 32
+
+
+class RandomRows:
+    """Rows of one document each, of which a different number of tokens is learned."""
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.tokens = torch.randint(0, 260, (count, LENGTH), generator=generator)
+        self.learned = torch.arange(LENGTH) < 1 + torch.randint(0, LENGTH - 1, (count, 1), generator=generator)
+        self.before_batch: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        self.before_batch()
+        picked = torch.as_tensor(list(indices))
+        tokens = self.tokens[picked]
+        targets = torch.where(self.learned[picked], tokens.roll(-1, 1), -100)
+        positions = torch.arange(LENGTH).expand_as(tokens)
+        return Batch(tokens, targets, positions, torch.zeros_like(tokens))
+
+
+class Recorder(Silent):
+    """Remembers every loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float | None] = []
+        self.evaluations: list[tuple[int, float]] = []
+
+    def step(self, result: StepResult, tokens: int, seconds: float) -> None:
+        self.losses.append(result.loss)
+
+    def evaluation(self, step: int, epoch: float, result: EvalResult) -> None:
+        self.evaluations.append((step, result.loss))
+
+
+def config(**optimization: object) -> TrainingConfig:
+    checkpoint = optimization.pop("checkpoint", {"interval": {"steps": 100}})
+    evaluation = optimization.pop("evaluation", {"intervalSteps": 100})
+    return TrainingConfig.model_validate(
+        {
+            "job": {"namespace": "ml", "name": "tiny"},
+            "numNodes": 1,
+            "numProcPerNode": 1,
+            "model": {"architecture": TINY.model_dump(by_alias=True)},
+            "data": {"train": {"claimName": "d"}},
+            "method": {},
+            "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6} | optimization,
+            "checkpoint": checkpoint,
+            "evaluation": evaluation,
+            "export": {},
+        }
+    )
+
+
+def a_loop(
+    config: TrainingConfig,
+    directory: Path,
+    *,
+    stop_after: int | None = None,
+    world: World = ALONE,
+    model: nn.Module | None = None,
+) -> Loop:
+    """A loop where its directory's newest checkpoint left off."""
+    torch.manual_seed(1 + world.rank)
+    model = model or a_model()
+    optimizer = adamw(model, config.optimization)
+    rows, state = RandomRows(10), RunState()
+    cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
+    vault = Vault("ml/tiny", Purpose.CHECKPOINT)
+    store = CheckpointStore(directory, vault, rank=world.rank, world_size=world.size, exchange=world.gather)
+    if info := store.latest():
+        tensors, meta = store.load(info)
+        load_state(model, optimizer, tensors, world)
+        state = RunState.from_json(meta["run"])
+        cursor = Cursor.from_state(
+            bytes.fromhex(meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
+        )
+    loop = Loop(
+        config, world, model, optimizer, rows, RandomRows(3), cursor, state, store, Recorder(), lambda: False, "uid"
+    )
+    if stop_after is not None:
+        loop.stop_requested = lambda: loop.state.step >= stop_after
+    return loop
+
+
+def a_model() -> nn.Module:
+    model = scratch_model(TINY, LENGTH, seed=0)
+    return with_dropout(model)
+
+
+def an_adapted_model() -> nn.Module:
+    adapted: nn.Module = with_adapters(a_model(), LoraSpec(rank=2, dropout=0.2), seed=0)
+    return adapted
+
+
+def with_dropout(model: nn.Module, rate: float = 0.2) -> nn.Module:
+    inner: Any = transformer(model)
+    inner.model.layers[0].self_attn.attention_dropout = rate
+    return model
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return copy.deepcopy(loop.model.state_dict())
+
+
+def run_until_stopped(loop: Loop) -> None:
+    try:
+        loop.run()
+    except StopRequested:
+        return
+    raise AssertionError("the loop came to its end")

@@ -1,0 +1,73 @@
+"""What each of several ranks does in test_ranks.py; here, because its processes must be able to import it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.distributed import World
+from loop_builders import a_loop, an_adapted_model, config, run_until_stopped, weights
+from vault_builders import a_state, a_store
+
+
+def interrupted_run(world: World, root: Path) -> tuple[bool, bool]:
+    """Whether a run that was stopped has the losses, and the weights, of one that was not."""
+    settings = config(globalBatchSize=2 * world.size)
+    whole = a_loop(settings, root / "whole", world=world)
+    whole.run()
+    run_until_stopped(a_loop(settings, root / "parts", world=world, stop_after=2))
+    resumed = a_loop(settings, root / "parts", world=world)
+    resumed.run()
+    expected = weights(whole)
+    same_weights = all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+    return resumed.reporter.losses == whole.reporter.losses[2:], same_weights
+
+
+def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
+    """Only rank 1, in its only batch of three, hears of a stop; (step of the checkpoint, batches that were read)."""
+    loop = a_loop(config(evaluation={"intervalSteps": 2}, microBatchSize=1), root, world=world)
+    read = []
+    loop.validation_rows.before_batch = lambda: read.append(loop.state.step)
+    loop.stop_requested = lambda: world.rank == 1 and bool(read)
+    run_until_stopped(loop)
+    info = loop.store.latest()
+    assert info is not None
+    return info.step, len(read)
+
+
+def weights_that_differ(world: World, root: Path) -> tuple[set[float], set[float]]:
+    """Values of the frozen and the trained weights, once a loop has a model of which all are its rank's number."""
+    model = an_adapted_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(world.rank)
+    a_loop(config(), root, world=world, model=model)
+    frozen, trained = (
+        {float(parameter.mean()) for parameter in model.parameters() if parameter.requires_grad is is_trained}
+        for is_trained in (False, True)
+    )
+    return frozen, trained
+
+
+def a_read_error_on_rank_1(world: World, root: Path, act: str) -> None:
+    """One of `ACTS` on a store of two checkpoints, while rank 1 cannot read its disk."""
+    store = a_store(root, rank=world.rank, world_size=world.size, exchange=world.gather)
+    for step in (1, 2):
+        store.save(step, a_state(step), {})
+    if world.rank == 1:
+        store.vault.open_reader = _disk_is_gone  # type: ignore[method-assign]
+    ACTS[act](store)
+    world.barrier()
+
+
+def _disk_is_gone(*_: Any) -> Any:
+    raise OSError(116, "Stale file handle")
+
+
+ACTS: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
+    "save": lambda store: store.save(3, a_state(3), {}),
+    "latest": lambda store: store.latest(),
+    "at": lambda store: store.at(1),
+}

@@ -1,0 +1,40 @@
+"""What holds between ranks, on real ones: processes joined by gloo."""
+
+from pathlib import Path
+
+import pytest
+
+from deepseek_trainer.contract.errors import TryAgainError
+from gloo_ranks import on_ranks
+from rank_stories import (
+    ACTS,
+    a_read_error_on_rank_1,
+    interrupted_run,
+    stop_during_an_evaluation,
+    weights_that_differ,
+)
+from vault_builders import a_store
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(tmp_path: Path, ranks: int):
+    """Of three numbers, other than of two, the sum depends on the order."""
+    assert on_ranks(ranks, interrupted_run, tmp_path) == [(True, True)] * ranks
+
+
+def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path: Path):
+    assert on_ranks(2, stop_during_an_evaluation, tmp_path) == [(2, 1), (2, 1)]
+
+
+def test_trained_weights_start_as_those_of_rank_0_and_frozen_ones_are_not_sent(tmp_path: Path):
+    assert on_ranks(2, weights_that_differ, tmp_path) == [({0.0}, {0.0}), ({1.0}, {0.0})]
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_read_error_on_one_rank_is_an_error_of_all(tmp_path: Path, act: str):
+    outcomes = on_ranks(2, a_read_error_on_rank_1, tmp_path, act)
+    assert [type(outcome) for outcome in outcomes] == [TryAgainError] * 2
+    assert "rank 1: the storage failed" in str(outcomes[0])
+    newest = a_store(tmp_path).latest()
+    assert newest is not None
+    assert newest.step == (3 if act == "save" else 2)

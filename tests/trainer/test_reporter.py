@@ -1,0 +1,55 @@
+"""One story in every form: /progress, events and TensorBoard tell the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.progress import Progress
+from deepseek_trainer.reporter import Reporter, StepResult
+from vault_builders import a_state, a_store
+
+
+def facts_of(progress: Progress) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(progress.to_json())
+    return facts
+
+
+def a_step(step: int, loss: float | None) -> StepResult:
+    return StepResult(step=step, max_steps=600, epoch=step / 10, loss=loss, grad_norm=1.0, learning_rate=0.1)
+
+
+def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(tmp_path: Path):
+    progress = Progress()
+    reporter = Reporter(Paths(tmp_path), progress)
+    reporter.step(a_step(1, None), tokens=10, seconds=1.0)
+    assert facts_of(progress).items() >= {"stage": "training", "step": 1, "maxSteps": 600, "epoch": 0.1}.items()
+    reporter.step(a_step(2, 4.0), tokens=30, seconds=3.0)
+    reporter.step(a_step(3, None), tokens=30, seconds=3.0)
+    facts = facts_of(progress)
+    assert (facts["step"], facts["loss"], facts["tokensPerSecond"], facts["etaSeconds"]) == (3, 4.0, 10.0, 598 * 2)
+    assert b"dst_trainer_step 3.0" in progress.to_prometheus()
+    assert [(event["step"], event["loss"]) for event in reporter.history] == [(2, 4.0)]
+
+
+def test_what_led_to_a_checkpoint_is_on_the_disk_with_it(tmp_path: Path):
+    reporter = Reporter(Paths(tmp_path), Progress())
+    reporter.step(a_step(2, 4.0), tokens=30, seconds=3.0)
+    reporter.checkpoint(a_store(tmp_path).save(2, a_state(2), {}), seconds=0.1)
+    board = EventAccumulator(str(tmp_path / "work" / "logs" / "tensorboard"))
+    board.Reload()
+    assert [(point.step, point.value) for point in board.Scalars("loss/train")] == [(2, 4.0)]
+
+
+def test_an_evaluation_without_a_number_is_told_as_one(tmp_path: Path):
+    progress = Progress()
+    reporter = Reporter(Paths(tmp_path), progress)
+    reporter.evaluation(3, 1.0, EvalResult(float("inf")))
+    assert facts_of(progress)["evalLoss"] is None
+    (line,) = (tmp_path / "work" / "logs" / "events.jsonl").read_text().splitlines()
+    event = json.loads(line, parse_constant=pytest.fail)
+    assert (event["loss"], event["perplexity"]) == (None, None)

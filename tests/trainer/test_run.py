@@ -1,0 +1,193 @@
+"""A run on one rank, from prepared data to the exported model: where it starts, and which weights it exports."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
+from deepseek_trainer import loop
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.names import (
+    ENV_ATTEMPT,
+    ENV_METRICS_PORT,
+    ENV_NODE_ADDRESS,
+    ENV_RUN_ID,
+    Paths,
+)
+from deepseek_trainer.preparation import prepare
+from deepseek_trainer.process import StopFlag, StopRequested
+from deepseek_trainer.run import Rank, checkpoint_to_resume, run
+from deepseek_trainer.vault import Vault
+from loop_builders import ALONE
+from vault_builders import a_state, a_store
+
+# The second step leads further astray than the first: the best checkpoint is not the last.
+DIVERGING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 10.0, "schedule": "Constant"}
+LEARNING = DIVERGING | {"learningRate": 0.001}
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """Of a worker with data, in the environment that torchrun and the operator give it."""
+    for name, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        ENV_ATTEMPT: "1",
+        ENV_RUN_ID: RUN_ID,
+        ENV_NODE_ADDRESS: "127.0.0.1",
+        ENV_METRICS_PORT: "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = some_paths(tmp_path)
+    paths = Paths(found.root, tmp_path / "scratch")
+    paths.scratch.mkdir()
+    write_jsonl(paths, "train/a.jsonl", texts(12))
+    return paths
+
+
+def a_job(**optimization: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {
+            "job": {"namespace": "ml", "name": "demo"},
+            "numNodes": 1,
+            "numProcPerNode": 1,
+            "model": TINY_MODEL,
+            "data": {"train": {"claimName": CLAIM}, "sequenceLength": 64, "validationFraction": 0.3},
+            "method": {},
+            "optimization": optimization,
+            "checkpoint": {"interval": {"steps": 1}},
+            "evaluation": {"intervalSteps": 1, "generations": 2, "maxNewTokens": 2},
+            "export": {},
+        }
+    )
+
+
+def trained(config: TrainingConfig, paths: Paths, stop: StopFlag | None = None) -> Path:
+    """The result of a run of `config`."""
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    paths.config.write_text(config.model_dump_json(by_alias=True, exclude_none=True))
+    prepare(config, paths, Vault.for_data(config, paths), RUN_ID)
+    run(paths, stop or StopFlag(), restarts=0)
+    return paths.export / "demo"
+
+
+def test_the_best_weights_are_exported_and_the_card_and_the_report_say_so(paths: Paths):
+    result = trained(a_job(**DIVERGING), paths)
+    weights = "of step 1, with the lowest validation loss; the last was step 2"
+    assert f"| Weights | {weights} |" in (result / "README.md").read_text()
+    assert f"<td>{weights}</td>" in (result / "report.html").read_text()
+    assert loss_after(result) == evaluations(paths)[1]
+
+
+def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_the_card_says_why(paths: Paths):
+    trained(a_job(**DIVERGING), paths)
+    damage(paths.checkpoints / "step-00000001" / "rank-00000.safetensors")
+    result = trained(a_job(**DIVERGING), paths)
+    weights = "of step 2, the last: step 1 had a lower validation loss, but its checkpoint cannot be used"
+    assert f"| Weights | {weights} |" in (result / "README.md").read_text()
+    assert "rank-00000.safetensors" in section("Checkpoints refused", (result / "report.html").read_text())
+    assert loss_after(result) == evaluations(paths)[2]
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def section(title: str, report: str) -> str:
+    return report.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0]
+
+
+def loss_after(result: Path) -> float:
+    return float(json.loads((result / "evaluation.json").read_text())["after"]["loss"])
+
+
+def evaluations(paths: Paths) -> dict[int, float]:
+    """Validation loss by step, as told while training."""
+    events = map(json.loads, (paths.logs / "events.jsonl").read_text().splitlines())
+    return {event["step"]: event["loss"] for event in events if event["event"] == "evaluation"}
+
+
+def test_the_last_weights_are_evaluated_once(paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    evaluated = []
+    measure = loop.Loop.measure
+    monkeypatch.setattr(loop.Loop, "measure", lambda self: evaluated.append(self.state.step) or measure(self))
+    result = trained(a_job(**LEARNING), paths)
+    assert evaluated == [0, 1, 2]
+    assert loss_after(result) == evaluations(paths)[2]
+
+
+def test_a_stop_ends_the_first_evaluation_and_the_next_run_begins_with_it(paths: Paths):
+    job, stop = a_job(**LEARNING), StopFlag()
+    stop.since = 0.0
+    with pytest.raises(StopRequested):
+        trained(job, paths, stop)
+    assert not evaluations(paths)
+    trained(job, paths)
+    assert evaluations(paths).keys() == {0, 1, 2}
+
+
+def a_rank(root: Path, resume_from: str) -> Rank:
+    job = a_job()
+    policy = job.checkpoint.model_copy(update={"resume_from": resume_from})
+    config = job.model_copy(update={"checkpoint": policy})
+    return Rank(config, Paths(root), ALONE, StopFlag(), prepared=None, store=a_store(root))
+
+
+def saved_by(root: Path, run_id: str, *steps: int) -> None:
+    store = a_store(root)
+    for step in steps:
+        store.save(step, a_state(step), {"jobUid": run_id.rpartition("-")[0]})
+
+
+@pytest.mark.parametrize(
+    ("resume_from", "saver", "step"),
+    [
+        ("Latest", "another-1", 3),
+        ("2", "another-1", 2),
+        ("None", "another-1", None),
+        ("2", RUN_ID, 3),
+        ("None", RUN_ID, 3),
+    ],
+)
+def test_a_job_resumes_where_it_was_told_to_until_it_has_checkpoints_of_its_own(
+    paths: Paths, resume_from: str, saver: str, step: int | None
+):
+    saved_by(paths.root, saver, 1, 2, 3)
+    found = checkpoint_to_resume(a_rank(paths.root, resume_from))
+    assert (found and found.step) == step
+
+
+def test_resuming_from_a_step_that_there_is_not_names_those_that_there_are(paths: Paths):
+    saved_by(paths.root, "another-1", 1, 2)
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 7 .*there are: 1, 2"):
+        checkpoint_to_resume(a_rank(paths.root, "7"))
+
+
+def test_resuming_from_an_older_step_is_the_way_out_of_a_missing_newest_one(
+    paths: Paths,
+):
+    saved_by(paths.root, "another-1", 1, 2)
+    shutil.rmtree(paths.root / "checkpoints" / "step-00000002")
+    with pytest.raises(IntegrityError, match="is missing"):
+        checkpoint_to_resume(a_rank(paths.root, "Latest"))
+    found = checkpoint_to_resume(a_rank(paths.root, "1"))
+    assert found is not None
+    assert found.step == 1
+
+
+def test_a_later_attempt_does_not_pass_over_its_own_missing_checkpoint(paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    saved_by(paths.root, RUN_ID, 1, 2)
+    shutil.rmtree(paths.root / "checkpoints" / "step-00000002")
+    monkeypatch.setenv(ENV_ATTEMPT, "2")
+    with pytest.raises(IntegrityError, match="is missing"):
+        checkpoint_to_resume(a_rank(paths.root, "1"))

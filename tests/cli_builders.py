@@ -20,7 +20,7 @@ def a_spec(**changes: Any) -> dict[str, Any]:
     """A small valid spec; tests name only the fields that they are about, `a__b` for a nested one."""
     spec: dict[str, Any] = {
         "trainer": {"profile": "cpu", "numNodes": 1, "numProcPerNode": 1},
-        "model": {"architecture": ARCHITECTURE},
+        "model": {"architecture": dict(ARCHITECTURE)},
         "data": {"train": {"claimName": "corpus"}},
         "optimization": {"globalBatchSize": 4},
         "checkpoint": {"gracePeriodSeconds": 10},

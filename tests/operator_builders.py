@@ -115,6 +115,14 @@ def a_pod(
     }
 
 
+def a_lost_pod(index: int = 0, *, attempt: int = 1) -> Manifest:
+    """A pod whose machine went silent, as the node controller marks it."""
+    containers = {"type": "ContainersReady", "status": "True"}
+    pod = a_pod(index, attempt=attempt, ready=False, conditions=(containers,))
+    pod["status"]["conditions"][-1]["lastTransitionTime"] = NOW.isoformat()
+    return pod
+
+
 def terminated(exit_code: int, message: str = "", *, at: int = 0, reason: str = "Error") -> dict[str, Any]:
     """containerStatuses of a pod whose trainer ended `at` seconds after NOW."""
     finished = (NOW + timedelta(seconds=at)).isoformat()

@@ -7,16 +7,18 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     Commands = argparse._SubParsersAction[Any]
 
 EXIT_CODES: Final = (
     (0, "done"),
     (1, "a bug in dstj, or a failure that nobody foresaw"),
     (2, "wrong arguments"),
-    (64, "the job file, the model or a key reference is wrong: a retry cannot help"),
+    (64, "the job file, the model or a key reference is wrong, or the cluster refuses it: a retry cannot help"),
     (65, "the data are missing, empty or malformed: a retry cannot help"),
     (70, "the loss is no longer finite; the last checkpoint is good"),
-    (75, "the machine failed us (killed, disk full, busy): try again"),
+    (75, "the machine or the cluster failed us (killed, disk full, busy, out of reach): try again"),
     (77, "a key is wrong, or sealed bytes do not authenticate"),
     (130, "stopped by Ctrl-C: the same command resumes"),
     (141, "the reader of the output went away"),
@@ -25,7 +27,10 @@ EXIT_CODES: Final = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers wrong arguments in the voice of every other error."""
+    """Answers wrong arguments, and help that cannot be written, in the voice of every other error."""
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse itself would swallow that there is no room
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"dstj: error: {message}\ndstj: hint: {self.prog} --help\n")
@@ -37,11 +42,12 @@ def parser() -> Parser:
     root = Parser(
         prog="dstj",
         description="Private LLM training from one file: checked, rendered, and run without a cluster.",
-        epilog=f"exit codes:\n{codes}\n\nLocal runs keep their state in ./.dstj; set DSTJ_HOME to move it.",
+        epilog=f"exit codes:\n{codes}\n\nLocal runs keep their state in ./.dstj; set DSTJ_HOME to move it.\n"
+        "A cluster is the one of the kubeconfig's current context, as for kubectl.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_to in (_validate, _render, _run, _status, _logs, _keys, _checkpoint, _result, _doctor):
+    for add_to in (_validate, _render, _run, _submit, _suspend, _status, _logs, _keys, _checkpoint, _result, _doctor):
         add_to(commands)
     return root
 
@@ -103,16 +109,39 @@ def _run(commands: "Commands") -> None:
     )
 
 
+def _submit(commands: "Commands") -> None:
+    command = _command(commands, "submit", "dstj.submit:submit", "create or change jobs in a cluster")
+    command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
+    _namespace(command, "namespace of jobs whose file names none (default: the context's)")
+    command.add_argument("--dry-run", action="store_true", help="let the API server check all, and keep nothing")
+
+
+def _suspend(commands: "Commands") -> None:
+    for name, summary in (
+        ("suspend", "let a job in a cluster write a checkpoint and free its pods"),
+        ("resume", "let a suspended job in a cluster go on"),
+    ):
+        command = _command(commands, name, f"dstj.submit:{name}", summary)
+        command.add_argument("name", metavar="NAME", help="job")
+        _namespace(command, "its namespace (default: the context's)")
+
+
+def _namespace(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("-n", "--namespace", metavar="NS", help=text)
+
+
 def _status(commands: "Commands") -> None:
-    command = _command(commands, "status", "dstj.status:status", "show local jobs, or one of them")
-    command.add_argument("name", nargs="?", metavar="NAME", help="job (default: all)")
+    command = _command(commands, "status", "dstj.status:status", "show jobs, or one of them")
+    command.add_argument("name", nargs="?", metavar="NAME", help="job (default: all that were run here)")
+    _namespace(command, "jobs in this namespace of the cluster; without it, a NAME that was run here is that one")
     command.add_argument("-o", "--output", choices=("table", "yaml"), default="table", help="yaml: the whole object")
 
 
 def _logs(commands: "Commands") -> None:
-    command = _command(commands, "logs", "dstj.logs:logs", "print what the nodes of a local job wrote")
+    command = _command(commands, "logs", "dstj.logs:logs", "print what the nodes of a job wrote")
     command.add_argument("name", metavar="NAME", help="job")
-    command.add_argument("--node", type=_index, metavar="N", help="only node N (default: all)")
+    _namespace(command, "a job in this namespace of the cluster; without it, one that was run here comes first")
+    command.add_argument("--node", type=_index, metavar="N", help="only node N (default: all; in a cluster, 0)")
     command.add_argument("--container", choices=("prepare", "trainer"), help="only this container (default: both)")
     command.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the newest)")
     command.add_argument("-f", "--follow", action="store_true", help="go on until the attempt ends")

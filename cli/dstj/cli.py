@@ -14,22 +14,35 @@ READER_GONE = 141  # 128 + SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are listed in `dstj --help`."""
+    if sys.stdout is None:  # closed by the caller, who wants no output
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  open until the process ends
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = CTRL_C
+    except BrokenPipeError:
+        code = READER_GONE
+    except Exception as error:
+        code = _told(error)
+    _give_up_output()
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as end:  # --help, or wrong arguments
         return int(end.code or 0)
+    return int(_command(arguments.target)(arguments))
+
+
+def _give_up_output() -> None:
+    """Python flushes stdout once more at exit, and would complain again where that fails."""
     try:
-        code = _command(arguments.target)(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return CTRL_C
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit, which would complain about the pipe again.
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
-    except Exception as error:
-        return _told(error)
-    return int(code)
 
 
 def _command(target: str) -> Any:

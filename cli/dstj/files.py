@@ -11,25 +11,20 @@ from deepseek_operator.spec import ProfileSpec
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.cli import say
-from dstj.jobfile import Job, each_problem, load_job
+from dstj.jobfile import Job, checked, load_job
 from dstj.store import write_yaml
 
 
 def validate(arguments: Namespace) -> int:
     """Check every file, also after the first bad one."""
-    results = [_is_valid(Path(file)) for file in arguments.files]
-    return ExitCode.DONE if all(results) else ExitCode.CONFIG
-
-
-def _is_valid(path: Path) -> bool:
-    try:
-        valid = each_problem(path, say)
-    except ConfigError as error:
-        say(error.problem, error.hint)
-        return False
-    if valid:
-        print(f"{path}: ok")
-    return valid
+    code = ExitCode.DONE
+    for file in checked(Path(name) for name in arguments.files):
+        for error in file.errors:
+            say(error.problem, error.hint)
+            code = ExitCode.CONFIG
+        if not file.errors:
+            print(f"{file.path}: ok")
+    return code
 
 
 def render(arguments: Namespace) -> int:

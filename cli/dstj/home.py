@@ -95,6 +95,10 @@ class Home:
             raise ConfigError(f"metadata.name: {name!r} is reserved for local runs", hint=f"call the job {name}-1")
         return JobHome(self.directory / name)
 
+    def has(self, name: str) -> bool:
+        """Whether a job of this name was run here."""
+        return name in self.jobs()
+
     def known_job(self, name: str) -> JobHome:
         """The job that was run here under this name.  Raises ConfigError naming those that were."""
         job = self.job(name)

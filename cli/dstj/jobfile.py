@@ -6,7 +6,7 @@ YAML is read the way the API server's own reader does it, not the way PyYAML doe
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from deepseek_operator.blueprint import profile_mismatch
 from deepseek_operator.spec import (
     API_VERSION,
     GROUP,
@@ -22,10 +23,10 @@ from deepseek_operator.spec import (
     PROFILE_KIND,
     JobSpec,
     ProfileSpec,
-    validation_messages,
 )
+from deepseek_operator.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.rules import Model, unknown_fields
+from deepseek_trainer.contract.rules import Model, shown, unknown_fields
 
 Manifest = dict[str, Any]
 
@@ -73,7 +74,7 @@ class Document:
         if not isinstance(self.content, dict):
             return True
         api_version = self.content.get("apiVersion")
-        return self.kind in MODELS or not api_version or str(api_version).startswith(f"{GROUP}/")
+        return _model(self.kind) is not None or not api_version or str(api_version).startswith(f"{GROUP}/")
 
     def at(self, message: str) -> str:
         """`message` ("field.path: rule") with the file and line of the field, or of the nearest parent given."""
@@ -109,7 +110,7 @@ def documents(path: Path) -> list[Document]:
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         hint = "indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
         raise ConfigError(f"{place}: not YAML: {error.problem}", hint=hint) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     if not found:
         raise ConfigError(
@@ -141,15 +142,19 @@ def _messages(content: Any) -> Iterator[str]:
         yield f"document: is a {type(content).__name__}, must be a mapping with apiVersion, kind, metadata and spec"
         return
     if content.get("apiVersion") != API_VERSION:
-        yield f"apiVersion: {content.get('apiVersion')!r} must be {API_VERSION}"
-    model = MODELS.get(content.get("kind", ""))
+        yield f"apiVersion: {shown(content.get('apiVersion'))} must be {API_VERSION}"
+    model = _model(content.get("kind"))
     if model is None:
-        yield f"kind: {content.get('kind')!r} must be {' or '.join(MODELS)}"
+        yield f"kind: {shown(content.get('kind'))} must be {' or '.join(MODELS)}"
         return
     for key in content.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
         yield f"{key}: unknown field, known: apiVersion, kind, metadata, spec"
     yield from _metadata_messages(content.get("metadata"), content["kind"])
     yield from _spec_messages(model, content.get("spec"))
+
+
+def _model(kind: Any) -> type[Model] | None:
+    return MODELS.get(kind) if isinstance(kind, str) else None
 
 
 def _metadata_messages(metadata: Any, kind: str) -> Iterator[str]:
@@ -158,28 +163,37 @@ def _metadata_messages(metadata: Any, kind: str) -> Iterator[str]:
         return
     name, namespace = metadata.get("name"), metadata.get("namespace", "default")
     longest = MAX_NAME_LENGTH if kind == KIND else MAX_NAMESPACE_LENGTH
-    if not _is_label(name, longest):
-        yield f"metadata.name: {name!r} must be 1 to {longest} of a-z, 0-9 and '-', a letter first, no '-' last"
-    if not _is_label(namespace, MAX_NAMESPACE_LENGTH):
-        yield f"metadata.namespace: {namespace!r} must be a DNS label"
+    if not is_label(name, longest):
+        yield f"metadata.name: {shown(name)} must be 1 to {longest} of a-z, 0-9 and '-', a letter first, no '-' last"
+    if not is_label(namespace, MAX_NAMESPACE_LENGTH):
+        yield f"metadata.namespace: {shown(namespace)} must be a DNS label: a-z, 0-9 and '-', at most 63"
     for field in ("labels", "annotations"):
-        for key, value in (metadata.get(field) or {}).items():
+        entries = metadata.get(field) or {}
+        if not isinstance(entries, dict):
+            yield f"metadata.{field}: {shown(entries)} must be a mapping"
+            continue
+        for key, value in entries.items():
             if not isinstance(value, str):
-                yield f"metadata.{field}.{key}: {value!r} must be a string: put it in quotes"
+                yield f"metadata.{field}.{key}: {shown(value)} must be a string: put it in quotes"
 
 
-def _is_label(name: Any, longest: int) -> bool:
+def is_label(name: Any, longest: int) -> bool:
     return isinstance(name, str) and len(name) <= longest and DNS_LABEL.fullmatch(name) is not None
 
 
 def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
     if not isinstance(spec, dict):
-        yield "spec: must be a mapping"
+        yield f"spec: {shown(spec)} must be a mapping"
+        return
+    try:
+        text = json.dumps(spec, default=str)
+    except (ValueError, TypeError, RecursionError) as error:  # an anchor inside itself, bytes as a key
+        yield f"spec: must be what JSON can say: {str(error).lower()}"
         return
     yield from unknown_fields(model, spec, "spec")
     try:
         # Strict, from JSON: "3" is no number and 1 is no boolean for the API server either.
-        model.model_validate_json(json.dumps(spec, default=str), strict=True)
+        model.model_validate_json(text, strict=True)
     except ValidationError as error:
         yield from validation_messages(error)
 
@@ -215,21 +229,52 @@ def load_job(path: Path, *more: Path) -> Job:
         names = ", ".join(job.content["metadata"]["name"] for job in jobs)
         hint = "put each job in a file of its own" if jobs else f"a job is a document with kind: {KIND}"
         raise ConfigError(f"{path}: holds {len(jobs)} jobs{f' ({names})' if jobs else ''}, must be one", hint=hint)
-    profiles = {
-        document.content["metadata"]["name"]: document.content for document in ours if document.kind == PROFILE_KIND
-    }
+    profiles = _profiles(ours)
+    if mismatch := _mismatch(jobs[0], profiles):
+        raise ConfigError(mismatch)
     manifest = jobs[0].content
     return Job(path, manifest, JobSpec.model_validate(manifest["spec"]), profiles)
 
 
-def each_problem(path: Path, report: Callable[[str], None]) -> bool:
-    """Report every problem of a file; whether there was none."""
-    ours = [document for document in documents(path) if document.is_ours]
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a file says of jobs and profiles, and all that is wrong with it."""
+
+    path: Path
+    documents: list[Document]
+    errors: list[ConfigError]
+
+
+def checked(paths: Iterable[Path]) -> Iterator[Checked]:
+    """Each file after another; a job is held to the profiles of every file."""
+    read = [_checked(path) for path in paths]
+    profiles = _profiles(document for file in read if not file.errors for document in file.documents)
+    for file in read:
+        valid = file.documents if not file.errors else []
+        mismatches = [ConfigError(message) for each in valid if (message := _mismatch(each, profiles))]
+        yield Checked(file.path, file.documents, file.errors + mismatches)
+
+
+def _checked(path: Path) -> Checked:
+    try:
+        ours = [document for document in documents(path) if document.is_ours]
+    except ConfigError as error:
+        return Checked(path, [], [error])
     if not ours:
-        raise ConfigError(
-            f"{path}: holds no {KIND} and no {PROFILE_KIND}", hint=f"apiVersion: {API_VERSION}, kind: {KIND}"
-        )
-    found = [problem for document in ours for problem in problems(document)]
-    for problem in found:
-        report(problem)
-    return not found
+        hint = f"apiVersion: {API_VERSION}, kind: {KIND}"
+        return Checked(path, [], [ConfigError(f"{path}: holds no {KIND} and no {PROFILE_KIND}", hint=hint)])
+    return Checked(path, ours, [ConfigError(problem) for document in ours for problem in problems(document)])
+
+
+def _profiles(valid: Iterable[Document]) -> dict[str, Manifest]:
+    return {each.content["metadata"]["name"]: each.content for each in valid if each.kind == PROFILE_KIND}
+
+
+def _mismatch(document: Document, profiles: Mapping[str, Manifest]) -> str | None:
+    """Why a valid job cannot run with its profile, if that is among `profiles`; None for a profile."""
+    if document.kind != KIND:
+        return None
+    spec = JobSpec.model_validate(document.content["spec"])
+    profile = profiles.get(spec.trainer.profile or "")
+    message = profile and profile_mismatch(spec, ProfileSpec.model_validate(profile["spec"]))
+    return document.at(message) if message else None

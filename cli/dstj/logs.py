@@ -1,4 +1,4 @@
-"""`dstj logs`: what the containers of a local job wrote, with the node in front of each line."""
+"""`dstj logs`: what the containers of a job wrote, with the node in front of each line."""
 
 import re
 import sys
@@ -7,10 +7,15 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
+from dstj.cluster import ask, is_remote
 from dstj.home import Home, JobHome
+
+if TYPE_CHECKING:
+    from dstj.apiserver import ApiServer
 
 POLL_S = 0.2
 CONTAINERS = ("prepare", "trainer")
@@ -38,7 +43,19 @@ class Log:
 
 def logs(arguments: Namespace) -> int:
     """Print the logs of one attempt; with --follow, until nobody runs the job any more."""
-    place = Home.from_env().known_job(arguments.name)
+    home = Home.from_env()
+    if is_remote(home, arguments.name, arguments.namespace):
+        return ask(lambda server: _of_cluster(server, arguments), arguments.namespace)
+    return _local(home.known_job(arguments.name), arguments)
+
+
+async def _of_cluster(server: "ApiServer", arguments: Namespace) -> int:
+    from dstj.podlogs import pod_logs
+
+    return await pod_logs(server, arguments, CONTAINERS)
+
+
+def _local(place: JobHome, arguments: Namespace) -> int:
     attempt = arguments.attempt or max(_attempts(place), default=0)
     seen: dict[Path, Log] = {}
     while True:

@@ -1,20 +1,34 @@
-"""`dstj status`: local jobs as a table, or one of them as the object that it is."""
+"""`dstj status`: jobs as a table, or one of them as the object that it is."""
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from deepseek_trainer.contract.names import ExitCode
+from deepseek_operator.blueprint import child_name
+from deepseek_operator.observed import Owner
+from deepseek_trainer.contract.names import ExitCode, Paths
+from dstj.cluster import ask, is_remote
 from dstj.home import Home, JobHome
 from dstj.kubelet import Manifest
 from dstj.outcome import summary
 from dstj.store import stored, write_yaml
 from dstj.table import lines
-from dstj.view import view
+from dstj.view import checkpoint, restarts, view
+
+if TYPE_CHECKING:
+    from dstj.apiserver import ApiServer
 
 
 def status(arguments: Namespace) -> int:
     """Print one job, or a line for each."""
     home = Home.from_env()
+    if arguments.namespace or (arguments.name and is_remote(home, arguments.name, arguments.namespace)):
+        return ask(lambda server: _of_cluster(server, arguments), arguments.namespace)
+    return _local(home, arguments)
+
+
+def _local(home: Home, arguments: Namespace) -> int:
     names = [arguments.name] if arguments.name else home.jobs()
     jobs = [(place, manifest) for name in names if (manifest := stored(place := home.known_job(name)))]
     if arguments.output == "yaml":
@@ -22,11 +36,43 @@ def status(arguments: Namespace) -> int:
     elif arguments.name:
         _print_one(*jobs[0])
     elif jobs:
-        for line in lines([HEAD, *(_row(place, manifest) for place, manifest in jobs)]):
-            print(line)
+        _print_table(_row(manifest, is_orphan=_is_orphaned(place, manifest)) for place, manifest in jobs)
     else:
-        print(f"no jobs in {home.directory}; dstj run FILE makes one")
+        print(f"no jobs in {home.directory}; dstj run FILE makes one; dstj status -n NAMESPACE lists a cluster's")
     return ExitCode.DONE
+
+
+async def _of_cluster(server: "ApiServer", arguments: Namespace) -> int:
+    jobs = [await server.job(arguments.name)] if arguments.name else list(await server.jobs())
+    for manifest in jobs:
+        manifest["metadata"].pop("managedFields", None)
+    if arguments.output == "yaml":
+        write_yaml(jobs, sys.stdout)
+    elif arguments.name:
+        for line in _remote_summary(jobs[0]):
+            print(line)
+    elif jobs:
+        _print_table(_row(manifest) for manifest in sorted(jobs, key=lambda job: str(job["metadata"]["name"])))
+    else:
+        print(f"no jobs in namespace {server.namespace} ({server.target.context}); dstj submit FILE makes one")
+    return ExitCode.DONE
+
+
+def _remote_summary(manifest: Manifest) -> Iterator[str]:
+    """What `summary` tells of a local job, with claims in place of directories."""
+    meta, status, now = manifest["metadata"], manifest.get("status") or {}, view(manifest)
+    yield f"{meta['name']}: {now.phase}: {now.message}" if now.message else f"{meta['name']}: {now.phase}"
+    volume = manifest["spec"].get("checkpoint", {}).get("volume", {})
+    claim = volume.get("claimName") or child_name(Owner(meta["namespace"], meta["name"], meta["uid"]))
+    work = Paths().work
+    if now.phase == "Succeeded":
+        yield f"  result        claim {claim}, {(Paths().export / meta['name']).relative_to(work)}"
+    if now.progress:
+        yield f"  progress      {now.progress}"
+    if last := checkpoint(status.get("lastCheckpoint")):
+        yield f"  checkpoint    {last}, in claim {claim}, {Paths().checkpoints.relative_to(work)}"
+    yield f"  attempts      {now.attempt}, restarts: {restarts(status.get('restarts') or {})}"
+    yield f"  logs          dstj logs {meta['name']} -n {meta['namespace']}"
 
 
 def _print_one(place: JobHome, manifest: Manifest) -> None:
@@ -43,10 +89,15 @@ def _print_one(place: JobHome, manifest: Manifest) -> None:
 HEAD = ("NAME", "PHASE", "STEP", "LOSS", "ATTEMPT", "RESTARTS", "CHECKPOINT")
 
 
-def _row(place: JobHome, manifest: Manifest) -> tuple[str, ...]:
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    for line in lines([HEAD, *rows]):
+        print(line)
+
+
+def _row(manifest: Manifest, *, is_orphan: bool = False) -> tuple[str, ...]:
     now = view(manifest)
     step = f"{now.step}/{now.max_steps}" if now.step is not None else "-"
-    phase = f"{now.phase} (killed)" if _is_orphaned(place, manifest) else now.phase
+    phase = f"{now.phase} (killed)" if is_orphan else now.phase
     loss = now.metrics.get("loss", "-")
     return now.name, phase, step, loss, str(now.attempt), now.restarts, now.checkpoint or "-"
 

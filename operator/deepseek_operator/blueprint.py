@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deepseek_operator.observed import Owner
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import EgressRule, JobSpec, ProfileSpec, Resources
+from deepseek_operator.spec import GPU, EgressRule, JobSpec, ProfileSpec, Resources
+from deepseek_trainer.contract.rules import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,22 @@ class Blueprint:
     @property
     def egress(self) -> tuple[EgressRule, ...]:
         return (*self.spec.network.egress, *(self.profile.egress if self.profile else ()))
+
+
+def profile_mismatch(spec: JobSpec, profile: ProfileSpec) -> str | None:
+    """Why `spec` cannot run with `profile`, one line as for a broken rule; None if it can.
+
+    The rule that the API server holds a job's own resources to, for resources that come from its profile.
+    """
+    trainer, given = spec.trainer, profile.resources_per_node
+    gpus = ((given and given.limits) or {}).get(GPU)
+    if trainer.resources_per_node or gpus is None or str(gpus) == str(trainer.num_proc_per_node):
+        return None
+    return (
+        f"spec.trainer.numProcPerNode: must equal {GPU} of TrainingProfile {shown(trainer.profile)}, "
+        f"which is {shown(gpus)}, not {trainer.num_proc_per_node}: one process drives one GPU; "
+        "make the job anew with that number, or with another profile"
+    )
 
 
 def child_name(owner: Owner) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from deepseek_operator.failure import Failure, Verdict, failure_of, job_condition
-from deepseek_operator.observed import Observed, Ref
+from deepseek_operator.observed import Manifest, Observed, Ref
 from deepseek_operator.plan import Outcome, Plan, running_seconds, told
 from deepseek_operator.progress import last_words, with_progress
 from deepseek_operator.settings import Settings
@@ -21,6 +21,7 @@ from deepseek_operator.training_job import TrainingJob
 
 MAX_FAILURE_MESSAGE: Final = 4096  # [characters]; what a kubelet keeps of a termination message
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
+_LOST_FIX: Final = "; if their machine is gone, use `kubectl delete pod --force`"
 _SUSPENSION: Final = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
@@ -65,11 +66,17 @@ def _ended(s: Situation) -> Plan | None:
         status = s.status.model_copy(update={"completion_time": s.now})
         done = "trained, evaluated and exported"
         return _tell(s, Phase.SUCCEEDED, "Completed", done, status=status, delete=s.older_jobs, look_again=0.0)
-    if s.worker_job and job_condition(s.worker_job, "Failed"):
+    if s.worker_job and _has_failed(s, s.worker_job):
         return _attempt_failed(s, failure_of(s.worker_job, s.pods))
     if s.seconds_left is not None and s.seconds_left <= 0:
         return _out_of_time(s)
     return None
+
+
+def _has_failed(s: Situation, worker_job: Manifest) -> bool:
+    """A Job that is bound to fail waits for all its pods, also for those of a machine that will never answer."""
+    is_doomed = job_condition(worker_job, "FailureTarget") is not None and bool(s.pods)
+    return job_condition(worker_job, "Failed") is not None or (is_doomed and not s.unfinished_pods)
 
 
 def _held(s: Situation) -> Plan | None:
@@ -149,14 +156,13 @@ def _suspended(s: Situation, status: JobStatus) -> Plan:
 
 def _start(s: Situation) -> Plan:
     phase = Phase.RESTARTING if s.status.phase is Phase.RESTARTING else Phase.PENDING
-    if s.lacks_profile:
-        message = f"TrainingProfile {s.job.spec.trainer.profile!r} does not exist: see `kubectl get trainingprofiles`"
-        retry = s.settings.refused_retry_s
-        return _tell(s, phase, "ProfileNotFound", message, is_warning=True, accepted=False, look_again=retry)
+    if s.profile_problem:
+        retry = s.settings.refused_retry_s  # no event tells of a profile
+        return _tell(s, phase, *s.profile_problem, is_warning=True, accepted=False, look_again=retry)
     if s.unfinished_pods:
         # Two attempts could both write the volume; of a dead machine only a person knows that its pods are gone.
         names = ", ".join(s.unfinished_pods)
-        message = f"waiting for pods to leave: {names}; if their machine is gone, use `kubectl delete pod --force`"
+        message = f"waiting for pods to leave: {names}{_LOST_FIX}"
         return _wait(s, phase, "PodsLeaving", message, delete=s.all_jobs)
     message = f"creating the {s.num_nodes} pods of attempt {max(1, s.attempt)}"
     return _wait(s, phase, "CreatingWorkers", message, apply=s.children, delete=s.older_jobs)
@@ -185,9 +191,13 @@ def _seen(s: Situation) -> tuple[Phase, str, str, bool]:
     if s.worker_job.get("spec", {}).get("suspend"):
         return Phase.QUEUED, "WaitingForQueue", f"waiting for {s.queue}", False
     if job_condition(s.worker_job, "FailureTarget"):
-        return Phase.STARTING, "PodsStopping", "a pod failed, the others stop", False
+        names = ", ".join(s.unfinished_pods)
+        return Phase.STARTING, "PodsStopping", f"a pod failed, the others stop: {names}{_LOST_FIX}", False
     if nodes.ready + nodes.succeeded >= desired:
         return Phase.RUNNING, "AllNodesReady", f"all {desired} pods ready", False
+    if s.lost_pods:
+        message = f"the machine of {', '.join(s.lost_pods)} no longer answers; the other pods give up in a minute"
+        return Phase.STARTING, "NodeLost", message, True
     if blocker := s.blocker:
         return Phase.STARTING, blocker.reason, blocker.message, True
     return Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods ready", False

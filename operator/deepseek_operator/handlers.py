@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
-from deepseek_operator.labels import JOB_NAME
+from deepseek_operator.labels import JOB_NAME, MANAGED_BY
 from deepseek_operator.observed import JobKey
 from deepseek_operator.spec import GROUP, PLURAL, VERSION
 
@@ -44,11 +44,25 @@ class Endless:
             yield 4.0
 
 
+class NoEssence(kopf.DiffBaseStorage):
+    """kopf would copy and compare each object that it sees, for handlers of changes that are not there."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise NotImplementedError("this operator writes nothing through kopf")
+
+
 def settings() -> kopf.OperatorSettings:
     """Watch and never write; survive all that the API server can answer."""
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True  # the kinds are known: no right to list namespaces and CRDs is needed
     settings.peering.standalone = True
+    settings.persistence.diffbase_storage = NoEssence()
     settings.posting.enabled = False
     settings.watching.server_timeout = 300  # each new watch lists first: the resync of every job
     settings.watching.client_timeout = 330
@@ -71,7 +85,13 @@ async def watch(
     Here the first task that ends ends it; the supervisor's loop takes the others along.
     """
     tasks = await kopf.spawn_tasks(
-        registry=handlers, settings=settings, clusterwide=not namespaces, namespaces=namespaces, stop_flag=stop
+        registry=handlers,
+        settings=settings,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        stop_flag=stop,
+        # Only peering shows it; kopf would ask for the user's name, and an image's user has none.
+        identity=cast(Any, MANAGED_BY),
     )
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in ended:

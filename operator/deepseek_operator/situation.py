@@ -6,10 +6,11 @@ from functools import cached_property
 
 from deepseek_operator import labels
 from deepseek_operator.blockers import Blocker, blocker_of
-from deepseek_operator.blueprint import worker_job_name
+from deepseek_operator.blueprint import profile_mismatch, worker_job_name
 from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest, Observed, Ref, ref
 from deepseek_operator.plan import running_seconds
+from deepseek_operator.pods import is_finished, is_lost, is_ready, writers
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import Isolation, ProfileSpec
 from deepseek_operator.status import JobStatus, NodeCounts, ReplicaStatuses
@@ -57,7 +58,14 @@ class Situation:
     @property
     def unfinished_pods(self) -> tuple[str, ...]:
         """Names of the pods, of any attempt, that can still write to the volume."""
-        return tuple(sorted(pod["metadata"]["name"] for pod in self._pods if not _is_finished(pod)))
+        attempts = {labels.attempt_of(pod) for pod in self._pods}
+        groups = ([pod for pod in self._pods if labels.attempt_of(pod) == attempt] for attempt in attempts)
+        return tuple(sorted(pod["metadata"]["name"] for group in groups for pod in writers(group, self.num_nodes)))
+
+    @property
+    def lost_pods(self) -> tuple[str, ...]:
+        """Names of the current attempt's pods whose machine no longer answers."""
+        return tuple(pod["metadata"]["name"] for pod in self.pods if is_lost(pod))
 
     @property
     def has_workers(self) -> bool:
@@ -81,6 +89,15 @@ class Situation:
     @property
     def lacks_profile(self) -> bool:
         return self.job.spec.trainer.profile is not None and self.profile is None
+
+    @property
+    def profile_problem(self) -> tuple[str, str] | None:
+        """Reason and message of what is wrong with the profile, for this job; None if nothing is."""
+        if self.lacks_profile:
+            name = self.job.spec.trainer.profile
+            return "ProfileNotFound", f"TrainingProfile {name!r} does not exist: see `kubectl get trainingprofiles`"
+        mismatch = self.profile and profile_mismatch(self.job.spec, self.profile)
+        return ("ProfileMismatch", mismatch) if mismatch else None
 
     @property
     def children(self) -> tuple[Manifest, ...]:
@@ -116,7 +133,7 @@ class Situation:
 
     @property
     def blocker(self) -> Blocker | None:
-        unfinished = [pod for pod in self.pods if not _is_finished(pod)]
+        unfinished = [pod for pod in self.pods if not is_finished(pod)]
         return blocker_of(unfinished, self.observed.warnings, self.num_nodes)
 
     @property
@@ -156,7 +173,7 @@ class Situation:
         return NodeCounts(
             desired=self.num_nodes,
             active=sum(phase in {"Pending", "Running", "Unknown"} for phase in phases),
-            ready=sum(_is_ready(pod) for pod in self.pods),
+            ready=sum(is_ready(pod) for pod in self.pods),
             succeeded=phases.count("Succeeded"),
             failed=phases.count("Failed"),
         )
@@ -165,14 +182,3 @@ class Situation:
 def _controller(manifest: Manifest) -> Manifest:
     references = manifest["metadata"].get("ownerReferences", ())
     return next((reference for reference in references if reference.get("controller")), {})
-
-
-def _is_finished(pod: Manifest) -> bool:
-    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
-
-
-def _is_ready(pod: Manifest) -> bool:
-    if "deletionTimestamp" in pod["metadata"]:
-        return False
-    conditions = pod.get("status", {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from deepseek_trainer.contract.config import (
     CheckpointPolicy,
@@ -22,7 +22,7 @@ from deepseek_trainer.contract.config import (
     OptimizationSpec,
     TrainingConfig,
 )
-from deepseek_trainer.contract.rules import Model, Rule
+from deepseek_trainer.contract.rules import Model, Rule, shown
 
 GROUP: Final = "training.dstj.io"
 VERSION: Final = "v1alpha1"
@@ -35,19 +35,20 @@ PROFILE_PLURAL: Final = "trainingprofiles"
 # "<name>-a<attempt>-<index>" is a pod's host name: at most 63 characters.
 MAX_NAME_LENGTH: Final = 50
 
-Image = Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$", max_length=512)]
+# ASCII only: a look-alike letter would name another registry.
+Image = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}$", max_length=512)]
 _QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 
 
-def _is_quantity(value: int | str) -> int | str:
-    if not re.fullmatch(_QUANTITY[1:-1], str(value)):
-        raise ValueError(f"{value!r} is not a quantity: use a number such as 4, 500m or 64Gi")
-    return value
+def _is_quantity(value: Any) -> int | str:
+    if isinstance(value, int | str) and re.fullmatch(_QUANTITY[1:-1], str(value)):
+        return value
+    raise ValueError(f"{shown(value)} is not a quantity: use 4, 500m, 64Gi or, in quotes, '1.5'")
 
 
 Quantity = Annotated[
     int | str,
-    AfterValidator(_is_quantity),
+    BeforeValidator(_is_quantity),
     Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "minimum": 0, "maxLength": 32}),
 ]
 ResourceName = Annotated[
@@ -225,6 +226,15 @@ class SchedulingSpec(Model):
         DnsName | None, Field(description="PriorityClass of the pods; a change takes effect with the next attempt.")
     ] = None
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",
+            "priorityClassName must not begin with system-: such pods evict those that the cluster runs on; "
+            "name a PriorityClass for work",
+            lambda self: not (self.priority_class_name or "").startswith("system-"),
+        ),
+    )
+
 
 # All but suspend, runPolicy and scheduling.
 IMMUTABLE: Final = (
@@ -334,14 +344,3 @@ class ProfileSpec(Model):
     egress: Annotated[
         tuple[EgressRule, ...], Field(max_length=32, description="Destinations every job of the profile may reach.")
     ] = ()
-
-
-def validation_messages(error: Any) -> tuple[str, ...]:
-    """One line per problem of a pydantic ValidationError: path of the field, the rule.  Never the values."""
-    return tuple(_message(e) for e in error.errors(include_input=False, include_url=False))
-
-
-def _message(error: dict[str, Any]) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    text = error["msg"].removeprefix("Value error, ")
-    return f"spec.{path}: {text[0].lower()}{text[1:]}" if path else f"spec: {text[0].lower()}{text[1:]}"

@@ -8,10 +8,11 @@ from typing import Any, Final, Self
 from pydantic import ValidationError
 
 from deepseek_operator.observed import Owner
-from deepseek_operator.spec import MAX_NAME_LENGTH, JobSpec, validation_messages
+from deepseek_operator.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.status import JobStatus
-from deepseek_trainer.contract.rules import Rule
+from deepseek_trainer.contract.rules import Rule, shown
 
+_NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's types of errors
 _NAME: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_RULE: Final = Rule(
     f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches('{_NAME}')",
@@ -38,7 +39,7 @@ class TrainingJob:
         raw = manifest.get("spec") or {}
         parsed, problems = _parse(raw)
         if NAME_RULE.holds and not NAME_RULE.holds(meta["name"]):
-            problems = (NAME_RULE.message, *problems)
+            problems = (f"{NAME_RULE.message}; given: {shown(meta['name'])}", *problems)
         return cls(
             owner=Owner(meta["namespace"], meta["name"], meta["uid"]),
             generation=meta.get("generation", 0),
@@ -60,3 +61,15 @@ def _parse(raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[str, ...]]:
         return JobSpec.model_validate(raw), ()
     except ValidationError as error:
         return None, validation_messages(error)
+
+
+def validation_messages(error: Any) -> tuple[str, ...]:
+    """One line per problem of a pydantic ValidationError: path of the field, the rule, the value that breaks it."""
+    return tuple(_message(e) for e in error.errors(include_url=False))
+
+
+def _message(error: dict[str, Any]) -> str:
+    path = ".".join(["spec", *(str(part) for part in error["loc"] if part != "[key]")])
+    rule = error["msg"].removeprefix("Value error, ")
+    value = "" if error["type"] in _NAMES_THE_VALUE else f", not {shown(error['input'])}"
+    return f"{path}: {rule[0].lower()}{rule[1:]}{value}"

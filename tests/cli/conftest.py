@@ -1,6 +1,6 @@
 """`dstj` in this process, on a state directory of the test's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 import dstj.local_pod
 import dstj.run
 from cli_builders import WORKER, StandIns
+from cli_cluster import FakeCluster, kubeconfig, serving
 from dstj.cli import main
 
 Dstj = Callable[..., int]
@@ -18,7 +19,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working directory with `.dstj` in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DSTJ_HOME", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     return tmp_path
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[FakeCluster]:
+    """A cluster that the kubeconfig leads to, in the namespace ml of the context test."""
+    with serving() as cluster:
+        kubeconfig(place, cluster.url, namespace="ml")
+        yield cluster
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,17 @@ from deepseek_trainer.contract.names import ExitCode
 from dstj.arguments import EXIT_CODES, parser
 from dstj.cli import main
 
-HEAVY = ("pydantic", "yaml", "rich", "cryptography", "torch", "asyncio", "deepseek_operator", "deepseek_trainer")
+HEAVY = (
+    "pydantic",
+    "yaml",
+    "rich",
+    "cryptography",
+    "torch",
+    "asyncio",
+    "kubernetes",
+    "deepseek_operator",
+    "deepseek_trainer",
+)
 
 
 def _commands(
@@ -148,6 +159,33 @@ def test_reader_that_goes_away_is_not_an_error():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["doctor", "--digest", __file__]])
+def test_output_that_finds_no_room_is_one_error_with_code_75(arguments, unbuffered):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "dstj.cli", *arguments],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert (done.returncode, done.stderr.splitlines()) == (
+        75,
+        [
+            "dstj: error: cannot write: no space left on device",
+            "dstj: hint: make room and give the same command again: nothing is lost",
+        ],
+    )
+
+
+def test_output_that_was_closed_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m dstj.cli doctor --digest {shlex.quote(__file__)} >&-"
+    done = subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_job_error_has_a_documented_exit_code():

@@ -53,7 +53,11 @@ def test_good_file_is_ok(tmp_path, capsys):
         (GOOD.replace("globalBatchSize: 4", "globalBatchSize: 4\n    maxSteps: yes"), "spec.optimization.maxSteps"),
         (GOOD.replace("numProcPerNode: 1", "numProcPerNode: 3"), "globalBatchSize must be a multiple"),
         (GOOD.replace("claimName: corpus", "path: x"), "spec.data.train.claimName: field required"),
-        (GOOD.split("spec:")[0], "spec: must be a mapping"),
+        (GOOD.split("spec:")[0], "spec: None must be a mapping"),
+        (GOOD.replace("kind: DeepSeekTrainingJob", "kind: [a]"), "kind: ['a'] must be DeepSeekTrainingJob or"),
+        (GOOD.replace("name: tiny", "name: tiny\n  labels: [a]"), "metadata.labels: ['a'] must be a mapping"),
+        (GOOD.replace("numNodes: 1", "numNodes: &a [*a]"), "spec: must be what JSON can say: circular"),
+        ("a: " + 600 * "[", "not YAML: maximum recursion depth"),
         (GOOD + "extra: 1\n", "extra: unknown field"),
     ],
 )
@@ -63,6 +67,59 @@ def test_bad_file_is_told_in_one_line_with_code_64(tmp_path, capsys, text, first
     first = errors_of(capsys, path)[0]
     assert first.startswith("dstj: error: ")
     assert first_line in first
+
+
+BAD_SPEC = {
+    "trainer": {"image": "trainer:latest", "numNodes": 0, "numProcPerNode": "2"},
+    "model": {"architecture": {"hiddenSize": 10, "numHeads": 4, "numLayers": 1, "vocabSize": 260}},
+    "data": {"train": {"claimName": "Corpus_1", "path": "../secrets"}, "sequenceLength": 1e9, "format": None},
+    "method": {"type": "Lora"},
+    "optimization": {"maxSteps": True, "learningRate": f"{80 * 'x'}", "precision": ["BF16"]},
+    "checkpoint": {"volume": {"size": 1.5}},
+    "network": {"egress": [{"cidr": "10.0.0.0/8", "ports": [0, 443]}]},
+    "export": {"formats": "Merged", "format": "Adapter"},
+}
+BREAKS_RULES = {
+    "trainer__image": f"trainer@sha256:{64 * 'a'}",
+    "model__architecture__hiddenSize": 10,
+    "model__architecture__numHeads": 4,
+    "data__train__path": "../secrets",
+    "optimization__epochs": 1,
+    "optimization__maxSteps": 2,
+    "checkpoint__interval": {},
+    "checkpoint__volume": {"claimName": "work", "storageClassName": "fast"},
+    "network__egress": [{"cidr": "0.0.0.0/0", "ports": [443]}],
+}
+
+
+def test_messages_name_field_rule_and_value_as_in_the_golden_file(tmp_path, capsys, golden):
+    path = tmp_path / "bad.yaml"
+    several = [
+        a_job("Tiny_1") | {"spec": BAD_SPEC},
+        a_job("rules", **BREAKS_RULES),
+        a_job("batch", optimization__globalBatchSize=3, trainer__numNodes=2),
+        a_job("gpus", trainer__resourcesPerNode={"limits": {"nvidia.com/gpu": "2"}}),
+        a_job("key", data__sealed=True),
+        a_job("formats", export__formats=["Adapter", "Merged"]),
+        a_job("none") | {"spec": "none", "apiVersion": "v1"},
+    ]
+    path.write_text(yaml.safe_dump_all(several))
+    golden("messages/validate.txt", "\n".join(errors_of(capsys, path)) + "\n")
+
+
+def test_job_is_held_to_the_gpus_of_a_profile_in_any_of_the_files(tmp_path, capsys):
+    spec = {"image": f"trainer@sha256:{64 * 'a'}", "resourcesPerNode": {"limits": {"nvidia.com/gpu": 8}}}
+    profile = {"apiVersion": "training.dstj.io/v1alpha1", "kind": "TrainingProfile", "metadata": {"name": "cpu"}}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile | {"spec": spec}))
+    path = job_file(tmp_path)
+    line = 1 + path.read_text().splitlines().index("    numProcPerNode: 1")
+    wanted = f"tiny.yaml:{line}: spec.trainer.numProcPerNode: must equal nvidia.com/gpu of TrainingProfile 'cpu'"
+    for command in (["validate", str(path), str(tmp_path / "profile.yaml")], ["render", str(path), "--profile"]):
+        assert main([*command, str(tmp_path / "profile.yaml")]) == 64
+        assert wanted in capsys.readouterr().err
+    path.write_text(f"{path.read_text()}---\n{(tmp_path / 'profile.yaml').read_text()}")
+    assert main(["run", str(path)]) == 64
+    assert wanted in capsys.readouterr().err
 
 
 def test_problem_of_a_field_names_its_line(tmp_path, capsys):

@@ -9,11 +9,12 @@ import cel
 import pytest
 from pydantic import ValidationError
 
+from api_samples import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 from deepseek_operator import apidocs, crd
 from deepseek_operator.schema import Schema
-from deepseek_operator.spec import JobSpec, ProfileSpec, validation_messages
+from deepseek_operator.spec import JobSpec, ProfileSpec
 from deepseek_operator.status import JobStatus
-from deepseek_operator.training_job import NAME_RULE
+from deepseek_operator.training_job import NAME_RULE, validation_messages
 from operator_builders import PROFILE, SPEC, a_training_job, merged
 
 JOB = crd.training_job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -24,71 +25,6 @@ KEYED = {
     "minItems", "maxItems", "maxProperties", "anyOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys", "x-kubernetes-validations",
 }  # fmt: skip
-LORA = {"method": {"type": "LoRA"}, "model": {"architecture": None, "base": {"claimName": "models"}}}
-VALIDATION = {"claimName": "held-out"}
-ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
-BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
-KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
-
-
-def gpus(number: Any, processes: int) -> dict[str, Any]:
-    return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
-
-
-def kv_heads(number: int) -> dict[str, Any]:
-    return {"model": {"architecture": {"numKeyValueHeads": number}}}
-
-
-def volume(**fields: str) -> dict[str, Any]:
-    return {"checkpoint": {"volume": fields}}
-
-
-def egress(*cidrs: str, **network: Any) -> dict[str, Any]:
-    return {"network": {"egress": [{"cidr": cidr, "ports": [443]} for cidr in cidrs], **network}}
-
-
-# Changes to the smallest spec: one that holds the rule, one that breaks it and no other.
-RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("path must be relative", {"data": {"train": {"path": "a/..b"}}}, {"data": {"train": {"path": "a/../b"}}}),
-    ("path must be relative", {"data": {"validation": {"claimName": "c"}}}, {"data": {"train": {"path": "/etc"}}}),
-    ("path must be relative", LORA, merged(LORA, {"model": {"base": {"path": ".."}}})),
-    ("hiddenSize must be a multiple", {}, {"model": {"architecture": {"hiddenSize": 66}}}),
-    ("numHeads must be a multiple", kv_heads(2), kv_heads(3)),
-    ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
-    ("give exactly one of base", LORA, {"model": {"architecture": None}}),
-    ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
-    ("lora is only read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
-    ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
-    ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
-    ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
-    ("give exactly one of image", {}, {"trainer": {"image": None}}),
-    ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
-    ("numProcPerNode must equal", gpus(4, 4), gpus(4, 2)),
-    ("storageClassName is for", volume(claimName="mine"), volume(claimName="mine", storageClassName="fast")),
-    ("cidr must not be the whole", egress("10.0.0.0/8", "0.0.0.0/1"), egress("0.0.0.0/0")),
-    ("cidr must not be the whole", egress("2001:db8::/32"), egress("::/0")),
-    ("cidr must not be the whole", egress("169.25.0.0/16"), egress("10.0.0.0/8", "169.254.169.254/32")),
-    ("cidr must not be the whole", {}, egress("fe80::/10")),
-    ("cidr must not have leading", egress("10.0.10.0/24"), egress("0169.254.0.0/16")),
-    ("egress is only enforced", {"network": {"isolation": "Unmanaged"}}, egress("10.0.0.0/8", isolation="Unmanaged")),
-    ("optimization.globalBatchSize must", {"trainer": {"numNodes": 4}}, {"trainer": {"numNodes": 3}}),
-    ("data.sealed and export.sealed", merged(KEY, {"data": {"sealed": True}}), {"data": {"sealed": True}}),
-    ("data.sealed and export.sealed", {"export": {"sealed": False}}, {"export": {"sealed": True}}),
-    ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
-    ("method.type LoRA needs", LORA, {"method": {"type": "LoRA"}}),
-]  # fmt: skip
-MUTABLE = {"suspend": True, "runPolicy": {"maxRestarts": 9}, "scheduling": {"priorityClassName": "high"}}
-IMMUTABLE: dict[str, dict[str, Any]] = {
-    "trainer": {"numNodes": 4},
-    "model": {"architecture": {"numLayers": 3}},
-    "data": {"sequenceLength": 512},
-    "method": {"type": "LoRA"},
-    "optimization": {"seed": 1},
-    "checkpoint": {"gracePeriodSeconds": 60},
-    "network": {"isolation": "Unmanaged"},
-    "evaluation": {"maxRows": 5},
-    "export": {"sealed": False},
-}
 
 
 def defaulted(schema: Schema, value: Any) -> Any:
@@ -132,7 +68,7 @@ def by_pydantic(spec: dict[str, Any]) -> list[str]:
     try:
         JobSpec.model_validate(spec)
     except ValidationError as error:
-        return [message.split(": ", 1)[1] for message in validation_messages(error)]
+        return [message.split(": ", 1)[1].split("; given: ")[0] for message in validation_messages(error)]
     return []
 
 
@@ -229,42 +165,13 @@ def test_every_rule_has_a_sample() -> None:
     assert [message for message in messages if not message.startswith(prefixes)] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "is_good"),
-    [
-        ("a", True),
-        ("a" * 50, True),
-        ("a" * 51, False),
-        ("1a", False),
-        ("a-", False),
-        ("a.b", False),
-        ("A", False),
-        ("a\n", False),
-    ],
-)
+@pytest.mark.parametrize(("name", "is_good"), NAMES)
 def test_names_fit_into_host_names(name: str, is_good: bool) -> None:
     manifest = a_training_job(name=name)
     (rule,) = JOB["x-kubernetes-validations"]
     assert cel.evaluate(rule["rule"], {"self": manifest}) is is_good
     assert NAME_RULE.holds is not None
     assert NAME_RULE.holds(name) is is_good
-
-
-BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"trainer": {"numNodes": 1}}, {"trainer": {"numNodes": 0}}),
-    ({"trainer": {"image": "r/a@sha256:" + "0" * 64}}, {"trainer": {"image": "r/a:latest"}}),
-    (
-        {"trainer": {"resourcesPerNode": {"limits": {"cpu": 4}}}},
-        {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},
-    ),
-    ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
-    ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
-    ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
-    ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
-    ({"runPolicy": {"ttlSecondsAfterFinished": 0}}, {"runPolicy": {"ttlSecondsAfterFinished": -1}}),
-    (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
-    (egress("10.0.0.0/8"), egress("example.org/8")),
-]
 
 
 @pytest.mark.parametrize(("inside", "outside"), BOUNDS)

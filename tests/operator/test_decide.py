@@ -10,10 +10,12 @@ from deepseek_operator.decide import decide, finished, invalid, refused
 from deepseek_operator.observed import Observed
 from deepseek_operator.plan import Plan
 from deepseek_operator.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
-from operator_builders import NOW, SETTINGS, a_job, a_pod, a_profile, a_warning, a_worker_job, terminated
+from operator_builders import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_profile, a_warning, a_worker_job, terminated
 
 TWO_PODS = (a_pod(0), a_pod(1))
 FAILED_JOB = a_worker_job(conditions=("Failed",))
+LOST = a_lost_pod(1)
+PEER_GONE = a_pod(0, "Failed", **terminated(75, '{"reason": "PeerGone"}'))
 EXIT = {code: (a_pod(0, "Failed", **terminated(code)),) for code in (1, 64, 143)}
 
 
@@ -79,6 +81,30 @@ def deleted(plan: Plan) -> list[str]:
             Observed((a_worker_job(conditions=("FailureTarget",)),), TWO_PODS),
             ("Starting", "PodsStopping", 1),
             id="failing",
+        ),
+        pytest.param(
+            a_status(Phase.RUNNING),
+            Observed((a_worker_job(),), (a_pod(0), LOST)),
+            ("Starting", "NodeLost", 1),
+            id="machine-lost",
+        ),
+        pytest.param(
+            a_status(Phase.STARTING),
+            Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST)),
+            ("Restarting", "AttemptFailed", 2),
+            id="machine-lost-and-the-group-broken",
+        ),
+        pytest.param(
+            a_status(Phase.RESTARTING, 2),
+            Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST)),
+            ("Restarting", "CreatingWorkers", 2),
+            id="attempt-after-a-lost-machine",
+        ),
+        pytest.param(
+            a_status(Phase.RESTARTING, 2),
+            Observed((a_worker_job(),), (LOST, a_lost_pod(0))),
+            ("Restarting", "PodsLeaving", 2),
+            id="a-whole-group-behind-a-broken-network-may-go-on",
         ),
         pytest.param(
             a_status(Phase.STARTING),
@@ -151,6 +177,23 @@ def test_suspension_lasts_until_no_pod_is_left(observed: Observed, phase: str, g
     assert (plan.status.phase, deleted(plan)) == (phase, gone)
     assert plan.status.is_true("Suspended") is (phase == "Suspended")
     assert plan.status.restarts == Restarts()
+
+
+def test_a_lost_machine_is_named_and_costs_no_restart() -> None:
+    plan = plan_for(
+        a_status(Phase.STARTING), Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST))
+    )
+    failure = plan.status.last_failure
+    assert failure is not None
+    assert (failure.reason, failure.node, failure.node_name) == ("NodeLost", 1, "machine-1")
+    assert (plan.status.restarts.job, plan.status.restarts.disruption) == (0, 1)
+
+
+def test_the_only_pod_of_a_job_is_never_taken_for_lost_for_good() -> None:
+    plan = plan_for(
+        a_status(Phase.RESTARTING, 2), Observed((a_worker_job(),), (a_lost_pod(0),)), trainer={"numNodes": 1}
+    )
+    assert done(plan)[1] == "PodsLeaving"
 
 
 def test_a_finished_worker_job_wins_over_suspension() -> None:
@@ -248,6 +291,28 @@ def test_a_missing_profile_waits_for_its_author() -> None:
     found = plan_for(missing.status, Observed(), trainer=trainer, profile=a_profile())
     assert found.status.is_true("Accepted")
     assert kinds(found)[-1] == "Job"
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(8, 1), ("8", 2), ("0", 1)])
+def test_a_profile_with_another_number_of_gpus_than_processes_is_refused(gpus: Any, processes: int) -> None:
+    profile = a_profile(resourcesPerNode={"limits": {"nvidia.com/gpu": gpus}})
+    trainer = {"image": None, "profile": "h100", "numProcPerNode": processes, "numNodes": 1}
+    plan = plan_for(a_status(None, 0), Observed(), trainer=trainer, profile=profile)
+    assert plan.apply == ()
+    assert done(plan) == ("Pending", "ProfileMismatch", 0)
+    assert plan.status.is_true("Stalled")
+    wanted = f"must equal nvidia.com/gpu of TrainingProfile 'h100', which is {gpus!r}, not {processes}"
+    assert wanted in plan.status.message
+
+
+@pytest.mark.parametrize(
+    "own", [{"numProcPerNode": 8}, {"numProcPerNode": 1, "resourcesPerNode": {"limits": {"cpu": 4}}}]
+)
+def test_a_profile_whose_gpus_the_job_uses_or_replaces_is_taken(own: dict[str, Any]) -> None:
+    profile = a_profile(resourcesPerNode={"limits": {"nvidia.com/gpu": 8}})
+    trainer = {"image": None, "profile": "h100", "numNodes": 1, **own}
+    plan = plan_for(a_status(None, 0), Observed(), trainer=trainer, profile=profile)
+    assert kinds(plan)[-1] == "Job"
 
 
 def test_a_profile_that_vanished_does_not_disturb_a_running_job() -> None:

@@ -72,9 +72,16 @@ async def test_a_spec_that_cannot_work_ends_in_the_status_and_is_not_retried() -
     assert await a_pass(cluster) is None
     assert cluster.log == ["status", "event InvalidSpec"]
     assert "globalBatchSize must be a multiple" in cluster.status.message
+    assert "given: optimization.globalBatchSize: 7, trainer.numNodes: 2" in cluster.status.message
     cluster.change_spec(optimization={"globalBatchSize": 8})
     await settle(cluster)
     assert cluster.worker_jobs == ["demo-a1"]
+
+
+async def test_the_status_shows_the_beginning_of_a_value_that_breaks_a_rule() -> None:
+    cluster = FakeCluster(a_training_job({"trainer": {"image": 1000 * "x"}}))
+    await a_pass(cluster)
+    assert cluster.status.message.endswith(f", not '{56 * 'x'}...")
 
 
 async def test_a_profile_is_read_by_its_name() -> None:

@@ -102,6 +102,17 @@ async def test_jobs_and_their_children_wake_the_queue_and_kopf_writes_nothing(
     assert [request.method for request in cluster if request.method not in {None, kmock.method.GET}] == []
 
 
+async def test_watches_need_no_name_for_the_user_that_they_run_as(
+    cluster: Any, watching: Callable[[], Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987654)  # in no /etc/passwd, as in an image or under OpenShift
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    woken = watching()
+    await until(lambda: bool(woken))
+
+
 @pytest.mark.parametrize("status", [403, 404, 410, 429, 500, 504])
 async def test_watches_survive_a_list_that_fails_for_a_while(
     cluster: Any, watching: Callable[[], Woken], status: int

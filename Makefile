@@ -1,7 +1,7 @@
 # The only entry point.  `make help` lists the targets.
 SHELL := /bin/bash -euo pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types layers crds docs golden verify e2e clean
+.PHONY: help setup demo test check lint format types layers crds docs golden verify chart e2e clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,11 +47,12 @@ types: setup ## mypy, strict
 layers: setup ## the architecture as import contracts
 	$(BIN)/lint-imports
 
-crds: setup ## models -> crds/
+crds: setup ## models -> crds/ and the chart
 	$(BIN)/python -m deepseek_operator.crd
 
 docs: setup ## models -> the tables of docs/
 	$(BIN)/python -m deepseek_operator.apidocs
+	$(BIN)/python tests/helm/readme.py
 
 golden: setup ## rewrite the golden files; read the diff
 	$(BIN)/pytest -q --update-golden tests/operator tests/cli tests/trainer -k golden
@@ -60,6 +61,11 @@ golden: setup ## rewrite the golden files; read the diff
 verify: setup ## generated files are up to date
 	$(BIN)/python -m deepseek_operator.crd --check
 	$(BIN)/python -m deepseek_operator.apidocs --check
+	$(BIN)/python tests/helm/readme.py --check
+
+chart: setup ## the chart under Helm, helm-unittest, kubeconform and promtool (needs Go)
+	@$(BIN)/python tests/helm/tools.py
+	$(BIN)/pytest tests/helm --timeout 300
 
 e2e: setup ## the slower tier: whole jobs as real processes, crash storms
 	$(BIN)/pytest tests/e2e --timeout 900 -v

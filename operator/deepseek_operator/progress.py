@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from deepseek_operator.labels import ATTEMPT, COMPLETION_INDEX
 from deepseek_operator.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
+from deepseek_trainer.contract.names import ExitCode
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 _METRICS: Final = {  # name in the status: name in the answer
@@ -53,7 +54,7 @@ def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Mapping[str, 
             continue
         for container in pod.get("status", {}).get("containerStatuses", ()):
             terminated = container.get("state", {}).get("terminated") or {}
-            if terminated.get("exitCode") == 0:
+            if terminated.get("exitCode") in {ExitCode.DONE, ExitCode.STOPPED}:
                 return _object(terminated.get("message") or "")
     return None
 

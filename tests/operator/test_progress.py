@@ -129,6 +129,7 @@ def a_finished_pod(index: str, attempt: int, exit_code: int, message: str) -> di
     ("pod", "expected"),
     [
         pytest.param(a_finished_pod("0", 2, 0, json.dumps(ANSWER)), ANSWER, id="node-0-of-this-attempt"),
+        pytest.param(a_finished_pod("0", 2, 143, json.dumps(ANSWER)), ANSWER, id="stopped-after-its-checkpoint"),
         pytest.param(a_finished_pod("1", 2, 0, json.dumps(ANSWER)), None, id="another-node"),
         pytest.param(a_finished_pod("0", 1, 0, json.dumps(ANSWER)), None, id="an-older-attempt"),
         pytest.param(a_finished_pod("0", 2, 75, json.dumps(ANSWER)), None, id="a-failure"),

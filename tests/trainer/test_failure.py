@@ -138,3 +138,8 @@ def test_an_entry_point_that_fails_ends_with_its_code_and_leaves_its_message(tmp
     assert done.returncode == ExitCode.CONFIG
     assert done.stderr == "Config: spec.x=1: too small (hint: use 2)\n"
     assert json.loads(log.read_text())["exitCode"] == ExitCode.CONFIG
+
+
+def test_a_stopped_worker_tells_its_last_progress_too():
+    told = json.loads(Failure(ExitCode.STOPPED, "Stopped", "saved").to_json({"step": 13}))
+    assert told == {"step": 13, "exitCode": 143, "reason": "Stopped", "message": "saved"}

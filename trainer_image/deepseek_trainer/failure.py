@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.errors import PEER_GONE, JobError
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
@@ -55,15 +55,16 @@ class Failure:
             return cls(ExitCode.TRY_AGAIN, signal.Signals(-exit_code).name, f"ended by signal {-exit_code}", rank)
         return cls(exit_code, "Exited", f"exited with code {exit_code}", rank)
 
-    def to_json(self) -> bytes:
+    def to_json(self, progress: Mapping[str, Any] | None = None) -> bytes:
         """The termination message: camelCase, as the operator reads it; at most MAX_BYTES, and whole."""
         message = self.message
-        while (excess := len(encoded := self._encoded(message)) - MAX_BYTES) > 0 and message:
+        while (excess := len(encoded := self._encoded(message, progress)) - MAX_BYTES) > 0 and message:
             message = message[: -(1 + excess // 6)]  # a character is at most 6 bytes of JSON
         return encoded
 
-    def _encoded(self, message: str) -> bytes:
-        fields = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
+    def _encoded(self, message: str, progress: Mapping[str, Any] | None) -> bytes:
+        own = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
+        fields = {**(progress or {}), **own}
         known = {key: value for key, value in fields.items() if value is not None}
         return json.dumps(known, ensure_ascii=False).encode(errors="replace")
 
@@ -95,9 +96,11 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def exit_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoReturn:
-    """End this process: the message on stderr and in the termination log, the code as the exit status."""
-    _tell(failure, environ)
+def exit_with(
+    failure: Failure, progress: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+) -> NoReturn:
+    """End this process: the message on stderr, with `progress` in the termination log, the code as the exit status."""
+    _tell(failure, environ, progress)
     sys.exit(failure.exit_code)
 
 
@@ -109,10 +112,10 @@ def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoR
         os._exit(failure.exit_code)
 
 
-def _tell(failure: Failure, environ: Mapping[str, str]) -> None:
+def _tell(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
     print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
     if log := environ.get(ENV_TERMINATION_LOG):
-        Path(log).write_bytes(failure.to_json())
+        Path(log).write_bytes(failure.to_json(progress))
 
 
 def run(main: Callable[[], None]) -> None:

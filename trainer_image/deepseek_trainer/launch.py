@@ -4,6 +4,7 @@ The agent itself never sees SIGTERM: it would kill its ranks after 30 s, while a
 may take longer.  The ranks get it instead, agree, save, and end with code 0.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode, Paths
 from deepseek_trainer.failure import Failure, exit_with, run
 from deepseek_trainer.process import StopFlag, die_with_parent
-from deepseek_trainer.scratch import LAST_PROGRESS, Scratch
+from deepseek_trainer.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
@@ -86,11 +87,11 @@ def main() -> None:
     die_with_parent()
     scratch = Scratch(Paths.from_env().scratch)
     failure = Launcher(scratch, stop).run()
+    progress = scratch.last_progress()
     if failure is not None:
-        exit_with(failure)
-    last_progress = scratch.directory / LAST_PROGRESS
-    if last_progress.exists() and (log := os.environ.get(ENV_TERMINATION_LOG)):
-        Path(log).write_bytes(last_progress.read_bytes())  # the server of /progress is gone
+        exit_with(failure, progress if failure is STOPPED else {})
+    if progress and (log := os.environ.get(ENV_TERMINATION_LOG)):
+        Path(log).write_text(json.dumps(progress))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from deepseek_trainer.process import StopFlag
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
-from deepseek_trainer.scratch import LAST_PROGRESS
+from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.state import RunState, load_state, load_weights
 from deepseek_trainer.tokenizer import prompt_ids, text_ids
 from deepseek_trainer.training_config import load_config
@@ -58,7 +58,11 @@ def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
             serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
         prepared = open_prepared(config, paths, Vault.for_data(config, paths))
         rank = Rank(config, paths, world, stop, prepared, _store(config, paths, world))
-        _train_and_export(rank, progress)
+        try:
+            _train_and_export(rank, progress)
+        finally:
+            if world.is_lead:
+                Scratch(paths.scratch).leave_progress(progress.to_json())
 
 
 def _train_and_export(rank: Rank, progress: Progress) -> None:
@@ -75,7 +79,6 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
         target = export(loop.model, rank.prepared.tokenizer, rank.config, rank.paths, results)
         loop.reporter.event("exported", path=str(target))
         loop.reporter.stage("done")
-        (rank.paths.scratch / LAST_PROGRESS).write_bytes(progress.to_json())
     loop.reporter.close()
     rank.world.barrier()
 

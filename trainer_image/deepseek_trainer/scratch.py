@@ -1,14 +1,13 @@
 """What the processes of one worker tell each other: small files in its scratch directory."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 from deepseek_trainer.failure import Failure
-
-LAST_PROGRESS: Final = "progress.json"  # on node 0, when the job is done
 
 
 class Scratch:
@@ -18,11 +17,12 @@ class Scratch:
         self.directory = directory
         self.failure = directory / "failure.json"  # why the round ended
         self.stopped = directory / "stopped"  # the ranks agreed to stop, and saved
+        self._progress = directory / "progress.json"  # on node 0: what /progress told last
         self._ranks = directory / "ranks"  # process ids, one file for each rank
 
     def clear(self) -> None:
         """Before the first round: as if there had been none."""
-        for file in (self.failure, self.stopped, *self._rank_files()):
+        for file in (self.failure, self.stopped, self._progress, *self._rank_files()):
             file.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             self._ranks.rmdir()
@@ -50,6 +50,16 @@ class Scratch:
             restarts = starts.tell() - 1
         (self._ranks / str(local_rank)).write_text(str(os.getpid()))
         return restarts
+
+    def leave_progress(self, progress: bytes) -> None:
+        self._progress.write_bytes(progress)
+
+    def last_progress(self) -> dict[str, Any]:
+        """What the last round left; its server of /progress is gone.  Empty on all nodes but the first."""
+        try:
+            return dict(json.loads(self._progress.read_bytes()))
+        except FileNotFoundError:
+            return {}
 
     def pids(self) -> tuple[int, ...]:
         """Process ids of the ranks that were recorded; they may have ended."""

@@ -1,0 +1,66 @@
+"""Fixtures of the tests on the real cluster: images, the installed operator, a namespace of one's own.
+
+The rest of tests/e2e needs none of them.
+"""
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import kube
+from kube import Namespace
+
+
+@dataclass(frozen=True)
+class Images:
+    """By digest, as the nodes know them."""
+
+    operator: str
+    trainer: str
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    kube.cluster("up")
+    operator = kube.cluster("image", "localhost/deepseek-operator:e2e", "operator/Dockerfile", ".")
+    trainer = kube.cluster("image", "localhost/deepseek-trainer:e2e", "trainer_image/Dockerfile", ".")
+    return Images(operator, trainer)
+
+
+@pytest.fixture(scope="session")
+def operator(images: Images) -> None:
+    """Installed by Helm as a platform team does it, with a profile called `cpu`."""
+    kube.install(images.operator)
+    kube.apply(kube.profile("cpu", images.trainer))
+
+
+@pytest.fixture
+def namespace(operator: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    yield from namespace_called(request.node.name)
+
+
+@pytest.fixture(scope="module")
+def team(operator: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """One namespace for all tests of a module."""
+    yield from namespace_called(request.module.__name__.rpartition(".")[2])
+
+
+def namespace_called(test: str) -> Iterator[Namespace]:
+    words = re.sub(r"[^a-z0-9]+", "-", test.removeprefix("test_"))[:30].strip("-")
+    made = Namespace(f"{words}-{secrets.token_hex(2)}")
+    yield made
+    made.delete()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """What the cluster has to say about a test that failed."""
+    report = yield
+    fixtures = getattr(item, "funcargs", {})
+    made = fixtures.get("namespace") or fixtures.get("team")
+    if report.when == "call" and report.failed and made:
+        report.sections.extend(kube.told_about(made))
+    return report

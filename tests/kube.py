@@ -1,0 +1,241 @@
+"""The real cluster as its users have it: kubectl, namespaces, claims with files, and waiting for what ought to come."""
+
+import base64
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from deepseek_operator.spec import API_VERSION, KIND
+from operator_builders import SPEC, merged
+
+Manifest = dict[str, Any]
+Found = TypeVar("Found")
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = ROOT / "tests" / "e2e" / "cluster" / "cluster.py"
+STATE = Path("/var/lib/dstj-cluster")
+KUBECONFIG = STATE / "pki" / "admin.conf"
+VOLUMES = STATE / "volumes"
+LOGS = STATE / "logs"
+CHART = ROOT / "helm" / "deepseek-operator"
+RELEASE = "deepseek-operator"
+OPERATOR_NAMESPACE = "deepseek-system"
+SELECTOR = "app.kubernetes.io/name=deepseek-operator"
+
+
+def cluster(*arguments: str) -> str:
+    """Run cluster.py; its standard output."""
+    return run(sys.executable, str(CLUSTER), *arguments).strip()
+
+
+def run(*command: str, input: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Standard output; AssertionError with what it said where it fails."""
+    done = subprocess.run(command, input=input, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def kubectl(*arguments: str, input: str | None = None) -> str:
+    return run(*_kubectl(*arguments), input=input)
+
+
+def refused(*arguments: str, input: str | None = None) -> str:
+    """What the API server says to a command that must fail."""
+    done = subprocess.run(_kubectl(*arguments), input=input, capture_output=True, text=True, check=False)
+    assert done.returncode != 0, f"kubectl {' '.join(arguments)} was accepted:\n{done.stdout}"
+    return done.stderr
+
+
+def _kubectl(*arguments: str) -> tuple[str, ...]:
+    return (str(STATE / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments)
+
+
+def everything(*arguments: str) -> set[str]:
+    """`kind/name` of all objects of any kind that `kubectl get ARGUMENTS` finds, but for what tells of them."""
+    kinds = kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    left_out = {"events", "events.events.k8s.io", "componentstatuses"}
+    found = kubectl("get", ",".join(kind for kind in kinds if kind not in left_out), "-o", "name", *arguments)
+    return set(found.split())
+
+
+def apply(*manifests: Manifest) -> None:
+    """As a GitOps pipeline does: server-side, under its own field manager."""
+    kubectl("apply", "--server-side", "--field-manager=e2e", "-f", "-", input=yaml.safe_dump_all(manifests))
+
+
+def helm(*arguments: str) -> str:
+    tools = run(sys.executable, str(ROOT / "tests" / "helm" / "tools.py")).strip()
+    return run(f"{tools}/helm", f"--kubeconfig={KUBECONFIG}", "--namespace", OPERATOR_NAMESPACE, *arguments)
+
+
+def install(image: str, *settings: str) -> None:
+    """The chart with the operator's image by digest, or an upgrade to it."""
+    repository, _, digest = image.partition("@")
+    values = [f"image.repository={repository}", f"image.digest={digest}", *settings]
+    sets = [word for value in values for word in ("--set", value)]
+    helm("upgrade", "--install", "--create-namespace", "--wait", "--timeout=3m", RELEASE, str(CHART), *sets)
+
+
+def profile(name: str, image: str) -> Manifest:
+    """A TrainingProfile for small jobs: one thread, as much of the machine as is free."""
+    resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "4Gi"}}
+    spec = {"image": image, "resourcesPerNode": resources}
+    return {"apiVersion": API_VERSION, "kind": "TrainingProfile", "metadata": {"name": name}, "spec": spec}
+
+
+def example(name: str, **changes: Any) -> Manifest:
+    """examples/<name>.yaml with `changes` over its spec; None removes a field."""
+    manifest = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    manifest["spec"] = merged(manifest["spec"], changes)
+    return manifest
+
+
+def a_job(name: str, changes: Manifest, **meta: Any) -> Manifest:
+    """The smallest job with `changes` over its spec; its image exists nowhere."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, **meta},
+        "spec": merged(SPEC, changes),
+    }
+
+
+def wait_until(what: str, look: Callable[[], Found | None], timeout_s: float = 60.0, every_s: float = 0.3) -> Found:
+    """The first thing that `look` finds; AssertionError after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < end, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(every_s)
+    return found
+
+
+class Namespace:
+    """One team's namespace: Pod Security `restricted`, and allowed to be scraped by nobody."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        kubectl("create", "namespace", name)
+        kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+
+    def delete(self) -> None:
+        kubectl("delete", "namespace", self.name, "--wait=false", "--ignore-not-found")
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        return kubectl("--namespace", self.name, *arguments, input=input)
+
+    def apply(self, *manifests: Manifest) -> None:
+        apply(*({**manifest, "metadata": {**manifest["metadata"], "namespace": self.name}} for manifest in manifests))
+
+    def get(self, kind: str, name: str) -> Manifest | None:
+        text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text else None
+
+    def list(self, kind: str, selector: str = "") -> list[Manifest]:
+        return list(json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"])
+
+    def claim(self, name: str, content: Path | None = None, size: str = "1Gi") -> Path:
+        """A bound claim with a copy of `content`; its directory as this machine sees it."""
+        spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}}
+        self.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
+        directory = self.directory_of(name)
+        if content:
+            shutil.copytree(content, directory, dirs_exist_ok=True)
+        return directory
+
+    def directory_of(self, claim: str) -> Path:
+        """Where a bound claim's volume lies."""
+
+        def bound() -> str | None:
+            found = self.get("pvc", claim)
+            return found["spec"].get("volumeName") if found and found["status"].get("phase") == "Bound" else None
+
+        return VOLUMES / wait_until(f"claim {claim} is bound", bound)
+
+    def key(self, secret: str) -> None:
+        """A Secret with a fresh 32-byte key, as `dstj keys generate` would write it."""
+        data = {"kek": base64.b64encode(secrets.token_bytes(32)).decode()}
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}, "data": data})
+
+
+class TrainingJob:
+    """One DeepSeekTrainingJob in a namespace, as applied, and what can be seen of it."""
+
+    def __init__(self, namespace: Namespace, manifest: Manifest) -> None:
+        self.namespace, self.name, self.manifest = namespace, manifest["metadata"]["name"], manifest
+        namespace.apply(manifest)
+
+    @property
+    def found(self) -> Manifest | None:
+        return self.namespace.get("dstj", self.name)
+
+    @property
+    def status(self) -> Manifest:
+        return (self.found or {}).get("status") or {}
+
+    @property
+    def pods(self) -> list[Manifest]:
+        """Of the newest attempt, by index."""
+        return sorted(
+            self.namespace.list("pods", f"training.dstj.io/job-name={self.name}"),
+            key=lambda pod: pod["metadata"]["name"],
+        )
+
+    @property
+    def work(self) -> Path:
+        return self.namespace.directory_of(f"dstj-{self.name}")
+
+    @property
+    def steps(self) -> list[int]:
+        """Every step that was done, in the order of doing."""
+        file = self.work / "logs" / "events.jsonl"
+        text = file.read_text() if file.exists() else ""
+        events = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [event["step"] for event in events if event["event"] == "step"]
+
+    def wait_for(self, phase: str, timeout_s: float = 120.0) -> Manifest:
+        """The status that says `phase`; fails at once where the job ends in another one."""
+
+        def look() -> Manifest | None:
+            status = self.status
+            ended = status.get("phase") in {"Succeeded", "Failed"}
+            assert not ended or status["phase"] == phase, f"wanted {phase}: {json.dumps(status, indent=1)}"
+            return status if status.get("phase") == phase else None
+
+        return wait_until(f"{self.name} is {phase}, not {self.status.get('phase')}", look, timeout_s)
+
+    def wait_for_step(self, step: int, timeout_s: float = 180.0) -> None:
+        wait_until(f"step {step} of {self.name}", lambda: max(self.steps, default=0) >= step or None, timeout_s)
+
+    def condition(self, type_: str) -> Manifest | None:
+        return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), None)
+
+
+def told_about(namespace: Namespace) -> list[tuple[str, str]]:
+    """Everything that helps to understand a failure in a namespace, by heading."""
+    looks = {
+        "objects": ("get", "dstj,jobs,pods,pvc,events", "-o", "wide"),
+        "training jobs": ("get", "dstj", "-o", "yaml"),
+        "pods": ("describe", "pods"),
+    }
+    told = [(heading, _whatever(_kubectl("--namespace", namespace.name, *look))) for heading, look in looks.items()]
+    pods = namespace.list("pods")
+    told += [(f"logs of {name}", _logs(namespace.name, name)) for pod in pods if (name := pod["metadata"]["name"])]
+    told.append(("operator", _whatever(_kubectl("logs", "-n", OPERATOR_NAMESPACE, "-l", SELECTOR, "--tail=200"))))
+    return told + [(str(log), log.read_text(errors="replace")[-1500:]) for log in sorted(LOGS.glob("*/kubelet.log"))]
+
+
+def _logs(namespace: str, pod: str) -> str:
+    return _whatever(_kubectl("logs", "-n", namespace, pod, "--all-containers", "--tail=50"))
+
+
+def _whatever(command: tuple[str, ...]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from deepseek_operator.labels import attempt_of
 from deepseek_operator.spec import API_VERSION, KIND
 from operator_builders import SPEC, merged
 
@@ -59,11 +60,11 @@ def _kubectl(*arguments: str) -> tuple[str, ...]:
 
 
 def everything(*arguments: str) -> set[str]:
-    """`kind/name` of all objects of any kind that `kubectl get ARGUMENTS` finds, but for what tells of them."""
-    kinds = kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    """`kind/name` of what `kubectl get ARGUMENTS` finds of any kind, events aside; with -n of those with namespaces."""
+    namespaced = ["--namespaced=true"] if "-n" in arguments else []
+    kinds = kubectl("api-resources", "--verbs=list", "-o", "name", *namespaced).split()
     left_out = {"events", "events.events.k8s.io", "componentstatuses"}
-    found = kubectl("get", ",".join(kind for kind in kinds if kind not in left_out), "-o", "name", *arguments)
-    return set(found.split())
+    return set(kubectl("get", ",".join(sorted({*kinds} - left_out)), "-o", "name", *arguments).split())
 
 
 def apply(*manifests: Manifest) -> None:
@@ -183,22 +184,30 @@ class TrainingJob:
     @property
     def pods(self) -> list[Manifest]:
         """Of the newest attempt, by index."""
-        return sorted(
-            self.namespace.list("pods", f"training.dstj.io/job-name={self.name}"),
-            key=lambda pod: pod["metadata"]["name"],
-        )
+        found = self.namespace.list("pods", f"training.dstj.io/job-name={self.name}")
+        newest = max((attempt_of(pod) for pod in found), default=0)
+        return sorted((pod for pod in found if attempt_of(pod) == newest), key=lambda pod: pod["metadata"]["name"])
 
     @property
     def work(self) -> Path:
         return self.namespace.directory_of(f"dstj-{self.name}")
 
     @property
-    def steps(self) -> list[int]:
-        """Every step that was done, in the order of doing."""
+    def events(self) -> list[dict[str, Any]]:
+        """What rank 0 logged, of all attempts."""
         file = self.work / "logs" / "events.jsonl"
         text = file.read_text() if file.exists() else ""
-        events = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return [event["step"] for event in events if event["event"] == "step"]
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    @property
+    def steps(self) -> list[int]:
+        """Every step that was done, in the order of doing."""
+        return [event["step"] for event in self.events if event["event"] == "step"]
+
+    def trains_again(self, attempt: int) -> bool:
+        """Whether `attempt` resumed and did a step."""
+        names = [event["event"] for event in self.events if event.get("attempt", attempt) == attempt]
+        return "resumed" in names and "step" in names[names.index("resumed") :]
 
     def wait_for(self, phase: str, timeout_s: float = 120.0) -> Manifest:
         """The status that says `phase`; fails at once where the job ends in another one."""

@@ -32,9 +32,20 @@ def images() -> Images:
 
 @pytest.fixture(scope="session")
 def operator(images: Images) -> None:
-    """Installed by Helm as a platform team does it, with a profile called `cpu`."""
+    installed(images)
+
+
+def installed(images: Images) -> None:
+    """The operator by Helm as a platform team installs it, with a profile called `cpu`."""
     kube.install(images.operator)
     kube.apply(kube.profile("cpu", images.trainer))
+
+
+@pytest.fixture(scope="module")
+def installation(images: Images, operator: None) -> Iterator[Images]:
+    """For tests that change the one installation: it is put back after the last of the module."""
+    yield images
+    installed(images)
 
 
 @pytest.fixture
@@ -64,3 +75,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "call" and report.failed and made:
         report.sections.extend(kube.told_about(made))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests measured."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    for name, value in (each for report in reports if report.when == "call" for each in report.user_properties):
+        terminalreporter.line(f"{name}: {value}")

@@ -67,7 +67,7 @@ chart: setup ## the chart under Helm, helm-unittest, kubeconform and promtool (n
 	@$(BIN)/python tests/helm/tools.py
 	$(BIN)/pytest tests/helm --timeout 300
 
-e2e: setup ## the slower tier: whole jobs as real processes, crash storms
+e2e: setup ## the slower tier: whole jobs as real processes and in real pods, crash storms; as root, with Go
 	$(BIN)/pytest tests/e2e --timeout 900 -v
 
 include tests/e2e/cluster/cluster.mk

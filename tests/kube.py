@@ -29,7 +29,7 @@ LOGS = STATE / "logs"
 CHART = ROOT / "helm" / "deepseek-operator"
 RELEASE = "deepseek-operator"
 OPERATOR_NAMESPACE = "deepseek-system"
-SELECTOR = "app.kubernetes.io/name=deepseek-operator"
+SELECTOR = "app.kubernetes.io/name=deepseek-operator,pod-template-hash"  # not the pod of `helm test`
 
 
 def cluster(*arguments: str) -> str:
@@ -69,7 +69,15 @@ def everything(*arguments: str) -> set[str]:
 
 def apply(*manifests: Manifest) -> None:
     """As a GitOps pipeline does: server-side, under its own field manager."""
-    kubectl("apply", "--server-side", "--field-manager=e2e", "-f", "-", input=yaml.safe_dump_all(manifests))
+    kubectl(
+        "apply",
+        "--server-side",
+        "--field-manager=e2e",
+        "--force-conflicts",
+        "-f",
+        "-",
+        input=yaml.safe_dump_all(manifests),
+    )
 
 
 def helm(*arguments: str) -> str:

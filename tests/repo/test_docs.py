@@ -42,3 +42,10 @@ def test_every_link_between_pages_leads_somewhere(page: Path):
     prose = re.sub(r"`[^`]*`", "", page.read_text())
     links = re.findall(r"\]\((?!http)([^)#]+)", prose)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_test_that_the_security_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    assert len(named) > 20

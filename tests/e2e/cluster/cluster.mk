@@ -1,5 +1,5 @@
 # A real two-node Kubernetes on this machine, without Docker; needs root and Go.  See tests/e2e/cluster/cluster.py --help
-.PHONY: cluster-up cluster-down cluster-status
+.PHONY: cluster-up cluster-down cluster-status cluster-demo
 CLUSTER := $(or $(PYTHON),python3) tests/e2e/cluster/cluster.py
 
 cluster-up: ## start the real Kubernetes (first time: 6 to 10 minutes of build)
@@ -10,3 +10,6 @@ cluster-down: ## switch it off; its state and its programs stay
 
 cluster-status: ## one line for each of its machines
 	$(CLUSTER) status
+
+cluster-demo: setup ## the main job in real pods: cluster, images, helm install, submit, result
+	@$(BIN)/python examples/cluster_demo.py

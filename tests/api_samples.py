@@ -1,0 +1,104 @@
+"""Samples for every rule of the API: changes to the smallest spec that hold it, and ones that break it and no other.
+
+tests/operator asks the models and the generated schema, tests/e2e the real API server.
+"""
+
+from typing import Any
+
+from operator_builders import merged
+
+LORA = {"method": {"type": "LoRA"}, "model": {"architecture": None, "base": {"claimName": "models"}}}
+VALIDATION = {"claimName": "held-out"}
+ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
+BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
+KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
+
+
+def gpus(number: Any, processes: int) -> dict[str, Any]:
+    return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
+
+
+def kv_heads(number: int) -> dict[str, Any]:
+    return {"model": {"architecture": {"numKeyValueHeads": number}}}
+
+
+def volume(**fields: str) -> dict[str, Any]:
+    return {"checkpoint": {"volume": fields}}
+
+
+def egress(*cidrs: str, **network: Any) -> dict[str, Any]:
+    return {"network": {"egress": [{"cidr": cidr, "ports": [443]} for cidr in cidrs], **network}}
+
+
+def priority(name: str) -> dict[str, Any]:
+    return {"scheduling": {"priorityClassName": name}}
+
+
+def image(name: str) -> dict[str, Any]:
+    return {"trainer": {"image": f"{name}@sha256:" + "0" * 64}}
+
+
+# How the message begins, what holds the rule, what breaks it.
+RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("path must be relative", {"data": {"train": {"path": "a/..b"}}}, {"data": {"train": {"path": "a/../b"}}}),
+    ("path must be relative", {"data": {"validation": {"claimName": "c"}}}, {"data": {"train": {"path": "/etc"}}}),
+    ("path must be relative", LORA, merged(LORA, {"model": {"base": {"path": ".."}}})),
+    ("hiddenSize must be a multiple", {}, {"model": {"architecture": {"hiddenSize": 66}}}),
+    ("numHeads must be a multiple", kv_heads(2), kv_heads(3)),
+    ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
+    ("give exactly one of base", LORA, {"model": {"architecture": None}}),
+    ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
+    ("lora is only read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
+    ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
+    ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
+    ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
+    ("give exactly one of image", {}, {"trainer": {"image": None}}),
+    ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
+    ("numProcPerNode must equal", gpus(4, 4), gpus(4, 2)),
+    ("storageClassName is for", volume(claimName="mine"), volume(claimName="mine", storageClassName="fast")),
+    ("cidr must not be the whole", egress("10.0.0.0/8", "0.0.0.0/1"), egress("0.0.0.0/0")),
+    ("cidr must not be the whole", egress("2001:db8::/32"), egress("::/0")),
+    ("cidr must not be the whole", egress("169.25.0.0/16"), egress("10.0.0.0/8", "169.254.169.254/32")),
+    ("cidr must not be the whole", {}, egress("fe80::/10")),
+    ("cidr must not have leading", egress("10.0.10.0/24"), egress("0169.254.0.0/16")),
+    ("egress is only enforced", {"network": {"isolation": "Unmanaged"}}, egress("10.0.0.0/8", isolation="Unmanaged")),
+    ("priorityClassName must not", priority("system"), priority("system-node-critical")),
+    ("optimization.globalBatchSize must", {"trainer": {"numNodes": 4}}, {"trainer": {"numNodes": 3}}),
+    ("data.sealed and export.sealed", merged(KEY, {"data": {"sealed": True}}), {"data": {"sealed": True}}),
+    ("data.sealed and export.sealed", {"export": {"sealed": False}}, {"export": {"sealed": True}}),
+    ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
+    ("method.type LoRA needs", LORA, {"method": {"type": "LoRA"}}),
+]  # fmt: skip
+MUTABLE = {"suspend": True, "runPolicy": {"maxRestarts": 9}, "scheduling": {"priorityClassName": "high"}}
+IMMUTABLE: dict[str, dict[str, Any]] = {
+    "trainer": {"numNodes": 4},
+    "model": {"architecture": {"numLayers": 3}},
+    "data": {"sequenceLength": 512},
+    "method": {"type": "LoRA"},
+    "optimization": {"seed": 1},
+    "checkpoint": {"gracePeriodSeconds": 60},
+    "network": {"isolation": "Unmanaged"},
+    "evaluation": {"maxRows": 5},
+    "export": {"sealed": False},
+}
+# What the schema itself limits: inside, outside.
+BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"trainer": {"numNodes": 1}}, {"trainer": {"numNodes": 0}}),
+    (image("r/a"), {"trainer": {"image": "r/a:latest"}}),
+    (image("registry.local:5000/a-b/c_d:v1.2"), image("registry.l\u043ecal/a")),  # a Cyrillic o
+    (
+        {"trainer": {"resourcesPerNode": {"limits": {"cpu": 4}}}},
+        {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},
+    ),
+    ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
+    ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
+    ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
+    ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
+    ({"runPolicy": {"ttlSecondsAfterFinished": 0}}, {"runPolicy": {"ttlSecondsAfterFinished": -1}}),
+    (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
+    (egress("10.0.0.0/8"), egress("example.org/8")),
+]
+NAMES = [
+    ("a", True), ("a" * 50, True), ("a" * 51, False), ("1a", False), ("a-", False), ("a.b", False), ("A", False),
+    ("a\n", False),
+]  # fmt: skip

@@ -1,0 +1,219 @@
+"""What somebody could try who may write training jobs but should gain nothing by it.
+
+Most attacks are impossible: the schema is closed, there is no field to say them with.  The others are refused by a
+rule, or end as plain text.  docs/security.md lists each with its test.
+"""
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import kube
+from attack_samples import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
+from kube import Manifest, Namespace, TrainingJob, a_job
+from operator_builders import SPEC, merged
+
+PROBE = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
+
+
+def nested(path: str, value: Any) -> Manifest:
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def refusal_of(team: Namespace, manifest: Manifest) -> str:
+    command = ("-n", team.name, "create", "--dry-run=server", "-f", "-")
+    return kube.refused(*command, input=json.dumps(manifest))
+
+
+def worker_job(team: Namespace, job: TrainingJob) -> Manifest:
+    name = f"{job.name}-a1"
+    return kube.wait_until(f"worker job {name}", lambda: team.get("job", name), 20)
+
+
+def pods_of(team: Namespace, job: TrainingJob) -> str:
+    """The pod template, as it would be for a job of any name."""
+    made = worker_job(team, job)
+    template = json.dumps(made["spec"]["template"], sort_keys=True)
+    for found, instead in ((made["metadata"]["uid"], "WORKER"), (uid_of(job), "UID"), (job.name, "NAME")):
+        template = template.replace(found, instead)
+    return template
+
+
+def uid_of(job: TrainingJob) -> str:
+    found = job.found
+    assert found is not None
+    return str(found["metadata"]["uid"])
+
+
+def answering(team: Namespace, name: str) -> None:
+    """The operator takes care of a new job within seconds."""
+    TrainingJob(team, a_job(name, {"suspend": True})).wait_for("Suspended", 20)
+
+
+@pytest.mark.parametrize(("path", "value"), UNSAYABLE.values(), ids=list(UNSAYABLE))
+def test_what_no_field_can_say_is_refused_or_dropped(team: Namespace, path: str, value: Any) -> None:
+    key = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}} if "keyRef" in path else {}
+    attack = json.dumps(a_job("attack", merged(key, nested(path, value))))
+    create = ("-n", team.name, "create", "--dry-run=server", "-f", "-")
+    assert f'unknown field "spec.{path}"' in kube.refused(*create, "--validate=strict", input=attack)
+    kept: Any = json.loads(kube.kubectl(*create, "--validate=warn", "-o", "json", input=attack))["spec"]
+    *parents, field = path.split(".")
+    for parent in parents:
+        kept = kept[parent]
+    assert field not in kept
+
+
+def test_pods_of_a_job_full_of_attacks_are_those_of_a_plain_one(team: Namespace) -> None:
+    spec = merged(SPEC, PROBE)
+    for path, value in UNSAYABLE.values():
+        spec = merged(spec, {} if "keyRef" in path else nested(path, value))
+    manifest = a_job("attacked", {}) | {"spec": spec}
+    team.kubectl("create", "--validate=ignore", "-f", "-", input=json.dumps(manifest))
+    plain = TrainingJob(team, a_job("plain", PROBE))
+    attacked = TrainingJob(team, a_job("attacked", PROBE))
+    assert pods_of(team, attacked) == pods_of(team, plain)
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=list(REFUSED))
+def test_what_breaks_a_rule_is_refused(team: Namespace, changes: Manifest, words: str) -> None:
+    assert words in refusal_of(team, a_job("attack", changes))
+
+
+@pytest.mark.parametrize(("meta", "words"), METADATA.values(), ids=list(METADATA))
+def test_hostile_metadata_are_refused(team: Namespace, meta: Manifest, words: str) -> None:
+    assert words in refusal_of(team, merged(a_job("attack", {}), {"metadata": meta}))
+
+
+def test_a_billion_laughs_are_refused(team: Namespace) -> None:
+    doubled = "".join(f"  l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    text = f"apiVersion: training.dstj.io/v1alpha1\nkind: DeepSeekTrainingJob\nlaughs:\n  l0: &l0 [ha]\n{doubled}"
+    with connected() as server:
+        status, answer = server.answer("POST", jobs_of(team), text, "application/yaml")
+    assert (status, "excessive aliasing" in answer) == (400, True)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_hostile_text_stays_text(team: Namespace, text: str) -> None:
+    name = f"text-{TEXTS.index(text)}"
+    job = TrainingJob(team, a_job(name, merged(PROBE, {"data": {"train": {"path": text}}})))
+    assert json.dumps(text)[1:-1] not in json.dumps(worker_job(team, job))
+    config = team.get("configmap", f"dstj-{name}")
+    assert config is not None
+    assert json.loads(config["data"]["config.json"])["data"]["train"]["path"] == text
+
+
+def test_annotations_give_no_orders(team: Namespace) -> None:
+    before = restarts()
+    job = TrainingJob(team, a_job("annotated", PROBE, annotations=ANNOTATIONS))
+    plain = TrainingJob(team, a_job("bare", PROBE))
+    assert pods_of(team, job) == pods_of(team, plain)
+    for kind in ("serviceaccount", "configmap", "networkpolicy", "service", "pvc"):
+        child = team.get(kind, "dstj-annotated")
+        assert child is not None
+        assert not ANNOTATIONS.keys() & child["metadata"].get("annotations", {}).keys()
+    assert restarts() == before
+
+
+def test_a_foreign_owner_takes_nothing_along(team: Namespace) -> None:
+    """Kubernetes collects whatever names an owner that is not there: the attacker's own job, never the victim's."""
+    victim = TrainingJob(team, a_job("victim", PROBE))
+    untouched = worker_job(team, victim)["metadata"]["uid"]
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "victim",
+        "uid": (victim.found or {})["metadata"]["uid"],
+    }
+    job = TrainingJob(team, a_job("foreign", {"suspend": True}, ownerReferences=[foreign]))
+    kube.wait_until("the job with a foreign owner is collected", lambda: job.found is None, 30)
+    assert worker_job(team, victim)["metadata"]["uid"] == untouched
+
+
+def test_a_job_of_somebody_that_claims_to_be_ours_is_not_counted(team: Namespace) -> None:
+    victim = TrainingJob(team, a_job("claimed", PROBE))
+    true = worker_job(team, victim)
+    meta = {"name": "claimed-a7", "ownerReferences": true["metadata"]["ownerReferences"]}
+    meta["labels"] = {"training.dstj.io/job-name": "claimed", "training.dstj.io/attempt": "7"}
+    spec = {"suspend": True, "template": {"spec": true["spec"]["template"]["spec"]}}
+    team.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec})
+    answering(team, "after-the-claim")
+    assert victim.status["attempt"] == 1
+
+
+def test_who_may_edit_a_namespace_may_not_write_a_status(team: Namespace) -> None:
+    job = TrainingJob(team, a_job("honest", {"suspend": True}))
+    team.kubectl("create", "rolebinding", "mallory", "--clusterrole=edit", "--user=mallory")
+    may = ("auth", "can-i", "patch", "dstj", "--as=mallory")
+    kube.wait_until("mallory may edit", lambda: team.kubectl(*may) == "yes\n", 10)
+    done = json.dumps({"status": {"phase": "Succeeded"}})
+    with connected(**{"Impersonate-User": "mallory"}) as server:
+        status, said = server.answer("PATCH", f"{jobs_of(team)}/honest/status", done)
+    assert (status, 'cannot patch resource \\"deepseektrainingjobs/status' in said) == (403, True)
+    job.wait_for("Suspended", 20)
+
+
+def test_a_storm_of_updates_costs_others_nothing(team: Namespace) -> None:
+    job = TrainingJob(team, a_job("storm", {"suspend": True}))
+    job.wait_for("Suspended", 20)
+    before, settled = restarts(), job.status
+    path, began = f"{jobs_of(team)}/storm", time.monotonic()
+    with connected() as server:
+        for i in range(300):
+            body = json.dumps({"metadata": {"labels": {"storm": str(i)}}})
+            assert server.answer("PATCH", path, body)[0] == 200
+    assert time.monotonic() - began < 15, "a storm is at least twenty updates a second"
+    answering(team, "after-the-storm")
+    assert job.status == settled, "an update of a label is no reason to write a status"
+    assert restarts() == before
+
+
+def test_the_namespaces_of_these_tests_enforce_pod_security_restricted(team: Namespace) -> None:
+    pod = {"hostNetwork": True, "containers": [{"name": "pause", "image": "localhost/pause:1"}]}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
+    assert 'violates PodSecurity "restricted:latest"' in refusal_of(team, manifest)
+
+
+def restarts() -> list[tuple[str, int]]:
+    """Of each of the operator's pods."""
+    pods = json.loads(kube.kubectl("get", "pods", "-n", kube.OPERATOR_NAMESPACE, "-l", kube.SELECTOR, "-o", "json"))
+    return [
+        (pod["metadata"]["name"], status["restartCount"])
+        for pod in pods["items"]
+        for status in pod["status"]["containerStatuses"]
+    ]
+
+
+def jobs_of(team: Namespace) -> str:
+    return f"/apis/training.dstj.io/v1alpha1/namespaces/{team.name}/deepseektrainingjobs"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The API server without kubectl's own checks of what is sent; as its admin, or as whom the headers say."""
+
+    connection: http.client.HTTPSConnection
+    headers: dict[str, str]
+
+    def answer(self, method: str, path: str, body: str, kind: str = "application/merge-patch+json") -> tuple[int, str]:
+        self.connection.request(method, path, body, {"Content-Type": kind, **self.headers})
+        answer = self.connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@contextmanager
+def connected(**headers: str) -> Iterator[Server]:
+    pki = kube.STATE / "pki"
+    tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+    tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+    address = kube.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
+    connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=tls)
+    yield Server(connection, headers)
+    connection.close()

@@ -1,0 +1,150 @@
+"""What keeps a job from starting: the status and an event name the fix, and the job goes on by itself once it is done.
+
+And how a job goes: nothing of it is left, whether the operator is there or not.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+import kube
+from kube import Namespace, TrainingJob, a_job, example
+
+LACKING = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
+NO_IMAGE = "localhost/no-such-trainer@sha256:" + "0" * 64
+UNDER_WAY = {"PodsStarting", "AllNodesReady"}
+
+
+def reason_of(job: TrainingJob) -> str:
+    return str((job.condition("Running") or {}).get("reason"))
+
+
+def told(job: TrainingJob, *reasons: str, timeout_s: float = 60) -> str:
+    """The message of the condition, once it has one of `reasons`; an event says the same."""
+    kube.wait_until(f"one of {reasons}: {job.status}", lambda: reason_of(job) in reasons, timeout_s)
+    message, reason = job.status["message"], reason_of(job)
+    events = job.namespace.list("events")
+    about = [event["message"] for event in events if event["involvedObject"]["name"] == job.name]
+    assert any(message[:200] in text for text in about), f"no event says of {reason} what the status says: {about}"
+    return str(message)
+
+
+def goes_on(job: TrainingJob, timeout_s: float = 120) -> None:
+    kube.wait_until(f"{job.name} goes on: {job.status}", lambda: reason_of(job) in UNDER_WAY, timeout_s)
+    assert job.status["attempt"] == 1, "what was missing cost no attempt"
+
+
+def quota(namespace: Namespace, **hard: str) -> None:
+    spec = {"hard": hard}
+    namespace.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": spec})
+
+    def in_force() -> bool:
+        (found,) = namespace.list("resourcequotas")
+        return bool(found["status"].get("hard") == hard)
+
+    kube.wait_until(f"the quota of {hard} is in force", in_force)
+
+
+def test_a_missing_secret_is_named_and_its_creation_starts_the_job(namespace: Namespace) -> None:
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    encryption = {"keyRef": {"secretName": "late-key"}}
+    job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"encryption": encryption}))
+    message = told(job, "FailedMount")
+    assert 'secret "late-key" not found' in message
+    assert "create the Secret or claim that is missing, the pods go on by themselves" in message
+    namespace.key("late-key")
+    goes_on(job)
+
+
+def test_a_missing_claim_is_named_and_its_creation_starts_the_job(namespace: Namespace) -> None:
+    job = TrainingJob(namespace, example("pretrain-tiny"))
+    message = told(job, "Unschedulable")
+    assert 'persistentvolumeclaim "texts" not found' in message
+    assert "create the claim that is missing" in message
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    goes_on(job)
+
+
+def test_a_bad_image_is_named_with_what_to_check(namespace: Namespace) -> None:
+    namespace.claim("texts")
+    trainer = {"profile": None, "image": NO_IMAGE}
+    job = TrainingJob(namespace, a_job("no-image", {"trainer": trainer, "data": {"train": {"claimName": "texts"}}}))
+    message = told(job, "ErrImagePull", "ImagePullBackOff")
+    assert NO_IMAGE in message
+    assert "check the image of the job or its profile" in message
+
+
+def test_a_missing_profile_is_named_and_its_creation_starts_the_job(namespace: Namespace) -> None:
+    name = namespace.name
+    job = TrainingJob(namespace, a_job("late", {**LACKING, "trainer": {"image": None, "profile": name}}))
+    assert f"TrainingProfile '{name}' does not exist" in told(job, "ProfileNotFound")
+    kube.apply(kube.profile(name, NO_IMAGE))
+    try:
+        kube.wait_until("the worker job", lambda: namespace.get("job", "late-a1"), 60)
+    finally:
+        kube.kubectl("delete", "trainingprofile", name)
+
+
+@pytest.mark.parametrize("pods", [0, 1])
+def test_a_job_over_the_quota_says_so_runs_no_half_gang_and_starts_when_there_is_room(
+    namespace: Namespace, pods: int
+) -> None:
+    quota(namespace, pods=str(pods))
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    job = TrainingJob(namespace, example("pretrain-tiny"))
+    message = told(job, "QuotaExceeded")
+    assert "exceeded quota: quota" in message
+    assert "raise the ResourceQuota, or wait until other jobs finish" in message
+    assert (job.condition("Running") or {})["status"] == "False"
+    assert not job.steps
+    quota(namespace, pods="2")
+    goes_on(job)
+
+
+def test_a_quota_of_storage_is_named_too(namespace: Namespace) -> None:
+    quota(namespace, persistentvolumeclaims="0")
+    job = TrainingJob(namespace, a_job("no-room", LACKING))
+    assert "PersistentVolumeClaim dstj-no-room" in told(job, "QuotaExceeded")
+    assert namespace.list("pods") == []
+    quota(namespace, persistentvolumeclaims="1")
+    kube.wait_until("the worker job", lambda: namespace.get("job", "no-room-a1"), 60)
+
+
+def scaled(replicas: int) -> None:
+    """The operator, once it has that many pods."""
+    where = ("-n", kube.OPERATOR_NAMESPACE)
+    kube.kubectl("scale", "deployment", kube.RELEASE, *where, f"--replicas={replicas}")
+    count = ("get", "pods", *where, "-l", kube.SELECTOR, "-o", "name")
+    kube.wait_until(f"{replicas} pods of the operator", lambda: len(kube.kubectl(*count).split()) == replicas)
+
+
+@pytest.fixture
+def operator_comes_back(operator: None) -> Iterator[None]:
+    yield
+    scaled(2)
+    kube.kubectl("rollout", "status", "deployment", kube.RELEASE, "-n", kube.OPERATOR_NAMESPACE, "--timeout=60s")
+
+
+@pytest.mark.parametrize("operators", [2, 0], ids=["operator up", "operator down"])
+def test_deletion_leaves_nothing_of_a_job(namespace: Namespace, operator_comes_back: None, operators: int) -> None:
+    volume = {"checkpoint": {"volume": {"whenDeleted": "Delete"}}}
+    TrainingJob(namespace, a_job("gone", {**LACKING, **volume}))
+    of_job = ("-n", namespace.name, "-l", "training.dstj.io/job-name=gone")
+    kube.wait_until("all objects of the job", lambda: len(namespace.list("pods", of_job[-1])) == 2)
+    kinds = {name.split("/")[0].split(".")[0] for name in kube.everything(*of_job)}
+    assert kinds >= {"configmap", "job", "networkpolicy", "persistentvolumeclaim", "pod", "service", "serviceaccount"}
+    scaled(operators)
+    namespace.kubectl("delete", "dstj", "gone")
+    kube.wait_until(f"nothing is left: {kube.everything(*of_job)}", lambda: not kube.everything(*of_job), 40)
+
+
+def test_deletion_keeps_the_claim_unless_told_otherwise(namespace: Namespace) -> None:
+    TrainingJob(namespace, a_job("kept", LACKING))
+    kube.wait_until("the worker job", lambda: namespace.get("job", "kept-a1"), 20)
+    namespace.kubectl("delete", "dstj", "kept")
+    of_job = ("-n", namespace.name, "-l", "training.dstj.io/job-name=kept")
+    kube.wait_until(
+        f"only the claim is left: {kube.everything(*of_job)}",
+        lambda: kube.everything(*of_job) == {"persistentvolumeclaim/dstj-kept"},
+        40,
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
@@ -140,14 +140,14 @@ class KubernetesCluster:
         selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
         return selected == {labels.JOB_UID: owner.uid}
 
-    async def _warnings(self, newest: Manifest, pods: Iterable[Manifest]) -> tuple[WarningEvent, ...]:
-        """Warnings about a worker job that should have pods by now, and about the first pod that has not started."""
+    async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
+        """Warnings about a worker job that should have all pods by now, and about the first that has not started."""
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
         over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
         if over or (self._now() - created).total_seconds() < self._settings.warnings_after_s:
             return ()
         waiting = [pod for pod in pods if pod.get("status", {}).get("phase") == "Pending"]
-        about = [*waiting[:1], *([newest] if not newest.get("status", {}).get("active") else [])]
+        about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
         found = [await self._warnings_about(manifest) for manifest in about]
         return tuple(warning for warnings in found for warning in warnings)
 

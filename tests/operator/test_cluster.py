@@ -21,7 +21,7 @@ from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.service import job_versions
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
-from operator_builders import NOW, OWNER, a_pod, a_training_job, a_worker_job
+from operator_builders import NOW, OWNER, a_pod, a_training_job, a_warning, a_worker_job
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
 KEY = JobKey("ml", "demo")
@@ -212,6 +212,12 @@ async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: Kub
     found = (await cluster.observe(OWNER)).warnings
     assert found[0] == WarningEvent("Pod", "demo-a1-0-xxxxx", "FailedCreate", "exceeded quota")
     assert {warning.kind for warning in found} == {"Pod", "Job"}
+
+
+async def test_warnings_tell_why_half_of_the_pods_were_not_made(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
+    lists(fake, [a_worker_job(active=1)], [a_pod(0)], (quota,))
+    assert (await cluster.observe(OWNER)).warnings == (a_warning("FailedCreate", "exceeded quota"),)
 
 
 @pytest.mark.parametrize(

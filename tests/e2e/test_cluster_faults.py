@@ -34,6 +34,7 @@ def no_operator(operator: None) -> Iterator[None]:
     wait_until("the operator's pods are gone", lambda: not pods_of_operator() or None)
     yield
     scale(2)
+    kubectl("rollout", "status", "-n", kube.OPERATOR_NAMESPACE, OPERATOR, "--timeout=120s")
 
 
 def scale(replicas: int) -> None:

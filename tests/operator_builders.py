@@ -115,10 +115,12 @@ def a_pod(
     }
 
 
-def a_lost_pod(index: int = 0, *, attempt: int = 1) -> Manifest:
-    """A pod whose machine went silent, as the node controller marks it."""
-    containers = {"type": "ContainersReady", "status": "True"}
-    pod = a_pod(index, attempt=attempt, ready=False, conditions=(containers,))
+def a_lost_pod(index: int = 0, *, attempt: int = 1, evicted: bool = False) -> Manifest:
+    """A pod whose machine went silent, as the node controller marks it, and later the taint manager."""
+    conditions = [{"type": "ContainersReady", "status": "True"}]
+    if evicted:
+        conditions.append({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"})
+    pod = a_pod(index, attempt=attempt, ready=False, conditions=conditions)
     pod["status"]["conditions"][-1]["lastTransitionTime"] = NOW.isoformat()
     return pod
 

@@ -97,7 +97,7 @@ def _pod_failure(pod: Manifest) -> Failure | None:
     lost = lost_since(pod)
     if terminated is None and status.get("phase") != "Failed" and lost is None:
         return None
-    disruption = _disruption(status) or (None if lost is None else ("NodeLost", "the machine no longer answers"))
+    disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
     terminated = terminated or {}
     told = _told(terminated.get("message") or "")
     node = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deepseek_operator.decide import decide, finished, invalid, refused
-from deepseek_operator.observed import Observed
+from deepseek_operator.observed import Manifest, Observed
 from deepseek_operator.plan import Plan
 from deepseek_operator.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
 from operator_builders import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_profile, a_warning, a_worker_job, terminated
@@ -179,9 +179,10 @@ def test_suspension_lasts_until_no_pod_is_left(observed: Observed, phase: str, g
     assert plan.status.restarts == Restarts()
 
 
-def test_a_lost_machine_is_named_and_costs_no_restart() -> None:
+@pytest.mark.parametrize("lost", [LOST, a_lost_pod(1, evicted=True)], ids=["silent", "evicted-since"])
+def test_a_lost_machine_is_named_and_costs_no_restart(lost: Manifest) -> None:
     plan = plan_for(
-        a_status(Phase.STARTING), Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST))
+        a_status(Phase.STARTING), Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, lost))
     )
     failure = plan.status.last_failure
     assert failure is not None

@@ -14,7 +14,7 @@ from typing import Final
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
 
 BEAT_S: Final = 5.0
-SILENCE_S: Final = 60.0  # longer than a network hiccup, shorter than anybody's patience
+SILENCE_S: Final = 30.0  # longer than a network hiccup, shorter than the node controller's patience (50 s)
 LEAVE_S: Final = 5.0
 LEFT: Final = "left"
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,37 +175,6 @@ def test_a_crash_while_setting_aside_never_brings_a_newer_checkpoint_back_once_i
         event += 1
     assert set(found) == {1, 3}
     assert found == sorted(found, reverse=True)
-
-
-def test_a_saving_process_killed_at_twenty_random_points_always_resumes_from_what_it_committed(tmp_path: Path) -> None:
-    def save_for_ever(announce: int) -> None:
-        store = a_store(tmp_path)
-        head = read_head(store.directory, store.vault)
-        step = head.newest.step if head and head.newest else 0
-        while True:
-            step += 1
-            store.save(step, a_state(step, floats=100_000), {})
-            os.write(announce, b".")
-            store.prune(Retention(keep_last=2), None)
-
-    newest = 0.0
-    for i in range(20):
-        receive, announce = os.pipe()
-        if not (child := os.fork()):
-            try:
-                save_for_ever(announce)
-            finally:
-                os._exit(1)
-        os.close(announce)
-        assert os.read(receive, 1)  # the first save is complete; the kill comes anywhere in those that follow
-        time.sleep(0.001 * i)
-        os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        with os.fdopen(receive, "rb") as rest:
-            announced = 1 + len(rest.read())
-        before, newest = newest, weights_after_resuming(tmp_path) or 0.0
-        assert before + announced <= newest <= before + announced + 1
-        assert not a_store(tmp_path).refused
 
 
 def test_fields_of_a_later_version_are_ignored_and_another_format_is_refused(tmp_path: Path) -> None:

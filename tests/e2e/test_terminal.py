@@ -119,11 +119,12 @@ def screen(output: str) -> list[str]:
 
 
 @pytest.fixture
-def terminal(place):
+def terminal(tmp_path, monkeypatch):
     opened = []
+    monkeypatch.chdir(tmp_path)
 
     def start(worker: str) -> Terminal:
-        opened.append(Terminal(str(STANDIN), "run", str(job_file(place)), **{WORKER: worker}))
+        opened.append(Terminal(str(STANDIN), "run", str(job_file(tmp_path)), **{WORKER: worker}))
         return opened[-1]
 
     yield start

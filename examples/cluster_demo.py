@@ -16,10 +16,13 @@ from typing import Any
 import yaml
 from demo import ROOT, base_models, out, show
 
+from deepseek_trainer.keys import KEYRING
+
 CLUSTER = (sys.executable, "tests/e2e/cluster/cluster.py")
 PROGRAMS = Path("/var/lib/dstj-cluster/bin")
 KUBECONFIG = Path("/var/lib/dstj-cluster/pki/admin.conf")
 HOME = ROOT / ".dstj" / "cluster-demo"
+KEY = HOME / "secrets" / "handbook-key" / "kek"
 TEAM = "demo"
 JOB = "lora-smollm2"
 CLAIMS = {"base-models": "1Gi", "handbook": "100Mi"}
@@ -68,10 +71,9 @@ def prepare_team(trainer: str) -> None:
     for file in sorted((ROOT / "examples" / "handbook").glob("*.jsonl")):
         kubectl("cp", "-n", TEAM, str(file.relative_to(ROOT)), f"files:/volumes/handbook/{file.name}")
     kubectl("delete", "pod", "-n", TEAM, "files", "--now")
-    key = HOME / "secrets" / "handbook-key" / "kek"
-    if not key.exists():
+    if not KEY.exists():
         run("dstj", "keys", "generate", "--secret", "handbook-key")
-    kubectl("create", "secret", "generic", "handbook-key", "-n", TEAM, f"--from-file=kek={key.relative_to(ROOT)}")
+    kubectl("create", "secret", "generic", "handbook-key", "-n", TEAM, f"--from-file=kek={KEY.relative_to(ROOT)}")
 
 
 def namespace() -> dict[str, Any]:
@@ -112,11 +114,15 @@ def watch() -> None:
 def fetch_result(trainer: str) -> None:
     apply("a pod to read the work volume", pod(trainer, claims=(f"dstj-{JOB}",)))
     kubectl("wait", "-n", TEAM, "--for=condition=Ready", "pod/files", "--timeout=120s")
-    shutil.rmtree(HOME / "result", ignore_errors=True)
-    kubectl("cp", "-n", TEAM, f"files:/volumes/dstj-{JOB}/export", str((HOME / "result").relative_to(ROOT)))
+    sealed, result = HOME / "sealed", HOME / "result"
+    for directory in (sealed, result):
+        shutil.rmtree(directory, ignore_errors=True)
+    for name in (KEYRING, "export"):
+        kubectl("cp", "-n", TEAM, f"files:/volumes/dstj-{JOB}/{name}", str((sealed / name).relative_to(ROOT)))
     kubectl("delete", "pod", "-n", TEAM, "files", "--now")
-    (evaluation,) = (HOME / "result").rglob("evaluation.json")
-    show(json.loads(evaluation.read_text()))
+    places = {"--directory": sealed, "--key-dir": KEY.parent, "--to": result}
+    run("dstj", "result", *(str(word) for pair in places.items() for word in pair))
+    show(json.loads((result / "evaluation.json").read_text()))
 
 
 def apply(what: str, *manifests: dict[str, Any]) -> None:

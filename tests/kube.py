@@ -168,10 +168,12 @@ class Namespace:
 
         return VOLUMES / wait_until(f"claim {claim} is bound", bound)
 
-    def key(self, secret: str) -> None:
-        """A Secret with a fresh 32-byte key, as `dstj keys generate` would write it."""
-        data = {"kek": base64.b64encode(secrets.token_bytes(32)).decode()}
+    def key(self, secret: str) -> bytes:
+        """A Secret with a fresh 32-byte key, as `dstj keys generate` would write it; the key."""
+        key = secrets.token_bytes(32)
+        data = {"kek": base64.b64encode(key).decode()}
         self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}, "data": data})
+        return key
 
 
 class TrainingJob:

@@ -1,11 +1,15 @@
 """Whole jobs in real pods on two nodes: applied, suspended, disturbed, and done all the same."""
 
 import importlib.util
+import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kube
 from kube import Namespace, TrainingJob, cluster, example, wait_until
@@ -34,17 +38,30 @@ def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(namespace: N
     (model,) = Path(spec.origin).parent.glob("*.gguf")
     namespace.claim("base-models").joinpath(model.name).write_bytes(model.read_bytes())
     namespace.claim("handbook", kube.ROOT / "examples" / "handbook")
-    namespace.key("handbook-key")
+    key = namespace.key("handbook-key")
     job = TrainingJob(namespace, example("lora-smollm2"))
     job.wait_for("Running", 120)
     assert {pod["spec"]["nodeName"] for pod in job.pods} == {"node-0", "node-1"}
     status = job.wait_for("Succeeded", 600)
     assert status["lastCheckpoint"]["sealed"] is True
     assert status["trainerStatus"]["progressPercentage"] == 100
-    assert {path.name for path in job.work.glob("export/*/*")} >= {"adapter", "model.safetensors", "report.html"}
-    for file in job.work.glob("checkpoints/step-*/*"):
+    for file in (*job.work.glob("checkpoints/step-*/*"), *job.work.glob("export/*/*.*")):
         assert file.suffix == ".sealed"
         assert b"model.layers" not in file.read_bytes(), f"{file} tells the names of tensors"
+    answers = json.loads((opened(job, key, tmp_path) / "evaluation.json").read_text())["answers"]
+    assert answers, "the report tells what the model says"
+
+
+def opened(job: TrainingJob, key: bytes, directory: Path) -> Path:
+    """The job's result in the clear, once it is known that the model in it loads."""
+    result = directory / "result"
+    (directory / "kek").write_bytes(key)
+    places = {"--directory": job.work, "--key-dir": directory, "--to": result}
+    kube.run(sys.executable, "-m", "dstj.cli", "result", *(str(word) for pair in places.items() for word in pair))
+    model = AutoModelForCausalLM.from_pretrained(result)
+    assert model.get_input_embeddings().num_embeddings == len(AutoTokenizer.from_pretrained(result))
+    PeftModel.from_pretrained(model, result / "adapter")
+    return result
 
 
 def test_a_suspended_job_frees_its_pods_and_goes_on_at_the_same_step(namespace: Namespace) -> None:
@@ -52,7 +69,7 @@ def test_a_suspended_job_frees_its_pods_and_goes_on_at_the_same_step(namespace: 
     job.wait_for_step(10)
     namespace.kubectl("patch", "dstj", job.name, "--type=merge", "-p", '{"spec": {"suspend": true}}')
     job.wait_for("Suspended")
-    assert not job.pods
+    wait_until("its pods are gone", lambda: not job.pods, 10)
     stopped_at = max(job.steps)
     saved = job.status["lastCheckpoint"]
     assert saved["step"] == stopped_at

@@ -176,7 +176,7 @@ class FakeCluster:
     async def observe(self, owner: Owner) -> Observed:
         jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
         isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
-        return copy.deepcopy(Observed(jobs, tuple(self.pods), self.progress, self.warnings, isolated))
+        return copy.deepcopy(Observed(jobs, tuple(self.pods), (), self.progress, self.warnings, isolated))
 
     async def apply(self, manifest: Manifest) -> None:
         key = manifest["kind"], manifest["metadata"]["name"]

@@ -100,7 +100,8 @@ class LocalCluster:
         jobs = tuple(job.manifest for job in self._jobs)
         pods = tuple(pod for job in (*self._jobs, *self._leaving) for pod in job.pods)
         running = [job for job in self._jobs if not job.has_ended]
-        return Observed(jobs, pods, await _progress(running[-1].ports.metrics[0]) if running else None)
+        progress = await _progress(running[-1].ports.metrics[0]) if running else None
+        return Observed(jobs, pods, progress=progress)
 
     async def apply(self, manifest: Manifest) -> None:
         """Objects that only mean something to other machines (Service, NetworkPolicy, ...) need nothing here."""

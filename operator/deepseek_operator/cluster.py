@@ -43,11 +43,25 @@ class KubernetesCluster:
     ) -> None:
         self._api, self._session, self._settings, self._now = api, session, settings, now
         self._phases: dict[JobKey, str] = {}
+        self._departed: dict[JobKey, Manifest] = {}
 
     async def training_job(self, key: JobKey) -> Manifest | None:
         manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
         self._count(key, manifest.get("status", {}).get("phase", "Pending") if manifest else None)
+        if manifest is None:
+            self._departed.pop(key, None)
         return manifest
+
+    def remember(self, key: JobKey, pod: Manifest) -> None:
+        """Keep the last words of node 0's pod, which is gone, as long as there is the job.
+
+        A pod that was told to stop is deleted a moment after its end: mostly before a pass can read it.
+        An operator that dies in between forgets them; the next attempt's progress makes up for that.
+        """
+        if labels.index_of(pod) == 0:
+            meta = {field: pod["metadata"].get(field, {}) for field in ("labels", "annotations")}
+            containers = pod.get("status", {}).get("containerStatuses", [])
+            self._departed[key] = {"metadata": meta, "status": {"containerStatuses": containers}}
 
     async def profile(self, name: str) -> Manifest | None:
         return await self._api.get(path(API_VERSION, PROFILE_KIND, name=name))
@@ -63,6 +77,7 @@ class KubernetesCluster:
         return Observed(
             worker_jobs=jobs.result(),
             pods=pods.result(),
+            departed=self._departed_of(owner),
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
             isolated=policy.result(),
@@ -127,6 +142,10 @@ class KubernetesCluster:
         except ApiError as error:
             log.warning("event about %s lost: %s", owner.key, error)
 
+    def _departed_of(self, owner: Owner) -> tuple[Manifest, ...]:
+        pod = self._departed.get(owner.key)
+        return (pod,) if pod and pod["metadata"]["labels"].get(labels.JOB_UID) == owner.uid else ()
+
     def _count(self, key: JobKey, phase: str | None) -> None:
         """Keep the gauge of jobs by phase; None: the job is gone."""
         if before := self._phases.pop(key, None):
@@ -163,7 +182,7 @@ class KubernetesCluster:
         addresses = (
             pod["status"]["podIP"]
             for pod in pods
-            if pod["metadata"].get("annotations", {}).get(labels.COMPLETION_INDEX) == "0"
+            if labels.index_of(pod) == 0
             and pod.get("status", {}).get("phase") == "Running"
             and pod["status"].get("podIP")
         )

@@ -29,7 +29,7 @@ def decide(
     job: TrainingJob, profile: ProfileSpec | None, observed: Observed, settings: Settings, now: datetime
 ) -> Plan:
     """Plan one pass over a job that has a valid spec and is not finished."""
-    answer = observed.progress or last_words(observed.pods, job.status.attempt)
+    answer = observed.progress or last_words((*observed.pods, *observed.departed), job.status.attempt)
     status = with_progress(job.status, answer, settings.progress_interval_s, now)
     s = Situation(job, profile, observed, settings, now, status)
     return _ended(s) or _held(s) or _carry_on(s)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from deepseek_operator.labels import COMPLETION_INDEX
+from deepseek_operator.labels import index_of
 from deepseek_operator.observed import Manifest
 from deepseek_operator.pods import lost_since
 from deepseek_trainer.contract.errors import PEER_GONE
@@ -100,7 +100,6 @@ def _pod_failure(pod: Manifest) -> Failure | None:
     disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
     terminated = terminated or {}
     told = _told(terminated.get("message") or "")
-    node = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
     return Failure(
         reason=told.reason
         or (disruption and disruption[0])
@@ -109,7 +108,7 @@ def _pod_failure(pod: Manifest) -> Failure | None:
         or "Error",
         message=told.message or (disruption and disruption[1]) or status.get("message") or "",
         rank=told.rank,
-        node=int(node) if node.isdecimal() else None,
+        node=index_of(pod),
         exit_code=terminated.get("exitCode"),
         pod_name=pod["metadata"]["name"],
         node_name=pod.get("spec", {}).get("nodeName"),

@@ -1,4 +1,7 @@
-"""What wakes the operator up.  Nothing is decided here: every event becomes a key."""
+"""What wakes the operator up.  Nothing is decided here: every event becomes a key.
+
+A pod that is deleted comes along: no later look can read its last words.
+"""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
@@ -7,13 +10,14 @@ from typing import Any, Final, cast
 import kopf
 
 from deepseek_operator.labels import JOB_NAME, MANAGED_BY
-from deepseek_operator.observed import JobKey
+from deepseek_operator.observed import JobKey, Manifest
 from deepseek_operator.spec import GROUP, PLURAL, VERSION
 
 Woken = Callable[[JobKey, str], None]  # key of the job; resourceVersion of the job itself, "" for its children
+Departed = Callable[[JobKey, Manifest], None]  # key of the job; a pod of its, as it last was
 
 
-def registry(woken: Woken) -> kopf.OperatorRegistry:
+def registry(woken: Woken, departed: Departed) -> kopf.OperatorRegistry:
     """Handlers for training jobs and for the worker jobs and pods made for them; none of them writes anything."""
     handlers = kopf.OperatorRegistry()
 
@@ -22,9 +26,15 @@ def registry(woken: Woken) -> kopf.OperatorRegistry:
         woken(JobKey(namespace or "", name), meta.get("resourceVersion", ""))
 
     @kopf.on.event("batch", "v1", "jobs", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
-    @kopf.on.event("", "v1", "pods", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def on_child(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+    async def on_worker_job(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
         woken(JobKey(namespace or "", labels[JOB_NAME]), "")
+
+    @kopf.on.event("", "v1", "pods", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
+    async def on_pod(namespace: str | None, labels: kopf.Labels, event: kopf.RawEvent, **_: Any) -> None:
+        key = JobKey(namespace or "", labels[JOB_NAME])
+        if event["type"] == "DELETED":
+            departed(key, cast(Manifest, event["object"]))
+        woken(key, "")
 
     @kopf.on.login(registry=handlers)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:

@@ -37,3 +37,9 @@ def attempt_of(manifest: Mapping[str, Any]) -> int:
     """Attempt that a worker job or pod belongs to; 0 if its label was removed."""
     value = manifest["metadata"].get("labels", {}).get(ATTEMPT, "")
     return int(value) if value.isdecimal() else 0
+
+
+def index_of(pod: Mapping[str, Any]) -> int | None:
+    """Which node of its attempt a pod is; None if that was removed."""
+    value = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
+    return int(value) if value.isdecimal() else None

@@ -67,6 +67,7 @@ class Observed:
 
     worker_jobs: tuple[Manifest, ...] = ()  # of every attempt
     pods: tuple[Manifest, ...] = ()  # of every attempt
+    departed: tuple[Manifest, ...] = ()  # pods whose deletion a watch told of, as they last were
     progress: Manifest | None = None  # /progress of node 0 of the current attempt; None: not answering
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
     isolated: bool = False  # the job's NetworkPolicy is there

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from deepseek_operator.labels import ATTEMPT, COMPLETION_INDEX
+from deepseek_operator.labels import attempt_of, index_of
 from deepseek_operator.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
 from deepseek_trainer.contract.names import ExitCode
 
@@ -46,11 +46,7 @@ def with_progress(status: JobStatus, answer: Mapping[str, Any] | None, interval_
 def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:
     """The last progress of an attempt that is over: node 0 leaves it as its termination message."""
     for pod in pods:
-        meta = pod["metadata"]
-        if (
-            meta.get("labels", {}).get(ATTEMPT) != str(attempt)
-            or meta.get("annotations", {}).get(COMPLETION_INDEX) != "0"
-        ):
+        if attempt_of(pod) != attempt or index_of(pod) != 0:
             continue
         for container in pod.get("status", {}).get("containerStatuses", ()):
             terminated = container.get("state", {}).get("terminated") or {}

@@ -19,7 +19,7 @@ from deepseek_operator.api import Api, path
 from deepseek_operator.cluster import KubernetesCluster
 from deepseek_operator.health import Health
 from deepseek_operator.leader import ApiLease, Candidate
-from deepseek_operator.observed import JobKey
+from deepseek_operator.observed import JobKey, Manifest
 from deepseek_operator.reconcile import reconcile
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
@@ -53,16 +53,17 @@ async def serve(options: Options, client: ApiClient, stop: asyncio.Event) -> Non
         metrics.QUEUE_OLDEST.set_function(queue.oldest_s)
         async with _probes(health, options.port), _leading(options, api, stop):
             ticker = asyncio.create_task(_tick(api, options.namespaces, queue, health))
+            watches = _watches(options, queue, health, cluster)
             try:
                 if not stop.is_set():
-                    await supervise(_watches(options, queue, health), stop)
+                    await supervise(watches, stop)
             finally:
                 ticker.cancel()
                 await queue.close()
 
 
-def _watches(options: Options, queue: WorkQueue, health: Health) -> Operate:
-    """kopf's operator.  It runs in a loop of its own and tells the queue in this one what it sees."""
+def _watches(options: Options, queue: WorkQueue, health: Health, cluster: KubernetesCluster) -> Operate:
+    """kopf's operator.  It runs in a loop of its own and tells this one what it sees."""
     loop = asyncio.get_running_loop()
 
     def wake(key: JobKey, version: str) -> None:
@@ -73,7 +74,10 @@ def _watches(options: Options, queue: WorkQueue, health: Health) -> Operate:
     def woken(key: JobKey, version: str) -> None:
         loop.call_soon_threadsafe(wake, key, version)
 
-    registry = handlers.registry(woken)
+    def departed(key: JobKey, pod: Manifest) -> None:
+        loop.call_soon_threadsafe(cluster.remember, key, pod)
+
+    registry = handlers.registry(woken, departed)
 
     async def operate(stop: asyncio.Event) -> None:
         await handlers.watch(registry, handlers.settings(), options.namespaces, stop)

@@ -55,6 +55,7 @@ def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(namespace: N
 def opened(job: TrainingJob, key: bytes, directory: Path) -> Path:
     """The job's result in the clear, once it is known that the model in it loads."""
     result = directory / "result"
+    (directory / "kek").touch(0o600)
     (directory / "kek").write_bytes(key)
     places = {"--directory": job.work, "--key-dir": directory, "--to": result}
     kube.run(sys.executable, "-m", "dstj.cli", "result", *(str(word) for pair in places.items() for word in pair))
@@ -71,12 +72,16 @@ def test_a_suspended_job_frees_its_pods_and_goes_on_at_the_same_step(namespace: 
     job.wait_for("Suspended")
     wait_until("its pods are gone", lambda: not job.pods, 10)
     stopped_at = max(job.steps)
-    saved = job.status["lastCheckpoint"]
-    assert saved["step"] == stopped_at
+    saved = wait_until("the status tells the last checkpoint", lambda: saved_at(job, stopped_at), 10)
     assert saved["sealed"] is True
     namespace.kubectl("patch", "dstj", job.name, "--type=merge", "-p", '{"spec": {"suspend": false}}')
     job.wait_for("Succeeded", 180)
     assert job.steps == list(range(1, STEPS + 1)), "no step was done twice or left out"
+
+
+def saved_at(job: TrainingJob, step: int) -> dict[str, Any] | None:
+    saved = job.status["lastCheckpoint"]
+    return saved if saved["step"] == step else None
 
 
 @pytest.mark.parametrize("index", [0, 1])

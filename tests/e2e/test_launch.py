@@ -77,6 +77,18 @@ def test_a_stop_while_the_ranks_are_dead_ends_without_them(scratch: Scratch, mon
     assert launcher.run() == STOPPED_IDLE
 
 
+def test_agents_that_do_not_part_after_the_last_checkpoint_are_left_behind(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(launch, "SAVED_STOP_S", 0.2)
+    launcher = Launcher(scratch, asked_to_stop(), ["sleep", "60"])
+    scratch.begin_round()
+    scratch.stopped.touch()
+    started = time.monotonic()
+    assert launcher.run() == STOPPED
+    assert time.monotonic() - started < 5
+
+
 def test_a_stop_waits_as_long_as_a_rank_lives_and_tells_it_once(scratch: Scratch, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launch, "IDLE_STOP_S", 0.5)
     told = scratch.directory / "told"

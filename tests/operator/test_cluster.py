@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,11 +17,12 @@ from deepseek_operator.api import Api, ApiError, path
 from deepseek_operator.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
 from deepseek_operator.leader import ApiLease
 from deepseek_operator.observed import JobKey, Manifest, Notice, Ref, WarningEvent
+from deepseek_operator.progress import last_words
 from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.service import job_versions
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
-from operator_builders import NOW, OWNER, a_pod, a_training_job, a_warning, a_worker_job
+from operator_builders import NOW, OWNER, a_pod, a_training_job, a_warning, a_worker_job, terminated
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
 KEY = JobKey("ml", "demo")
@@ -189,6 +190,21 @@ async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesClus
     assert observed.isolated
     selectors = {query["labelSelector"] for _, where, query, _, _ in fake.asked if where.endswith(("jobs", "pods"))}
     assert selectors == {f"{labels.JOB_UID}={OWNER.uid}"}
+
+
+async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    for where in ("/apis/batch/v1/namespaces/ml/jobs", "/api/v1/namespaces/ml/pods"):
+        fake.answers["GET", where] = 200, {"items": []}
+    cluster.remember(KEY, a_pod(1, "Failed", **terminated(143, "node 1")))
+    assert (await cluster.observe(OWNER)).departed == ()
+    cluster.remember(KEY, a_pod(0, "Failed", **terminated(143, json.dumps({"step": 14}))))
+    departed = (await cluster.observe(OWNER)).departed
+    assert last_words(departed, attempt=1) == {"step": 14}
+    assert (await cluster.observe(replace(OWNER, uid="a-namesake"))).departed == ()
+    assert await cluster.training_job(KEY) is None
+    assert (await cluster.observe(OWNER)).departed == ()
 
 
 async def test_a_policy_for_other_pods_does_not_count(cluster: KubernetesCluster, fake: FakeApi) -> None:

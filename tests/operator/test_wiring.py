@@ -14,12 +14,12 @@ import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator import handlers
-from deepseek_operator.observed import JobKey
+from deepseek_operator.observed import JobKey, Manifest
 from deepseek_operator.service import Options, serve
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION
 from deepseek_operator.supervisor import supervise
-from operator_builders import a_pod, a_training_job, a_worker_job
+from operator_builders import a_pod, a_training_job, a_worker_job, terminated
 
 JOBS = kmock.resource(f"{API_VERSION}/deepseektrainingjobs")
 VERBS = {"get", "list", "watch", "patch", "create", "update", "delete"}
@@ -56,8 +56,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Woken(list[tuple[JobKey, str]]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.departed: list[tuple[JobKey, Manifest]] = []
+
     def __call__(self, key: JobKey, version: str) -> None:
         self.append((key, version))
+
+    def part(self, key: JobKey, pod: Manifest) -> None:
+        self.departed.append((key, pod))
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
 
     def start() -> Woken:
         woken = Woken()
-        registry, settings = handlers.registry(woken), handlers.settings()
+        registry, settings = handlers.registry(woken, woken.part), handlers.settings()
         settings.networking.error_backoffs = Quick()
         settings.watching.reconnect_backoff = 0.01
 
@@ -100,6 +107,19 @@ async def test_jobs_and_their_children_wake_the_queue_and_kopf_writes_nothing(
     await until(lambda: {version for _, version in woken} == {"7", ""} and len(woken) >= 3)
     assert {key for key, _ in woken} == {KEY}
     assert [request.method for request in cluster if request.method not in {None, kmock.method.GET}] == []
+
+
+async def test_a_pod_that_is_deleted_comes_along_as_it_last_was(cluster: Any, watching: Callable[[], Woken]) -> None:
+    last = a_pod(0, "Failed", **terminated(143, '{"step": 14}'))
+    cluster.objects["v1/pods", "ml", "demo-a1-0"] = last
+    woken = watching()
+    await until(lambda: len(woken) >= 1)
+    assert woken.departed == []
+    where = f"{str(cluster.url).rstrip('/')}/api/v1/namespaces/ml/pods/demo-a1-0"
+    async with aiohttp.ClientSession() as session, session.delete(where):
+        await until(lambda: bool(woken.departed))
+    (key, pod), *_ = woken.departed
+    assert (key, pod["status"]["containerStatuses"]) == (KEY, last["status"]["containerStatuses"])
 
 
 async def test_watches_need_no_name_for_the_user_that_they_run_as(

@@ -21,6 +21,7 @@ from deepseek_trainer.scratch import Scratch
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
 IDLE_STOP_S = 10.0  # without a living rank; one that was just started takes seconds to hear a stop
+SAVED_STOP_S = 3.0  # without a living rank, once they have saved: only the agents' farewell is left
 # A fresh store for every round of ranks: in the agent's own, a rank that restarts may read the address
 # of a peer that is dead, because the nodes do not count restarts alike.
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -58,7 +59,8 @@ class Launcher:
         now = time.monotonic()
         if sum(self._tell(pid) for pid in self._scratch.pids()):
             self._last_alive = now
-        return now - max(self._stop.since, self._last_alive) > IDLE_STOP_S
+        patience = SAVED_STOP_S if self._scratch.stopped.exists() else IDLE_STOP_S
+        return now - max(self._stop.since, self._last_alive) > patience
 
     def _tell(self, pid: int) -> bool:
         """Send a rank its one SIGTERM; whether it lives."""

@@ -89,7 +89,7 @@ class TrainerSpec(Model):
     profile: Annotated[
         DnsName | None, Field(description="TrainingProfile of the platform team that names the image.")
     ] = None
-    num_nodes: Annotated[int, Field(ge=1, le=1000, description="Pods, one per node of the training run.")] = 1
+    num_nodes: Annotated[int, Field(ge=1, le=1000, description="Pods, on machines of their own if possible.")] = 1
     num_proc_per_node: Annotated[
         int, Field(ge=1, le=64, description="Processes per pod; equals nvidia.com/gpu if that is asked for.")
     ] = 1

@@ -93,7 +93,9 @@ _CONTAINER_SECURITY: Final = {
 
 def _placement(blueprint: Blueprint) -> Manifest:
     profile = blueprint.profile
-    placement: Manifest = {}
+    placement: Manifest = (
+        {"topologySpreadConstraints": [_spread(blueprint)]} if blueprint.spec.trainer.num_nodes > 1 else {}
+    )
     if priority := blueprint.spec.scheduling.priority_class_name:
         placement["priorityClassName"] = priority
     if profile and profile.node_selector:
@@ -102,6 +104,17 @@ def _placement(blueprint: Blueprint) -> Manifest:
         dumped = (toleration.model_dump(by_alias=True, exclude_none=True) for toleration in profile.tolerations)
         placement["tolerations"] = list(dumped)
     return placement
+
+
+def _spread(blueprint: Blueprint) -> Manifest:
+    """One pod per machine where that is possible; whoever wants more ranks on one asks for numProcPerNode."""
+    pods = {labels.JOB_UID: blueprint.owner.uid, labels.ATTEMPT: str(blueprint.attempt)}
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": pods},
+    }
 
 
 def _environment(blueprint: Blueprint) -> list[Manifest]:

@@ -132,6 +132,10 @@ def terminated(exit_code: int, message: str = "", *, at: int = 0, reason: str = 
     return {"containerStatuses": [{"name": "trainer", "state": {"terminated": state}}]}
 
 
+def a_quota(hard: dict[str, Any], used: dict[str, Any], **spec: Any) -> Manifest:
+    return {"metadata": {"name": "team"}, "spec": {"hard": hard, **spec}, "status": {"hard": hard, "used": used}}
+
+
 def a_warning(reason: str, message: str, *, kind: str = "Job", name: str = "demo-a1") -> WarningEvent:
     return WarningEvent(kind, name, reason, message)
 
@@ -154,6 +158,7 @@ class FakeCluster:
         self.pods: list[Manifest] = []
         self.progress: Manifest | None = None
         self.warnings: tuple[WarningEvent, ...] = ()
+        self.quotas: list[Manifest] = []
         self.notices: list[Notice] = []
         self.log: list[str] = []  # every write, in order
         self.survives = survives
@@ -173,10 +178,11 @@ class FakeCluster:
     async def profile(self, name: str) -> Manifest | None:
         return self.profiles.get(name)
 
-    async def observe(self, owner: Owner) -> Observed:
+    async def observe(self, owner: Owner, attempt: int) -> Observed:
         jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
         isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
-        return copy.deepcopy(Observed(jobs, tuple(self.pods), (), self.progress, self.warnings, isolated))
+        seen = Observed(jobs, tuple(self.pods), (), self.progress, self.warnings, isolated, tuple(self.quotas))
+        return copy.deepcopy(seen)
 
     async def apply(self, manifest: Manifest) -> None:
         key = manifest["kind"], manifest["metadata"]["name"]

@@ -95,7 +95,7 @@ class LocalCluster:
     async def profile(self, name: str) -> Manifest | None:
         return self._profiles.get(name, INSTALLED)
 
-    async def observe(self, owner: Owner) -> Observed:  # noqa: ARG002  there is one
+    async def observe(self, owner: Owner, attempt: int) -> Observed:  # noqa: ARG002  there is one job, and no quota
         self._leaving = [job for job in self._leaving if not job.has_ended]
         jobs = tuple(job.manifest for job in self._jobs)
         pods = tuple(pod for job in (*self._jobs, *self._leaving) for pod in job.pods)

@@ -33,6 +33,7 @@ PLURALS: Final[Mapping[tuple[str, str], str]] = {
     ("v1", "Event"): "events",
     ("v1", "PersistentVolumeClaim"): "persistentvolumeclaims",
     ("v1", "Pod"): "pods",
+    ("v1", "ResourceQuota"): "resourcequotas",
     ("v1", "Service"): "services",
     ("v1", "ServiceAccount"): "serviceaccounts",
 }

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from deepseek_operator.observed import Manifest, WarningEvent
+from deepseek_operator.quota import QUOTA_FIX
 
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
 _IMAGE_FIX: Final = "check the image of the job or its profile, and that the machines may pull it"
 _WAITING_FIXES: Final = {
     "ErrImagePull": _IMAGE_FIX,
@@ -17,7 +19,6 @@ _WAITING_FIXES: Final = {
 }
 _MOUNT_FIX: Final = "create the Secret or claim that is missing, the pods go on by themselves"
 _SCHEDULE_FIX: Final = "free machines, create the claim that is missing, or ask for less in trainer.resourcesPerNode"
-_QUOTA_FIX: Final = "ask for less, raise the ResourceQuota, or wait until other jobs finish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ def _refused(warnings: Iterable[WarningEvent]) -> Blocker | None:
     for warning in warnings:
         if warning.kind == "Job" and warning.reason == "FailedCreate":
             over_quota = "exceeded quota" in warning.message
-            fix = _QUOTA_FIX if over_quota else "an admission policy of the cluster refuses the pods"
-            return Blocker("QuotaExceeded" if over_quota else "PodsRefused", f"{warning.message}: {fix}")
+            fix = QUOTA_FIX if over_quota else "an admission policy of the cluster refuses the pods"
+            return Blocker(QUOTA_EXCEEDED if over_quota else "PodsRefused", f"{warning.message}: {fix}")
     return None
 
 

@@ -66,7 +66,7 @@ class KubernetesCluster:
     async def profile(self, name: str) -> Manifest | None:
         return await self._api.get(path(API_VERSION, PROFILE_KIND, name=name))
 
-    async def observe(self, owner: Owner) -> Observed:
+    async def observe(self, owner: Owner, attempt: int) -> Observed:
         selector = f"{labels.JOB_UID}={owner.uid}"
         async with asyncio.TaskGroup() as group:
             jobs = group.create_task(self._api.items("batch/v1", "Job", owner.namespace, labelSelector=selector))
@@ -81,6 +81,7 @@ class KubernetesCluster:
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
             isolated=policy.result(),
+            quotas=() if _is_made(attempt, jobs.result()) else await self._quotas(owner),
         )
 
     async def apply(self, manifest: Manifest) -> None:
@@ -159,6 +160,15 @@ class KubernetesCluster:
         selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
         return selected == {labels.JOB_UID: owner.uid}
 
+    async def _quotas(self, owner: Owner) -> tuple[Manifest, ...]:
+        try:
+            return await self._api.items("v1", "ResourceQuota", owner.namespace)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            log.warning("%s starts without a look at quotas: %s", owner.key, error)  # an older role of the operator
+            return ()
+
     async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
         """Warnings about a worker job that should have all pods by now, and about the first that has not started."""
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
@@ -188,6 +198,12 @@ class KubernetesCluster:
         )
         address = next(addresses, None)
         return await read_progress(self._session, address, self._settings.metrics_port) if address else None
+
+
+def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:
+    """Whether there is a worker job of `attempt`, or of one that the status does not know yet."""
+    present = (job for job in worker_jobs if "deletionTimestamp" not in job["metadata"])
+    return any(labels.attempt_of(job) >= attempt for job in present)
 
 
 async def read_progress(session: aiohttp.ClientSession, address: str, port: int) -> Manifest | None:

@@ -9,10 +9,12 @@ a crash in between repeats nothing and forgets nothing.
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from deepseek_operator.blockers import QUOTA_EXCEEDED
 from deepseek_operator.failure import Failure, Verdict, failure_of, job_condition
 from deepseek_operator.observed import Manifest, Observed, Ref
 from deepseek_operator.plan import Outcome, Plan, running_seconds, told
 from deepseek_operator.progress import last_words, with_progress
+from deepseek_operator.quota import spread
 from deepseek_operator.settings import Settings
 from deepseek_operator.situation import Situation
 from deepseek_operator.spec import API_VERSION, KIND, ProfileSpec
@@ -55,7 +57,7 @@ def invalid(job: TrainingJob, now: datetime) -> Plan:
 
 def refused(job: TrainingJob, plan: Plan, refusal: str, settings: Settings, now: datetime) -> Plan:
     """`plan`, after the API server would not have one of its objects: say so, and try again later."""
-    reason = "QuotaExceeded" if "exceeded quota" in refusal else "Refused"
+    reason = QUOTA_EXCEEDED if "exceeded quota" in refusal else "Refused"
     outcome = Outcome(plan.status.phase or Phase.PENDING, reason, refusal, is_warning=True)
     return told(job, plan.status, outcome, now, look_again=settings.refused_retry_s)
 
@@ -164,8 +166,19 @@ def _start(s: Situation) -> Plan:
         names = ", ".join(s.unfinished_pods)
         message = f"waiting for pods to leave: {names}{_LOST_FIX}"
         return _wait(s, phase, "PodsLeaving", message, delete=s.all_jobs)
+    if shortage := s.shortage:
+        return _no_room(s, str(shortage))
     message = f"creating the {s.num_nodes} pods of attempt {max(1, s.attempt)}"
     return _wait(s, phase, "CreatingWorkers", message, apply=s.children, delete=s.older_jobs)
+
+
+def _no_room(s: Situation, message: str) -> Plan:
+    """PENDING after a failure, too: waiting for room is no running time.  What older attempts left may fill a quota."""
+    plan: dict[str, Any] = {
+        "delete": s.older_jobs,
+        "look_again": spread(s.settings.refused_retry_s, s.job.owner.uid),
+    }
+    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, **plan)
 
 
 def _watch(s: Situation) -> Plan:

@@ -71,6 +71,7 @@ class Observed:
     progress: Manifest | None = None  # /progress of node 0 of the current attempt; None: not answering
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
     isolated: bool = False  # the job's NetworkPolicy is there
+    quotas: tuple[Manifest, ...] = ()  # of the namespace; read only while there is no worker job of the attempt
 
 
 def ref(manifest: Mapping[str, Any]) -> Ref:

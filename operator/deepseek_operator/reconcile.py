@@ -25,8 +25,11 @@ class Cluster(Protocol):
     async def profile(self, name: str) -> Manifest | None:
         """The TrainingProfile (cluster-scoped), or None."""
 
-    async def observe(self, owner: Owner) -> Observed:
-        """Worker jobs and pods of every attempt; progress and warnings of the newest."""
+    async def observe(self, owner: Owner, attempt: int) -> Observed:
+        """Worker jobs and pods of every attempt; progress and warnings of the newest.
+
+        `attempt` is the current one as far as the status tells; quotas are of interest until its worker job is made.
+        """
 
     async def apply(self, manifest: Manifest) -> None:
         """Create or update by server-side apply.  Raises RefusedError."""
@@ -66,7 +69,7 @@ async def _plan(job: TrainingJob, cluster: Cluster, settings: Settings, now: dat
     if job.problems:
         return invalid(job, now)
     profile = await _profile(job, cluster)
-    observed = await cluster.observe(job.owner)
+    observed = await cluster.observe(job.owner, job.status.attempt)
     return decide(job, profile, observed, settings, now)
 
 

@@ -11,6 +11,7 @@ from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest, Observed, Ref, ref
 from deepseek_operator.plan import running_seconds
 from deepseek_operator.pods import is_finished, is_lost, is_ready, writers
+from deepseek_operator.quota import Shortage, shortage
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import Isolation, ProfileSpec
 from deepseek_operator.status import JobStatus, NodeCounts, ReplicaStatuses
@@ -99,7 +100,7 @@ class Situation:
         mismatch = self.profile and profile_mismatch(self.job.spec, self.profile)
         return ("ProfileMismatch", mismatch) if mismatch else None
 
-    @property
+    @cached_property
     def children(self) -> tuple[Manifest, ...]:
         """All that the current attempt, or the first one, needs; its worker job is last."""
         attempt = max(1, self.attempt)
@@ -135,6 +136,11 @@ class Situation:
     def blocker(self) -> Blocker | None:
         unfinished = [pod for pod in self.pods if not is_finished(pod)]
         return blocker_of(unfinished, self.observed.warnings, self.num_nodes)
+
+    @property
+    def shortage(self) -> Shortage | None:
+        """What keeps the pods of the next worker job from being made all at once; a queue sees to that by itself."""
+        return None if labels.QUEUE in self.job.labels else shortage(self.children[-1], self.observed.quotas)
 
     @property
     def queue(self) -> str:

@@ -86,19 +86,24 @@ def test_a_missing_profile_is_named_and_its_creation_starts_the_job(namespace: N
 
 
 @pytest.mark.parametrize("pods", [0, 1])
-def test_a_job_over_the_quota_says_so_runs_no_half_gang_and_starts_when_there_is_room(
+def test_a_job_over_the_quota_says_so_makes_no_pod_and_starts_when_there_is_room(
     namespace: Namespace, pods: int
 ) -> None:
     quota(namespace, pods=str(pods))
     namespace.claim("texts", kube.ROOT / "examples" / "texts")
     job = TrainingJob(namespace, example("pretrain-tiny"))
     message = told(job, "QuotaExceeded")
-    assert "exceeded quota: quota" in message
-    assert "raise the ResourceQuota, or wait until other jobs finish" in message
-    assert (job.condition("Running") or {})["status"] == "False"
-    assert not job.steps
+    assert f"ResourceQuota 'quota' is short of pods: 2 needed at once, {pods} of {pods} free, so it never" in message
+    assert (job.status["phase"], (job.condition("Running") or {})["status"]) == ("Pending", "False")
+    assert (namespace.list("jobs"), namespace.list("pods")) == ([], [])
     quota(namespace, pods="2")
     goes_on(job)
+    assert warnings_about_pods(namespace) == []
+
+
+def warnings_about_pods(namespace: Namespace) -> list[str]:
+    """What the Job controller was refused."""
+    return [event["message"] for event in namespace.list("events") if event["reason"] == "FailedCreate"]
 
 
 def test_a_quota_of_storage_is_named_too(namespace: Namespace) -> None:

@@ -22,10 +22,11 @@ from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.service import job_versions
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
-from operator_builders import NOW, OWNER, a_pod, a_training_job, a_warning, a_worker_job, terminated
+from operator_builders import NOW, OWNER, a_pod, a_quota, a_training_job, a_warning, a_worker_job, terminated
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
 KEY = JobKey("ml", "demo")
+QUOTAS = "/api/v1/namespaces/ml/resourcequotas"
 
 
 @dataclass
@@ -174,6 +175,7 @@ def lists(fake: FakeApi, jobs: list[Manifest], pods: list[Manifest], events: tup
     fake.answers["GET", "/apis/batch/v1/namespaces/ml/jobs"] = 200, {"items": jobs}
     fake.answers["GET", "/api/v1/namespaces/ml/pods"] = 200, {"items": pods}
     fake.answers["GET", "/api/v1/namespaces/ml/events"] = 200, {"items": list(events)}
+    fake.answers["GET", QUOTAS] = 200, {"items": []}
 
 
 async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesCluster, fake: FakeApi) -> None:
@@ -182,7 +184,7 @@ async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesClus
     lists(fake, [job], [pod])
     policy = {"spec": {"podSelector": {"matchLabels": {labels.JOB_UID: OWNER.uid}}}}
     fake.answers["GET", "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"] = 200, policy
-    observed = await cluster.observe(OWNER)
+    observed = await cluster.observe(OWNER, 1)
     assert [(m["apiVersion"], m["kind"]) for m in (*observed.worker_jobs, *observed.pods)] == [
         ("batch/v1", "Job"),
         ("v1", "Pod"),
@@ -195,37 +197,36 @@ async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesClus
 async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
-    for where in ("/apis/batch/v1/namespaces/ml/jobs", "/api/v1/namespaces/ml/pods"):
-        fake.answers["GET", where] = 200, {"items": []}
+    lists(fake, [], [])
     cluster.remember(KEY, a_pod(1, "Failed", **terminated(143, "node 1")))
-    assert (await cluster.observe(OWNER)).departed == ()
+    assert (await cluster.observe(OWNER, 1)).departed == ()
     cluster.remember(KEY, a_pod(0, "Failed", **terminated(143, json.dumps({"step": 14}))))
-    departed = (await cluster.observe(OWNER)).departed
+    departed = (await cluster.observe(OWNER, 1)).departed
     assert last_words(departed, attempt=1) == {"step": 14}
-    assert (await cluster.observe(replace(OWNER, uid="a-namesake"))).departed == ()
+    assert (await cluster.observe(replace(OWNER, uid="a-namesake"), 1)).departed == ()
     assert await cluster.training_job(KEY) is None
-    assert (await cluster.observe(OWNER)).departed == ()
+    assert (await cluster.observe(OWNER, 1)).departed == ()
 
 
 async def test_a_policy_for_other_pods_does_not_count(cluster: KubernetesCluster, fake: FakeApi) -> None:
     lists(fake, [], [])
     where = "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"
     fake.answers["GET", where] = 200, {"spec": {"podSelector": {}}}
-    assert not (await cluster.observe(OWNER)).isolated
+    assert not (await cluster.observe(OWNER, 1)).isolated
 
 
 async def test_progress_is_read_from_node_0_of_the_newest_attempt(cluster: KubernetesCluster, fake: FakeApi) -> None:
     pods = [a_pod(0, podIP="127.0.0.9"), a_pod(1, attempt=2, podIP="127.0.0.9"), a_pod(0, attempt=2, podIP="127.0.0.1")]
     lists(fake, [a_worker_job(1), a_worker_job(2)], pods)
     fake.answers["GET", "/progress"] = 200, {"step": 7}
-    assert (await cluster.observe(OWNER)).progress == {"step": 7}
+    assert (await cluster.observe(OWNER, 1)).progress == {"step": 7}
 
 
 async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: KubernetesCluster, fake: FakeApi) -> None:
     mount = {"reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-01-02T03:00:00Z"}
     quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
     lists(fake, [a_worker_job()], [a_pod(0, "Pending")], (mount, quota))
-    found = (await cluster.observe(OWNER)).warnings
+    found = (await cluster.observe(OWNER, 1)).warnings
     assert found[0] == WarningEvent("Pod", "demo-a1-0-xxxxx", "FailedCreate", "exceeded quota")
     assert {warning.kind for warning in found} == {"Pod", "Job"}
 
@@ -233,7 +234,7 @@ async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: Kub
 async def test_warnings_tell_why_half_of_the_pods_were_not_made(cluster: KubernetesCluster, fake: FakeApi) -> None:
     quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
     lists(fake, [a_worker_job(active=1)], [a_pod(0)], (quota,))
-    assert (await cluster.observe(OWNER)).warnings == (a_warning("FailedCreate", "exceeded quota"),)
+    assert (await cluster.observe(OWNER, 1)).warnings == (a_warning("FailedCreate", "exceeded quota"),)
 
 
 @pytest.mark.parametrize(
@@ -247,14 +248,51 @@ async def test_warnings_are_not_read_without_need(
     cluster: KubernetesCluster, fake: FakeApi, job: Manifest, pods: list[Manifest]
 ) -> None:
     lists(fake, [job], pods, ({"reason": "FailedMount"},))
-    assert (await cluster.observe(OWNER)).warnings == ()
+    assert (await cluster.observe(OWNER, 1)).warnings == ()
 
 
 async def test_a_young_worker_job_may_still_be_without_pods(api: Api, fake: FakeApi) -> None:
     lists(fake, [a_worker_job()], [], ({"reason": "FailedCreate"},))
     async with aiohttp.ClientSession() as session:
         cluster = KubernetesCluster(api, session, Settings(), now=lambda: NOW - timedelta(minutes=4))
-        assert (await cluster.observe(OWNER)).warnings == ()
+        assert (await cluster.observe(OWNER, 1)).warnings == ()
+
+
+GOING = a_worker_job()
+GOING["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:00Z"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "attempt", "looks"),
+    [
+        pytest.param([], 0, 1, id="new"),
+        pytest.param([a_worker_job(1)], 2, 1, id="restart"),
+        pytest.param([GOING], 1, 1, id="given-back"),
+        pytest.param([a_worker_job(1)], 1, 0, id="made"),
+        pytest.param([a_worker_job(1)], 0, 0, id="made-and-not-counted-yet"),
+    ],
+)
+async def test_quotas_are_listed_once_and_only_while_a_worker_job_is_to_be_made(
+    cluster: KubernetesCluster, fake: FakeApi, jobs: list[Manifest], attempt: int, looks: int
+) -> None:
+    quota = a_quota({"pods": "2"}, {"pods": "0"})
+    lists(fake, jobs, [])
+    fake.answers["GET", QUOTAS] = 200, {"items": [quota]}
+    found = (await cluster.observe(OWNER, attempt)).quotas
+    assert [each["status"] for each in found] == [quota["status"]] * looks
+    assert [where for _, where, *_ in fake.asked].count(QUOTAS) == looks
+
+
+async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
+    cluster: KubernetesCluster, fake: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists(fake, [], [])
+    fake.answers["GET", QUOTAS] = 403, {"message": "resourcequotas is forbidden"}
+    assert (await cluster.observe(OWNER, 0)).quotas == ()
+    assert "ml/demo starts without a look at quotas: 403: resourcequotas is forbidden" in caplog.text
+    fake.answers["GET", QUOTAS] = 500, {"message": "busy"}
+    with pytest.raises(ApiError, match="busy"):
+        await cluster.observe(OWNER, 0)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,21 @@ from deepseek_operator.decide import decide, finished, invalid, refused
 from deepseek_operator.observed import Manifest, Observed
 from deepseek_operator.plan import Plan
 from deepseek_operator.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
-from operator_builders import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_profile, a_warning, a_worker_job, terminated
+from operator_builders import (
+    NOW,
+    SETTINGS,
+    a_job,
+    a_lost_pod,
+    a_pod,
+    a_profile,
+    a_quota,
+    a_warning,
+    a_worker_job,
+    terminated,
+)
 
 TWO_PODS = (a_pod(0), a_pod(1))
+NO_ROOM = a_quota({"pods": "3"}, {"pods": "2"})
 FAILED_JOB = a_worker_job(conditions=("Failed",))
 LOST = a_lost_pod(1)
 PEER_GONE = a_pod(0, "Failed", **terminated(75, '{"reason": "PeerGone"}'))
@@ -111,6 +123,13 @@ def deleted(plan: Plan) -> list[str]:
             Observed((a_worker_job(),), (), warnings=(a_warning("FailedCreate", "exceeded quota"),)),
             ("Starting", "QuotaExceeded", 1),
             id="blocked",
+        ),
+        pytest.param(a_status(None, 0), Observed(quotas=(NO_ROOM,)), ("Pending", "QuotaExceeded", 0), id="no-room"),
+        pytest.param(
+            a_status(Phase.RESTARTING, 2),
+            Observed((FAILED_JOB,), EXIT[1], quotas=(NO_ROOM,)),
+            ("Pending", "QuotaExceeded", 2),
+            id="no-room-for-the-next-attempt",
         ),
         pytest.param(
             a_status(Phase.RUNNING),

@@ -34,6 +34,7 @@ def cluster(kmock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("batch/v1/jobs", "Job", True),
         ("v1/pods", "Pod", True),
         ("v1/events", "Event", True),
+        ("v1/resourcequotas", "ResourceQuota", True),
         ("v1/namespaces", "Namespace", False),
     ):
         kmock.resources[resource] = {"kind": kind, "namespaced": namespaced, "verbs": VERBS, "subresources": {"status"}}

@@ -19,6 +19,9 @@
   resources: [networkpolicies]
   verbs: [get, create, patch]
 - apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list]
+- apiGroups: [""]
   resources: [events]
   verbs: [list, create]
 {{- end -}}

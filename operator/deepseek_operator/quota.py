@@ -1,0 +1,128 @@
+"""Whether the ResourceQuotas of a namespace have room for all pods of a worker job: all of them or none.
+
+The API server counts pods one by one and would let some of them in, which hold their share and cannot train.
+What it adds to a pod later (the defaults of a LimitRange or of PriorityClasses) is not known here.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from deepseek_operator.observed import Manifest
+
+QUOTA_FIX: Final = "ask for less, raise the ResourceQuota, or wait until other jobs finish"
+_NEVER_FIX: Final = "so it never fits: ask for less, or raise the ResourceQuota"
+_DECIMAL: Final = {
+    unit: Decimal(1000) ** i for i, unit in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)
+}
+_BINARY: Final = {unit: Decimal(1024) ** i for i, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)}
+_UNITS: Final = _DECIMAL | _BINARY
+
+Amounts = dict[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """One resource of which a quota has not enough."""
+
+    quota: str
+    resource: str
+    needed: Decimal
+    used: Decimal
+    hard: Decimal
+
+    @property
+    def is_for_good(self) -> bool:
+        """Even if nobody else used anything."""
+        return self.needed > self.hard
+
+    def __str__(self) -> str:
+        needed, hard, free = (
+            shown(amount) for amount in (self.needed, self.hard, max(Decimal(0), self.hard - self.used))
+        )
+        what = (
+            f"ResourceQuota {self.quota!r} is short of {self.resource}: {needed} needed at once, {free} of {hard} free"
+        )
+        return f"{what}, {_NEVER_FIX}" if self.is_for_good else f"{what}: {QUOTA_FIX}"
+
+
+def shortage(worker_job: Manifest, quotas: Iterable[Manifest]) -> Shortage | None:
+    """Why `worker_job` and its pods do not fit, rather what never fits than what others use; None if they fit."""
+    pod = worker_job["spec"]["template"]["spec"]
+    needed = _needed(pod, worker_job["spec"]["parallelism"])
+    found = [each for quota in quotas if _applies(quota, pod) for each in _shortages(quota, needed)]
+    return min(found, key=lambda each: not each.is_for_good, default=None)
+
+
+def amount(quantity: int | str) -> Decimal:
+    """A Kubernetes quantity as a number: 500m, 1.5, 2e3, 64Gi."""
+    text = str(quantity)
+    number = text.rstrip("numkKMGTPEi")
+    return Decimal(number) * _UNITS[text[len(number) :]]
+
+
+def shown(amount: Decimal) -> str:
+    """For people: 137438953472 is 128Gi."""
+    units = (unit for unit in ("Gi", "Mi") if amount and amount % _BINARY[unit] == 0)
+    unit = next(units, "")
+    return f"{(amount / _UNITS[unit]).normalize():f}{unit}"
+
+
+def spread(seconds: float, seed: str) -> float:
+    """`seconds` to twice that, by `seed`: jobs that want the same room do not try for it in step."""
+    return seconds * (1 + zlib.crc32(seed.encode()) / 2**32)
+
+
+def _shortages(quota: Manifest, needed: Amounts) -> Iterator[Shortage]:
+    """By what the API server enforces, which is the status and not yet the spec."""
+    hard, used = (_amounts(quota.get("status", {}).get(field)) for field in ("hard", "used"))
+    for resource in sorted(hard.keys() & used.keys() & needed.keys()):
+        if needed[resource] > hard[resource] - used[resource]:
+            yield Shortage(quota["metadata"]["name"], resource, needed[resource], used[resource], hard[resource])
+
+
+def _needed(pod: Manifest, num_pods: int) -> Amounts:
+    """What the worker job and its pods count, by the names that quotas have for it."""
+    requests, limits = _resources(pod)
+    each = {"pods": Decimal(1), "count/pods": Decimal(1)}
+    each |= {f"requests.{name}": value for name, value in requests.items()}
+    each |= {f"limits.{name}": value for name, value in limits.items() if "/" not in name}
+    each |= {name: value for name, value in requests.items() if "/" not in name}
+    return {name: num_pods * value for name, value in each.items()} | {"count/jobs.batch": Decimal(1)}
+
+
+def _resources(pod: Manifest) -> tuple[Amounts, Amounts]:
+    """Requests and limits of the pod, whose init container asks for the same as its only other one."""
+    resources = pod["containers"][0].get("resources", {})
+    limits = _amounts(resources.get("limits"))
+    return limits | _amounts(resources.get("requests")), limits
+
+
+def _amounts(resources: Manifest | None) -> Amounts:
+    return {name: amount(quantity) for name, quantity in (resources or {}).items()}
+
+
+def _applies(quota: Manifest, pod: Manifest) -> bool:
+    spec = quota.get("spec", {})
+    scopes = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes", ())]
+    return all(_matches(scope, pod) for scope in (*scopes, *spec.get("scopeSelector", {}).get("matchExpressions", ())))
+
+
+def _matches(scope: Manifest, pod: Manifest) -> bool:
+    """Of a scope that is not known here: no.  The API server enforces that quota all the same."""
+    priority, values = pod.get("priorityClassName"), scope.get("values", ())
+    requests, _ = _resources(pod)
+    is_best_effort = not any(requests.get(name) for name in ("cpu", "memory"))
+    answers = {
+        ("Terminating", "Exists"): "activeDeadlineSeconds" in pod,
+        ("NotTerminating", "Exists"): "activeDeadlineSeconds" not in pod,
+        ("BestEffort", "Exists"): is_best_effort,
+        ("NotBestEffort", "Exists"): not is_best_effort,
+        ("PriorityClass", "Exists"): priority is not None,
+        ("PriorityClass", "DoesNotExist"): priority is None,
+        ("PriorityClass", "In"): priority in values,
+        ("PriorityClass", "NotIn"): priority not in values,
+    }
+    return answers.get((scope["scopeName"], scope["operator"]), False)

@@ -1,9 +1,9 @@
 """What to do about one training job, from what was seen of it.  Pure: no client, no clock.
 
 The phase tells what was observed, not what the plan is about to cause.  In PENDING and RESTARTING
-the worker job of the current attempt has not been seen yet; in every other phase it has, so that a
-missing one was deleted by somebody.  Counters rise in one pass and are acted upon in a later one:
-a crash in between repeats nothing and forgets nothing.
+the worker job of the current attempt has not been seen yet, or is given back to a quota; in every
+other phase it has been seen, so that a missing one was deleted by somebody.  Counters rise in one
+pass and are acted upon in a later one: a crash in between repeats nothing and forgets nothing.
 """
 
 from datetime import datetime, timedelta
@@ -184,6 +184,8 @@ def _no_room(s: Situation, message: str) -> Plan:
 def _watch(s: Situation) -> Plan:
     """The worker job is there and not finished."""
     phase, reason, message, is_warning = _seen(s)
+    if reason == QUOTA_EXCEEDED and s.has_waited_with_half:
+        return _given_back(s, message)
     wait = s.settings.resync_s if phase is Phase.QUEUED else s.settings.progress_interval_s
     return _tell(
         s,
@@ -195,6 +197,18 @@ def _watch(s: Situation) -> Plan:
         delete=s.older_jobs,
         look_again=min(wait, s.seconds_left or wait),
     )
+
+
+def _given_back(s: Situation, cause: str) -> Plan:
+    """A quota let in only some of the pods, which cannot train: they leave, uncounted, until there is room for all.
+
+    So do the others of a pod that was lost and is not let in again.  The phase steps back in a pass of
+    its own: with it, a worker job that is missing was not deleted by somebody.
+    """
+    message = f"giving back {len(s.pods)} of {s.num_nodes} pods: {cause}"
+    is_told = (s.job.status.phase, s.job.status.attempt) == (Phase.PENDING, s.attempt)
+    plan: dict[str, Any] = {"delete": s.all_jobs, "look_again": s.settings.resync_s} if is_told else {"look_again": 0.0}
+    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, **plan)
 
 
 def _seen(s: Situation) -> tuple[Phase, str, str, bool]:

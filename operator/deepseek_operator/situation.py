@@ -11,7 +11,7 @@ from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest, Observed, Ref, ref
 from deepseek_operator.plan import running_seconds
 from deepseek_operator.pods import is_finished, is_lost, is_ready, writers
-from deepseek_operator.quota import Shortage, shortage
+from deepseek_operator.quota import Shortage, shortage, spread
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import Isolation, ProfileSpec
 from deepseek_operator.status import JobStatus, NodeCounts, ReplicaStatuses
@@ -141,6 +141,19 @@ class Situation:
     def shortage(self) -> Shortage | None:
         """What keeps the pods of the next worker job from being made all at once; a queue sees to that by itself."""
         return None if labels.QUEUE in self.job.labels else shortage(self.children[-1], self.observed.quotas)
+
+    @property
+    def has_waited_with_half(self) -> bool:
+        """Whether some pods of the attempt, but not all, have been there for long enough to give them back.
+
+        The time depends on the worker job's uid, new with each: of two jobs that hold half of their pods
+        one lets go before the other, whose missing pods are then made.
+        """
+        if self.worker_job is None or not 0 < len(self.pods) < self.num_nodes:
+            return False
+        meta = self.worker_job["metadata"]
+        age = self.now - datetime.fromisoformat(meta["creationTimestamp"])
+        return age.total_seconds() >= spread(self.settings.refused_retry_s, meta["uid"])
 
     @property
     def queue(self) -> str:

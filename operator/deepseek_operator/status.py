@@ -25,7 +25,7 @@ Text = Annotated[str, Field(max_length=32768)]
 
 
 class Phase(StrEnum):
-    PENDING = "Pending"  # accepted; the worker job has not been seen yet
+    PENDING = "Pending"  # accepted; the worker job has not been seen yet, or is given back to a quota
     QUEUED = "Queued"  # the worker job waits for its queue
     STARTING = "Starting"  # not all pods are ready
     RUNNING = "Running"

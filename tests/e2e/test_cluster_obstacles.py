@@ -106,6 +106,42 @@ def warnings_about_pods(namespace: Namespace) -> list[str]:
     return [event["message"] for event in namespace.list("events") if event["reason"] == "FailedCreate"]
 
 
+def test_of_two_jobs_at_the_edge_of_a_quota_one_has_all_its_pods_and_the_other_follows(namespace: Namespace) -> None:
+    quota(namespace, pods="3")
+    jobs = [TrainingJob(namespace, a_job(name, LACKING)) for name in ("one", "two")]
+
+    def settled() -> list[TrainingJob] | None:
+        waiting, going = sorted(jobs, key=lambda job: len(job.pods))
+        is_waiting = (waiting.status.get("phase"), reason_of(waiting)) == ("Pending", "QuotaExceeded")
+        return [waiting, going] if is_waiting and (len(waiting.pods), len(going.pods)) == (0, 2) else None
+
+    waiting, going = kube.wait_until(f"all or nothing: {[job.status for job in jobs]}", settled, 180)
+    namespace.kubectl("delete", "dstj", going.name)
+    kube.wait_until(f"{waiting.name} follows: {waiting.status}", lambda: len(waiting.pods) == 2, 120)
+    kube.wait_until("its attempt is counted", lambda: waiting.status.get("attempt") == 1)
+    assert waiting.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+
+
+def test_half_of_a_job_is_given_back_and_costs_no_attempt(namespace: Namespace) -> None:
+    """What a LimitRange adds to pods is not known to the operator: the surest way to half of a job."""
+    limits = [{"type": "Container", "defaultRequest": {"ephemeral-storage": "1Gi"}}]
+    made = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"}, "spec": {"limits": limits}}
+    namespace.apply(made)
+    quota(namespace, **{"requests.ephemeral-storage": "1Gi"})
+    job = TrainingJob(namespace, a_job("half", LACKING))
+    first = kube.wait_until("the worker job", lambda: namespace.get("job", "half-a1"), 60)["metadata"]["uid"]
+    assert "exceeded quota: quota" in told(job, "QuotaExceeded")
+    kube.wait_until("it is given back", lambda: uid_of(namespace.get("job", "half-a1")) != first, 120)
+    quota(namespace, **{"requests.ephemeral-storage": "2Gi"})
+    kube.wait_until(f"all pods: {job.status}", lambda: len(job.pods) == 2, 180)
+    assert job.status["attempt"] == 1
+    assert job.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+
+
+def uid_of(manifest: kube.Manifest | None) -> str | None:
+    return manifest["metadata"]["uid"] if manifest else None
+
+
 def test_a_quota_of_storage_is_named_too(namespace: Namespace) -> None:
     quota(namespace, persistentvolumeclaims="0")
     job = TrainingJob(namespace, a_job("no-room", LACKING))

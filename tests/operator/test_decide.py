@@ -132,6 +132,12 @@ def deleted(plan: Plan) -> list[str]:
             id="no-room-for-the-next-attempt",
         ),
         pytest.param(
+            a_status(Phase.STARTING),
+            Observed((a_worker_job(),), TWO_PODS[:1], warnings=(a_warning("FailedCreate", "exceeded quota"),)),
+            ("Pending", "QuotaExceeded", 1),
+            id="half-is-given-back",
+        ),
+        pytest.param(
             a_status(Phase.RUNNING),
             Observed((a_worker_job(conditions=("Complete",)),)),
             ("Succeeded", "Completed", 1),

@@ -1,4 +1,4 @@
-"""Room for all pods or none: what a ResourceQuota has, what a job needs."""
+"""Room for all pods or none: what a ResourceQuota has, what a job needs, and that no half of a job stays."""
 
 from decimal import Decimal
 from typing import Any
@@ -12,8 +12,11 @@ from deepseek_operator.observed import Manifest, Observed
 from deepseek_operator.plan import Plan
 from deepseek_operator.quota import amount, shortage, shown, spread
 from deepseek_operator.status import JobStatus, Phase, Restarts
-from operator_builders import NOW, SETTINGS, a_job, a_quota, a_worker_job
+from operator_builders import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_quota, a_warning, a_worker_job
 
+OVER = a_warning("FailedCreate", "exceeded quota: team")
+HALF = Observed((a_worker_job(),), (a_pod(0),), warnings=(OVER,))
+YOUNG = a_worker_job() | {"metadata": a_worker_job()["metadata"] | {"creationTimestamp": "2026-01-02T03:03:45Z"}}
 FULL = a_quota({"pods": "3"}, {"pods": "2"})
 GPUS = {"limits": {"nvidia.com/gpu": 8, "memory": "64Gi"}, "requests": {"cpu": "500m"}}
 
@@ -176,3 +179,52 @@ def test_what_an_older_attempt_left_does_not_fill_the_quota_for_ever() -> None:
 def test_kueue_admits_a_job_of_a_queue_without_us() -> None:
     plan = plan_for(JobStatus(), Observed(quotas=(FULL,)), **{"kueue.x-k8s.io/queue-name": "team-a"})
     assert plan.apply[-1]["kind"] == "Job"
+
+
+@pytest.mark.parametrize("status", [JobStatus(phase=Phase.STARTING, attempt=1), JobStatus(phase=Phase.PENDING)])
+def test_half_of_a_job_is_given_back_once_the_phase_has_stepped_back(status: JobStatus) -> None:
+    first = plan_for(status, HALF)
+    assert (first.status.phase, reason(first)) == (Phase.PENDING, "QuotaExceeded")
+    assert (first.delete, first.look_again) == ((), 0.0)
+    then = plan_for(first.status, HALF)
+    assert [ref.name for ref in then.delete] == ["demo-a1"]
+    assert then.status == first.status
+    assert then.notices == ()
+    leaving = plan_for(then.status, Observed((), HALF.pods))
+    assert (reason(leaving), leaving.apply) == ("PodsLeaving", ())
+    again = plan_for(leaving.status, Observed())
+    assert again.apply[-1]["metadata"]["name"] == "demo-a1"
+    assert (again.status.attempt, again.status.restarts) == (1, Restarts())
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        pytest.param(Observed((YOUNG,), HALF.pods, warnings=(OVER,)), "QuotaExceeded", id="young"),
+        pytest.param(Observed((a_worker_job(),), (), warnings=(OVER,)), "QuotaExceeded", id="holds-nothing"),
+        pytest.param(Observed((a_worker_job(),), HALF.pods), "PodsStarting", id="another-reason"),
+        pytest.param(
+            Observed((a_worker_job(),), (a_pod(0), a_pod(1, "Pending")), warnings=(OVER,)),
+            "PodsStarting",
+            id="complete",
+        ),
+        pytest.param(
+            Observed((a_worker_job(),), (a_pod(0, ready=False), a_pod(1, "Succeeded")), warnings=(OVER,)),
+            "QuotaExceeded",
+            id="one-is-done",
+        ),
+        pytest.param(Observed((a_worker_job(),), (a_lost_pod(0),), warnings=(OVER,)), "NodeLost", id="machine-lost"),
+        pytest.param(
+            Observed((a_worker_job(conditions=("FailureTarget",)),), HALF.pods, warnings=(OVER,)),
+            "PodsStopping",
+            id="failing",
+        ),
+        pytest.param(
+            Observed((a_worker_job(suspend=True),), HALF.pods, warnings=(OVER,)), "WaitingForQueue", id="queued"
+        ),
+    ],
+)
+def test_nothing_else_is_given_back(observed: Observed, expected: str) -> None:
+    status = JobStatus(phase=Phase.STARTING, attempt=1)
+    plan = plan_for(status, observed)
+    assert (reason(plan), plan.delete, plan.status.phase is Phase.PENDING) == (expected, (), False)

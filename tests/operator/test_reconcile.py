@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,9 +14,19 @@ from deepseek_operator.labels import attempt_of
 from deepseek_operator.observed import JobKey, Manifest
 from deepseek_operator.reconcile import RefusedError, reconcile
 from deepseek_operator.status import JobStatus, Phase
-from operator_builders import NOW, SETTINGS, CrashError, FakeCluster, a_profile_manifest, a_training_job
+from operator_builders import (
+    NOW,
+    SETTINGS,
+    CrashError,
+    FakeCluster,
+    a_profile_manifest,
+    a_quota,
+    a_training_job,
+    a_warning,
+)
 
 KEY = JobKey("ml", "demo")
+NO_ROOM = a_quota({"pods": "3"}, {"pods": "2"})
 
 
 async def a_pass(cluster: FakeCluster, seconds: int = 0) -> float | None:
@@ -123,17 +133,25 @@ async def test_suspend_and_resume_make_the_next_attempt_and_no_restart() -> None
     assert cluster.status.restarts.model_dump() == {"job": 0, "in_place": 0, "disruption": 0}
 
 
-async def a_life(cluster: FakeCluster, retry: bool) -> None:
-    """Start, fail, restart, suspend, resume, succeed; each stage as far as the cluster lets it."""
+Life = Callable[[FakeCluster, Callable[[], Awaitable[None]]], Awaitable[None]]
+
+
+async def live(life: Life, cluster: FakeCluster, retry: bool) -> None:
+    """`life`, each stage as far as the cluster lets it; an operator that dies is followed by one that lives."""
 
     async def progress() -> None:
         try:
             await settle(cluster)
         except CrashError:
             assert retry
-            cluster.survives = None  # the next operator lives
+            cluster.survives = None
             await settle(cluster)
 
+    await life(cluster, progress)
+
+
+async def full_life(cluster: FakeCluster, progress: Callable[[], Awaitable[None]]) -> None:
+    """Start, fail, restart, suspend, resume, succeed."""
     await progress()
     cluster.start_pods()
     await progress()
@@ -153,19 +171,48 @@ async def a_life(cluster: FakeCluster, retry: bool) -> None:
     await progress()
 
 
+async def life_at_a_quota(cluster: FakeCluster, progress: Callable[[], Awaitable[None]]) -> None:
+    """No room, room for half of the pods by mistake, given back, no room, room for all, success."""
+    cluster.quotas = [NO_ROOM]
+    await progress()
+    assert (cluster.worker_jobs, cluster.status.phase) == ([], Phase.PENDING)
+    cluster.quotas = []
+    await progress()
+    half_of_the_pods_are_refused(cluster)
+    await progress()
+    assert (cluster.worker_jobs, len(cluster.pods)) == ([], 1)
+    cluster.warnings, cluster.quotas = (), [NO_ROOM]
+    cluster.collect()
+    await progress()
+    assert cluster.worker_jobs == []
+    cluster.quotas = []
+    await progress()
+    cluster.start_pods()
+    await progress()
+    cluster.finish(1, "Complete")
+    await progress()
+
+
+def half_of_the_pods_are_refused(cluster: FakeCluster) -> None:
+    cluster.start_pods()
+    del cluster.pods[1:]
+    cluster.warnings = (a_warning("FailedCreate", "exceeded quota: team"),)
+
+
 def _outcome(cluster: FakeCluster) -> dict[str, Any]:
     assert cluster.job is not None
     return {"job": cluster.job, "children": cluster.children, "pods": cluster.pods}
 
 
-async def test_a_crash_after_any_write_leads_to_the_same_end() -> None:
+@pytest.mark.parametrize(("life", "attempts"), [(full_life, 3), (life_at_a_quota, 1)])
+async def test_a_crash_after_any_write_leads_to_the_same_end(life: Life, attempts: int) -> None:
     undisturbed = FakeCluster(a_training_job())
-    await a_life(undisturbed, retry=False)
+    await live(life, undisturbed, retry=False)
     assert undisturbed.status.phase is Phase.SUCCEEDED
-    assert undisturbed.status.attempt == 3
+    assert undisturbed.status.attempt == attempts
     for survives in range(len(undisturbed.log)):
         cluster = FakeCluster(a_training_job(), survives=survives)
-        await a_life(cluster, retry=True)
+        await live(life, cluster, retry=True)
         assert _outcome(cluster) == _outcome(undisturbed), (
             f"crash after {undisturbed.log[survives]!r}, write {survives}"
         )
@@ -184,9 +231,20 @@ def the_newest_ends(exit_code: int) -> Callable[[FakeCluster], None]:
     return ends
 
 
+def the_quota_is_full(cluster: FakeCluster) -> None:
+    cluster.quotas = [NO_ROOM]
+
+
+def the_quota_is_free(cluster: FakeCluster) -> None:
+    cluster.quotas, cluster.warnings = [], ()
+
+
 HAPPENINGS: tuple[Callable[[FakeCluster], None], ...] = (
     FakeCluster.collect,
     somebody_deletes_the_worker_jobs,
+    half_of_the_pods_are_refused,
+    the_quota_is_full,
+    the_quota_is_free,
     lambda cluster: cluster.change_spec(suspend=True),
     lambda cluster: cluster.change_spec(suspend=False),
     *(the_newest_ends(exit_code) for exit_code in (0, 1, 64, 75, 143)),
@@ -215,6 +273,7 @@ async def any_life(happenings: list[tuple[Callable[[FakeCluster], None], int | N
         await a_pass(cluster, seconds)
         promises_hold(before, cluster)
         before = cluster.status
+    the_quota_is_free(cluster)
     await settle(cluster, len(happenings))
 
 

@@ -93,7 +93,13 @@ def a_worker_job(
 
 
 def a_pod(
-    index: int = 0, phase: str = "Running", *, attempt: int = 1, ready: bool | None = None, **status: Any
+    index: int = 0,
+    phase: str = "Running",
+    *,
+    attempt: int = 1,
+    ready: bool | None = None,
+    machine: str | None = "machine",
+    **status: Any,
 ) -> Manifest:
     """A pod of the worker job of `attempt`; a running one is ready unless told otherwise."""
     job = worker_job_name(OWNER, attempt)
@@ -110,7 +116,7 @@ def a_pod(
             "annotations": {labels.COMPLETION_INDEX: str(index)},
             "ownerReferences": [{"kind": "Job", "name": job, "uid": f"uid-of-{job}", "controller": True}],
         },
-        "spec": {"nodeName": f"machine-{index}"},
+        "spec": {"nodeName": f"{machine}-{index}"} if machine else {},
         "status": {"phase": phase, "conditions": conditions, **status},
     }
 

@@ -20,6 +20,10 @@ from deepseek_operator.spec import API_VERSION, KIND, PLURAL, PROFILE_KIND, PROF
 
 FIELD_MANAGER: Final = "deepseek-operator"
 APPLY: Final = "application/apply-patch+yaml"
+METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+JSON: Final = "application/json"
+_WRITE: Final = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
 DEADLINE_S: Final = 10.0  # a pass that hangs would hold its job; the queue tries again
 LARGEST_LINE: Final = 2**21  # [bytes]
 
@@ -75,12 +79,30 @@ class Api:
         found = await self.request("GET", path(api_version, kind, namespace), query)
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"])
 
-    async def apply(self, manifest: Manifest, subresource: str = "") -> Manifest:
-        """Create or update by server-side apply, and take over fields that somebody else changed."""
+    async def apply(self, manifest: Manifest, subresource: str = "") -> bytes:
+        """Create or update by server-side apply, and take over fields that somebody else changed.
+
+        Returns the object's metadata as JSON.  To encode all of it, and to look for fields that it does not know, would
+        cost the API server a quarter of the whole request.
+        """
         meta = manifest["metadata"]
         where = path(manifest["apiVersion"], manifest["kind"], meta.get("namespace", ""), meta["name"], subresource)
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self.request("PATCH", where, query, manifest, content_type=APPLY)
+        query = _WRITE | {"force": "true"}
+        return await self._send("PATCH", where, query, manifest, content_type=APPLY, accept=METADATA)
+
+    async def create(self, manifest: Manifest) -> bool:
+        """Create what is taken for new, which costs the API server a quarter less than to apply it.
+
+        False if there is one of this name: then apply it.
+        """
+        where = path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
+        try:
+            await self._send("POST", where, _WRITE, manifest, content_type=JSON, accept=METADATA)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        return True
 
     async def request(
         self,
@@ -93,6 +115,18 @@ class Api:
         accept: str = "application/json",
     ) -> Manifest:
         """Raises ApiError for every answer but success."""
+        return _parsed(await self._send(method, path, query, body, content_type=content_type, accept=accept))
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Manifest | None,
+        *,
+        content_type: str,
+        accept: str = "application/json",
+    ) -> bytes:
         headers = {"Accept": accept, "Content-Type": content_type}
         data = None if body is None else json.dumps(body)
         async with asyncio.timeout(self._deadline_s):
@@ -109,7 +143,7 @@ class Api:
         metrics.API_REQUESTS.labels(method, str(answer.status)).inc()
         if not 200 <= answer.status < 300:
             raise ApiError(answer.status, error_text(content))
-        return _parsed(content)
+        return content
 
     async def _authorization(self) -> dict[str, str]:
         """The token, read anew by the official client when it is old; without one, the certificate speaks for us."""

@@ -14,9 +14,11 @@ from deepseek_operator import labels, metrics
 from deepseek_operator.api import FIELD_MANAGER, Api, ApiError, path
 from deepseek_operator.blueprint import child_name
 from deepseek_operator.failure import job_condition
-from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
+from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, Sighting, WarningEvent
+from deepseek_operator.pods import has_machine
 from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.settings import Settings
+from deepseek_operator.shared import Shared
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND
 from deepseek_trainer.contract.times import rfc3339
 
@@ -42,36 +44,45 @@ class KubernetesCluster:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api, self._session, self._settings, self._now = api, session, settings, now
+        self._profiles = Shared(lambda name: api.get(path(API_VERSION, PROFILE_KIND, name=name)))
+        self._quotas = Shared(self._quotas_in)
         self._phases: dict[JobKey, str] = {}
-        self._departed: dict[JobKey, Manifest] = {}
+        self._created: dict[JobKey, Manifest] = {}  # told of by a watch, not looked at yet
+        self._untouched: dict[JobKey, str] = {}  # uid of a job that was created just now, during its first pass
+        self._written: dict[JobKey, str] = {}  # resourceVersion of the status that was written last
+        self._departed: dict[JobKey, Manifest] = {}  # the last pod of node 0 that was deleted
+
+    def saw(self, sighting: Sighting) -> None:
+        """Keep what a look would cost a request for, or would not find.
+
+        Nothing was made yet for a job that was created just now.  A pod that was told to stop is deleted a moment
+        after its end, mostly before a pass can read its last words; an operator that dies in between forgets them, and
+        the next attempt's progress makes up for that.
+        """
+        if sighting.created:
+            self._created[sighting.key] = sighting.created
+        if sighting.departed and labels.index_of(sighting.departed) == 0:
+            self._departed[sighting.key] = last_words_of(sighting.departed)
 
     async def training_job(self, key: JobKey) -> Manifest | None:
-        manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
-        self._count(key, manifest.get("status", {}).get("phase", "Pending") if manifest else None)
-        if manifest is None:
-            self._departed.pop(key, None)
+        self._untouched.pop(key, None)
+        if manifest := self._created.pop(key, None):
+            self._untouched[key] = manifest["metadata"]["uid"]
+        else:
+            manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
+        self.count(key, manifest)
         return manifest
 
-    def remember(self, key: JobKey, pod: Manifest) -> None:
-        """Keep the last words of node 0's pod, which is gone, as long as there is the job.
-
-        A pod that was told to stop is deleted a moment after its end: mostly before a pass can read it.
-        An operator that dies in between forgets them; the next attempt's progress makes up for that.
-        """
-        if labels.index_of(pod) == 0:
-            meta = {field: pod["metadata"].get(field, {}) for field in ("labels", "annotations")}
-            containers = pod.get("status", {}).get("containerStatuses", [])
-            self._departed[key] = {"metadata": meta, "status": {"containerStatuses": containers}}
-
     async def profile(self, name: str) -> Manifest | None:
-        return await self._api.get(path(API_VERSION, PROFILE_KIND, name=name))
+        return await self._profiles.ask(name)
 
     async def observe(self, owner: Owner, attempt: int) -> Observed:
+        if self._untouched.get(owner.key) == owner.uid:
+            return Observed(isolated=None, quotas=await self._quotas.ask(owner.namespace))
         selector = f"{labels.JOB_UID}={owner.uid}"
         async with asyncio.TaskGroup() as group:
             jobs = group.create_task(self._api.items("batch/v1", "Job", owner.namespace, labelSelector=selector))
             pods = group.create_task(self._api.items("v1", "Pod", owner.namespace, labelSelector=selector))
-            policy = group.create_task(self._is_isolated(owner))
         newest = max(jobs.result(), key=labels.attempt_of, default=None)
         current = [pod for pod in pods.result() if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
         return Observed(
@@ -80,17 +91,24 @@ class KubernetesCluster:
             departed=self._departed_of(owner),
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
-            isolated=policy.result(),
-            quotas=() if _is_made(attempt, jobs.result()) else await self._quotas(owner),
+            isolated=await self._is_isolated(owner) if newest else None,
+            quotas=() if _is_made(attempt, jobs.result()) else await self._quotas.ask(owner.namespace),
         )
 
     async def apply(self, manifest: Manifest) -> None:
         try:
-            await self._api.apply(manifest)
+            if not self._is_new(manifest) or not await self._api.create(manifest):
+                await self._api.apply(manifest)
         except ApiError as error:
             if error.status in _REFUSALS:
                 raise RefusedError(f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}") from error
             raise
+
+    def _is_new(self, manifest: Manifest) -> bool:
+        """Whether the pass goes over a job for which nothing was made yet."""
+        meta = manifest["metadata"]
+        owner = JobKey(meta["namespace"], meta.get("labels", {}).get(labels.JOB_NAME, ""))
+        return owner in self._untouched and self._untouched[owner] == meta["labels"].get(labels.JOB_UID)
 
     async def delete(self, ref: Ref) -> None:
         where = path(ref.api_version, ref.kind, ref.namespace, ref.name)
@@ -106,13 +124,20 @@ class KubernetesCluster:
         meta = {"namespace": owner.namespace, "name": owner.name, "uid": owner.uid}
         manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "status": status}
         try:
-            await self._api.apply(manifest, "status")
+            written = json.loads(await self._api.apply(manifest, "status"))["metadata"]
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
             return
         metrics.STATUS_WRITES.inc()
-        self._count(owner.key, status["phase"])
+        self.count(owner.key, {"status": status})
+        # A spec that changed in between has not been seen by this pass: its event must wake the next one.
+        if written["generation"] == status["observedGeneration"]:
+            self._written[owner.key] = written["resourceVersion"]
+
+    def is_echo(self, sighting: Sighting) -> bool:
+        """Whether the job is as it is because its status was written here, after a look at its spec."""
+        return self._written.get(sighting.key) == sighting.version
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
         metrics.TRANSITIONS.labels(notice.reason).inc()
@@ -147,12 +172,15 @@ class KubernetesCluster:
         pod = self._departed.get(owner.key)
         return (pod,) if pod and pod["metadata"]["labels"].get(labels.JOB_UID) == owner.uid else ()
 
-    def _count(self, key: JobKey, phase: str | None) -> None:
+    def count(self, key: JobKey, manifest: Manifest | None) -> None:
         """Keep the gauge of jobs by phase; None: the job is gone."""
         if before := self._phases.pop(key, None):
             metrics.JOBS.labels(before).dec()
-        if phase:
-            self._phases[key] = phase
+        if manifest is None:
+            self._written.pop(key, None)
+            self._departed.pop(key, None)
+        else:
+            phase = self._phases[key] = manifest.get("status", {}).get("phase", "Pending")
             metrics.JOBS.labels(phase).inc()
 
     async def _is_isolated(self, owner: Owner) -> bool:
@@ -160,22 +188,25 @@ class KubernetesCluster:
         selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
         return selected == {labels.JOB_UID: owner.uid}
 
-    async def _quotas(self, owner: Owner) -> tuple[Manifest, ...]:
+    async def _quotas_in(self, namespace: str) -> tuple[Manifest, ...]:
         try:
-            return await self._api.items("v1", "ResourceQuota", owner.namespace)
+            return await self._api.items("v1", "ResourceQuota", namespace)
         except ApiError as error:
             if error.status != 403:
                 raise
-            log.warning("%s starts without a look at quotas: %s", owner.key, error)  # an older role of the operator
+            log.warning("no look at the quotas of %s: %s", namespace, error)  # an older role of the operator
             return ()
 
     async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
-        """Warnings about a worker job that should have all pods by now, and about the first that has not started."""
+        """Warnings about a worker job that should have all pods by now, and about the first that its machine holds up.
+
+        What keeps a pod from getting a machine stands in its status.  Events are read from disk, all of the namespace.
+        """
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
         over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
         if over or (self._now() - created).total_seconds() < self._settings.warnings_after_s:
             return ()
-        waiting = [pod for pod in pods if pod.get("status", {}).get("phase") == "Pending"]
+        waiting = [pod for pod in pods if has_machine(pod) and pod.get("status", {}).get("phase") == "Pending"]
         about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
         found = [await self._warnings_about(manifest) for manifest in about]
         return tuple(warning for warnings in found for warning in warnings)
@@ -198,6 +229,12 @@ class KubernetesCluster:
         )
         address = next(addresses, None)
         return await read_progress(self._session, address, self._settings.metrics_port) if address else None
+
+
+def last_words_of(pod: Manifest) -> Manifest:
+    """Of a pod's manifest what tells whose it was and how its containers ended."""
+    meta = {field: pod["metadata"].get(field, {}) for field in ("labels", "annotations")}
+    return {"metadata": meta, "status": {"containerStatuses": pod.get("status", {}).get("containerStatuses", [])}}
 
 
 def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:

@@ -169,7 +169,17 @@ def _start(s: Situation) -> Plan:
     if shortage := s.shortage:
         return _no_room(s, str(shortage))
     message = f"creating the {s.num_nodes} pods of attempt {max(1, s.attempt)}"
-    return _wait(s, phase, "CreatingWorkers", message, apply=s.children, delete=s.older_jobs)
+    soon = s.settings.progress_interval_s
+    return _tell(
+        s,
+        phase,
+        "CreatingWorkers",
+        message,
+        apply=s.children,
+        delete=s.older_jobs,
+        look_again=soon,
+        report=False,
+    )
 
 
 def _no_room(s: Situation, message: str) -> Plan:
@@ -186,7 +196,7 @@ def _watch(s: Situation) -> Plan:
     phase, reason, message, is_warning = _seen(s)
     if reason == QUOTA_EXCEEDED and s.has_waited_with_half:
         return _given_back(s, message)
-    wait = s.settings.resync_s if phase is Phase.QUEUED else s.settings.progress_interval_s
+    wait = s.settings.resync_s if phase is Phase.QUEUED else s.pause_s
     return _tell(
         s,
         phase,

@@ -4,43 +4,51 @@ A pod that is deleted comes along: no later look can read its last words.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, cast
 
 import kopf
 
 from deepseek_operator.labels import JOB_NAME, MANAGED_BY
-from deepseek_operator.observed import JobKey, Manifest
+from deepseek_operator.observed import JobKey, Manifest, Sighting
 from deepseek_operator.spec import GROUP, PLURAL, VERSION
 
-Woken = Callable[[JobKey, str], None]  # key of the job; resourceVersion of the job itself, "" for its children
-Departed = Callable[[JobKey, Manifest], None]  # key of the job; a pod of its, as it last was
+Woken = Callable[[Sighting], None]
 
 
-def registry(woken: Woken, departed: Departed) -> kopf.OperatorRegistry:
+def registry(woken: Woken) -> kopf.OperatorRegistry:
     """Handlers for training jobs and for the worker jobs and pods made for them; none of them writes anything."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def on_training_job(namespace: str | None, name: str, meta: kopf.Meta, **_: Any) -> None:
-        woken(JobKey(namespace or "", name), meta.get("resourceVersion", ""))
+    async def on_training_job(namespace: str | None, name: str, event: kopf.RawEvent, **_: Any) -> None:
+        woken(sighting(JobKey(namespace or "", name), event))
 
     @kopf.on.event("batch", "v1", "jobs", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def on_worker_job(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
-        woken(JobKey(namespace or "", labels[JOB_NAME]), "")
+    async def on_worker_job(namespace: str | None, labels: kopf.Labels, meta: kopf.Meta, **_: Any) -> None:
+        woken(Sighting(JobKey(namespace or "", labels[JOB_NAME]), _version(meta)))
 
     @kopf.on.event("", "v1", "pods", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
     async def on_pod(namespace: str | None, labels: kopf.Labels, event: kopf.RawEvent, **_: Any) -> None:
-        key = JobKey(namespace or "", labels[JOB_NAME])
-        if event["type"] == "DELETED":
-            departed(key, cast(Manifest, event["object"]))
-        woken(key, "")
+        pod = cast(Manifest, event["object"])
+        departed = pod if event["type"] == "DELETED" else None
+        woken(Sighting(JobKey(namespace or "", labels[JOB_NAME]), _version(pod["metadata"]), departed=departed))
 
     @kopf.on.login(registry=handlers)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     return handlers
+
+
+def sighting(key: JobKey, event: kopf.RawEvent) -> Sighting:
+    """Of the training job itself.  What a list finds has no type."""
+    job = cast(Manifest, event["object"])
+    return Sighting(key, _version(job["metadata"]), is_job=True, created=job if event["type"] == "ADDED" else None)
+
+
+def _version(meta: Mapping[str, Any]) -> str:
+    return str(meta.get("resourceVersion", ""))
 
 
 class Endless:
@@ -74,8 +82,10 @@ def settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = NoEssence()
     settings.posting.enabled = False
+    settings.queueing.idle_timeout = 0.5  # of the task that kopf keeps for each object
     settings.watching.server_timeout = 300  # each new watch lists first: the resync of every job
     settings.watching.client_timeout = 330
+    settings.watching.chunk_size = 250  # of a list: thousands of manifests at once would be most of the memory
     settings.watching.inactivity_timeout = 70  # API servers send a bookmark every 60 s
     settings.watching.label_selectors["batch", "v1", "jobs"] = JOB_NAME
     settings.watching.label_selectors["", "v1", "pods"] = JOB_NAME

@@ -19,6 +19,17 @@ class JobKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """A watch, or the list that it begins with, told of a training job or of an object that was made for it."""
+
+    key: JobKey
+    version: str  # resourceVersion of what was seen
+    is_job: bool = False  # the training job itself was seen
+    created: Manifest | None = None  # the training job, if it was created just now, after the list
+    departed: Manifest | None = None  # a pod that was deleted, as it last was
+
+
+@dataclass(frozen=True, slots=True)
 class Owner:
     """The training job that owns the objects made for it; `uid` tells it from a namesake made later."""
 
@@ -70,7 +81,7 @@ class Observed:
     departed: tuple[Manifest, ...] = ()  # pods whose deletion a watch told of, as they last were
     progress: Manifest | None = None  # /progress of node 0 of the current attempt; None: not answering
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
-    isolated: bool = False  # the job's NetworkPolicy is there
+    isolated: bool | None = False  # the job's NetworkPolicy is there; None: not looked at, there is no worker job
     quotas: tuple[Manifest, ...] = ()  # of the namespace; read only while there is no worker job of the attempt
 
 

@@ -17,13 +17,18 @@ _SETTLED: Final = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.SUCCEEDED})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Objects to apply and delete, then the status to show, and when to look again [s; None: on the next event]."""
+    """Objects to apply and delete, then the status to show, and when to look again [s; None: on the next event].
+
+    Without `report` the status is shown only if the API server refuses an object: the next look sees what this plan
+    makes, and one write tells of both.
+    """
 
     status: JobStatus
     apply: tuple[Manifest, ...] = ()
     delete: tuple[Ref, ...] = ()
     look_again: float | None = None
     notices: tuple[Notice, ...] = ()
+    report: bool = True
 
 
 @dataclass(frozen=True, slots=True)

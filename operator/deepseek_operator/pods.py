@@ -9,6 +9,10 @@ def is_finished(pod: Manifest) -> bool:
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
+def has_machine(pod: Manifest) -> bool:
+    return bool(pod.get("spec", {}).get("nodeName"))
+
+
 def is_ready(pod: Manifest) -> bool:
     return "deletionTimestamp" not in pod["metadata"] and _condition(pod, "Ready").get("status") == "True"
 

@@ -59,7 +59,8 @@ async def reconcile(key: JobKey, cluster: Cluster, settings: Settings, now: date
         await _act(plan, cluster)
     except RefusedError as refusal:
         plan = refused(job, plan, str(refusal), settings, whole_seconds(now))
-    await _report(job, plan, cluster)
+    if plan.report:
+        await _report(job, plan, cluster)
     return plan.look_again
 
 

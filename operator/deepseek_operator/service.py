@@ -15,11 +15,11 @@ from kubernetes.aio.client import ApiClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deepseek_operator import handlers, metrics
-from deepseek_operator.api import Api, path
+from deepseek_operator.api import METADATA_LIST, Api, path
 from deepseek_operator.cluster import KubernetesCluster
 from deepseek_operator.health import Health
 from deepseek_operator.leader import ApiLease, Candidate
-from deepseek_operator.observed import JobKey, Manifest
+from deepseek_operator.observed import JobKey, Sighting
 from deepseek_operator.reconcile import reconcile
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
@@ -29,7 +29,6 @@ from deepseek_operator.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 60.0  # between two lists that look for missed events
-METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 LEASE_NAME: Final = "deepseek-operator"
 
 
@@ -53,31 +52,29 @@ async def serve(options: Options, client: ApiClient, stop: asyncio.Event) -> Non
         metrics.QUEUE_OLDEST.set_function(queue.oldest_s)
         async with _probes(health, options.port), _leading(options, api, stop):
             ticker = asyncio.create_task(_tick(api, options.namespaces, queue, health))
-            watches = _watches(options, queue, health, cluster)
             try:
                 if not stop.is_set():
-                    await supervise(watches, stop)
+                    await supervise(_watches(options, cluster, queue, health), stop)
             finally:
                 ticker.cancel()
                 await queue.close()
 
 
-def _watches(options: Options, queue: WorkQueue, health: Health, cluster: KubernetesCluster) -> Operate:
+def _watches(options: Options, cluster: KubernetesCluster, queue: WorkQueue, health: Health) -> Operate:
     """kopf's operator.  It runs in a loop of its own and tells this one what it sees."""
     loop = asyncio.get_running_loop()
 
-    def wake(key: JobKey, version: str) -> None:
-        if version:
-            health.told(key, version)
-        queue.add(key)
+    def wake(sighting: Sighting) -> None:
+        cluster.saw(sighting)
+        if sighting.is_job:
+            health.told(sighting.key, sighting.version)
+        if not cluster.is_echo(sighting):
+            queue.add(sighting.key)
 
-    def woken(key: JobKey, version: str) -> None:
-        loop.call_soon_threadsafe(wake, key, version)
+    def woken(sighting: Sighting) -> None:
+        loop.call_soon_threadsafe(wake, sighting)
 
-    def departed(key: JobKey, pod: Manifest) -> None:
-        loop.call_soon_threadsafe(cluster.remember, key, pod)
-
-    registry = handlers.registry(woken, departed)
+    registry = handlers.registry(woken)
 
     async def operate(stop: asyncio.Event) -> None:
         await handlers.watch(registry, handlers.settings(), options.namespaces, stop)
@@ -102,7 +99,7 @@ async def _tick(api: Api, namespaces: tuple[str, ...], queue: WorkQueue, health:
 
 async def job_versions(api: Api, namespaces: tuple[str, ...]) -> dict[JobKey, str]:
     """resourceVersion of every training job in `namespaces` (none: in all)."""
-    lists = [await api.request("GET", path(API_VERSION, KIND, ns), accept=METADATA_ONLY) for ns in namespaces or ("",)]
+    lists = [await api.request("GET", path(API_VERSION, KIND, ns), accept=METADATA_LIST) for ns in namespaces or ("",)]
     metas = (item["metadata"] for found in lists for item in found["items"])
     return {JobKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
 

@@ -10,7 +10,7 @@ from deepseek_operator.blueprint import profile_mismatch, worker_job_name
 from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest, Observed, Ref, ref
 from deepseek_operator.plan import running_seconds
-from deepseek_operator.pods import is_finished, is_lost, is_ready, writers
+from deepseek_operator.pods import has_machine, is_finished, is_lost, is_ready, writers
 from deepseek_operator.quota import Shortage, shortage, spread
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import Isolation, ProfileSpec
@@ -121,16 +121,20 @@ class Situation:
 
     @property
     def lost_its_policy(self) -> bool:
-        return self.wants_isolation and not self.observed.isolated
+        return self.wants_isolation and self.observed.isolated is False
 
     @property
-    def isolation(self) -> tuple[str, str, str]:
-        """Status, reason and message of the condition NetworkIsolated: never more than what is known."""
+    def isolation(self) -> tuple[str, str, str] | None:
+        """Status, reason and message of NetworkIsolated: never more than what is known; None: as before."""
         if not self.wants_isolation:
             return "False", "Unmanaged", "network.isolation is Unmanaged"
-        if not self.observed.isolated:
-            return "False", "PolicyMissing", "the policy is not there yet"
-        return "Unknown", "PolicyApplied", _UNVERIFIED
+        match self.observed.isolated:
+            case None:
+                return None
+            case False:
+                return "False", "PolicyMissing", "the policy is not there yet"
+            case True:
+                return "Unknown", "PolicyApplied", _UNVERIFIED
 
     @property
     def blocker(self) -> Blocker | None:
@@ -165,6 +169,20 @@ class Situation:
         """Until runPolicy.activeDeadlineSeconds; None without one."""
         limit = self.job.spec.run_policy.active_deadline_seconds
         return None if limit is None else limit - running_seconds(self.status, self.now)
+
+    @property
+    def pause_s(self) -> float:
+        """Between two looks at a worker job that goes on.
+
+        Pods without a machine have no progress to tell of, and events tell when they get one: such a job is looked at
+        ever less often, so that a thousand that wait for GPUs cost little.
+        """
+        assert self.worker_job is not None
+        shortest, longest = self.settings.progress_interval_s, self.settings.resync_s
+        if any(has_machine(pod) for pod in self.pods):
+            return shortest
+        age = self.now - datetime.fromisoformat(self.worker_job["metadata"]["creationTimestamp"])
+        return min(longest, max(shortest, age.total_seconds() / 4))
 
     @cached_property
     def _jobs(self) -> tuple[Manifest, ...]:

@@ -14,13 +14,15 @@ from typing import Final
 
 from deepseek_operator import metrics
 from deepseek_operator.observed import JobKey
+from deepseek_operator.slots import Slots
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
-SETTLE_S: Final = 0.25  # pause after a pass, in which events gather
-CONCURRENCY: Final = 64
+SETTLE_S: Final = 1.0  # pause after a pass, in which events gather
+PATIENCE_S: Final = 10.0  # so long a pass waits for jobs that have just come: what they need starts their pods
+CONCURRENCY: Final = 32
 
 Pass = Callable[[JobKey], Awaitable[float | None]]
 
@@ -51,7 +53,7 @@ class WorkQueue:
         luck: Callable[[], float] = random.random,
     ) -> None:
         self._work, self._clock, self._wait, self._luck = work, clock, wait, luck
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._wake: dict[JobKey, asyncio.Event] = {}
         self._tasks: dict[JobKey, asyncio.Task[None]] = {}
         self._due: dict[JobKey, float] = {}
@@ -78,11 +80,12 @@ class WorkQueue:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, key: JobKey) -> None:
-        wake, failures = self._wake[key], 0
+        wake, failures, is_new = self._wake[key], 0, True
         try:
             while True:
                 wake.clear()
-                delay, failures = await self._pass(key, failures)
+                delay, failures = await self._pass(key, failures, is_new=is_new)
+                is_new = False
                 if delay is None and not wake.is_set():
                     return
                 if delay != 0:
@@ -91,11 +94,11 @@ class WorkQueue:
         finally:
             del self._wake[key], self._tasks[key]
 
-    async def _pass(self, key: JobKey, failures: int) -> tuple[float | None, int]:
+    async def _pass(self, key: JobKey, failures: int, *, is_new: bool) -> tuple[float | None, int]:
         """One pass: seconds until the next one, and failures in a row."""
         self._due[key] = self._clock()
         try:
-            async with self._slots:
+            async with self._slots.one(self._due[key] + (0 if is_new else PATIENCE_S)):
                 return await self._timed(key), 0
         except Exception as error:
             delay = backoff(failures + 1, self._luck())

@@ -12,12 +12,12 @@ from deepseek_operator.__main__ import main
 from deepseek_operator.api import Api
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
-request = Api.request
+send = Api._send
 left = [int(sys.argv.pop(1))]
 
 
 async def deadly(api: Api, method: str, *arguments: Any, **options: Any) -> Any:
-    answer = await request(api, method, *arguments, **options)
+    answer = await send(api, method, *arguments, **options)
     left[0] -= method in WRITES
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -25,5 +25,5 @@ async def deadly(api: Api, method: str, *arguments: Any, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    Api.request = deadly  # type: ignore[method-assign]
+    Api._send = deadly  # type: ignore[method-assign]
     main()

@@ -1,27 +1,26 @@
 """The real cluster's adapter against a small API server over real sockets: verbs, deadlines, errors."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator import labels
 from deepseek_operator.api import Api, ApiError, path
 from deepseek_operator.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
 from deepseek_operator.leader import ApiLease
-from deepseek_operator.observed import JobKey, Manifest, Notice, Ref, WarningEvent
+from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Ref, Sighting, WarningEvent
 from deepseek_operator.progress import last_words
 from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.service import job_versions
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND
+from operator_api import FakeApi
 from operator_builders import NOW, OWNER, a_pod, a_quota, a_training_job, a_warning, a_worker_job, terminated
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
@@ -29,63 +28,41 @@ KEY = JobKey("ml", "demo")
 QUOTAS = "/api/v1/namespaces/ml/resourcequotas"
 
 
-@dataclass
-class FakeApi:
-    """Answers by method and path; remembers what it was asked."""
-
-    answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
-    asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
-    url: str = ""
-    answering: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        text = await request.text()
-        body = json.loads(text) if text else None
-        self.asked.append((request.method, request.path, dict(request.query), body, request.content_type))
-        self.tokens.add(request.headers.get("Authorization", ""))
-        await self.answering.wait()
-        status, answer = self.answers.get((request.method, request.path), (404, {"message": "not found"}))
-        if isinstance(answer, bytes):
-            return web.Response(status=status, body=answer)
-        return web.json_response(answer, status=status)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeApi]:
-    fake = FakeApi()
-    fake.answering.set()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", fake.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield fake
-    fake.answering.set()
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def api(fake: FakeApi) -> AsyncIterator[Api]:
-    configuration = Configuration(host=fake.url)
-    configuration.api_key["BearerToken"] = "Bearer secret"
-    async with ApiClient(configuration) as client:
-        yield Api(client, deadline_s=2)
-
-
-@pytest.fixture
-async def cluster(api: Api, fake: FakeApi) -> AsyncIterator[KubernetesCluster]:
-    port = int(fake.url.rsplit(":", 1)[1])
-    async with aiohttp.ClientSession() as session:
-        yield KubernetesCluster(api, session, Settings(metrics_port=port), now=lambda: NOW)
-
-
 async def test_a_training_job_is_read_and_a_missing_one_is_none(cluster: KubernetesCluster, fake: FakeApi) -> None:
     assert await cluster.training_job(KEY) is None
     fake.answers["GET", JOB_PATH] = 200, a_training_job()
     assert await cluster.training_job(KEY) == a_training_job()
+
+
+async def test_the_first_look_at_a_job_that_was_created_just_now_needs_no_request(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
+    assert await cluster.training_job(KEY) == a_training_job()
+    lists(fake, [a_worker_job()], [a_pod()])
+    assert await cluster.observe(OWNER, 1) == Observed(isolated=None)
+    assert [where for _, where, *_ in fake.asked] == [QUOTAS]
+    assert await cluster.training_job(KEY) is None
+    assert len((await cluster.observe(OWNER, 1)).pods) == 1
+
+
+async def test_a_first_look_that_ended_early_is_not_remembered(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
+    lists(fake, [a_worker_job()], [])
+    await cluster.training_job(KEY)  # its spec broke a rule
+    await cluster.training_job(KEY)  # it was repaired
+    assert len((await cluster.observe(OWNER, 1)).worker_jobs) == 1
+
+
+@pytest.mark.parametrize("sighting", [Sighting(KEY, "7", is_job=True), Sighting(KEY, "7")])
+async def test_a_job_that_a_list_found_is_looked_at(cluster: KubernetesCluster, sighting: Sighting) -> None:
+    cluster.saw(sighting)
+    assert await cluster.training_job(KEY) is None
+
+
+async def test_the_policy_of_a_job_without_workers_is_not_looked_at(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    lists(fake, [], [])
+    assert (await cluster.observe(OWNER, 1)).isolated is None
 
 
 async def test_children_are_applied_by_one_forced_server_side_apply(cluster: KubernetesCluster, fake: FakeApi) -> None:
@@ -98,8 +75,21 @@ async def test_children_are_applied_by_one_forced_server_side_apply(cluster: Kub
         "data": {},
     }
     await cluster.apply(manifest)
-    query = {"fieldManager": "deepseek-operator", "force": "true"}
+    query = {"fieldManager": "deepseek-operator", "force": "true", "fieldValidation": "Ignore"}
     assert fake.asked == [("PATCH", where, query, manifest, "application/apply-patch+yaml")]
+
+
+@pytest.mark.parametrize("there_is_one", [False, True])
+async def test_children_of_a_job_that_was_created_just_now_are_created(
+    cluster: KubernetesCluster, fake: FakeApi, there_is_one: bool
+) -> None:
+    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
+    assert await cluster.training_job(KEY)
+    where = "/apis/batch/v1/namespaces/ml/jobs"
+    fake.answers["POST", where] = (409, {"message": "already exists"}) if there_is_one else (201, {})
+    fake.answers["PATCH", f"{where}/demo-a1"] = 200, {}
+    await cluster.apply(a_worker_job())
+    assert [verb for verb, *_ in fake.asked] == ["POST", "PATCH"][: 1 + there_is_one]
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
@@ -142,17 +132,34 @@ async def test_a_delete_of_what_is_gone_is_done(cluster: KubernetesCluster, fake
     await cluster.delete(Ref("batch/v1", "Job", "ml", "demo-a1", "the-uid"))
 
 
+def written(version: str, *, generation: int = 1) -> tuple[int, Manifest]:
+    """Answer to a write of the status."""
+    return 200, {"metadata": {"resourceVersion": version, "generation": generation}}
+
+
 async def test_the_status_is_written_for_this_uid_only(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    fake.answers["PATCH", f"{JOB_PATH}/status"] = 200, {}
-    await cluster.set_status(OWNER, {"phase": "Running"})
+    fake.answers["PATCH", f"{JOB_PATH}/status"] = written("8")
+    await cluster.set_status(OWNER, {"phase": "Running", "observedGeneration": 1})
     ((_, _, query, body, _),) = fake.asked
     assert query["force"] == "true"
     assert body == {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"namespace": "ml", "name": "demo", "uid": OWNER.uid},
-        "status": {"phase": "Running"},
+        "status": {"phase": "Running", "observedGeneration": 1},
     }
+
+
+@pytest.mark.parametrize(("generation", "is_echo"), [(1, True), (2, False)])
+async def test_the_event_of_an_own_write_is_an_echo_unless_the_spec_changed_before_it(
+    cluster: KubernetesCluster, fake: FakeApi, generation: int, is_echo: bool
+) -> None:
+    fake.answers["PATCH", f"{JOB_PATH}/status"] = written("8", generation=generation)
+    await cluster.set_status(OWNER, {"phase": "Running", "observedGeneration": 1})
+    assert cluster.is_echo(Sighting(KEY, "8")) is is_echo
+    assert not cluster.is_echo(Sighting(KEY, "9"))
+    await cluster.training_job(KEY)  # it is gone, and a namesake may come
+    assert not cluster.is_echo(Sighting(KEY, "8"))
 
 
 @pytest.mark.parametrize("status", [404, 409])
@@ -198,9 +205,10 @@ async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
     lists(fake, [], [])
-    cluster.remember(KEY, a_pod(1, "Failed", **terminated(143, "node 1")))
+    cluster.saw(Sighting(KEY, "8", departed=a_pod(1, "Failed", **terminated(143, "node 1"))))
     assert (await cluster.observe(OWNER, 1)).departed == ()
-    cluster.remember(KEY, a_pod(0, "Failed", **terminated(143, json.dumps({"step": 14}))))
+    last = a_pod(0, "Failed", **terminated(143, json.dumps({"step": 14})))
+    cluster.saw(Sighting(KEY, "9", departed=last))
     departed = (await cluster.observe(OWNER, 1)).departed
     assert last_words(departed, attempt=1) == {"step": 14}
     assert (await cluster.observe(replace(OWNER, uid="a-namesake"), 1)).departed == ()
@@ -209,7 +217,7 @@ async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
 
 
 async def test_a_policy_for_other_pods_does_not_count(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    lists(fake, [], [])
+    lists(fake, [a_worker_job()], [a_pod()])
     where = "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"
     fake.answers["GET", where] = 200, {"spec": {"podSelector": {}}}
     assert not (await cluster.observe(OWNER, 1)).isolated
@@ -242,6 +250,7 @@ async def test_warnings_tell_why_half_of_the_pods_were_not_made(cluster: Kuberne
     [
         pytest.param(a_worker_job(conditions=("Complete",)), [], id="over"),
         pytest.param(a_worker_job(active=2), [a_pod(0), a_pod(1)], id="running"),
+        pytest.param(a_worker_job(active=2), [a_pod(i, "Pending", machine=None) for i in (0, 1)], id="no-machine"),
     ],
 )
 async def test_warnings_are_not_read_without_need(
@@ -289,7 +298,7 @@ async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
     lists(fake, [], [])
     fake.answers["GET", QUOTAS] = 403, {"message": "resourcequotas is forbidden"}
     assert (await cluster.observe(OWNER, 0)).quotas == ()
-    assert "ml/demo starts without a look at quotas: 403: resourcequotas is forbidden" in caplog.text
+    assert "no look at the quotas of ml: 403: resourcequotas is forbidden" in caplog.text
     fake.answers["GET", QUOTAS] = 500, {"message": "busy"}
     with pytest.raises(ApiError, match="busy"):
         await cluster.observe(OWNER, 0)
@@ -315,6 +324,17 @@ async def test_an_odd_answer_is_no_progress(fake: FakeApi, status: int, body: by
 async def test_a_pod_that_is_away_has_no_progress() -> None:
     async with aiohttp.ClientSession() as session:
         assert await read_progress(session, "127.0.0.1", 1) is None
+
+
+async def test_requests_take_the_way_that_the_environment_names(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", fake.url)
+    monkeypatch.setenv("no_proxy", "inside.example")
+    fake.answers["GET", "/version"] = 200, {"major": "1"}
+    async with ApiClient(Configuration(host="http://outside.example")) as client:
+        assert await Api(client).get("/version") == {"major": "1"}
+    async with ApiClient(Configuration(host="http://inside.example")) as client:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await Api(client).get("/version")
 
 
 async def test_requests_carry_the_token(api: Api, fake: FakeApi) -> None:

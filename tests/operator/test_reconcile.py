@@ -45,8 +45,16 @@ async def settle(cluster: FakeCluster, seconds: int = 0) -> None:
 
 async def test_the_status_is_written_last_and_told_after() -> None:
     cluster = FakeCluster(a_training_job())
-    await a_pass(cluster)
+    await settle(cluster)
     assert [entry.split()[0] for entry in cluster.log] == ["apply"] * 6 + ["status", "event"]
+    assert cluster.status.phase is Phase.STARTING
+
+
+async def test_what_a_pass_makes_is_told_by_the_next_one() -> None:
+    cluster = FakeCluster(a_training_job())
+    assert await a_pass(cluster) == SETTINGS.progress_interval_s
+    assert cluster.log[-1] == "apply Job demo-a1"
+    assert cluster.status.phase is None
 
 
 async def test_a_settled_job_costs_no_write() -> None:
@@ -67,7 +75,7 @@ async def test_a_job_from_start_to_end_costs_few_writes() -> None:
     cluster.finish(1, "Complete")
     await settle(cluster)
     assert cluster.status.phase is Phase.SUCCEEDED
-    assert sum(not entry.startswith("event") for entry in cluster.log) <= 10
+    assert sum(not entry.startswith("event") for entry in cluster.log) <= 9
 
 
 @pytest.mark.parametrize("manifest", [None, a_training_job(deletionTimestamp="2026-01-01T00:00:00Z")])

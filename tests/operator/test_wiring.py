@@ -14,7 +14,7 @@ import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator import handlers
-from deepseek_operator.observed import JobKey, Manifest
+from deepseek_operator.observed import JobKey, Sighting
 from deepseek_operator.service import Options, serve
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION
@@ -56,16 +56,9 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-class Woken(list[tuple[JobKey, str]]):
-    def __init__(self) -> None:
-        super().__init__()
-        self.departed: list[tuple[JobKey, Manifest]] = []
-
-    def __call__(self, key: JobKey, version: str) -> None:
-        self.append((key, version))
-
-    def part(self, key: JobKey, pod: Manifest) -> None:
-        self.departed.append((key, pod))
+class Woken(list[Sighting]):
+    def __call__(self, sighting: Sighting) -> None:
+        self.append(sighting)
 
 
 @pytest.fixture
@@ -75,7 +68,7 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
 
     def start() -> Woken:
         woken = Woken()
-        registry, settings = handlers.registry(woken, woken.part), handlers.settings()
+        registry, settings = handlers.registry(woken), handlers.settings()
         settings.networking.error_backoffs = Quick()
         settings.watching.reconnect_backoff = 0.01
 
@@ -105,9 +98,18 @@ async def test_jobs_and_their_children_wake_the_queue_and_kopf_writes_nothing(
     cluster.objects["v1/pods", "ml", "demo-a1-0"] = a_pod()
     cluster.objects["v1/pods", "ml", "stranger"] = stranger
     woken = watching()
-    await until(lambda: {version for _, version in woken} == {"7", ""} and len(woken) >= 3)
-    assert {key for key, _ in woken} == {KEY}
+    await until(lambda: len(woken) >= 3)
+    assert {sighting.key for sighting in woken} == {KEY}
+    assert {sighting.version for sighting in woken if sighting.is_job} == {"7"}
     assert [request.method for request in cluster if request.method not in {None, kmock.method.GET}] == []
+
+
+@pytest.mark.parametrize("type_", [None, "ADDED", "MODIFIED", "DELETED"])
+def test_a_job_is_kept_for_its_first_look_if_a_watch_saw_it_being_created(type_: Any) -> None:
+    job = a_training_job(resourceVersion="7")
+    event: Any = {"type": type_, "object": job}
+    created = job if type_ == "ADDED" else None
+    assert handlers.sighting(KEY, event) == Sighting(KEY, "7", is_job=True, created=created)
 
 
 async def test_a_pod_that_is_deleted_comes_along_as_it_last_was(cluster: Any, watching: Callable[[], Woken]) -> None:
@@ -115,12 +117,11 @@ async def test_a_pod_that_is_deleted_comes_along_as_it_last_was(cluster: Any, wa
     cluster.objects["v1/pods", "ml", "demo-a1-0"] = last
     woken = watching()
     await until(lambda: len(woken) >= 1)
-    assert woken.departed == []
     where = f"{str(cluster.url).rstrip('/')}/api/v1/namespaces/ml/pods/demo-a1-0"
     async with aiohttp.ClientSession() as session, session.delete(where):
-        await until(lambda: bool(woken.departed))
-    (key, pod), *_ = woken.departed
-    assert (key, pod["status"]["containerStatuses"]) == (KEY, last["status"]["containerStatuses"])
+        await until(lambda: woken[-1].departed is not None)
+    assert woken[0].departed is None
+    assert woken[-1].departed["status"]["containerStatuses"] == last["status"]["containerStatuses"]
 
 
 async def test_watches_need_no_name_for_the_user_that_they_run_as(
@@ -134,7 +135,7 @@ async def test_watches_need_no_name_for_the_user_that_they_run_as(
     await until(lambda: bool(woken))
 
 
-@pytest.mark.parametrize("status", [403, 404, 410, 429, 500, 504])
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 504])
 async def test_watches_survive_a_list_that_fails_for_a_while(
     cluster: Any, watching: Callable[[], Woken], status: int
 ) -> None:
@@ -142,7 +143,7 @@ async def test_watches_survive_a_list_that_fails_for_a_while(
     woken = watching()
     await until(lambda: len(failing) >= 3)
     cluster.objects[JOBS, "ml", "demo"] = a_training_job()
-    await until(lambda: (KEY, "") in woken)
+    await until(lambda: KEY in {sighting.key for sighting in woken})
 
 
 @pytest.mark.parametrize("code", [410, 500, 504])

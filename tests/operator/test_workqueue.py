@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 
 import pytest
 
 from deepseek_operator.observed import JobKey
-from deepseek_operator.workqueue import WorkQueue, backoff, wait_for
+from deepseek_operator.workqueue import PATIENCE_S, SETTLE_S, WorkQueue, backoff, wait_for
 from operator_time import FakeTime, quiet
 
 A, B = JobKey("ml", "a"), JobKey("ml", "b")
@@ -71,7 +72,7 @@ async def test_events_gather_after_a_pass(passes: Passes) -> None:
         passes.queue.add(A)
         await passes.time.advance(0.02)
     await passes.time.advance(1)
-    assert passes.times() == [0, 0.25]
+    assert passes.times() == [0, SETTLE_S]
 
 
 async def test_a_key_is_never_in_two_passes_and_keys_do_not_wait_for_each_other(passes: Passes) -> None:
@@ -95,12 +96,29 @@ async def test_no_more_passes_than_slots_run_at_once() -> None:
     assert (len(passes.seen), passes.most_running) == (5, 2)
 
 
+async def test_a_job_that_has_just_come_goes_before_the_others_for_a_while() -> None:
+    passes = Passes(concurrency=1)
+    passes.answer = lambda key: None if key == B else 1.0
+    passes.queue.add(A)
+    await quiet()
+    passes.gate.clear()
+    passes.queue.add(JobKey("ml", "busy"))
+    await passes.time.advance(2)  # the second pass over A is due, and waits
+    passes.queue.add(B)
+    await passes.time.advance(PATIENCE_S)
+    passes.queue.add(JobKey("ml", "late"))
+    passes.gate.set()
+    await quiet()
+    assert [key.name for _, key in passes.seen] == ["a", "busy", "b", "a", "late"]
+    await passes.queue.close()
+
+
 async def test_a_pass_comes_again_when_it_asked_to(passes: Passes) -> None:
     answers = iter([15.0, 0.0, None])
     passes.answer = lambda _: next(answers)
     passes.queue.add(A)
     await passes.time.advance(100)
-    assert passes.times() == [0, 15.25, 15.25]
+    assert passes.times() == [0, 15 + SETTLE_S, 15 + SETTLE_S]
 
 
 async def test_an_event_comes_before_the_asked_time(passes: Passes) -> None:
@@ -123,11 +141,11 @@ async def test_failures_back_off_and_a_success_forgets_them(passes: Passes) -> N
     passes.answer = answer
     passes.queue.add(A)
     await passes.time.advance(400)
-    gaps = [round(later - earlier - 0.25) for earlier, later in zip(passes.times(), passes.times()[1:], strict=False)]
+    gaps = [round(later - earlier - SETTLE_S) for earlier, later in pairwise(passes.times())]
     assert gaps == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     passes.queue.add(A)
     await passes.time.advance(2)
-    assert passes.times()[11] - passes.times()[10] == 1.25
+    assert passes.times()[11] - passes.times()[10] == 1 + SETTLE_S
 
 
 async def test_a_key_that_always_fails_does_not_hold_up_the_others(passes: Passes) -> None:

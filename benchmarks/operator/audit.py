@@ -1,0 +1,73 @@
+"""What the API server's audit log says about who wrote what, and when."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+SILENCE_S = 3.0
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+
+@dataclass(frozen=True)
+class Request:
+    user: str
+    verb: str
+    resource: str  # with its subresource: jobs/status
+    namespace: str
+    name: str
+    code: int
+    received: float  # [s since the epoch]
+    answered: float
+
+    @property
+    def is_write(self) -> bool:
+        return self.verb in WRITES
+
+
+def requests(log: Path, since: float = 0.0) -> Iterator[Request]:
+    """Finished requests that were received after `since` [s since the epoch]."""
+    with log.open() as lines:
+        for line in lines:
+            event = json.loads(line) if line.endswith("\n") else {}
+            target = event.get("objectRef")
+            if target is None:
+                continue
+            received = _seconds(event["requestReceivedTimestamp"])
+            if received < since:
+                continue
+            yield Request(
+                event["user"]["username"],
+                event["verb"],
+                "/".join(filter(None, (target["resource"], target.get("subresource")))),
+                target.get("namespace", ""),
+                target.get("name", ""),
+                event.get("responseStatus", {}).get("code", 0),
+                received,
+                _seconds(event["stageTimestamp"]),
+            )
+
+
+def await_silence(log: Path, user: str, since: float) -> None:
+    """Until a user that may have written after `since` [s since the epoch] has not for a while."""
+    while True:
+        answered = [request.answered for request in requests(log, since) if request.user == user and request.is_write]
+        if time.time() - max(answered, default=since) > SILENCE_S:
+            return
+        time.sleep(SILENCE_S / 3)
+
+
+def writes_of(user: str, found: Iterable[Request]) -> Counter[str]:
+    """Writes of a user by verb, resource and, where it was refused, code."""
+    return Counter(
+        f"{request.verb} {request.resource}" + ("" if request.code < 300 else f" {request.code}")
+        for request in found
+        if request.user == user and request.is_write
+    )
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()

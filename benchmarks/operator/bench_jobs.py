@@ -1,0 +1,143 @@
+"""From `apply` to pods: our operator beside one that is bare kopf, on a real API server without nodes.
+
+    python benchmarks/operator/bench_jobs.py [--jobs 200] [--nodes 2] [--rounds 3] [--only product]
+
+Each round gives each operator a fresh control plane and applies all jobs at once, 16 requests at a time, over four
+namespaces.  Latencies are per job, from its request: until its last child was made (audit log), until its last pod was
+seen (watch).  CPU is until the operator has been silent for 3 s.  Medians over the rounds, and the ratio to bare kopf.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+from audit import SILENCE_S, Request, await_silence, requests, writes_of
+from load import Load, Name, load_on, name_of, training_jobs
+from plane import OPERATOR, Plane, control_plane
+from processes import Operator, cpu_s, machine_cpu_s, memory_mb, operator
+
+CHILDREN = frozenset({"configmaps", "jobs", "networkpolicies", "persistentvolumeclaims", "serviceaccounts", "services"})
+
+
+@dataclass
+class Result:
+    """One operator, one round; the units stand in the names."""
+
+    jobs_per_s: float
+    seconds: float  # from the first request to the last pod
+    children_p50_s: float
+    children_p99_s: float
+    pods_p50_s: float
+    pods_p99_s: float
+    writes_per_job: float
+    requests_per_job: float
+    operator_cpu_s: float  # until the last pod, as the next three
+    api_server_cpu_s: float
+    controllers_cpu_s: float
+    etcd_cpu_s: float
+    others_cores: float  # what everybody else on the machine used meanwhile; near 0 on a quiet one
+    operator_cpu_in_all_s: float  # until the operator has been silent for a while
+    operator_memory_mb: float
+    by_kind: dict[str, float] = field(default_factory=dict)
+
+
+def one_round(program: str, jobs: int, nodes: int) -> Result:
+    with control_plane() as plane:
+        return asyncio.run(measure(plane, program, jobs, nodes))
+
+
+async def measure(plane: Plane, program: str, jobs: int, nodes: int) -> Result:
+    async with load_on(plane) as load:
+        await load.prepare(plane)
+        with operator(plane, program) as process:
+            await asyncio.sleep(SILENCE_S)  # its watches have begun
+            return await measure_load(plane, load, process, jobs, nodes)
+
+
+async def measure_load(plane: Plane, load: Load, process: Operator, jobs: int, nodes: int) -> Result:
+    pids = {**plane.processes, "operator": process.pid, "load": os.getpid()}
+    manifests = training_jobs(jobs, nodes)
+    names = [name_of(job) for job in manifests]
+    watch = asyncio.create_task(load.all_pods_made(names, nodes))
+    before, start = usage(pids), time.time()
+    sent = await load.apply(manifests)
+    made = await watch
+    after, end = usage(pids), time.time()
+    await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, start)
+    used = {name: seconds - before[name] for name, seconds in after.items()}
+    found = list(requests(plane.audit_log, start))
+    ours = [request for request in found if request.user == OPERATOR and request.verb != "watch"]
+    children = [last - sent[name] for name, last in last_children(ours).items()]
+    pods = [made[name] - sent[name] for name in names]
+    seconds = max(made.values()) - min(sent.values())
+    counted = writes_of(OPERATOR, found)
+    return Result(
+        jobs / seconds,
+        seconds,
+        percentile(children, 50),
+        percentile(children, 99),
+        percentile(pods, 50),
+        percentile(pods, 99),
+        counted.total() / jobs,
+        len(ours) / jobs,
+        used["operator"],
+        used["kube-apiserver"],
+        used["kube-controller-manager"],
+        used["etcd"],
+        (used["machine"] - sum(used[name] for name in pids)) / (end - start),
+        cpu_s(process.pid) - before["operator"],
+        memory_mb(process.pid),
+        {what: count / jobs for what, count in counted.most_common()},
+    )
+
+
+def usage(pids: Mapping[str, int]) -> dict[str, float]:
+    """CPU seconds so far, by process and of the whole machine."""
+    return {name: cpu_s(pid) for name, pid in pids.items()} | {"machine": machine_cpu_s()}
+
+
+def last_children(found: Iterable[Request]) -> dict[Name, float]:
+    """When the last child of each job was made [s since the epoch]."""
+    last: dict[Name, float] = {}
+    for request in found:
+        if request.resource in CHILDREN and request.code == 201:
+            job = request.namespace, request.name.removeprefix("dstj-").removesuffix("-a1")
+            last[job] = max(last.get(job, 0.0), request.answered)
+    return last
+
+
+def percentile(values: list[float], percent: int) -> float:
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="From apply to pods.")
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--nodes", type=int, default=2, help="pods of each job")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("product", "floor"))
+    arguments = parser.parse_args()
+    programs = (arguments.only,) if arguments.only else ("floor", "product")
+    results: dict[str, list[Result]] = {program: [] for program in programs}
+    for _ in range(arguments.rounds):
+        for program in programs:
+            results[program].append(one_round(program, arguments.jobs, arguments.nodes))
+            print(f"{program}: {results[program][-1]}", flush=True)
+    print(f"\n{arguments.jobs} jobs of {arguments.nodes} pods, {arguments.rounds} rounds, medians")
+    report(results)
+
+
+def report(results: dict[str, list[Result]]) -> None:
+    print(f"{'':22}" + "".join(f"{program:>12}" for program in results) + ("       ratio" if len(results) > 1 else ""))
+    for name in [part.name for part in fields(Result) if part.name != "by_kind"]:
+        medians = [statistics.median(getattr(result, name) for result in each) for each in results.values()]
+        ratio = f"{medians[-1] / medians[0]:12.2f}" if len(medians) > 1 and medians[0] else ""
+        print(f"{name:22}" + "".join(f"{median:12.2f}" for median in medians) + ratio)
+
+
+if __name__ == "__main__":
+    main()

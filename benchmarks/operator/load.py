@@ -1,0 +1,160 @@
+"""Who applies training jobs as fast as it can, and sees when their pods are there."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from plane import OPERATOR, PATIENCE_S, Plane
+
+from deepseek_operator.api import METADATA
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = "/apis/training.dstj.io/v1alpha1"
+NAMESPACES = tuple(f"team-{i}" for i in range(4))
+WORKERS = 16  # requests at a time
+Manifest = dict[str, Any]
+Name = tuple[str, str]  # namespace, job
+
+
+def training_job(namespace: str, name: str, nodes: int) -> Manifest:
+    """A job with what jobs have: a profile, a base model, sealed checkpoints, isolation."""
+    spec = {
+        "trainer": {"profile": "cpu", "numNodes": nodes},
+        "model": {"base": {"claimName": "base-models", "path": "model.gguf"}},
+        "data": {"format": "Instruction", "train": {"claimName": "corpus", "path": "train.jsonl"}},
+        "method": {"type": "LoRA"},
+        "optimization": {"maxSteps": 100, "globalBatchSize": nodes, "learningRate": 0.001},
+        "checkpoint": {"encryption": {"keyRef": {"secretName": "key"}}},
+    }
+    meta = {"namespace": namespace, "name": name}
+    return {"apiVersion": JOBS.removeprefix("/apis/"), "kind": "DeepSeekTrainingJob", "metadata": meta, "spec": spec}
+
+
+def training_jobs(jobs: int, nodes: int) -> list[Manifest]:
+    """So many, over all namespaces."""
+    return [training_job(NAMESPACES[i % len(NAMESPACES)], f"job-{i:04}", nodes) for i in range(jobs)]
+
+
+def name_of(manifest: Manifest) -> Name:
+    return manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+class Load:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def prepare(self, plane: Plane) -> None:
+        """CRDs, the profile, namespaces, and the operator's account."""
+        for path in sorted((ROOT / "crds").glob("*.yaml")):
+            crd = yaml.safe_load(path.read_text())
+            await self._create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+            await self._wait_for(f"{JOBS}/{crd['spec']['names']['plural']}")
+        await self._create(f"{JOBS}/trainingprofiles", yaml.safe_load((ROOT / "examples/profile-cpu.yaml").read_text()))
+        for namespace in NAMESPACES:
+            await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+            await self._wait_for(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+        await self._admit_operator(plane)
+
+    async def _admit_operator(self, plane: Plane) -> None:
+        """Its service account, whose token is what an operator in a cluster has, and a kubeconfig with that."""
+        namespace, name = OPERATOR.split(":")[2:]
+        await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+        await self._create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+        subject = {"kind": "ServiceAccount", "namespace": namespace, "name": name}
+        binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+        await self._create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+        account = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        answer = await self._create(account, {"spec": {"expirationSeconds": 86400}})
+        config = json.loads(plane.kubeconfig("load").read_text())
+        config["users"][0]["user"] = {"token": answer["status"]["token"]}
+        plane.kubeconfig("operator").write_text(json.dumps(config))
+
+    async def apply(self, jobs: Iterable[Manifest]) -> dict[Name, float]:
+        """Create all; the time at which each was sent [s since the epoch]."""
+        sent: dict[Name, float] = {}
+        left = iter(jobs)
+
+        async def work() -> None:
+            for job in left:
+                sent[name_of(job)] = time.time()
+                await self._create(f"{JOBS}/namespaces/{name_of(job)[0]}/deepseektrainingjobs", job)
+
+        await asyncio.gather(*(work() for _ in range(WORKERS)))
+        return sent
+
+    async def all_pods_made(self, expected: Iterable[Name], nodes: int) -> dict[Name, float]:
+        """Watch until each job has `nodes` pods; when the last of them was seen [s since the epoch]."""
+        pods: dict[Name, set[str]] = {name: set() for name in expected}
+        done: dict[Name, float] = {}
+        while len(done) < len(pods):  # the API server ends a watch that cannot keep up; the next one tells all again
+            async for meta in self._watched_pods():
+                job = meta["namespace"], meta["labels"]["batch.kubernetes.io/job-name"].removesuffix("-a1")
+                pods[job].add(meta["name"])
+                if len(pods[job]) == nodes:
+                    done.setdefault(job, time.time())
+                if len(done) == len(pods):
+                    break
+        return done
+
+    async def all_pods_reported(self, nodes: int) -> None:
+        """Until the status of each job tells of `nodes` pods."""
+        for namespace in NAMESPACES:
+            path = f"{JOBS}/namespaces/{namespace}/deepseektrainingjobs"
+            while any(job.get("status", {}).get("replicas") != nodes for job in await self.items(path)):  # noqa: ASYNC110
+                await asyncio.sleep(5)
+
+    async def _watched_pods(self) -> AsyncIterator[Manifest]:
+        """Metadata of the worker jobs' pods as they are made, until the watch ends."""
+        query = {"watch": "true", "labelSelector": "batch.kubernetes.io/job-name", "resourceVersion": "0"}
+        headers, timeout = {"Accept": METADATA}, aiohttp.ClientTimeout(total=None)
+        async with self._session.get("/api/v1/pods", params=query, headers=headers, timeout=timeout) as stream:
+            async for line in stream.content:
+                event = json.loads(line)
+                if event["type"] == "ADDED":
+                    yield event["object"]["metadata"]
+
+    async def run(self, pod: Manifest, address: str) -> None:
+        """What a scheduler and a kubelet do to a pod until it is ready."""
+        meta = pod["metadata"]
+        where = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+        target = {"apiVersion": "v1", "kind": "Node", "name": "node"}
+        await self._create(f"{where}/binding", {"metadata": {"name": meta["name"]}, "target": target})
+        ready = {"type": "Ready", "status": "True"}
+        body = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [ready]}}
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        async with self._session.patch(f"{where}/status", data=json.dumps(body), headers=headers) as answer:
+            answer.raise_for_status()
+
+    async def items(self, path: str) -> list[Manifest]:
+        async with self._session.get(path) as answer:
+            answer.raise_for_status()
+            return list((await answer.json())["items"])
+
+    async def _create(self, path: str, manifest: Manifest) -> Any:
+        async with self._session.post(path, json=manifest) as answer:
+            if answer.status != 201:
+                raise RuntimeError(f"POST {path}: {answer.status}: {await answer.text()}")
+            return await answer.json()
+
+    async def _wait_for(self, path: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._is_there(path):  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0.1)
+
+    async def _is_there(self, path: str) -> bool:
+        async with self._session.get(path) as answer:
+            return answer.status == 200
+
+
+@asynccontextmanager
+async def load_on(plane: Plane) -> AsyncIterator[Load]:
+    connector = aiohttp.TCPConnector(ssl=plane.tls("load"), limit=0)
+    async with aiohttp.ClientSession(plane.server, connector=connector, read_bufsize=1 << 22) as session:
+        yield Load(session)

@@ -1,0 +1,45 @@
+"""The operator's adapters, connected to a small API server."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+from kubernetes.aio.client import ApiClient, Configuration
+
+from deepseek_operator.api import Api
+from deepseek_operator.cluster import KubernetesCluster
+from deepseek_operator.settings import Settings
+from operator_api import FakeApi
+from operator_builders import NOW
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeApi]:
+    fake = FakeApi()
+    fake.answering.set()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield fake
+    fake.answering.set()
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(fake: FakeApi) -> AsyncIterator[Api]:
+    configuration = Configuration(host=fake.url)
+    configuration.api_key["BearerToken"] = "Bearer secret"
+    async with ApiClient(configuration) as client:
+        yield Api(client, deadline_s=2)
+
+
+@pytest.fixture
+async def cluster(api: Api, fake: FakeApi) -> AsyncIterator[KubernetesCluster]:
+    port = int(fake.url.rsplit(":", 1)[1])
+    async with aiohttp.ClientSession() as session:
+        yield KubernetesCluster(api, session, Settings(metrics_port=port), now=lambda: NOW)

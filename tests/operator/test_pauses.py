@@ -1,0 +1,35 @@
+"""How long the operator leaves a worker job alone."""
+
+import pytest
+
+from deepseek_operator.decide import decide
+from deepseek_operator.observed import Manifest, Observed
+from deepseek_operator.status import JobStatus, Phase
+from operator_builders import NOW, SETTINGS, a_job, a_pod, a_worker_job
+
+WAITING = [a_pod(index, "Pending", machine=None) for index in (0, 1)]
+
+
+def pause(pods: list[Manifest], created: str) -> float | None:
+    worker = a_worker_job()
+    worker["metadata"]["creationTimestamp"] = created
+    job = a_job(status=JobStatus(phase=Phase.STARTING, attempt=1))
+    return decide(job, None, Observed((worker,), tuple(pods), isolated=True), SETTINGS, NOW).look_again
+
+
+@pytest.mark.parametrize(
+    ("created", "seconds"),
+    [
+        pytest.param("2026-01-02T03:04:05Z", 15, id="new"),
+        pytest.param("2026-01-02T03:00:05Z", 60, id="four-minutes"),
+        pytest.param("2026-01-01T03:04:05Z", 300, id="a-day"),
+    ],
+)
+def test_a_job_whose_pods_wait_for_machines_is_looked_at_ever_less_often(created: str, seconds: float) -> None:
+    assert pause(WAITING, created) == seconds
+    assert pause([], created) == seconds
+
+
+@pytest.mark.parametrize("pods", [[a_pod(), a_pod(1)], [a_pod(0, "Pending"), WAITING[1]]])
+def test_a_job_with_a_pod_on_a_machine_is_looked_at_for_its_progress(pods: list[Manifest]) -> None:
+    assert pause(pods, "2026-01-01T03:04:05Z") == SETTINGS.progress_interval_s

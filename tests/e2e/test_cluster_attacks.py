@@ -144,7 +144,7 @@ def test_a_job_of_somebody_that_claims_to_be_ours_is_not_counted(team: Namespace
     spec = {"suspend": True, "template": {"spec": true["spec"]["template"]["spec"]}}
     team.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec})
     answering(team, "after-the-claim")
-    assert victim.status["attempt"] == 1
+    assert kube.wait_until("its status tells the attempt", lambda: victim.status.get("attempt"), 30) == 1
 
 
 def test_who_may_edit_a_namespace_may_not_write_a_status(team: Namespace) -> None:

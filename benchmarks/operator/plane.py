@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dstj.machine import free_ports
+
 CLUSTER = Path(__file__).resolve().parents[2] / "tests" / "e2e" / "cluster"
 MEMORY = Path("/dev/shm")
 ETCD_PORT = 2379  # that program of tests/e2e/cluster knows no other
@@ -69,7 +71,7 @@ def control_plane() -> Iterator[Plane]:
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=MEMORY if MEMORY.is_dir() else None))
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        programs, port = _prepare(directory), free_port()
+        programs, port = _prepare(directory), free_ports(1)[0]
         _point_kubeconfigs(directory / "pki", f"https://127.0.0.1:{port}")
         for name, flags, listens in (
             ("etcd", [f"--data-dir={directory}/etcd"], ETCD_PORT),
@@ -143,12 +145,6 @@ def _controller_manager_flags(pki: Path) -> Sequence[str]:
         # There are no nodes; pods that are told to run on one must not be collected for that.
         "--controllers=*,-node-lifecycle-controller,-pod-garbage-collector-controller,-taint-eviction-controller",
     )
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plane import PATIENCE_S, Plane, free_port
+from plane import PATIENCE_S, Plane
+
+from dstj.machine import free_ports
 
 HERE = Path(__file__).resolve().parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -26,7 +28,7 @@ class Operator:
 @contextmanager
 def operator(plane: Plane, program: str, *options: str) -> Iterator[Operator]:
     """`product` (python -m deepseek_operator) or `floor`, once it answers /healthz."""
-    port = free_port()
+    (port,) = free_ports(1)
     modules = {"product": ["-m", "deepseek_operator"], "floor": [str(HERE / "floor.py")]}
     flags = ["--all-namespaces", f"--port={port}", *options] if program == "product" else [str(port)]
     environment = os.environ | {"KUBECONFIG": str(plane.kubeconfig("operator"))}

@@ -169,7 +169,6 @@ def _start(s: Situation) -> Plan:
     if shortage := s.shortage:
         return _no_room(s, str(shortage))
     message = f"creating the {s.num_nodes} pods of attempt {max(1, s.attempt)}"
-    soon = s.settings.progress_interval_s
     return _tell(
         s,
         phase,
@@ -177,18 +176,15 @@ def _start(s: Situation) -> Plan:
         message,
         apply=s.children,
         delete=s.older_jobs,
-        look_again=soon,
+        look_again=s.settings.progress_interval_s,
         report=False,
     )
 
 
 def _no_room(s: Situation, message: str) -> Plan:
     """PENDING after a failure, too: waiting for room is no running time.  What older attempts left may fill a quota."""
-    plan: dict[str, Any] = {
-        "delete": s.older_jobs,
-        "look_again": spread(s.settings.refused_retry_s, s.job.owner.uid),
-    }
-    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, **plan)
+    retry = spread(s.settings.refused_retry_s, s.job.owner.uid)
+    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, delete=s.older_jobs, look_again=retry)
 
 
 def _watch(s: Situation) -> Plan:
@@ -217,8 +213,8 @@ def _given_back(s: Situation, cause: str) -> Plan:
     """
     message = f"giving back {len(s.pods)} of {s.num_nodes} pods: {cause}"
     is_told = (s.job.status.phase, s.job.status.attempt) == (Phase.PENDING, s.attempt)
-    plan: dict[str, Any] = {"delete": s.all_jobs, "look_again": s.settings.resync_s} if is_told else {"look_again": 0.0}
-    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, **plan)
+    gone, wait = (s.all_jobs, s.settings.resync_s) if is_told else ((), 0.0)
+    return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, delete=gone, look_again=wait)
 
 
 def _seen(s: Situation) -> tuple[Phase, str, str, bool]:

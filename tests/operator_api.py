@@ -10,7 +10,7 @@ from aiohttp import web
 
 @dataclass
 class FakeApi:
-    """Answers by method and path; remembers what it was asked."""
+    """Answers by method and path, each time the next where there is a list of them; remembers what it was asked."""
 
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
@@ -25,6 +25,8 @@ class FakeApi:
         self.tokens.add(request.headers.get("Authorization", ""))
         await self.answering.wait()
         status, answer = self.answers.get((request.method, request.path), (404, {"message": "not found"}))
+        if isinstance(answer, list):
+            answer = answer.pop(0)
         if isinstance(answer, bytes):
             return web.Response(status=status, body=answer)
         return web.json_response(answer, status=status)

@@ -6,8 +6,9 @@ tell nothing that this operator does not know: it writes eight fixed kinds.
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -26,6 +27,9 @@ JSON: Final = "application/json"
 _WRITE: Final = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
 DEADLINE_S: Final = 10.0  # a pass that hangs would hold its job; the queue tries again
 LARGEST_LINE: Final = 2**21  # [bytes]
+PAGE: Final = "250"  # [objects]
+SILENCE_S: Final = 70.0  # API servers send a bookmark every 60 s
+WATCH_S: Final = "300"
 
 PLURALS: Final[Mapping[tuple[str, str], str]] = {
     (API_VERSION, KIND): PLURAL,
@@ -79,6 +83,30 @@ class Api:
         found = await self.request("GET", path(api_version, kind, namespace), query)
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"])
 
+    async def pages(
+        self, api_version: str, kind: str, namespace: str, *, accept: str = JSON, **query: str
+    ) -> AsyncIterator[tuple[Manifest, ...]]:
+        """As `items`, a part at a time, so that never all are in memory."""
+        more = {"limit": PAGE}
+        while more:
+            found = await self.request("GET", path(api_version, kind, namespace), query | more, accept=accept)
+            yield tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"])
+            token = found["metadata"].get("continue")
+            more = {"limit": PAGE, "continue": token} if token else {}
+
+    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[Manifest]:
+        """Events after `version`, until the API server ends the stream.  Raises ApiError for one that tells of it."""
+        query |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": WATCH_S}
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
+        async with self._asked("GET", path, params=query, timeout=timeout) as answer:
+            if answer.status != 200:
+                raise ApiError(answer.status, error_text(await answer.read()))
+            async for line in answer.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise ApiError(event["object"].get("code", 500), str(event["object"].get("message")))
+                yield event
+
     async def apply(self, manifest: Manifest, subresource: str = "") -> bytes:
         """Create or update by server-side apply, and take over fields that somebody else changed.
 
@@ -128,21 +156,30 @@ class Api:
     ) -> bytes:
         headers = {"Accept": accept, "Content-Type": content_type}
         data = None if body is None else json.dumps(body)
-        async with asyncio.timeout(self._deadline_s):
-            headers |= await self._authorization()
-            async with self._session().request(
-                method,
-                self._client.configuration.host + path,
-                params=query,
-                data=data,
-                headers=headers,
-                server_hostname=self._client.configuration.tls_server_name,
-            ) as answer:
-                content = await answer.read()
+        async with (
+            asyncio.timeout(self._deadline_s),
+            self._asked(method, path, params=query, data=data, headers=headers) as answer,
+        ):
+            content = await answer.read()
         metrics.API_REQUESTS.labels(method, str(answer.status)).inc()
         if not 200 <= answer.status < 300:
             raise ApiError(answer.status, error_text(content))
         return content
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a request, before its content is read."""
+        configuration = self._client.configuration
+        async with self._session().request(
+            method,
+            configuration.host + path,
+            headers={**(headers or {}), **await self._authorization()},
+            server_hostname=configuration.tls_server_name,
+            **options,
+        ) as answer:
+            yield answer
 
     async def _authorization(self) -> dict[str, str]:
         """The token, read anew by the official client when it is old; without one, the certificate speaks for us."""

@@ -59,6 +59,8 @@ class KubernetesCluster:
         after its end, mostly before a pass can read its last words; an operator that dies in between forgets them, and
         the next attempt's progress makes up for that.
         """
+        if sighting.is_job:
+            self._created.pop(sighting.key, None)  # changed since
         if sighting.created:
             self._created[sighting.key] = sighting.created
         if sighting.departed and labels.index_of(sighting.departed) == 0:
@@ -70,7 +72,7 @@ class KubernetesCluster:
             self._untouched[key] = manifest["metadata"]["uid"]
         else:
             manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
-        self._count(key, manifest)
+        self.count(key, manifest)
         return manifest
 
     async def profile(self, name: str) -> Manifest | None:
@@ -130,7 +132,7 @@ class KubernetesCluster:
                 raise
             return
         metrics.STATUS_WRITES.inc()
-        self._count(owner.key, {"status": status})
+        self.count(owner.key, {"status": status})
         # A spec that changed in between has not been seen by this pass: its event must wake the next one.
         if written["generation"] == status["observedGeneration"]:
             self._written[owner.key] = written["resourceVersion"]
@@ -172,7 +174,7 @@ class KubernetesCluster:
         pod = self._departed.get(owner.key)
         return (pod,) if pod and pod["metadata"]["labels"].get(labels.JOB_UID) == owner.uid else ()
 
-    def _count(self, key: JobKey, manifest: Manifest | None) -> None:
+    def count(self, key: JobKey, manifest: Manifest | None) -> None:
         """Keep the gauge of jobs by phase; None: the job is gone."""
         if before := self._phases.pop(key, None):
             metrics.JOBS.labels(before).dec()

@@ -1,15 +1,12 @@
-"""What wakes the operator up.  Nothing is decided here: every event becomes a key.
-
-A pod that is deleted comes along: no later look can read its last words.
-"""
+"""kopf's watch of the training jobs.  Nothing is decided here: every event becomes a key."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, cast
 
 import kopf
 
-from deepseek_operator.labels import JOB_NAME, MANAGED_BY
+from deepseek_operator.labels import MANAGED_BY
 from deepseek_operator.observed import JobKey, Manifest, Sighting
 from deepseek_operator.spec import GROUP, PLURAL, VERSION
 
@@ -17,22 +14,12 @@ Woken = Callable[[Sighting], None]
 
 
 def registry(woken: Woken) -> kopf.OperatorRegistry:
-    """Handlers for training jobs and for the worker jobs and pods made for them; none of them writes anything."""
+    """The handler for training jobs, which writes nothing."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def on_training_job(namespace: str | None, name: str, event: kopf.RawEvent, **_: Any) -> None:
         woken(sighting(JobKey(namespace or "", name), event))
-
-    @kopf.on.event("batch", "v1", "jobs", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def on_worker_job(namespace: str | None, labels: kopf.Labels, meta: kopf.Meta, **_: Any) -> None:
-        woken(Sighting(JobKey(namespace or "", labels[JOB_NAME]), _version(meta)))
-
-    @kopf.on.event("", "v1", "pods", labels={JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def on_pod(namespace: str | None, labels: kopf.Labels, event: kopf.RawEvent, **_: Any) -> None:
-        pod = cast(Manifest, event["object"])
-        departed = pod if event["type"] == "DELETED" else None
-        woken(Sighting(JobKey(namespace or "", labels[JOB_NAME]), _version(pod["metadata"]), departed=departed))
 
     @kopf.on.login(registry=handlers)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -43,12 +30,10 @@ def registry(woken: Woken) -> kopf.OperatorRegistry:
 
 def sighting(key: JobKey, event: kopf.RawEvent) -> Sighting:
     """Of the training job itself.  What a list finds has no type."""
-    job = cast(Manifest, event["object"])
-    return Sighting(key, _version(job["metadata"]), is_job=True, created=job if event["type"] == "ADDED" else None)
-
-
-def _version(meta: Mapping[str, Any]) -> str:
-    return str(meta.get("resourceVersion", ""))
+    job, type_ = cast(Manifest, event["object"]), event["type"]
+    version = str(job["metadata"].get("resourceVersion", ""))
+    listed, created = (job if type_ == kind else None for kind in (None, "ADDED"))
+    return Sighting(key, version, is_job=True, listed=listed, created=created)
 
 
 class Endless:
@@ -87,8 +72,6 @@ def settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 330
     settings.watching.chunk_size = 250  # of a list: thousands of manifests at once would be most of the memory
     settings.watching.inactivity_timeout = 70  # API servers send a bookmark every 60 s
-    settings.watching.label_selectors["batch", "v1", "jobs"] = JOB_NAME
-    settings.watching.label_selectors["", "v1", "pods"] = JOB_NAME
     settings.process.ultimate_exiting_timeout = None  # the supervisor's thread goes on after kopf has ended
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = Endless()

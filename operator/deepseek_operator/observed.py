@@ -25,6 +25,7 @@ class Sighting:
     key: JobKey
     version: str  # resourceVersion of what was seen
     is_job: bool = False  # the training job itself was seen
+    listed: Manifest | None = None  # the training job, if the list found it
     created: Manifest | None = None  # the training job, if it was created just now, after the list
     departed: Manifest | None = None  # a pod that was deleted, as it last was
 

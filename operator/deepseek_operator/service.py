@@ -1,10 +1,12 @@
 """The running operator: watches, queue, resync, health and metrics, put together."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,13 +17,15 @@ from kubernetes.aio.client import ApiClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deepseek_operator import handlers, metrics
-from deepseek_operator.api import METADATA_LIST, Api, path
+from deepseek_operator.api import METADATA_LIST, Api
+from deepseek_operator.children import CHILDREN, ChildWatch
 from deepseek_operator.cluster import KubernetesCluster
 from deepseek_operator.health import Health
 from deepseek_operator.leader import ApiLease, Candidate
 from deepseek_operator.observed import JobKey, Sighting
 from deepseek_operator.reconcile import reconcile
 from deepseek_operator.settings import Settings
+from deepseek_operator.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.spec import API_VERSION, KIND
 from deepseek_operator.supervisor import Operate, supervise
 from deepseek_operator.workqueue import WorkQueue
@@ -45,62 +49,99 @@ async def serve(options: Options, client: ApiClient, stop: asyncio.Event) -> Non
     """Run until `stop` is set or the lease is lost."""
     api = Api(client)
     async with aiohttp.ClientSession(trust_env=False) as session:
-        cluster = KubernetesCluster(api, session, options.settings)
-        queue = WorkQueue(lambda key: reconcile(key, cluster, options.settings, datetime.now(UTC)))
-        health = Health(time.monotonic, queue.oldest_s, TICK_S)
-        metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
-        metrics.QUEUE_OLDEST.set_function(queue.oldest_s)
-        async with _probes(health, options.port), _leading(options, api, stop):
-            ticker = asyncio.create_task(_tick(api, options.namespaces, queue, health))
-            try:
-                if not stop.is_set():
-                    await supervise(_watches(options, cluster, queue, health), stop)
-            finally:
-                ticker.cancel()
-                await queue.close()
+        operator = Operator(options, api, KubernetesCluster(api, session, options.settings))
+        async with _probes(operator.health, options.port), _leading(options, api, stop):
+            if not stop.is_set():
+                await operator.run(stop)
 
 
-def _watches(options: Options, cluster: KubernetesCluster, queue: WorkQueue, health: Health) -> Operate:
-    """kopf's operator.  It runs in a loop of its own and tells this one what it sees."""
-    loop = asyncio.get_running_loop()
+class Operator:
+    """Watches wake the queue, whose passes go over the cluster."""
 
-    def wake(sighting: Sighting) -> None:
-        cluster.saw(sighting)
-        if sighting.is_job:
-            health.told(sighting.key, sighting.version)
-        if not cluster.is_echo(sighting):
-            queue.add(sighting.key)
+    def __init__(self, options: Options, api: Api, cluster: KubernetesCluster) -> None:
+        self._options, self._api, self._cluster = options, api, cluster
+        self._snapshot = Snapshot()
+        self._queue = WorkQueue(self._pass)
+        self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)
+        metrics.QUEUE_DEPTH.set_function(lambda: len(self._queue))
+        metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
 
-    def woken(sighting: Sighting) -> None:
-        loop.call_soon_threadsafe(wake, sighting)
-
-    registry = handlers.registry(woken)
-
-    async def operate(stop: asyncio.Event) -> None:
-        await handlers.watch(registry, handlers.settings(), options.namespaces, stop)
-
-    return operate
-
-
-async def _tick(api: Api, namespaces: tuple[str, ...], queue: WorkQueue, health: Health) -> None:
-    """Look every minute for changes that no watch event told of."""
-    while True:
-        await asyncio.sleep(TICK_S)
-        health.ticked()
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set.  The watches of children begin before the snapshot: nothing is lost in between."""
+        namespaces = self._options.namespaces
+        watches = [
+            ChildWatch(self._api, child, namespace, self._wake, self._missed)
+            for child in CHILDREN
+            for namespace in namespaces or ("",)
+        ]
+        await asyncio.gather(*(watch.begin() for watch in watches))
+        await self._snapshot.take(self._api, namespaces)
+        tasks = [asyncio.create_task(work) for work in (self._tick(), *(watch.run() for watch in watches))]
         try:
-            missed = health.listed(await job_versions(api, namespaces))
-        except Exception as error:
-            log.warning("training jobs could not be listed: %s: %s", type(error).__name__, error)
-            continue
-        metrics.MISSED_EVENTS.inc(len(missed))
-        for key in missed:
-            queue.add(key)
+            await supervise(self._watch_jobs(), stop)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._queue.close()
+
+    def _watch_jobs(self) -> Operate:
+        """kopf's operator.  It runs in a loop of its own and tells this one what it sees.
+
+        Its context variables stay there: they hold the whole object, and the queue's tasks would keep them.
+        """
+        loop, own = asyncio.get_running_loop(), copy_context()
+
+        def woken(sighting: Sighting) -> None:
+            loop.call_soon_threadsafe(self._wake, sighting, context=own)
+
+        registry = handlers.registry(woken)
+
+        async def operate(stop: asyncio.Event) -> None:
+            await handlers.watch(registry, handlers.settings(), self._options.namespaces, stop)
+
+        return operate
+
+    def _wake(self, sighting: Sighting) -> None:
+        self._snapshot.saw(sighting)
+        self._cluster.saw(sighting)
+        if sighting.is_job:
+            self.health.told(sighting.key, sighting.version)
+        if not self._cluster.is_echo(sighting):
+            self._queue.add(sighting.key)
+
+    def _missed(self) -> None:
+        """Nobody knows what happened to worker jobs and pods for a while."""
+        self._snapshot.forget()
+        self._queue.add_all()
+
+    async def _pass(self, key: JobKey) -> float | None:
+        """One pass over a job; the first one after the operator's start asks the API server only if there is news."""
+        now = datetime.now(UTC)
+        if found := self._snapshot.pop(key):
+            self._cluster.count(key, found[0])
+            with contextlib.suppress(ChangeNeededError):
+                return await reconcile(key, Remembered(found, self._cluster), self._options.settings, now)
+        return await reconcile(key, self._cluster, self._options.settings, now)
+
+    async def _tick(self) -> None:
+        """Look every minute for changes that no watch event told of."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.health.ticked()
+            try:
+                missed = self.health.listed(await job_versions(self._api, self._options.namespaces))
+            except Exception as error:
+                log.warning("training jobs could not be listed: %s: %s", type(error).__name__, error)
+                continue
+            metrics.MISSED_EVENTS.inc(len(missed))
+            for key in missed:
+                self._queue.add(key)
 
 
 async def job_versions(api: Api, namespaces: tuple[str, ...]) -> dict[JobKey, str]:
     """resourceVersion of every training job in `namespaces` (none: in all)."""
-    lists = [await api.request("GET", path(API_VERSION, KIND, ns), accept=METADATA_LIST) for ns in namespaces or ("",)]
-    metas = (item["metadata"] for found in lists for item in found["items"])
+    pages = [api.pages(API_VERSION, KIND, namespace, accept=METADATA_LIST) for namespace in namespaces or ("",)]
+    metas = [item["metadata"] for found in pages async for page in found for item in page]
     return {JobKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
 
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
 SETTLE_S: Final = 1.0  # pause after a pass, in which events gather
+FIRST_SETTLE_S: Final = 3.0  # after the first one, which makes what then tells of itself: service, worker job, pods
 PATIENCE_S: Final = 10.0  # so long a pass waits for jobs that have just come: what they need starts their pods
 CONCURRENCY: Final = 32
 
@@ -64,6 +65,11 @@ class WorkQueue:
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._run(key), name=f"passes over {key}")
 
+    def add_all(self) -> None:
+        """Something may have happened to any key that has a pass planned."""
+        for key in tuple(self._tasks):
+            self.add(key)
+
     def __len__(self) -> int:
         """Keys with a pass due, under way or planned."""
         return len(self._tasks)
@@ -85,11 +91,12 @@ class WorkQueue:
             while True:
                 wake.clear()
                 delay, failures = await self._pass(key, failures, is_new=is_new)
+                settle = FIRST_SETTLE_S if is_new and not failures else SETTLE_S
                 is_new = False
                 if delay is None and not wake.is_set():
                     return
                 if delay != 0:
-                    await self._wait(asyncio.Event(), SETTLE_S)
+                    await self._wait(asyncio.Event(), settle)
                     await self._wait(wake, delay)
         finally:
             del self._wake[key], self._tasks[key]

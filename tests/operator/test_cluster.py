@@ -54,6 +54,16 @@ async def test_a_first_look_that_ended_early_is_not_remembered(cluster: Kubernet
     assert len((await cluster.observe(OWNER, 1)).worker_jobs) == 1
 
 
+async def test_a_job_that_was_changed_before_its_first_look_is_looked_at(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    changed = a_training_job({"suspend": True})
+    fake.answers["GET", JOB_PATH] = 200, changed
+    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "8", is_job=True))
+    assert await cluster.training_job(KEY) == changed
+
+
 @pytest.mark.parametrize("sighting", [Sighting(KEY, "7", is_job=True), Sighting(KEY, "7")])
 async def test_a_job_that_a_list_found_is_looked_at(cluster: KubernetesCluster, sighting: Sighting) -> None:
     cluster.saw(sighting)
@@ -343,12 +353,11 @@ async def test_requests_carry_the_token(api: Api, fake: FakeApi) -> None:
 
 
 async def test_versions_are_listed_over_all_watched_namespaces(api: Api, fake: FakeApi) -> None:
-    def found(*names: str) -> dict[str, Any]:
-        return {
-            "items": [{"metadata": {"namespace": "ml", "name": name, "resourceVersion": name * 2}} for name in names]
-        }
+    def found(*names: str, more: str = "") -> dict[str, Any]:
+        items = [{"metadata": {"namespace": "ml", "name": name, "resourceVersion": name * 2}} for name in names]
+        return {"items": items, "metadata": {"continue": more}}
 
-    fake.answers["GET", path(API_VERSION, KIND)] = 200, found("a", "b")
+    fake.answers["GET", path(API_VERSION, KIND)] = 200, [found("a", more="next"), found("b")]
     fake.answers["GET", path(API_VERSION, KIND, "ml")] = 200, found("c")
     assert await job_versions(api, ()) == {JobKey("ml", "a"): "aa", JobKey("ml", "b"): "bb"}
     assert await job_versions(api, ("ml",)) == {JobKey("ml", "c"): "cc"}

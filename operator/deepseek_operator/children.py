@@ -1,0 +1,79 @@
+"""Watches of the worker jobs and pods: every change wakes the training job for which the object was made.
+
+kopf keeps a task, a queue and a copy for each object that it watches; a training job has many.  These keep a version.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from deepseek_operator import metrics
+from deepseek_operator.api import Api, ApiError, path
+from deepseek_operator.labels import JOB_NAME
+from deepseek_operator.observed import JobKey, Manifest, Sighting
+
+log = logging.getLogger(__name__)
+
+CHILDREN: Final = (("batch/v1", "Job"), ("v1", "Pod"))
+PAUSE_S: Final = 1.0  # before a watch that failed is tried again
+_GONE: Final = 410  # the API server no longer knows what happened since that version
+
+
+class ChildWatch:
+    """Of one kind in one namespace ("": in all).  `missed` is called when nobody knows what happened for a while."""
+
+    def __init__(
+        self,
+        api: Api,
+        child: tuple[str, str],
+        namespace: str,
+        woken: Callable[[Sighting], None],
+        missed: Callable[[], None],
+        *,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self._api, self._path, self._pause_s = api, path(*child, namespace), pause_s
+        self._woken, self._missed = woken, missed
+        self._version = ""
+
+    async def begin(self) -> None:
+        """Tell of what happens from now on; if the API server does not answer, from its first answer to `run` on."""
+        try:
+            self._version = await self._newest()
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            log.warning("no watch of %s yet: %s: %s", self._path, type(error).__name__, error)
+
+    async def run(self) -> None:
+        """Watch until cancelled, whatever the API server answers."""
+        while True:
+            try:
+                await self._follow()
+            except Exception as error:
+                metrics.WATCH_RESTARTS.inc()
+                log.warning("the watch of %s stopped: %s: %s", self._path, type(error).__name__, error)
+                if isinstance(error, ApiError) and error.status == _GONE:
+                    self._version = ""
+                await asyncio.sleep(self._pause_s)
+
+    async def _follow(self) -> None:
+        if not self._version:
+            self._version = await self._newest()
+            self._missed()
+        async for event in self._api.watch(self._path, self._version, labelSelector=JOB_NAME):
+            self._version = event["object"]["metadata"]["resourceVersion"]
+            self._tell(event["type"], event["object"])
+
+    async def _newest(self) -> str:
+        found = await self._api.request("GET", self._path, {"labelSelector": JOB_NAME, "limit": "1"})
+        return str(found["metadata"]["resourceVersion"])
+
+    def _tell(self, type_: str, child: Manifest) -> None:
+        if type_ == "BOOKMARK" or (type_ == "ADDED" and child["kind"] == "Pod"):
+            return  # the worker job's status tells of all its new pods at once
+        meta = child["metadata"]
+        departed = child if (type_, child["kind"]) == ("DELETED", "Pod") else None
+        key = JobKey(meta["namespace"], meta["labels"][JOB_NAME])
+        self._woken(Sighting(key, meta["resourceVersion"], departed=departed))

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.keys import KEYRING, JobKeys, Key
-from deepseek_trainer.statefile import as_numpy
 from deepseek_trainer.vault import Purpose, Vault
 
 JOB = "lab/demo"
@@ -26,15 +25,14 @@ def a_vault(
 
 
 def a_store(work: Path, *, sealed: bool = True, **changes: Any) -> CheckpointStore:
-    changes = {"as_tensor": as_numpy} | changes
     return CheckpointStore(work / "checkpoints", a_vault(work, sealed=sealed), **changes)
 
 
 def a_state(step: int = 0, floats: int = 4) -> dict[str, Any]:
     """What one rank saves; another one at each step."""
     return {
-        "model": {"layers.0.weight": np.full(floats, step, np.float32)},
-        "rng": {"cpu": np.arange(3, dtype=np.uint8)},
+        "model": {"layers.0.weight": torch.full((floats,), float(step))},
+        "rng": {"cpu": torch.arange(3, dtype=torch.uint8)},
     }
 
 

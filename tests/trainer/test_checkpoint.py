@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
 from deepseek_trainer.catalog import list_checkpoints, verify
 from deepseek_trainer.checkpoint import CheckpointStore, Refused
@@ -29,13 +29,13 @@ def latest_weights(store: CheckpointStore) -> float:
 
 @BOTH
 def test_a_saved_state_comes_back(tmp_path: Path, sealed: bool) -> None:
-    state = {"model": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "scheduler": {"step": 3, "name": None}}
+    state = {"model": {"w": torch.arange(6.0).reshape(2, 3)}, "scheduler": {"step": 3, "name": None}}
     a_store(tmp_path, sealed=sealed).save(3, state, {"cursor": "00ff"})
     store = a_store(tmp_path, sealed=sealed)
     info = store.latest()
     assert info is not None
     loaded, meta = store.load(info)
-    assert (loaded["model"]["w"] == state["model"]["w"]).all()
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert loaded["scheduler"] == {"step": 3, "name": None}
     assert meta == {"cursor": "00ff"}
 
@@ -206,7 +206,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
 def test_several_ranks_save_together_and_each_gets_its_own_back(tmp_path: Path, sealed: bool) -> None:
     def save_and_load(rank: int, exchange: Any) -> Any:
         store = a_store(tmp_path, sealed=sealed, rank=rank, world_size=3, exchange=exchange)
-        mine = {"rng": {"cpu": np.full(2, rank, np.uint8)}} | ({"model": {"w": np.ones(2)}} if rank == 0 else {})
+        mine = {"rng": {"cpu": torch.full((2,), rank, dtype=torch.uint8)}} | {"model": {"w": torch.ones(2)}}
         store.save(5, mine, {"lead": rank})
         info = store.latest()
         assert info is not None
@@ -233,7 +233,7 @@ def test_when_one_rank_cannot_write_no_rank_has_a_checkpoint(tmp_path: Path) -> 
         store = a_store(tmp_path, rank=rank, world_size=2, exchange=exchange)
         store.save(1, a_state(1), {})
         if rank == 1:
-            store._write_share = lambda partial, *_: (partial / "missing" / "file").write_bytes(b"")  # type: ignore[method-assign]
+            store._write = lambda partial, *_: (partial / "missing" / "file").write_bytes(b"")  # type: ignore[method-assign]
         store.save(2, a_state(2), {})
 
     outcomes = Ranks(2).run(save)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.manifest import HEAD, MANIFEST, Head, Manifest, RankFile
-from deepseek_trainer.statefile import AsTensor, State, decode, join
+from deepseek_trainer.statefile import State
 from deepseek_trainer.vault import Context, Vault
 
 _STEP: Final = re.compile(r"step-(\d{8,})")
@@ -119,17 +119,12 @@ def verify(info: CheckpointInfo, vault: Vault) -> None:
         vault.verify(info.path / file.record.name, place_of(info, file), digest=file.record.digest)
 
 
-def read_rank(info: CheckpointInfo, rank: int, vault: Vault, as_tensor: AsTensor) -> State:
-    """What a rank saved; {} for a rank that there was not."""
-    tensors: dict[str, Any] = {}
-    rest: State = {}
+def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:
+    """What a rank saved besides tensors; {} for a rank that there was not."""
     for file in info.manifest.files_of(rank):
-        content = vault.read(info.path / file.record.name, place_of(info, file), digest=file.record.digest)
         if file.record.name.endswith(".json"):
-            rest = _tree(content)
-        else:
-            tensors = decode(content, file.record.name, as_tensor)
-    return join(tensors, rest)
+            return _tree(vault.read(info.path / file.record.name, place_of(info, file), digest=file.record.digest))
+    return {}
 
 
 def list_checkpoints(directory: Path, vault: Vault) -> list[CheckpointInfo | Refused]:

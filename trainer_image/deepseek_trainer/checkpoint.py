@@ -7,9 +7,12 @@ manifest, renames the directory to `step-N` and records it in HEAD.json.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Self, TypeVar
+
+from torch import Tensor
 
 from deepseek_trainer.agreement import Exchange, agree, alone
 from deepseek_trainer.catalog import (
@@ -18,14 +21,15 @@ from deepseek_trainer.catalog import (
     find,
     open_checkpoint,
     read_head,
-    read_rank,
+    read_rest,
     step_directory,
 )
 from deepseek_trainer.contract.config import Retention
 from deepseek_trainer.contract.times import utc_now
+from deepseek_trainer.dcp import PER_RANK, Piece, pieces_to_write, read_tensors
 from deepseek_trainer.ledger import Ledger
 from deepseek_trainer.manifest import Manifest, RankFile, TensorInfo
-from deepseek_trainer.statefile import AsTensor, State, as_torch, entries, split
+from deepseek_trainer.statefile import State, entries, join, split
 from deepseek_trainer.tensorfile import stream
 from deepseek_trainer.vault import Context, Vault
 
@@ -33,7 +37,13 @@ __all__ = ["CheckpointInfo", "CheckpointStore", "Refused"]
 
 T = TypeVar("T")
 
-PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank writes of a state: tensors or shards of them, and the JSON beside."""
+
+    pieces: Sequence[Piece]
+    rest: State
 
 
 class CheckpointStore:
@@ -51,7 +61,6 @@ class CheckpointStore:
         world_size: int = 1,
         attempt: int = 1,
         exchange: Exchange = alone,
-        as_tensor: AsTensor = as_torch,
     ) -> None:
         """Takes the directory over from earlier runs: collective too.
 
@@ -59,7 +68,7 @@ class CheckpointStore:
         """
         self.directory, self.vault = directory, vault
         self._rank, self._world_size, self._attempt = rank, world_size, attempt
-        self._exchange, self._as_tensor = exchange, as_tensor
+        self._exchange = exchange
         self._ledger = Ledger(directory, vault)
         self._on_lead(self._ledger.take_over)
 
@@ -71,18 +80,34 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> CheckpointInfo:
         """Commit every rank's `state` (nested dicts of tensors and JSON) and rank 0's `meta` (JSON) as `step`.
 
-        Raises StorageError where the disk refuses, and TryAgainError on the other ranks: a partial checkpoint
-        is removed, those before it are untouched.
+        Tensors that several ranks hold alike are written once, a DTensor by each rank its shard, what is PER_RANK by
+        every rank.  Raises StorageError where the disk refuses, and TryAgainError on the other ranks: a partial
+        checkpoint is removed, those before it are untouched.
         """
+        return self.commit(step, self.share(state), meta)
+
+    def share(self, state: Mapping[str, Any]) -> Share:
+        """The part of `state` that this rank is to write."""
+        tensors, rest = split(state)
+        return Share(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
+
+    def commit(self, step: int, share: Share, meta: Mapping[str, Any]) -> CheckpointInfo:
+        """The rest of `save`."""
         partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
         try:
-            shares = self._agree(lambda: self._write_share(partial, step, state))
-            self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, shares, meta)))
+            written = self._agree(lambda: self._write(partial, step, share))
+            self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, written, meta)))
         except BaseException:
             if self._is_lead:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         return self._each(lambda: open_checkpoint(step_directory(self.directory, step), step, self.vault))
+
+    def beside(self, exchange: Exchange) -> Self:
+        """The same store for a thread beside this one, whose ranks agree over another exchange."""
+        other = copy(self)
+        other._exchange = exchange
+        return other
 
     def latest(self) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
@@ -96,12 +121,13 @@ class CheckpointStore:
         """The checkpoint of `step`; None where there is none, or it is damaged."""
         return self._found(lambda: self._ledger.whole(step))
 
-    def load(self, info: CheckpointInfo) -> tuple[State, Mapping[str, Any]]:
-        """This rank's state, every byte authenticated, and `meta`.
+    def load(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None = None) -> tuple[State, Mapping[str, Any]]:
+        """The state, every byte authenticated, and `meta`: on any number of ranks, however many saved.
 
-        However many ranks saved: what rank 0 saved without its PER_RANK entries, and what this rank saved.
+        What the ranks shared comes whole, or into the tensors of `into` (by their path in the state; DTensors, too);
+        what is PER_RANK as this rank saved it.
         """
-        return self._each(lambda: self._read(info)), info.meta
+        return self._each(lambda: self._read(info, into)), info.meta
 
     def set_aside(self, after_step: int) -> None:
         """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
@@ -119,17 +145,21 @@ class CheckpointStore:
     def _is_lead(self) -> bool:
         return self._rank == 0
 
-    def _write_share(self, partial: Path, step: int, state: Mapping[str, Any]) -> Any:
+    @property
+    def file_name(self) -> str:
+        """The file for this rank's tensors."""
+        return f"rank-{self._rank:05d}.safetensors"
+
+    def _write(self, partial: Path, step: int, share: Share) -> Any:
         """This rank's files; returns their entries of the manifest as JSON."""
-        context, name = Context(step, self._rank), f"rank-{self._rank:05d}"
-        tensors, rest = split(state)
-        stored = entries(tensors)
-        records = [self.vault.write(partial / f"{name}.safetensors", stream(stored), context)]
-        if rest:
-            records.append(self.vault.write(partial / f"{name}.json", json.dumps(rest).encode(), context))
+        context, path = Context(step, self._rank), partial / self.file_name
+        tensors = {piece.info.key: piece.tensor for piece in share.pieces}
+        records = [self.vault.write(path, stream(entries(tensors)), context)]
+        if share.rest:
+            records.append(self.vault.write(path.with_suffix(".json"), json.dumps(share.rest).encode(), context))
         return {
             "files": [RankFile(self._rank, record).to_json() for record in records],
-            "tensors": [asdict(TensorInfo(e.name, e.dtype, e.shape, records[0].name)) for e in stored],
+            "tensors": [piece.info.to_json() for piece in share.pieces],
         }
 
     def _manifest(self, step: int, shares: Sequence[Any], meta: Mapping[str, Any]) -> Manifest:
@@ -145,12 +175,11 @@ class CheckpointStore:
             meta=meta,
         )
 
-    def _read(self, info: CheckpointInfo) -> State:
-        shared = read_rank(info, 0, self.vault, self._as_tensor)
-        if self._is_lead:
-            return shared
-        own = read_rank(info, self._rank, self.vault, self._as_tensor)
-        return {key: value for key, value in shared.items() if key not in PER_RANK} | own
+    def _read(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None) -> State:
+        shared = read_rest(info, 0, self.vault)
+        rest = {key: value for key, value in shared.items() if key not in PER_RANK}
+        rest |= read_rest(info, self._rank, self.vault)
+        return join(read_tensors(info, self._rank, self.vault, into), rest)
 
     def _found(self, search: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
         """Rank 0's choice, on every rank."""

@@ -14,6 +14,8 @@ _CHUNK: Final = 1 << 20  # [bytes]
 class ClearWriter:
     """As SealedWriter; `digest` is the SHA-256 of the content."""
 
+    salt: None = None
+
     def __init__(self, sink: Sink) -> None:
         self._sink, self._content, self.plain_size = sink, hashlib.sha256(), 0
 
@@ -36,6 +38,8 @@ class ClearWriter:
 
 class ClearReader:
     """As SealedReader, but what it returns is not authenticated."""
+
+    salt: None = None
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)

@@ -12,7 +12,8 @@ from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.vault import FileRecord
 
 MANIFEST: Final = "manifest.json"
-MANIFEST_FORMAT: Final = "dstj-checkpoint/1"
+MANIFEST_FORMAT: Final = "dstj-checkpoint/2"
+MANIFEST_FORMAT_1: Final = "dstj-checkpoint/1"  # rank 0 wrote all that ranks share; no salts
 HEAD: Final = "HEAD.json"
 HEAD_FORMAT: Final = "dstj-head/1"
 
@@ -32,25 +33,38 @@ class RankFile:
             "size": record.size,
             "plainSize": record.plain_size,
             "digest": record.digest,
+            "salt": record.salt,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["rank"], FileRecord(data["name"], data["size"], data["plainSize"], data["digest"]))
+        record = FileRecord(data["name"], data["size"], data["plainSize"], data["digest"], data.get("salt"))
+        return cls(data["rank"], record)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: its path in the state, safetensors' dtype, its shape, the file that holds it."""
+    """One tensor, or a shard of one: its path in the state, safetensors' dtype, its shape, the file that holds it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: str
+    offset: tuple[int, ...] | None = None  # of a shard: where it begins in the whole tensor
+    whole: tuple[int, ...] | None = None  # of a shard: shape of the whole tensor
+
+    @property
+    def key(self) -> str:
+        """What it is called in its file."""
+        return self.name if self.offset is None else f"{self.name}@{','.join(map(str, self.offset))}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["name"], data["dtype"], tuple(data["shape"]), data["file"])
+        offset, whole = (tuple(data[key]) if key in data else None for key in ("offset", "whole"))
+        return cls(data["name"], data["dtype"], tuple(data["shape"]), data["file"], offset, whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ class Manifest:
             "lineage": self.lineage,
             "previous": self.previous,
             "files": [file.to_json() for file in self.files],
-            "tensors": [asdict(tensor) for tensor in self.tensors],
+            "tensors": [tensor.to_json() for tensor in self.tensors],
             "meta": self.meta,
         }
         return json.dumps(content).encode()
@@ -91,7 +105,7 @@ class Manifest:
         """Raises IntegrityError for a format that this version does not know."""
         try:
             data = json.loads(raw)
-            _check_format(data, MANIFEST_FORMAT)
+            _check_format(data, MANIFEST_FORMAT, MANIFEST_FORMAT_1)
             return cls(
                 job=data["job"],
                 step=data["step"],
@@ -169,8 +183,8 @@ class Head:
         return replace(self, commits=tuple(commit for commit in self.commits if commit.step not in steps))
 
 
-def _check_format(data: Mapping[str, Any], expected: str) -> None:
-    if data["format"] != expected:
+def _check_format(data: Mapping[str, Any], *known: str) -> None:
+    if data["format"] not in known:
         raise ValueError
 
 

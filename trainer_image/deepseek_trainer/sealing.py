@@ -63,7 +63,7 @@ class SealedWriter:
         randomness = randomness or os.urandom(SALT_BYTES + PREFIX_BYTES)
         self._sink = sink
         self._gcm = _cipher(key, randomness[:SALT_BYTES], associated_data)
-        self._prefix = randomness[SALT_BYTES:]
+        self._prefix, self.salt = randomness[SALT_BYTES:], randomness[:SALT_BYTES].hex()
         self._segment_bytes, self._index = SEGMENT_BYTES, 0
         self._pending, self._filled = memoryview(bytearray(self._segment_bytes)), 0
         self._sealed = memoryview(bytearray(self._segment_bytes))
@@ -148,7 +148,7 @@ class SealedReader:
             raise self._cut()
         self.size = self.sealed_size - HEADER_BYTES - TAG_BYTES * self._count
         self._gcm = _cipher(key, header[1 : 1 + SALT_BYTES], associated_data)
-        self._prefix = header[1 + SALT_BYTES :]
+        self._prefix, self.salt = header[1 + SALT_BYTES :], header[1 : 1 + SALT_BYTES].hex()
         self._sealed = memoryview(bytearray(min(self._segment_bytes, self.sealed_size)))
         self._plain = memoryview(bytearray(len(self._sealed)))
         self._cached, self._cached_size = -1, 0

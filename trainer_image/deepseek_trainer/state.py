@@ -48,9 +48,7 @@ class RunState:
 
 
 def checkpoint_state(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> Json:
-    """This rank's part of a checkpoint: every rank its random state, the lead also weights and moments."""
-    if not world.is_lead:
-        return {"rng": _random_state(world)}
+    """This rank's random state, and weights and moments, which the ranks share."""
     return {
         "rng": _random_state(world),
         "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},

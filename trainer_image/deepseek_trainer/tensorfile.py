@@ -1,4 +1,4 @@
-"""safetensors files as a stream out and as views in: no tensor is copied on the way.
+"""safetensors files as a stream out and by random access in.
 
 Format: https://github.com/huggingface/safetensors#format.  Its own library wants the whole file as
 one `bytes` to write, and copies each tensor to read.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepseek_trainer.contract.errors import ConfigError
+
+ReadAt = Callable[[int, int], bytes | bytearray | memoryview]  # (offset, length) -> bytes, fewer at the end
 
 SIZES: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "U8": 1, "BOOL": 1}  # [bytes]
 
@@ -39,6 +41,16 @@ class View:
     data: memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one tensor lies in its file: the bytes from `start` to before `end`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
 def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
     """The file's bytes: its header, then each tensor in the order given."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -54,18 +66,28 @@ def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
 
 
 def views(file: bytearray | memoryview, name: str) -> dict[str, View]:
-    """The tensors of a file.  Raises ConfigError, which calls the file `name`, where it is malformed or cut short."""
+    """The tensors of a file that was read whole; raises as `slots`."""
+    whole = memoryview(file)
+    found = slots(lambda offset, length: whole[offset : offset + length], len(whole), name)
+    return {key: View(slot.dtype, slot.shape, whole[slot.start : slot.end]) for key, slot in found.items()}
+
+
+def slots(read_at: ReadAt, size: int, name: str) -> dict[str, Slot]:
+    """The tensors of a file of `size` bytes.
+
+    Raises ConfigError, which calls the file `name`, where it is malformed or cut short.
+    """
     try:
-        (length,) = struct.unpack_from("<Q", file)
-        header = json.loads(bytes(memoryview(file)[8 : 8 + length]))
-        body = memoryview(file)[8 + length :]
-        return {key: _view(body, **facts) for key, facts in header.items() if key != "__metadata__"}
+        (length,) = struct.unpack("<Q", read_at(0, 8))
+        header = json.loads(bytes(read_at(8, length)))
+        body = 8 + length
+        return {key: _slot(body, size, **facts) for key, facts in header.items() if key != "__metadata__"}
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{name} is not a safetensors file, or is cut short: {error}") from error
 
 
-def _view(body: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> View:
+def _slot(body: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Slot:
     start, end = data_offsets
-    if not 0 <= start <= end <= len(body) or end - start != math.prod(shape) * SIZES[dtype]:
-        raise ValueError(f"a {dtype} tensor of shape {shape} cannot lie at bytes {start} to {end} of {len(body)}")
-    return View(dtype, tuple(shape), body[start:end])
+    if not 0 <= start <= end <= size - body or end - start != math.prod(shape) * SIZES[dtype]:
+        raise ValueError(f"a {dtype} tensor of shape {shape} cannot lie at bytes {start} to {end} of {size - body}")
+    return Slot(dtype, tuple(shape), body + start, body + end)

@@ -55,6 +55,7 @@ class FileRecord:
     size: int  # on the disk [bytes]
     plain_size: int  # of the content [bytes]
     digest: str  # hex SHA-256: of the segments' tags where sealed, of the content where not
+    salt: str | None = None  # hex; of a sealed file, drawn anew for each: no segment of another one opens with it
 
 
 class Reader(Protocol):
@@ -62,6 +63,8 @@ class Reader(Protocol):
 
     size: int  # of the content [bytes]
 
+    @property
+    def salt(self) -> str | None: ...  # of a sealed file
     def read_at(self, offset: int, length: int) -> bytearray: ...
     def read_into(self, target: memoryview) -> str: ...
     def pieces(self) -> Iterator[memoryview]: ...
@@ -147,6 +150,23 @@ class Vault:
         with self.open_reader(path, context) as reader:
             _compare(path, reader.verify(), digest)
 
+    def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
+        """As `open_reader`; a sealed file must be the very one that was recorded.
+
+        By its salt, so that there is no need to read it whole; by its digest where an older version recorded none.
+        """
+        path = directory / record.name
+        reader = self.open_reader(path, context)
+        try:
+            if self.sealed and record.salt is None:
+                _compare(path, reader.verify(), record.digest)
+            elif reader.salt != record.salt:
+                raise _not_recorded(path, f"salt {str(reader.salt)[:16]}, recorded {str(record.salt)[:16]}")
+        except BaseException:
+            reader.__exit__()
+            raise
+        return reader
+
     def open_reader(self, path: Path, context: Context = Context()) -> Reader:
         """Random access to the content; use as a context manager."""
         target = self.on_disk(path)
@@ -163,7 +183,7 @@ class Vault:
             for piece in (data,) if isinstance(data, Bytes) else data:
                 writer.write(piece)
             writer.close()
-        return FileRecord(path.name, writer.size, writer.plain_size, writer.digest)
+        return FileRecord(path.name, writer.size, writer.plain_size, writer.digest, writer.salt)
 
     def _writer(self, file: Sink, path: Path, context: Context) -> SealedWriter | ClearWriter:
         if self._keys is None:
@@ -218,10 +238,14 @@ def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:
 
 def _compare(path: Path, actual: str, expected: str | None) -> None:
     if expected not in (None, actual):
-        raise IntegrityError(
-            f"{path} is not the file that was recorded: digest {actual[:16]}, recorded {expected[:16]}",
-            hint="it was replaced by another one; restore it from a backup",
-        )
+        raise _not_recorded(path, f"digest {actual[:16]}, recorded {str(expected)[:16]}")
+
+
+def _not_recorded(path: Path, difference: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not the file that was recorded: {difference}",
+        hint="it was replaced by another one; restore it from a backup",
+    )
 
 
 class _NewFile:

@@ -1,0 +1,223 @@
+"""The tensors of a checkpoint, through torch's distributed checkpointing.
+
+Its planners know DTensors, let only one rank write what several hold alike, and read for any number of ranks.
+Our storage turns plans into files of the vault.  Plans travel between ranks as JSON; nothing is pickled.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.storage import StorageReader
+from torch.futures import Future
+
+from deepseek_trainer.catalog import CheckpointInfo, place_of
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.manifest import TensorInfo
+from deepseek_trainer.statefile import code_of, torch_dtype
+from deepseek_trainer.tensorfile import SIZES, Slot, slots
+from deepseek_trainer.vault import Reader, Vault
+
+Agreed = Callable[[Callable[[], Any]], list[Any]]  # work of each rank -> the JSON values of all, or all raise
+PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor, or a rank's shard of one, as it is to be written to `info.file`."""
+
+    info: TensorInfo
+    tensor: Tensor
+
+
+def tensors_only() -> DefaultSavePlanner:
+    """torch's planner for a state of tensors by flat names; it would pickle anything else."""
+    return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+
+def is_per_rank(name: str) -> bool:
+    return name.partition("/")[0] in PER_RANK
+
+
+def pieces_to_write(tensors: Mapping[str, Tensor], rank: int, file: str, agreed: Agreed) -> list[Piece]:
+    """This rank's part of what all ranks hold, and all that is its own.  Collective."""
+    shared = {name: tensor for name, tensor in tensors.items() if not is_per_rank(name)}
+    planner = tensors_only()
+    planner.set_up_planner(shared, is_coordinator=rank == 0)
+    wanted = agreed(lambda: [_to_json(item) for item in planner.create_local_plan().items])
+    # From the same plans every rank comes to the same division.
+    divided, _ = planner.create_global_plan([SavePlan([_from_json(item) for item in items]) for items in wanted])
+    parts = planned_pieces(divided[rank], planner, file)
+    own = [(name, tensor) for name, tensor in tensors.items() if is_per_rank(name)]
+    return parts + [Piece(TensorInfo(name, code_of(t.dtype), tuple(t.shape), file), t) for name, t in own]
+
+
+def planned_pieces(plan: SavePlan, planner: SavePlanner, file: str) -> list[Piece]:
+    return [Piece(_info(item, file), _resolved(planner, item)) for item in plan.items]
+
+
+def read_tensors(
+    info: CheckpointInfo, rank: int, vault: Vault, into: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """All that the ranks shared, and this rank's own: whole, or as what `into` has under the same name is laid out.
+
+    What `into` has is overwritten, its shards too.  Raises ConfigError where a shape differs.
+    """
+    reader = VaultReader(info, vault)
+    metadata = reader.read_metadata()
+    targets = dict(into or {}) | {
+        name: _empty(of) for name, of in metadata.state_dict_metadata.items() if name not in (into or {})
+    }
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner.set_up_planner(dict(targets), metadata)
+    try:
+        plan = planner.create_local_plan()
+    except (ValueError, RuntimeError) as error:  # another shape, a name that is not there
+        raise ConfigError(f"the checkpoint is of another model: {error}") from error
+    reader.read_data(plan, planner).wait()
+    return targets | reader.read_own(rank)
+
+
+class VaultReader(StorageReader):
+    """Reads from one checkpoint only the segments that a plan needs."""
+
+    def __init__(self, info: CheckpointInfo, vault: Vault) -> None:
+        self._info, self._vault = info, vault
+        self._shared = {_index(t): t for t in info.manifest.tensors if not is_per_rank(t.name)}
+        self._files = {file.record.name: file for file in info.manifest.files}
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        found: dict[str, Any] = {}
+        for index, tensor in self._shared.items():
+            properties = TensorProperties(dtype=torch_dtype(tensor.dtype))
+            of = TensorStorageMetadata(properties, torch.Size(tensor.whole or tensor.shape), [])
+            chunks = found.setdefault(tensor.name, of).chunks
+            chunks.append(ChunkStorageMetadata(torch.Size(index.offset or ()), torch.Size(tensor.shape)))
+        return Metadata(found)
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        def file_of(item: ReadItem) -> str:
+            return self._shared[item.storage_index].file
+
+        for name, items in groupby(sorted(plan.items, key=file_of), file_of):
+            with self._open(name) as reader:
+                found = slots(reader.read_at, reader.size, name)
+                for slot, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
+                    planner.resolve_tensor(item).detach().copy_(_part(reader, slot, item))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def read_own(self, rank: int) -> dict[str, Tensor]:
+        """What is in the rank's file and belongs to it alone."""
+        own: dict[str, Tensor] = {}
+        for name in (file.record.name for file in self._info.manifest.files_of(rank)):
+            if name.endswith(".safetensors"):
+                with self._open(name) as reader:
+                    found = slots(reader.read_at, reader.size, name)
+                    own |= {key: _whole(reader, slot) for key, slot in found.items() if is_per_rank(key)}
+        return own
+
+    def _open(self, name: str) -> Reader:
+        file = self._files[name]
+        return self._vault.open_recorded(self._info.path, file.record, place_of(self._info, file))
+
+    def reset(self, checkpoint_id: Any = None) -> None: ...
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None: ...
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:  # noqa: ARG003
+        return False  # a checkpoint is a CheckpointInfo, not a path or an address
+
+
+def _index(tensor: TensorInfo) -> MetadataIndex:
+    return MetadataIndex(tensor.name, tensor.offset or (0,) * len(tensor.shape))
+
+
+def _empty(of: Any) -> Tensor:
+    return torch.empty(of.size, dtype=of.properties.dtype)
+
+
+def _in_order(found: Iterator[tuple[Slot, ReadItem]]) -> list[tuple[Slot, ReadItem]]:
+    """As they lie in the file, so that each segment is opened once."""
+    return sorted(found, key=lambda pair: (pair[0].start, tuple(pair[1].storage_offsets)))
+
+
+def _part(reader: Reader, slot: Slot, item: ReadItem) -> Tensor:
+    """What `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
+    if not slot.shape:
+        return _whole(reader, slot)
+    first, *offsets = item.storage_offsets
+    rows, *lengths = item.lengths
+    part = _rows(reader, slot, first, rows)
+    for dimension, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=1):
+        part = part.narrow(dimension, offset, length)
+    return part
+
+
+def _whole(reader: Reader, slot: Slot) -> Tensor:
+    return _rows(reader, slot, 0, slot.shape[0] if slot.shape else 1)
+
+
+def _rows(reader: Reader, slot: Slot, first: int, count: int) -> Tensor:
+    row = math.prod(slot.shape[1:]) * SIZES[slot.dtype]
+    shape, dtype = (count, *slot.shape[1:]) if slot.shape else (), torch_dtype(slot.dtype)
+    data = reader.read_at(slot.start + first * row, count * row)
+    return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+
+
+def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:
+    tensor = planner.resolve_data(item)
+    assert isinstance(tensor, Tensor), f"{item.index.fqn}: what is no tensor is not saved through DCP"
+    return tensor.detach()
+
+
+def _info(item: WriteItem, file: str) -> TensorInfo:
+    data = item.tensor_data
+    assert data is not None, f"{item.index.fqn}: not a tensor"
+    dtype, shape = code_of(data.properties.dtype), tuple(data.chunk.sizes)
+    if item.type is not WriteItemType.SHARD:
+        return TensorInfo(item.index.fqn, dtype, shape, file)
+    return TensorInfo(item.index.fqn, dtype, shape, file, tuple(data.chunk.offsets), tuple(data.size))
+
+
+def _to_json(item: WriteItem) -> dict[str, Any]:
+    return {"type": item.type.name} | _info(item, "").to_json()
+
+
+def _from_json(data: Mapping[str, Any]) -> WriteItem:
+    info = TensorInfo.from_json(data)
+    index = _index(info)
+    chunk = ChunkStorageMetadata(torch.Size(index.offset or ()), torch.Size(info.shape))
+    properties = TensorProperties(dtype=torch_dtype(info.dtype))
+    tensor = TensorWriteData(chunk, properties, torch.Size(info.whole or info.shape))
+    return WriteItem(index, WriteItemType[data["type"]], tensor_data=tensor)

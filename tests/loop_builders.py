@@ -20,6 +20,7 @@ from deepseek_trainer.model import scratch_model, transformer
 from deepseek_trainer.optimizer import adamw
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Silent, StepResult
+from deepseek_trainer.saver import Saver
 from deepseek_trainer.state import RunState, load_state
 from deepseek_trainer.vault import Purpose, Vault
 
@@ -100,6 +101,7 @@ def a_loop(
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)
     store = CheckpointStore(directory, vault, rank=world.rank, world_size=world.size, exchange=world.gather)
+    saver = Saver(store, config.checkpoint.retention, world.beside().gather)
     if info := store.latest():
         tensors, meta = store.load(info)
         load_state(model, optimizer, tensors, world)
@@ -108,7 +110,7 @@ def a_loop(
             bytes.fromhex(meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
         )
     loop = Loop(
-        config, world, model, optimizer, rows, RandomRows(3), cursor, state, store, Recorder(), lambda: False, "uid"
+        config, world, model, optimizer, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, "uid"
     )
     if stop_after is not None:
         loop.stop_requested = lambda: loop.state.step >= stop_after

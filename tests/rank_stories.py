@@ -7,7 +7,9 @@ from typing import Any, Final
 import torch
 
 from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.distributed import World
+from deepseek_trainer.durable import StorageError
 from loop_builders import a_loop, an_adapted_model, config, run_until_stopped, weights
 from vault_builders import a_state, a_store
 
@@ -32,7 +34,7 @@ def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
     loop.validation_rows.before_batch = lambda: read.append(loop.state.step)
     loop.stop_requested = lambda: world.rank == 1 and bool(read)
     run_until_stopped(loop)
-    info = loop.store.latest()
+    info = loop.saver.store.latest()
     assert info is not None
     return info.step, len(read)
 
@@ -60,6 +62,26 @@ def a_read_error_on_rank_1(world: World, root: Path, act: str) -> None:
         store.vault.open_reader = _disk_is_gone  # type: ignore[method-assign]
     ACTS[act](store)
     world.barrier()
+
+
+def a_save_fails_on_rank_1(world: World, root: Path) -> tuple[str, int, bool]:
+    """What a run raised of which the second save cannot be written; the newest step; whether both ranks were alike."""
+    loop = a_loop(config(checkpoint={"interval": {"steps": 2}}), root, world=world)
+    write = loop.saver.store.vault.write
+
+    def sometimes(path: Path, *arguments: Any) -> Any:
+        if world.rank == 1 and "step-00000004" in str(path):
+            raise StorageError(path, OSError(28, "No space left on device"))
+        return write(path, *arguments)
+
+    loop.saver.store.vault.write = sometimes  # type: ignore[method-assign]
+    try:
+        loop.run()
+    except JobError as error:
+        raised = f"{type(error).__name__}: {error}"
+    info = loop.saver.store.latest()
+    assert info is not None
+    return raised, info.step, len(set(world.gather(loop.state.step))) == 1
 
 
 def _disk_is_gone(*_: Any) -> Any:

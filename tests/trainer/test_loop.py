@@ -52,13 +52,13 @@ def test_a_stop_cuts_an_evaluation_off_and_the_resumed_run_makes_up_for_it(tmp_p
     assert second.reporter.evaluations == whole.reporter.evaluations
     assert second.reporter.losses == whole.reporter.losses[2:]
     assert second.state == whole.state
-    assert second.store.at(second.state.best_step).best
+    assert second.saver.store.at(second.state.best_step).best
 
 
 def test_a_stop_before_the_first_step_leaves_no_checkpoint(tmp_path: Path):
     loop = a_loop(config(), tmp_path, stop_after=0)
     run_until_stopped(loop)
-    assert loop.store.latest() is None
+    assert loop.saver.store.latest() is None
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -124,14 +124,14 @@ def test_training_stops_when_the_validation_loss_has_not_fallen_for_long_enough(
     loop.run()
     assert loop.state.step < 50
     assert loop.state.stale_evaluations == 2
-    assert loop.store.latest().step == loop.state.step
+    assert loop.saver.store.latest().step == loop.state.step
 
 
 def test_checkpoints_come_at_their_interval_and_retention_keeps_the_last_and_the_best(tmp_path: Path):
     checkpoint = {"interval": {"steps": 2}, "retention": {"keepLast": 1, "keepBest": True}}
     loop = a_loop(config(checkpoint=checkpoint, evaluation={"intervalSteps": 3}), tmp_path)
     saved = []
-    loop.reporter.checkpoint = lambda info, seconds: saved.append(info.step)
+    loop.reporter.checkpoint = lambda each: saved.append(each.info.step)
     loop.run()
     assert {2, 4, 6} <= set(saved)
     kept = {int(path.name[5:]) for path in tmp_path.glob("step-*")}
@@ -142,7 +142,7 @@ def test_a_checkpoint_comes_when_its_time_has_passed(tmp_path: Path):
     loop = a_loop(config(checkpoint={"interval": {"seconds": 3600}}), tmp_path)
     loop._saved_at -= 3601
     saved = []
-    loop.reporter.checkpoint = lambda info, seconds: saved.append(info.step)
+    loop.reporter.checkpoint = lambda each: saved.append(each.info.step)
     loop.run()
     assert saved == [1, 6]  # with nothing done there is nothing to save
 

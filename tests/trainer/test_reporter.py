@@ -11,6 +11,7 @@ from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.progress import Progress
 from deepseek_trainer.reporter import Reporter, StepResult
+from deepseek_trainer.saver import Saved
 from vault_builders import a_state, a_store
 
 
@@ -39,7 +40,7 @@ def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(
 def test_what_led_to_a_checkpoint_is_on_the_disk_with_it(tmp_path: Path):
     reporter = Reporter(Paths(tmp_path), Progress())
     reporter.step(a_step(2, 4.0), tokens=30, seconds=3.0)
-    reporter.checkpoint(a_store(tmp_path).save(2, a_state(2), {}), seconds=0.1)
+    reporter.checkpoint(Saved(a_store(tmp_path).save(2, a_state(2), {}), seconds=0.1, stall_seconds=0.01))
     board = EventAccumulator(str(tmp_path / "work" / "logs" / "tensorboard"))
     board.Reload()
     assert [(point.step, point.value) for point in board.Scalars("loss/train")] == [(2, 4.0)]

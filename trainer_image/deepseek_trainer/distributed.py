@@ -8,9 +8,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None  # None: the one that all share
 
     @property
     def is_lead(self) -> bool:
@@ -37,7 +38,7 @@ class World:
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over all ranks, as float64."""
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.group)
         return tensor.tolist()
 
     def any(self, flag: bool) -> bool:
@@ -55,9 +56,15 @@ class World:
         rows = self._all_gather(padded)
         return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
+    def beside(self) -> Self:
+        """The same ranks in a group of their own, for a thread beside this one.  Collective."""
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup), "all ranks are in it"
+        return replace(self, group=group)
+
     def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         rows = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(rows, tensor)
+        dist.all_gather(rows, tensor, group=self.group)
         return rows
 
 

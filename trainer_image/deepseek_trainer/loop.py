@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import Precision, TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
 from deepseek_trainer.cursor import Cursor
@@ -22,6 +22,7 @@ from deepseek_trainer.evaluate import EvalResult, evaluate_loss
 from deepseek_trainer.model import causal_loss, trainable_parameters
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Reporter, StepResult
+from deepseek_trainer.saver import Saver
 from deepseek_trainer.schedule import learning_rate
 from deepseek_trainer.state import RunState, checkpoint_state
 
@@ -73,7 +74,7 @@ class Loop:
     validation_rows: Rows
     cursor: Cursor
     state: RunState
-    store: CheckpointStore
+    saver: Saver
     reporter: Reporter
     stop_requested: Callable[[], bool]
     job_uid: str
@@ -100,22 +101,26 @@ class Loop:
         while self.state.step < self.total_steps and not self._has_stalled():
             started = time.monotonic()
             batches = self._next_batches()
-            targets, tokens, stop, save = self.world.sum(
+            targets, tokens, stop, save, has_failed = self.world.sum(
                 [
                     sum(batch.num_targets for batch in batches),
                     sum(batch.num_tokens for batch in batches),
                     self.stop_requested(),
                     self.world.is_lead and self._clock_is_due(),
+                    self.saver.has_failed,
                 ]
             )
-            if stop or save:
-                self.save()
+            if has_failed:
+                self.saver.wait()
             if stop:
-                raise StopRequested
+                self._leave()
+            if save:
+                self.save()
             result = self._step(batches, int(targets))
             self.reporter.step(result, int(tokens), time.monotonic() - started)
             self._complete_step()
-        self.save()
+            self._report_saves()
+        self._save_to_the_end()
 
     def evaluate(self) -> None:
         """Measure; remember the best step, and save it where the job keeps the best."""
@@ -143,25 +148,34 @@ class Loop:
     def leave_if_stopped(self) -> None:
         """Collective.  Raises StopRequested where any rank was asked to stop, once the last step is saved."""
         if self.world.any(self.stop_requested()):
-            self.save()
-            raise StopRequested
+            self._leave()
 
     def save(self) -> None:
-        """Commit a checkpoint of the current step, unless there is one; drop those that retention gives up."""
-        started = time.monotonic()
-        info = None if self._saved_step == self.state.step else self._committed()
-        self.store.prune(self.config.checkpoint.retention, self.state.best_step)
-        if info:
-            self._saved_step, self._saved_at = self.state.step, time.monotonic()
-            self.reporter.checkpoint(info, self._saved_at - started)
-
-    def _committed(self) -> CheckpointInfo:
+        """Begin a checkpoint of the current step, unless there is one; drop those that retention gives up."""
+        if self._saved_step == self.state.step:
+            self.saver.prune(self.state.best_step)
+            return
         meta = {
             "run": self.state.to_json() | {"history": self.reporter.history},
             "cursor": self.cursor.state().hex(),
             "jobUid": self.job_uid,
         }
-        return self.store.save(self.state.step, checkpoint_state(self.model, self.optimizer, self.world), meta)
+        state = checkpoint_state(self.model, self.optimizer, self.world)
+        self.saver.save(self.state.step, state, meta, self.state.best_step)
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
+
+    def _leave(self) -> NoReturn:
+        self._save_to_the_end()
+        raise StopRequested
+
+    def _save_to_the_end(self) -> None:
+        self.save()
+        self.saver.wait()
+        self._report_saves()
+
+    def _report_saves(self) -> None:
+        for saved in self.saver.finished():
+            self.reporter.checkpoint(saved)
 
     def _settle_order_of_sums(self) -> None:
         """Have DDP order its gradients for good, by a pass that is thrown away.

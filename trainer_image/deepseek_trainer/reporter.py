@@ -9,8 +9,8 @@ from deepseek_trainer.events import Event, EventLog
 from deepseek_trainer.progress import Progress
 
 if TYPE_CHECKING:
-    from deepseek_trainer.checkpoint import CheckpointInfo
     from deepseek_trainer.evaluate import EvalResult
+    from deepseek_trainer.saver import Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ class Reporter:
         self._board.add_scalar("loss/validation", result.loss, step)
         self._progress.update(evalLoss=result.loss)
 
-    def checkpoint(self, info: "CheckpointInfo", seconds: float) -> None:
+    def checkpoint(self, saved: "Saved") -> None:
+        info = saved.info
         facts = {
             "step": info.step,
             "time": info.created,
@@ -90,10 +91,15 @@ class Reporter:
             "sealed": info.sealed,
             "keyId": info.key_id,
             "manifestDigest": info.manifest_digest,
-            "seconds": round(seconds, 3),
+            "seconds": round(saved.seconds, 3),
         }
         self._events.emit(
-            "checkpoint", step=info.step, sizeBytes=info.size_bytes, seconds=facts["seconds"], sealed=info.sealed
+            "checkpoint",
+            step=info.step,
+            sizeBytes=info.size_bytes,
+            seconds=facts["seconds"],
+            stallSeconds=round(saved.stall_seconds, 3),
+            sealed=info.sealed,
         )
         self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})
         self._board.flush()  # what led to a checkpoint should outlive a crash as the checkpoint does
@@ -139,5 +145,5 @@ class Silent(Reporter):
     def event(self, event: str, **fields: Any) -> None: ...
     def step(self, result: StepResult, tokens: int, seconds: float) -> None: ...
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
-    def checkpoint(self, info: "CheckpointInfo", seconds: float) -> None: ...
+    def checkpoint(self, saved: "Saved") -> None: ...
     def close(self) -> None: ...

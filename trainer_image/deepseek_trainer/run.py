@@ -25,6 +25,7 @@ from deepseek_trainer.process import StopFlag
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
+from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.state import RunState, load_state, load_weights
 from deepseek_trainer.tokenizer import prompt_ids, text_ids
@@ -110,9 +111,10 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
+    saver = Saver(rank.store, config.checkpoint.retention, world.beside().gather)
     return Loop(
         config, world, model, optimizer, rank.prepared.train, rank.prepared.validation,
-        cursor, state, rank.store, reporter, lambda: rank.stop.is_set, _job_uid(),
+        cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(),
     )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ GAUGES = (
 CHECKPOINT_GAUGES = (
     ("dst_checkpoint_step", "Step of the last complete checkpoint.", "step"),
     ("dst_checkpoint_size_bytes", "Size of the last complete checkpoint.", "sizeBytes"),
-    ("dst_checkpoint_duration_seconds", "Time the last checkpoint held up training.", "seconds"),
+    ("dst_checkpoint_duration_seconds", "Time until the last checkpoint was committed.", "seconds"),
+    ("dst_checkpoint_stall_seconds", "Time the last checkpoint held up training.", "stallSeconds"),
 )
 
 

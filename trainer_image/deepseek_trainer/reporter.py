@@ -92,13 +92,14 @@ class Reporter:
             "keyId": info.key_id,
             "manifestDigest": info.manifest_digest,
             "seconds": round(saved.seconds, 3),
+            "stallSeconds": round(saved.stall_seconds, 3),
         }
         self._events.emit(
             "checkpoint",
             step=info.step,
             sizeBytes=info.size_bytes,
             seconds=facts["seconds"],
-            stallSeconds=round(saved.stall_seconds, 3),
+            stallSeconds=facts["stallSeconds"],
             sealed=info.sealed,
         )
         self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})

@@ -17,9 +17,11 @@ https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -35,6 +37,11 @@ PREFIX_BYTES: Final = 7
 HEADER_BYTES: Final = 1 + SALT_BYTES + PREFIX_BYTES
 
 Bytes = bytes | bytearray | memoryview
+T = TypeVar("T")
+
+# cryptography releases the GIL: segments are sealed and opened by several threads at once.
+THREADS: Final = min(4, len(os.sched_getaffinity(0)))
+_POOL: Final = ThreadPoolExecutor(THREADS, "seal")
 
 
 class Sink(Protocol):
@@ -55,8 +62,20 @@ def put(sink: Sink, data: memoryview) -> None:
         data = data[sink.write(data) :]
 
 
+class _Sealing(NamedTuple):
+    """A segment that a thread seals."""
+
+    done: Future[int]
+    sealed: memoryview
+    size: int  # with its tag [bytes]
+    kept: memoryview | None  # our own copy of the plaintext, if it is one
+
+
 class SealedWriter:
-    """Seals a stream into `sink`.  The file is only complete, and can only be read, after `close`."""
+    """Seals a stream into `sink`.  The file is only complete, and can only be read, after `close`.
+
+    What is given to `write` must stay as it is until `close`: threads seal it while the caller goes on.
+    """
 
     def __init__(self, sink: Sink, key: bytes, associated_data: bytes, *, randomness: bytes | None = None) -> None:
         """`randomness`, salt and nonce prefix, is fixed by test vectors only: a reused one gives the key away."""
@@ -65,8 +84,9 @@ class SealedWriter:
         self._gcm = _cipher(key, randomness[:SALT_BYTES], associated_data)
         self._prefix, self.salt = randomness[SALT_BYTES:], randomness[:SALT_BYTES].hex()
         self._segment_bytes, self._index = SEGMENT_BYTES, 0
-        self._pending, self._filled = memoryview(bytearray(self._segment_bytes)), 0
-        self._sealed = memoryview(bytearray(self._segment_bytes))
+        self._running: deque[_Sealing] = deque()
+        self._free: list[memoryview] = []
+        self._pending, self._filled = self._buffer(), 0
         self._tags = hashlib.sha256()
         self.plain_size = 0
         self.size = 0
@@ -78,19 +98,19 @@ class SealedWriter:
         while view:
             # A full segment waits until more data show that it is not the last.
             if self._filled == self._room:
-                self._seal(self._pending[: self._filled], is_last=False)
-                self._filled = 0
+                self._seal_pending(is_last=False)
             elif self._filled == 0 and len(view) > self._room:
                 room = self._room
-                self._seal(view[:room], is_last=False)
+                self._seal(view[:room], None, is_last=False)
                 view = view[room:]
             else:
                 view = view[self._keep(view) :]
 
     def close(self) -> None:
         """Seal the last segment.  `sink` stays open."""
-        self._seal(self._pending[: self._filled], is_last=True)
-        self._pending.release()
+        self._seal_pending(is_last=True)
+        while self._running:
+            self._put_next()
 
     @property
     def digest(self) -> str:
@@ -108,12 +128,31 @@ class SealedWriter:
         self._filled += count
         return count
 
-    def _seal(self, plain: memoryview, *, is_last: bool) -> None:
-        sealed = self._sealed[: len(plain) + TAG_BYTES]
-        self._gcm.encrypt_into(_nonce(self._prefix, self._index, is_last), plain, None, sealed)
+    def _seal_pending(self, *, is_last: bool) -> None:
+        kept, filled = self._pending, self._filled
+        self._pending, self._filled = self._buffer(), 0
+        self._seal(kept[:filled], kept, is_last=is_last)
+
+    def _seal(self, plain: memoryview, kept: memoryview | None, *, is_last: bool) -> None:
+        sealed, size = self._buffer(), len(plain) + TAG_BYTES
+        nonce = _nonce(self._prefix, self._index, is_last)
+        done = _POOL.submit(self._gcm.encrypt_into, nonce, plain, None, sealed[:size])
+        self._running.append(_Sealing(done, sealed, size, kept))
+        self._index += 1
+        if len(self._running) > 2 * THREADS:
+            self._put_next()
+
+    def _put_next(self) -> None:
+        """Write the oldest segment; its buffers are free again."""
+        segment = self._running.popleft()
+        segment.done.result()
+        sealed = segment.sealed[: segment.size]
         self._tags.update(sealed[-TAG_BYTES:])
         self._put(sealed)
-        self._index += 1
+        self._free += [segment.sealed] if segment.kept is None else [segment.sealed, segment.kept]
+
+    def _buffer(self) -> memoryview:
+        return self._free.pop() if self._free else memoryview(bytearray(self._segment_bytes))
 
     def _put(self, data: memoryview) -> None:
         self.size += len(data)
@@ -149,8 +188,8 @@ class SealedReader:
         self.size = self.sealed_size - HEADER_BYTES - TAG_BYTES * self._count
         self._gcm = _cipher(key, header[1 : 1 + SALT_BYTES], associated_data)
         self._prefix, self.salt = header[1 + SALT_BYTES :], header[1 : 1 + SALT_BYTES].hex()
-        self._sealed = memoryview(bytearray(min(self._segment_bytes, self.sealed_size)))
-        self._plain = memoryview(bytearray(len(self._sealed)))
+        self._free: list[memoryview] = []
+        self._plain = self._buffer()
         self._cached, self._cached_size = -1, 0
         self._segment(self._count - 1)
 
@@ -163,22 +202,27 @@ class SealedReader:
     def read_at(self, offset: int, length: int) -> bytearray:
         """`length` bytes of plaintext from `offset`, fewer at the end of the file."""
         content = bytearray(max(0, min(length, self.size - offset)))
-        filled = 0
+        target, filled = memoryview(content), 0
+        whole: list[tuple[int, memoryview]] = []  # segments of which every byte is wanted
         while filled < len(content):
             index, start = self._place(offset + filled)
-            piece = self._segment(index)[start : start + len(content) - filled]
-            content[filled : filled + len(piece)] = piece
-            filled += len(piece)
+            count = min(self._span(index)[1] - TAG_BYTES - start, len(content) - filled)
+            part, filled = target[filled : filled + count], filled + count
+            if count == self._span(index)[1] - TAG_BYTES:
+                whole.append((index, part))
+            else:
+                part[:] = self._segment(index)[start : start + count]
+        _on_threads(lambda each: self._unseal(*each), whole)
         return content
 
     def read_into(self, target: memoryview) -> str:
         """Unseal the whole file into `target`, of `size` bytes; returns the digest over its tags."""
-        tags, filled = hashlib.sha256(), 0
+        parts, filled = [], 0
         for index in range(self._count):
             length = self._span(index)[1] - TAG_BYTES
-            tags.update(self._unseal(index, target[filled : filled + length]))
+            parts.append((index, target[filled : filled + length]))
             filled += length
-        return tags.hexdigest()
+        return _digest(_on_threads(lambda each: self._unseal(*each), parts))
 
     def pieces(self) -> Iterator[memoryview]:
         """The plaintext in order; each piece is valid until the next."""
@@ -187,11 +231,13 @@ class SealedReader:
 
     def verify(self) -> str:
         """Authenticate every byte; returns the digest over the tags."""
-        tags = hashlib.sha256()
-        for index in range(self._count):
-            tags.update(self._unseal(index, self._plain[: self._span(index)[1] - TAG_BYTES]))
-        self._cached = -1
-        return tags.hexdigest()
+        return _digest(_on_threads(self._verified, range(self._count)))
+
+    def _verified(self, index: int) -> bytes:
+        plain = self._buffer()
+        tag = self._unseal(index, plain[: self._span(index)[1] - TAG_BYTES])
+        self._free.append(plain)
+        return tag
 
     def _place(self, offset: int) -> tuple[int, int]:
         """Segment that holds the plaintext byte `offset`, and where in its plaintext."""
@@ -211,10 +257,10 @@ class SealedReader:
             self._cached = index
         return self._plain[: self._cached_size]
 
-    def _unseal(self, index: int, target: memoryview) -> memoryview:
-        """Decrypt segment `index` into `target`; returns its tag."""
-        start, length = self._span(index)
-        sealed = self._sealed[:length]
+    def _unseal(self, index: int, target: memoryview) -> bytes:
+        """Decrypt segment `index` into `target`; returns its tag.  Threads may do so at the same time."""
+        (start, length), buffer = self._span(index), self._buffer()
+        sealed = buffer[:length]
         if os.preadv(self._file.fileno(), [sealed], start) != length:
             raise self._cut()
         try:
@@ -225,10 +271,36 @@ class SealedReader:
                 f"{self.path}: segment {index + 1} of {self._count} does not authenticate",
                 hint="the file was changed, cut or moved from another place, or it was sealed with another key",
             ) from None
-        return sealed[-TAG_BYTES:]
+        tag = bytes(sealed[-TAG_BYTES:])
+        self._free.append(buffer)
+        return tag
+
+    def _buffer(self) -> memoryview:
+        """Room for a segment."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return memoryview(bytearray(min(self._segment_bytes, self.sealed_size)))
 
     def _cut(self) -> IntegrityError:
         return IntegrityError(f"{self.path} is cut short at {self.sealed_size} bytes", hint="copy the file again")
+
+
+def _on_threads(work: Callable[[T], bytes], items: Iterable[T]) -> list[bytes]:
+    """What `work` gives for each of `items`, in their order; when this returns or raises, no thread is at it."""
+    running = [_POOL.submit(work, item) for item in items]
+    wait(running, return_when=FIRST_EXCEPTION)
+    for each in running:
+        each.cancel()
+    wait(running)
+    failed = next((error for each in running if not each.cancelled() and (error := each.exception())), None)
+    if failed:
+        raise failed
+    return [each.result() for each in running]
+
+
+def _digest(tags: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(tags)).hexdigest()
 
 
 def _cipher(key: bytes, salt: bytes, associated_data: bytes) -> AESGCM:

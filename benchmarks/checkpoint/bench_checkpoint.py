@@ -1,0 +1,191 @@
+"""Our checkpoints beside plain ones: torch.save and torch's distributed checkpointing, on the same tensors in one run.
+
+    python benchmarks/checkpoint/bench_checkpoint.py [--mib 512] [--rounds 5] [--directory DIR]
+
+One rank; `--directory /dev/shm` for a RAM disk.  Every save is on the disk when its time ends (fsync).  A stall is how
+long the caller of an asynchronous save waits; the save before it has ended.  Medians over the rounds.
+"""
+
+import argparse
+import logging
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from deepseek_trainer.agreement import alone
+from deepseek_trainer.catalog import verify
+from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.keys import JobKeys, Key
+from deepseek_trainer.saver import Saver
+from deepseek_trainer.sealing import THREADS
+from deepseek_trainer.vault import Purpose, Vault
+
+Run = Callable[[], float]  # seconds
+TENSORS = 24
+
+
+def a_state(mib: int) -> dict[str, dict[str, Tensor]]:
+    """Weights as a model has them: a few large matrices."""
+    torch.manual_seed(0)
+    rows = mib * 2**20 // 4 // TENSORS // 1024
+    return {"model": {f"layers.{i}.weight": torch.randn(rows, 1024) for i in range(TENSORS)}}
+
+
+class Ours:
+    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]], *, sealed: bool) -> None:
+        keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))]) if sealed else None
+        self.store = CheckpointStore(directory / "checkpoints", Vault("lab/bench", Purpose.CHECKPOINT, keys))
+        self.saver = Saver(self.store, Retention(keep_last=1), alone)
+        self._state, self._step = state, 0
+
+    def save(self) -> float:
+        self._step += 1
+        start = time.perf_counter()
+        self.store.save(self._step, self._state, {})
+        seconds = time.perf_counter() - start
+        self.store.prune(Retention(keep_last=1), None)
+        return seconds
+
+    def stall(self) -> float:
+        self._step += 1
+        start = time.perf_counter()
+        self.saver.save(self._step, self._state, {}, None)
+        seconds = time.perf_counter() - start
+        self.saver.wait()
+        return seconds
+
+    def load(self) -> float:
+        info = self.store.at(self._step)
+        assert info is not None
+        into = {f"model/{name}": torch.empty_like(tensor) for name, tensor in self._state["model"].items()}
+        start = time.perf_counter()
+        self.store.load(info, into)
+        return time.perf_counter() - start
+
+    def verify(self) -> float:
+        info = self.store.at(self._step)
+        assert info is not None
+        start = time.perf_counter()
+        verify(info, self.store.vault)
+        return time.perf_counter() - start
+
+
+class PlainDcp:
+    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+        self._path, self._state = directory / "dcp", state
+
+    def save(self) -> float:
+        shutil.rmtree(self._path, ignore_errors=True)
+        start = time.perf_counter()
+        dcp.save(self._state, checkpoint_id=self._path)
+        return time.perf_counter() - start
+
+    def stall(self) -> float:
+        shutil.rmtree(self._path, ignore_errors=True)
+        start = time.perf_counter()
+        future = dcp.async_save(self._state, checkpoint_id=self._path)
+        seconds = time.perf_counter() - start
+        future.result()  # type: ignore[union-attr]
+        return seconds
+
+    def load(self) -> float:
+        into = {"model": {name: torch.empty_like(tensor) for name, tensor in self._state["model"].items()}}
+        start = time.perf_counter()
+        dcp.load(into, checkpoint_id=self._path)
+        return time.perf_counter() - start
+
+
+class TorchSave:
+    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+        self._path, self._state = directory / "state.pt", state
+
+    def save(self) -> float:
+        self._path.unlink(missing_ok=True)
+        start = time.perf_counter()
+        with self._path.open("wb") as file:
+            torch.save(self._state, file)
+            os.fsync(file.fileno())
+        return time.perf_counter() - start
+
+    def load(self) -> float:
+        start = time.perf_counter()
+        torch.load(self._path, weights_only=True)
+        return time.perf_counter() - start
+
+
+def measured(directory: Path, mib: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each row; each round runs each row once, so that a noisy neighbour disturbs all alike."""
+    state = a_state(mib)
+    plain, pickled = PlainDcp(directory, state), TorchSave(directory, state)
+    ours = Ours(directory / "ours", state, sealed=True)
+    rows: dict[str, Run] = {
+        "torch.save": pickled.save,
+        "plain DCP, save": plain.save,
+        "sealed, save": ours.save,
+        "torch.load": pickled.load,
+        "plain DCP, load": plain.load,
+        "sealed, load": ours.load,
+        "sealed, verify every byte": ours.verify,
+        "plain DCP, stall of async_save": plain.stall,
+        "sealed, stall of a save beside": ours.stall,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for turn in range(rounds + 1):
+        for name, run in rows.items():
+            took = run()
+            if turn:  # the first one allocates
+                seconds[name].append(took)
+    overhead = sizes(ours.store.directory) / sum(t.nbytes for t in state["model"].values()) - 1
+    print(f"size overhead of a sealed checkpoint: {overhead:.4%}")
+    return seconds
+
+
+def sizes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our checkpoints beside plain ones.")
+    parser.add_argument("--mib", type=int, default=512, help="size of the state [MiB]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=arguments.directory))
+    (directory / "ours").mkdir()
+    try:
+        seconds = measured(directory, arguments.mib, arguments.rounds)
+    finally:
+        shutil.rmtree(directory)
+    report(seconds, arguments.mib)
+
+
+def report(seconds: dict[str, list[float]], mib: int) -> None:
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    print(f"{mib} MiB, {THREADS} threads that seal; medians")
+    for name, median in medians.items():
+        reference = medians.get(f"plain DCP, {name.split(', ')[1].split()[0]}") if "sealed" in name else None
+        if "stall" in name and "sealed" in name:
+            reference = medians["plain DCP, stall of async_save"]
+        ratio = f"{median / reference:8.2f} x plain DCP" if reference else ""
+        print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratio}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**20
+    print(f"peak memory {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

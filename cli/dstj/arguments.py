@@ -148,10 +148,18 @@ def _logs(commands: "Commands") -> None:
 
 
 def _keys(commands: "Commands") -> None:
-    group = _group(commands, "keys", "make and destroy the keys that seal checkpoints")
+    group = _group(commands, "keys", "make, rotate, show and destroy the keys that seal checkpoints")
     generate = _command(group, "generate", "dstj.keys:generate", "make a key-encryption key for local runs")
     generate.add_argument("--secret", required=True, metavar="NAME", help="as in encryption.keyRef.secretName")
     generate.add_argument("--key", default="kek", help="entry of the secret, as in keyRef.key (default: kek)")
+    rotate = _command(
+        group, "rotate", "dstj.keys:rotate", "wrap a job's data key under a new key; data stay as they are"
+    )
+    _source(rotate)
+    rotate.add_argument("--new-key-dir", metavar="DIR", help="with --directory: directory with the new key")
+    rotate.add_argument("--key", metavar="KEY", help="which file of --new-key-dir (default: the only one)")
+    inspect = _command(group, "inspect", "dstj.keytable:inspect", "show ids of keys and what they wrap, never a key")
+    _source(inspect, required=False)
     shred = _command(group, "shred", "dstj.keys:shred", "destroy a job's data key: what it sealed is lost for ever")
     shred.add_argument("name", metavar="NAME", help="job")
     shred.add_argument("--yes", action="store_true", help="do it; without this, only say what would be lost")
@@ -173,8 +181,8 @@ def _result(commands: "Commands") -> None:
     _target(command)
 
 
-def _source(command: argparse.ArgumentParser) -> None:
-    which = command.add_mutually_exclusive_group(required=True)
+def _source(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    which = command.add_mutually_exclusive_group(required=required)
     which.add_argument("name", nargs="?", metavar="NAME", help="local job")
     which.add_argument("--directory", metavar="DIR", help="instead of NAME: a copy of the job's work volume")
     command.add_argument("--key-dir", metavar="DIR", help="directory with the key (default: the local job's secret)")

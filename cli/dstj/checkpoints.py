@@ -2,65 +2,26 @@
 
 import time
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 
 from deepseek_trainer.catalog import CheckpointInfo, Refused, list_checkpoints
 from deepseek_trainer.catalog import verify as verify_whole
-from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
+from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.keys import KEYRING
 from deepseek_trainer.unseal import decrypt as decrypt_to
 from deepseek_trainer.unseal import decrypt_result
 from deepseek_trainer.vault import SUFFIX, Purpose, Vault
 from dstj.cli import say
-from dstj.home import Home
-from dstj.store import stored
 from dstj.table import lines
 from dstj.view import MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A job's work volume, and the directory of the key that opens it (None: nothing in it is sealed)."""
-
-    directory: Path
-    key_dir: Path | None
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory / "checkpoints"
-
-    @property
-    def export(self) -> Path:
-        return self.directory / "export"
-
-    def vault(self, purpose: Purpose, *, sealed: bool) -> Vault:
-        """Raises ConfigError where a key is needed and none is given, IntegrityError where it is the wrong one."""
-        if not sealed:
-            return Vault.of_work(self.directory, purpose, None)
-        if self.key_dir is None:
-            raise ConfigError(f"{self.directory}: is sealed", hint="--key-dir DIR with the job's key-encryption key")
-        return Vault.of_work(self.directory, purpose, self.key_dir)
-
-
-def _work(arguments: Namespace) -> Work:
-    given = Path(arguments.key_dir) if arguments.key_dir else None
-    if arguments.directory:
-        return Work(Path(arguments.directory), given)
-    home = Home.from_env()
-    place = home.known_job(arguments.name)
-    encryption = ((stored(place) or {})["spec"].get("checkpoint") or {}).get("encryption")
-    key_dir = home.secret(encryption["keyRef"]["secretName"]) if encryption else None
-    return Work(place.paths.work, given or key_dir)
-
+from dstj.work import Work, work_of
 
 HEAD = ("STEP", "CREATED", "SIZE", "KEY", "MANIFEST", "BEST", "STATE")
 
 
 def show(arguments: Namespace) -> int:
     """A line for each checkpoint, those that must not be used with the reason."""
-    found, _ = _found(_work(arguments))
+    found, _ = _found(work_of(arguments))
     for line in lines([HEAD, *map(_row, found)]):
         print(line)
     return ExitCode.DONE
@@ -76,7 +37,7 @@ def _row(each: CheckpointInfo | Refused) -> tuple[str, ...]:
 
 def verify(arguments: Namespace) -> int:
     """Read every byte; a line for each checkpoint as soon as it is read, exit code 77 if one is not authentic."""
-    found, vault = _found(_work(arguments))
+    found, vault = _found(work_of(arguments))
     results = [_is_authentic(each, vault) for each in found]
     return ExitCode.DONE if all(results) else ExitCode.INTEGRITY
 
@@ -97,7 +58,7 @@ def _is_authentic(each: CheckpointInfo | Refused, vault: Vault) -> bool:
 
 def decrypt(arguments: Namespace) -> int:
     """One checkpoint's files as they were before they were sealed."""
-    found, vault = _found(_work(arguments))
+    found, vault = _found(work_of(arguments))
     good = {each.step: each for each in found if isinstance(each, CheckpointInfo)}
     step = max(good, default=None) if arguments.step is None else arguments.step
     if step not in good:
@@ -110,7 +71,7 @@ def decrypt(arguments: Namespace) -> int:
 
 def result(arguments: Namespace) -> int:
     """The exported model, adapter, model card and report, in the clear."""
-    work = _work(arguments)
+    work = work_of(arguments)
     source = _exported(work.export)
     sealed = any(path.suffix == SUFFIX for path in source.rglob("*"))
     decrypt_result(source, work.vault(Purpose.EXPORT, sealed=sealed), Path(arguments.to))
@@ -118,11 +79,15 @@ def result(arguments: Namespace) -> int:
     return ExitCode.DONE
 
 
-def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
+def opened(work: Work) -> Vault:
+    """Raises DataError where no checkpoint was ever written, ConfigError and IntegrityError as Work.vault does."""
     if not work.checkpoints.is_dir():
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
-    sealed = work.key_dir is not None or (work.directory / KEYRING).exists()
-    vault = work.vault(Purpose.CHECKPOINT, sealed=sealed)
+    return work.vault(Purpose.CHECKPOINT, sealed=work.key_dir is not None or work.keyring.exists())
+
+
+def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
+    vault = opened(work)
     return list_checkpoints(work.checkpoints, vault), vault
 
 

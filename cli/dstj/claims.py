@@ -1,4 +1,4 @@
-"""Which directory stands for a claim, and which file for a key, on a machine without a cluster."""
+"""Which directory stands for a claim or a secret on a machine without a cluster."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,10 @@ from dstj.jobfile import Job
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the pods of a job mount: a directory for each claim, a file for each entry of a secret."""
+    """What the pods of a job mount: a directory for each claim and each secret."""
 
     claims: Mapping[str, Path]
-    secrets: Mapping[str, Mapping[str, Path]]
+    secrets: Mapping[str, Path]
 
 
 def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
@@ -66,7 +66,7 @@ def _given(volumes: Iterable[str]) -> dict[str, Path]:
     return given
 
 
-def _secrets(spec: JobSpec, home: Home) -> dict[str, dict[str, Path]]:
+def _secrets(spec: JobSpec, home: Home) -> dict[str, Path]:
     if spec.checkpoint.encryption is None:
         return {}
     ref = spec.checkpoint.encryption.key_ref
@@ -77,4 +77,4 @@ def _secrets(spec: JobSpec, home: Home) -> dict[str, dict[str, Path]]:
             f"no key {file}, which spec.checkpoint.encryption.keyRef names",
             hint=f"dstj keys generate --secret {ref.secret_name}{option}",
         )
-    return {ref.secret_name: {ref.key: file}}
+    return {ref.secret_name: file.parent}

@@ -1,13 +1,25 @@
-"""`dstj keys`: key-encryption keys for local runs, and the end of a job's data key."""
+"""`dstj keys`: key-encryption keys for local runs, what they wrap, and the end of a job's data key."""
 
 import re
 from argparse import Namespace
+from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.keys import KEYRING, generate_kek
+from deepseek_trainer.keys import (
+    KEYRING,
+    Key,
+    generate_kek,
+    keks_in,
+    key_files,
+    owner_of,
+    read_kek,
+    renew,
+)
+from deepseek_trainer.keys import rotate as rotate_keyring
 from deepseek_trainer.keys import shred as shred_keyring
-from dstj.home import Home
+from dstj.home import Home, JobHome
+from dstj.work import key_file
 
 SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ENTRY_NAME = re.compile(r"[-._a-zA-Z0-9]+")
@@ -30,12 +42,60 @@ def generate(arguments: Namespace) -> int:
     return ExitCode.DONE
 
 
+def rotate(arguments: Namespace) -> int:
+    """Wrap a job's data key under a new key; nothing that it sealed is touched, and a job that runs goes on."""
+    if arguments.directory:
+        _rotate_directory(arguments)
+    else:
+        _rotate_local(arguments)
+    return ExitCode.DONE
+
+
+def _rotate_local(arguments: Namespace) -> None:
+    name, home = arguments.name, Home.from_env()
+    if arguments.key_dir or arguments.new_key_dir or arguments.key:
+        raise ConfigError(
+            f"{name}: the new key of a local job is made where the old one is",
+            hint=f"dstj keys rotate {name}, without --key-dir, --new-key-dir and --key",
+        )
+    place = home.known_job(name)
+    keyring, file = _keyring(name, place), key_file(home, place)
+    if file is None:
+        raise ConfigError(f"{name}: names no key", hint="give checkpoint.encryption.keyRef")
+    old, new = renew(keyring, file)
+    print(f"{name}: key {new.id} in {file} wraps the data key")
+    print("keep a copy of it in a safe place")
+    print(f"key {old.id} is in {file}-{old.id} now: destroy it when no other job and no backup needs it")
+
+
+def _rotate_directory(arguments: Namespace) -> None:
+    if not (arguments.key_dir and arguments.new_key_dir):
+        raise ConfigError(
+            f"--directory {arguments.directory}: needs the old key and the new one",
+            hint="--key-dir DIR with the old key, --new-key-dir DIR with the new one",
+        )
+    keyring = Path(arguments.directory) / KEYRING
+    owner, keks, new = owner_of(keyring), keks_in(Path(arguments.key_dir)), _new_key(arguments)
+    is_new = rotate_keyring(keyring, keks, new)
+    print(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
+    print("destroy the old key, and copies of it, when no backup of the volume needs it")
+
+
+def _new_key(arguments: Namespace) -> Key:
+    directory = Path(arguments.new_key_dir)
+    if arguments.key:
+        return read_kek(directory / arguments.key)
+    files = key_files(directory)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ConfigError(f"--new-key-dir {directory}: which key is the new one? {names}", hint="--key NAME says which")
+    return read_kek(files[0])
+
+
 def shred(arguments: Namespace) -> int:
     """Destroy the data key of a job; what it sealed stays on the disk and can never be read again."""
     place = Home.from_env().known_job(arguments.name)
-    keyring = place.paths.work / KEYRING
-    if not keyring.exists():
-        raise ConfigError(f"{arguments.name}: has no keyring ({keyring}): nothing of it is sealed")
+    keyring = _keyring(arguments.name, place)
     if not arguments.yes:
         raise ConfigError(
             f"{arguments.name}: its prepared data, checkpoints and result could never be read again",
@@ -45,3 +105,10 @@ def shred(arguments: Namespace) -> int:
         shred_keyring(keyring)
     print(f"{arguments.name}: the data key is destroyed; destroy backups of {keyring} as well")
     return ExitCode.DONE
+
+
+def _keyring(name: str, place: JobHome) -> Path:
+    keyring = place.paths.work / KEYRING
+    if not keyring.exists():
+        raise ConfigError(f"{name}: has no keyring ({keyring}): nothing of it is sealed")
+    return keyring

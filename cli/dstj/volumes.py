@@ -1,7 +1,6 @@
 """Mounts without a kubelet: links and files below the job's own directory."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import TryAgainError
@@ -19,7 +18,7 @@ def mount_all(pod: Manifest, root: Path, sources: Sources, config_maps: dict[str
         elif "configMap" in volume:
             _write(place, config_maps[volume["configMap"]["name"]].get("data", {}))
         elif "secret" in volume:
-            _link_entries(place, sources.secrets[volume["secret"]["secretName"]])
+            _link_secret(place, sources.secrets[volume["secret"]["secretName"]])
 
 
 def _link(place: Path, target: Path) -> None:
@@ -40,9 +39,10 @@ def _write(place: Path, data: dict[str, str]) -> None:
         (place / name).write_text(text)
 
 
-def _link_entries(place: Path, entries: Mapping[str, Path]) -> None:
-    """Links, not copies: a key that was deleted or replaced must not live on beside what it seals."""
+def _link_secret(place: Path, secret: Path) -> None:
+    """A link, not copies: a key that was deleted, rotated or replaced must not live on beside what it seals."""
+    if place.is_symlink():
+        place.unlink()
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True, mode=0o700)
-    for name, file in entries.items():
-        (place / name).symlink_to(file)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(secret)

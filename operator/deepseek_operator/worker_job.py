@@ -160,9 +160,8 @@ def _volumes(blueprint: Blueprint) -> tuple[list[Manifest], list[Manifest]]:
         _volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here
     ]
     if encryption := spec.checkpoint.encryption:
-        key = encryption.key_ref
-        items = [{"key": key.key, "path": key.key}]
-        secret = {"secretName": key.secret_name, "items": items, "defaultMode": 0o440}
+        # All entries: an older key beside the one that the job names opens what was not rotated yet.
+        secret = {"secretName": encryption.key_ref.secret_name, "defaultMode": 0o440}
         volumes.append(_volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
     for i, claim in enumerate(_claims(spec)):
         volumes.append(_volume(f"claim-{i}", f"{names.CLAIMS_MOUNT}/{claim}", _claim(claim), read_only=True))

@@ -1,5 +1,7 @@
 """What keeps a job from starting: the status and an event name the fix, and the job goes on by itself once it is done.
 
+Only a Secret that is there and lacks the entry of the job ends it.
+
 And how a job goes: nothing of it is left, whether the operator is there or not.
 """
 
@@ -54,6 +56,18 @@ def test_a_missing_secret_is_named_and_its_creation_starts_the_job(namespace: Na
     assert "create the Secret or claim that is missing, the pods go on by themselves" in message
     namespace.key("late-key")
     goes_on(job)
+
+
+def test_a_secret_without_the_entry_that_the_job_names_ends_it_with_what_to_do(namespace: Namespace) -> None:
+    """Its pods mount the Secret as a whole, so that the trainer is the first to miss the entry."""
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    namespace.key("other-key")
+    encryption = {"keyRef": {"secretName": "other-key", "key": "kek-2"}}
+    job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"encryption": encryption}))
+    failure = job.wait_for("Failed")["lastFailure"]
+    assert (failure["exitCode"], failure["reason"]) == (64, "Config")
+    assert "no key-encryption key: /run/dstj/keys/kek-2" in failure["message"]
+    assert "give the Secret the entry that keyRef.key names" in failure["message"]
 
 
 def test_a_missing_claim_is_named_and_its_creation_starts_the_job(namespace: Namespace) -> None:

@@ -179,6 +179,22 @@ def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path:
     assert (tmp_path / "result" / "model.safetensors").exists()
 
 
+def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path: Path, whole: Job):
+    job = Job(tmp_path / "job", lambda spec: (longer(spec), sealed(spec)))
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    run = job.start()
+    job.wait_for_step(15, run)
+    rotated = job.dstj("keys", "rotate", "pretrain-tiny")
+    assert rotated.returncode == 0, rotated.stderr
+    (old,) = (job.home / "secrets" / "key").glob("kek-*")
+    old.unlink()
+    job.kill_rank(0)  # its successor opens the keyring anew
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
+    assert job.losses == whole.losses
+
+
 def test_a_lora_job_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path):
     manifest = yaml.safe_load((ROOT / "examples" / "lora-smollm2.yaml").read_text())
     manifest["spec"]["optimization"]["maxSteps"] = 2

@@ -136,10 +136,10 @@ def test_pods_hold_no_token() -> None:
     assert objects["Job"]["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
-def test_the_key_alone_is_mounted_and_readable_by_the_group_only() -> None:
+def test_the_keys_secret_alone_is_mounted_and_readable_by_the_group_only() -> None:
     volumes = by_kind(LORA)["Job"]["spec"]["template"]["spec"]["volumes"]
     (secret,) = (volume["secret"] for volume in volumes if volume["name"] == "keys")
-    assert secret == {"secretName": "keys", "items": [{"key": "kek-1", "path": "kek-1"}], "defaultMode": 0o440}
+    assert secret == {"secretName": "keys", "defaultMode": 0o440}
 
 
 def test_each_claim_is_mounted_once_and_read_only() -> None:

@@ -12,7 +12,16 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 
 from deepseek_trainer import keys
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.keys import JobKeys, Keyring, generate_kek, keks_in, owner_of, read_kek, shred
+from deepseek_trainer.keys import (
+    JobKeys,
+    Keyring,
+    generate_kek,
+    keks_in,
+    owner_of,
+    read_kek,
+    rotate,
+    shred,
+)
 from vault_builders import JOB, KEK, OTHER_KEK
 
 
@@ -131,7 +140,9 @@ def test_what_is_no_keyring_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_rotation_keeps_the_data_key_and_needs_the_new_one(keyring: Keyring) -> None:
-    keyring.rotate(OTHER_KEK)
+    created = json.loads(keyring.path.read_text())["keys"][0]["created"]
+    assert rotate(keyring.path, [KEK], OTHER_KEK)
+    assert json.loads(keyring.path.read_text())["keys"][0]["created"] == created
     assert Keyring.open(keyring.path, JOB, [OTHER_KEK]).keys[0].material == keyring.keys[0].material
     with pytest.raises(IntegrityError, match="wrong key"):
         Keyring.open(keyring.path, JOB, [KEK])

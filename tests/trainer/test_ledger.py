@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from crashes import crash_at, in_a_child
 from deepseek_trainer.catalog import read_head
 from deepseek_trainer.contract.config import Retention
 from deepseek_trainer.contract.errors import IntegrityError
@@ -104,30 +102,6 @@ def test_a_checkpoint_planted_beside_the_recorded_ones_is_not_used(tmp_path: Pat
     planted = with_steps(tmp_path / "elsewhere", 9, sealed=False)
     shutil.copytree(planted / "step-00000009", checkpoints / "step-00000009")
     assert weights_after_resuming(tmp_path) == 1
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Do `work` in a forked process; its wait status."""
-    if child := os.fork():
-        return os.waitpid(child, 0)[1]
-    try:
-        work()
-    finally:
-        os._exit(0)
-
-
-def crash_at(event: int) -> None:
-    """Kill this process just before it opens, renames, removes or makes a file for the `event`th time."""
-    seen = 0
-
-    def count(name: str, _arguments: object) -> None:
-        nonlocal seen
-        if name in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
-            seen += 1
-            if seen > event:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
 
 
 def test_a_crash_before_any_file_operation_of_a_commit_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from data_builders import CLAIM, RUN, RUN_ID, a_config, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer import preparation as subject
 from deepseek_trainer import shards
-from deepseek_trainer.contract.errors import DataError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_ROOT
 from deepseek_trainer.dataset import open_prepared
 from deepseek_trainer.packing import IGNORED
@@ -320,6 +320,16 @@ def test_sealed_files_of_earlier_data_are_refused_in_the_place_of_newer_ones(pat
     (earlier / f"{name}.sealed").replace(newer / f"{name}.sealed")
     with pytest.raises(IntegrityError):
         opened(paths, config, DSTJ_RUN_ID="uid-2")
+
+
+def test_a_secret_without_the_entry_that_the_job_names_ends_the_preparation(paths, monkeypatch):
+    (paths.key_dir / "kek").rename(paths.key_dir / "other")
+    monkeypatch.setattr(subject, "load_config", lambda _: a_config(seal=True))
+    for name, value in {ENV_ROOT: paths.root, ENV_NODE_INDEX: "0", **RUN}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ConfigError, match=r"keys/kek: No such file.*the entry that keyRef\.key names") as error:
+        subject.prepare_node()
+    assert error.value.code == 64
 
 
 def test_preparation_reports_records_tokens_rows_and_speed(paths, caplog):

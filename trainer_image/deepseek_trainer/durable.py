@@ -59,13 +59,21 @@ def beside(path: Path) -> Path:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Give `path` a new content: after a crash it has the old one or the new one."""
-    with _written_beside(path, content) as partial:
+    with _written_beside(path, content, path) as partial:
         partial.replace(path)
 
 
-def publish_file(path: Path, content: bytes) -> bool:
-    """Make `path` with its whole content at once; False if somebody else was faster."""
-    with _written_beside(path, content) as partial:
+def keep_owner(partial: Path, path: Path) -> None:
+    """Give `partial` the owner of `path`, if that exists: what root replaces on a pod's volume, the pod must read."""
+    if os.geteuid() == 0 and path.exists():
+        old, new = path.stat(), partial.stat()
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            os.chown(partial, old.st_uid, old.st_gid)
+
+
+def publish_file(path: Path, content: bytes, *, like: Path | None = None) -> bool:
+    """Make `path` with its whole content at once, the owner's of `like`; False if somebody else was faster."""
+    with _written_beside(path, content, like or path) as partial:
         try:
             path.hardlink_to(partial)
         except FileExistsError:
@@ -78,7 +86,7 @@ def publish_file(path: Path, content: bytes) -> bool:
 
 
 @contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+def _written_beside(path: Path, content: bytes, like: Path) -> Iterator[Path]:
     partial = beside(path)
     with storing(path, len(content)):
         try:
@@ -86,6 +94,7 @@ def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            keep_owner(partial, like)
             yield partial
             sync(path.parent)
         finally:

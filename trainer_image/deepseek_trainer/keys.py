@@ -3,18 +3,21 @@
 A KEK is a file of exactly 32 random bytes: an entry of a mounted Secret, or a private file on a laptop.
 The DEK is 32 random bytes, made once per job and stored only wrapped (AES-KWP, RFC 5649) in keyring.json.
 Rotating the KEK rewraps the keyring and touches no data; shredding the keyring loses all that it sealed.
+Several KEKs may lie in one directory: the one that the keyring names by its id opens it.
 
 No key byte is in any message, repr or log.  A key's id is the first 8 bytes of HMAC-SHA256(key, "dstj key id
 v1"): keys are 256 random bits, so that an id lets nobody do better than guess them.
 """
 
+import fcntl
 import hmac
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -75,20 +78,42 @@ def read_kek(path: Path) -> Key:
             status = os.fstat(file.fileno())
             material = file.read(4 * KEY_BYTES)
     except OSError as error:
-        raise ConfigError(f"no key-encryption key: {path}: {os.strerror(error.errno or 0)}", hint=_GENERATE) from None
+        raise ConfigError(
+            f"no key-encryption key: {path}: {os.strerror(error.errno or 0)}",
+            hint=f"{_GENERATE}; in a cluster, give the Secret the entry that keyRef.key names",
+        ) from None
     _check_mode(path, status)
     if len(material) != KEY_BYTES:
         raise ConfigError(_wrong_length(path, material), hint=_GENERATE)
     return Key(material)
 
 
-def keks_in(directory: Path) -> list[Key]:
-    """All KEKs of a directory, such as a mounted Secret."""
+def key_files(directory: Path) -> list[Path]:
+    """Files of a directory, such as a mounted Secret, that may be KEKs."""
     try:
-        files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = sorted(path for path in directory.iterdir() if path.is_file())
     except OSError as error:
         raise ConfigError(f"no keys: {directory}: {os.strerror(error.errno or 0)}", hint=_GENERATE) from None
-    return [read_kek(path) for path in files]
+    return [path for path in files if not path.name.startswith(".") and ".partial-" not in path.name]
+
+
+def keks_in(directory: Path) -> list[Key]:
+    """All KEKs of a directory; what is none, or cannot be read, is passed over where there is a KEK beside it."""
+    keks, refused = [], []
+    for path in key_files(directory):
+        try:
+            keks.append(read_kek(path))
+        except ConfigError as error:
+            refused.append(error)
+    if refused and not keks:
+        raise refused[0]
+    return keks
+
+
+def keks_beside(path: Path) -> list[Key]:
+    """The KEK at `path`, then those beside it."""
+    named = read_kek(path)
+    return [named, *(kek for kek in keks_in(path.parent) if kek.id != named.id)]
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:
@@ -124,8 +149,13 @@ class WrappedKey:
         given = ", ".join(kek.id for kek in keks) or "none"
         raise IntegrityError(
             f"wrong key: {path} is wrapped by the key-encryption key {self.kek}, given: {given}",
-            hint="mount the Secret that the job was started with, or the one it was rotated to",
+            hint="mount the Secret that the job was started with, or the one it was rotated to; `dstj keys inspect`",
         )
+
+    def rewrapped(self, keks: Iterable[Key], kek: Key, path: Path) -> Self:
+        """The same DEK under another KEK."""
+        key = self.unwrapped(keks, path)
+        return replace(self, wrapped=_wrap(key, kek).wrapped, kek=kek.id)
 
     def _unwrapped(self, kek: Key, path: Path) -> Key:
         try:
@@ -164,16 +194,51 @@ class Keyring:
     @classmethod
     def open(cls, path: Path, job: str, keks: Sequence[Key]) -> Self:
         """Raises IntegrityError for a missing, foreign, changed or shredded keyring and for a wrong KEK."""
-        owner, wrapped = _from_json(path)
+        owner, wrapped = read_keyring(path)
         if owner != job:
             raise IntegrityError(
                 f"{path} belongs to job {owner}, not to {job}", hint="give each job a volume of its own"
             )
         return cls(path, job, tuple(key.unwrapped(keks, path) for key in wrapped))
 
-    def rotate(self, kek: Key) -> None:
-        """Wrap the same DEKs under another KEK, in one step.  Then destroy the old KEK: old copies stay readable."""
-        replace_file(self.path, _to_json(self.job, [_wrap(key, kek) for key in self.keys]))
+
+def rotate(path: Path, keks: Sequence[Key], kek: Key) -> bool:
+    """Wrap the DEKs of a keyring, which one of `keks` or `kek` opens, under `kek`; False where they were already.
+
+    In one step, and nothing that they sealed is touched; who has opened the keyring before goes on.
+    Destroy the old KEK afterwards: it still opens copies of the old keyring.
+    """
+    with _alone_in(path.parent):
+        owner, wrapped = read_keyring(path)
+        rewrapped = [each.rewrapped([*keks, kek], kek, path) for each in wrapped]
+        if rewrapped == wrapped:
+            return False
+        replace_file(path, _to_json(owner, rewrapped))
+    return True
+
+
+def renew(path: Path, kek_path: Path) -> tuple[Key, Key]:
+    """Put a new KEK in the place of `kek_path` and wrap the keyring at `path` under it; the old KEK and the new one.
+
+    The old one stays beside it as `<name>-<its id>`: at any moment one of the two opens the keyring.
+    """
+    with _alone_in(kek_path.parent):  # or the second of two could lay the key aside that the first wraps under
+        old, *_ = keks = keks_beside(kek_path)
+        Keyring.open(path, owner_of(path), keks)  # or there would be one more key that opens nothing
+        new = _renewed(kek_path, old)
+        rotate(path, keks, new)
+    return old, new
+
+
+def _renewed(path: Path, old: Key) -> Key:
+    new, kept = Key(secrets.token_bytes(KEY_BYTES)), path.with_name(f"{path.name}-{old.id}")
+    for name in (path.name, kept.name):
+        for leftover in path.parent.glob(f"{name}.partial-*"):  # of a crash
+            leftover.unlink()
+    if not publish_file(kept, old.material, like=path) and read_kek(kept).id != old.id:
+        raise ConfigError(f"{kept} holds another key than {path}, which it is named after", hint="rename it")
+    replace_file(path, new.material)
+    return new
 
 
 def shred(path: Path) -> None:
@@ -181,18 +246,38 @@ def shred(path: Path) -> None:
 
     A snapshot, a backup or a copy-on-write disk may keep the old bytes: destroy the KEK as well.
     """
-    owner, _ = _from_json(path)
-    with storing(path):
-        with path.open("r+b", buffering=0) as file:
-            file.write(bytes(os.fstat(file.fileno()).st_size))
-            os.fsync(file.fileno())
-        sync(path.parent)
-    replace_file(path, _to_json(owner, []))
+    with _alone_in(path.parent):
+        owner, _ = read_keyring(path)
+        with storing(path):
+            for leftover in path.parent.glob(f"{path.name}.partial-*"):  # of a crash while rotating
+                _overwrite(leftover)
+                leftover.unlink()
+            _overwrite(path)
+            sync(path.parent)
+        replace_file(path, _to_json(owner, []))
+
+
+def _overwrite(path: Path) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.write(bytes(os.fstat(file.fileno()).st_size))
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep those out who rotate or shred there at the same time, where the file system can."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def owner_of(path: Path) -> str:
     """The job, "namespace/name", that a keyring says it belongs to; proven only by what its keys open."""
-    return _from_json(path)[0]
+    return read_keyring(path)[0]
 
 
 def _to_json(job: str, keys: Sequence[WrappedKey]) -> bytes:
@@ -205,8 +290,11 @@ def _to_json(job: str, keys: Sequence[WrappedKey]) -> bytes:
     return json.dumps(content, indent=2).encode() + b"\n"
 
 
-def _from_json(path: Path) -> tuple[str, list[WrappedKey]]:
-    """Owner and keys, the primary first."""
+def read_keyring(path: Path) -> tuple[str, list[WrappedKey]]:
+    """The job that it says it belongs to, and its keys, still wrapped, the primary first.
+
+    Raises IntegrityError where it is missing, shredded, or no keyring.
+    """
     try:
         content = json.loads(path.read_bytes())
         keys = [WrappedKey(*(key[name] for name in WrappedKey.__slots__)) for key in content["keys"]]
@@ -231,6 +319,11 @@ class JobKeys:
 
     def __repr__(self) -> str:
         return f"JobKeys({self._path}, {self._job})"
+
+    def rotate(self) -> None:
+        """Wrap the job's DEKs, if it has any, under the first KEK where another one wraps them."""
+        if self._path.exists():
+            rotate(self._path, self._keks, self._keks[0])
 
     def to_seal(self) -> Key:
         """The primary DEK; made now if the job has none."""

@@ -38,7 +38,7 @@ from deepseek_trainer.tokenizer import id_limit, trained_tokenizer
 from deepseek_trainer.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.tokenizer_files import load_tokenizer, save_tokenizer
 from deepseek_trainer.training_config import load_config
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.vault import Vault, follow_rotation
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def prepare_node() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)
+    follow_rotation(config, paths)
     vault = Vault.for_data(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:
         prepare(config, paths, vault, run_id)

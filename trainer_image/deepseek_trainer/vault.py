@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from deepseek_trainer.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.durable import StorageError, beside, storing, sync
-from deepseek_trainer.keys import KEYRING, JobKeys, keks_in, owner_of, read_kek
+from deepseek_trainer.durable import StorageError, beside, keep_owner, storing, sync
+from deepseek_trainer.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
 from deepseek_trainer.sealing import Bytes, SealedReader, SealedWriter, Sink
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Vault:
         partial = beside(target)
         record = self._write(partial, path, data, context)
         with storing(target):
+            keep_owner(partial, target)
             partial.replace(target)
             sync(target.parent)
         return record
@@ -221,10 +222,16 @@ def associated_data(job: str, purpose: str, name: str, *, directory: str = "", c
     return "\n".join(lines).encode()
 
 
+def follow_rotation(config: "TrainingConfig", paths: "Paths") -> None:
+    """Wrap the job's data key under the key that the job names, where an older one beside that still wraps it."""
+    if config.checkpoint.encryption is not None:
+        _keys(config, paths).rotate()
+
+
 def _keys(config: "TrainingConfig", paths: "Paths") -> JobKeys:
     encryption = config.checkpoint.encryption
     assert encryption is not None, "the spec's rules ask for a key where anything is sealed"
-    return JobKeys(paths.work / KEYRING, str(config.job), [read_kek(paths.key_dir / encryption.key_ref.key)])
+    return JobKeys(paths.work / KEYRING, str(config.job), keks_beside(paths.key_dir / encryption.key_ref.key))
 
 
 def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:

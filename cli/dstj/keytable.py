@@ -1,0 +1,72 @@
+"""`dstj keys inspect`: which keys there are, and which of them wraps what.  Ids only, never a key."""
+
+import os
+import stat
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.times import rfc3339
+from deepseek_trainer.keys import key_files, read_kek, read_keyring
+from dstj.table import lines
+from dstj.work import Work, work_of
+
+KEYS = ("KEY", "FILE", "MODE", "OWNER", "CHANGED", "STATE")
+DATA_KEYS = ("DATA KEY", "CREATED", "WRAPPED BY", "FILE", "USE")
+
+Row = Sequence[str]
+
+
+def inspect(arguments: Namespace) -> int:
+    """The keys of a directory or of a local job's secret, and the keyring of a job."""
+    work = _inspected(arguments)
+    files = key_files(work.key_dir) if work.key_dir else []
+    ids = {file: _id_or_problem(file) for file in files}
+    if work.key_dir:
+        print(f"keys in {work.key_dir}")
+        _print([KEYS, *(_key_row(file, *ids[file]) for file in files)])
+    if arguments.name or arguments.directory:
+        _print_keyring(work.keyring, {key: file for file, (key, _) in ids.items()})
+    return ExitCode.DONE
+
+
+def _inspected(arguments: Namespace) -> Work:
+    if arguments.name or arguments.directory:
+        return work_of(arguments)
+    if not arguments.key_dir:
+        raise ConfigError("keys inspect: nothing is named", hint="a local job's NAME, --directory DIR or --key-dir DIR")
+    return Work(Path(), Path(arguments.key_dir))
+
+
+def _id_or_problem(file: Path) -> tuple[str, str]:
+    try:
+        return read_kek(file).id, ""
+    except ConfigError as error:
+        return "-", error.problem
+
+
+def _key_row(file: Path, key: str, problem: str) -> Row:
+    status = file.stat()
+    changed = rfc3339(datetime.fromtimestamp(status.st_mtime, UTC))
+    return key, file.name, _mode(status), str(status.st_uid), changed, problem or "ok"
+
+
+def _print_keyring(path: Path, files: Mapping[str, Path]) -> None:
+    owner, keys = read_keyring(path)
+    print(f"keyring {path} of {owner}, mode {_mode(path.stat())}")
+    uses = ["seals new files", *["reads older files"] * (len(keys) - 1)]
+    held = [files[key.kek].name if key.kek in files else "not here" for key in keys]
+    rows = zip(keys, held, uses, strict=True)
+    _print([DATA_KEYS, *((key.id, key.created, key.kek, file, use) for key, file, use in rows)])
+
+
+def _print(rows: Sequence[Row]) -> None:
+    for line in lines(rows):
+        print(f"  {line}")
+
+
+def _mode(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"

@@ -1,0 +1,65 @@
+"""The work volume that a command is about: a local job's, or a copied or mounted one."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.keys import KEYRING
+from deepseek_trainer.vault import Purpose, Vault
+from dstj.home import Home, JobHome
+from dstj.store import stored
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A job's work volume, and the directory of the key that opens it (None: nothing in it is sealed)."""
+
+    directory: Path
+    key_dir: Path | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.directory / "export"
+
+    @property
+    def keyring(self) -> Path:
+        return self.directory / KEYRING
+
+    def vault(self, purpose: Purpose, *, sealed: bool) -> Vault:
+        """Raises ConfigError where a key is needed and none is given, IntegrityError where it is the wrong one."""
+        if not sealed:
+            return Vault.of_work(self.directory, purpose, None)
+        if self.key_dir is None:
+            raise ConfigError(f"{self.directory}: is sealed", hint="--key-dir DIR with the job's key-encryption key")
+        return Vault.of_work(self.directory, purpose, self.key_dir)
+
+
+def work_of(arguments: Namespace) -> Work:
+    """The volume of the job NAME, or --directory; with the key that --key-dir or the job's file names."""
+    given = Path(arguments.key_dir) if arguments.key_dir else None
+    if arguments.directory:
+        return Work(Path(arguments.directory), given)
+    home = Home.from_env()
+    place = home.known_job(arguments.name)
+    file = key_file(home, place)
+    return Work(place.paths.work, given or (file and file.parent))
+
+
+def key_file(home: Home, place: JobHome) -> Path | None:
+    """The key-encryption key that a local job names; None where it seals nothing."""
+    if not (encryption := checkpoint_of(place).get("encryption")):
+        return None
+    reference: dict[str, str] = encryption["keyRef"]
+    return home.secret(reference["secretName"]) / reference.get("key", "kek")
+
+
+def checkpoint_of(place: JobHome) -> Mapping[str, Any]:
+    """`spec.checkpoint` of a local job, as its file gives it."""
+    return (stored(place) or {"spec": {}})["spec"].get("checkpoint") or {}

@@ -8,10 +8,12 @@ from deepseek_trainer.catalog import CheckpointInfo, Refused, list_checkpoints
 from deepseek_trainer.catalog import verify as verify_whole
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.sealing import Told
 from deepseek_trainer.unseal import decrypt as decrypt_to
 from deepseek_trainer.unseal import decrypt_result
 from deepseek_trainer.vault import SUFFIX, Purpose, Vault
 from dstj.cli import say
+from dstj.progress import bar
 from dstj.table import lines
 from dstj.view import MIB
 from dstj.work import Work, work_of
@@ -38,17 +40,19 @@ def _row(each: CheckpointInfo | Refused) -> tuple[str, ...]:
 def verify(arguments: Namespace) -> int:
     """Read every byte; a line for each checkpoint as soon as it is read, exit code 77 if one is not authentic."""
     found, vault = _found(work_of(arguments))
-    results = [_is_authentic(each, vault) for each in found]
+    total = sum(each.size_bytes for each in found if isinstance(each, CheckpointInfo))
+    with bar("verifying", total) as tell:
+        results = [_is_authentic(each, vault, tell) for each in found]
     return ExitCode.DONE if all(results) else ExitCode.INTEGRITY
 
 
-def _is_authentic(each: CheckpointInfo | Refused, vault: Vault) -> bool:
+def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, tell: Told) -> bool:
     if isinstance(each, Refused):
         say(f"step {each.step}: {each.reason}")
         return False
     started = time.monotonic()
     try:
-        verify_whole(each, vault)
+        verify_whole(each, vault, tell)
     except IntegrityError as error:
         say(f"step {each.step}: {error.problem}", error.hint)
         return False

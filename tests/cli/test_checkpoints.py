@@ -4,39 +4,11 @@ import re
 
 import pytest
 
+from checkpoint_builders import a_key, a_run, damage
 from cli_builders import a_job, job_home
 from deepseek_trainer.vault import Purpose
 from dstj.store import store
-from vault_builders import KEK, OTHER_KEK, a_state, a_store, a_vault
-
-KEY = {"encryption": {"keyRef": {"secretName": "s"}}}
-
-
-def a_key(place, key=KEK):
-    """The key as `dstj keys generate --secret s` would have left it."""
-    file = place / ".dstj/secrets/s/kek"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(key.material)
-    file.chmod(0o600)
-    return file.parent
-
-
-def a_run(*, sealed, steps=(10, 20)):
-    """A job with a checkpoint for each step, and its work volume."""
-    home = job_home()
-    store(home, a_job(checkpoint=KEY if sealed else {}) | {"status": {}})
-    home.paths.work.mkdir()
-    checkpoints = a_store(home.paths.work, sealed=sealed)
-    for step in steps:
-        checkpoints.save(step, a_state(step), {})
-    return home.paths.work
-
-
-def damage(path):
-    """Flip one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+from vault_builders import OTHER_KEK, a_vault
 
 
 @pytest.fixture(params=[True, False], ids=["sealed", "clear"])

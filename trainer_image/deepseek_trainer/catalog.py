@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.manifest import HEAD, MANIFEST, Head, Manifest, RankFile
+from deepseek_trainer.sealing import Told, nobody
 from deepseek_trainer.statefile import State
 from deepseek_trainer.vault import Context, Vault
 
@@ -113,10 +114,14 @@ def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) 
     return CheckpointInfo(path, manifest, digest, best)
 
 
-def verify(info: CheckpointInfo, vault: Vault) -> None:
-    """Read every byte of a checkpoint.  Raises IntegrityError at the first that does not authenticate."""
+def verify(info: CheckpointInfo, vault: Vault, tell: Told = nobody) -> None:
+    """Read every byte of a checkpoint; `tell` hears of each piece [bytes], in any thread.
+
+    Raises IntegrityError at the first file that does not authenticate.
+    """
     for file in info.manifest.files:
-        vault.verify(info.path / file.record.name, place_of(info, file), digest=file.record.digest)
+        path, place = info.path / file.record.name, place_of(info, file)
+        vault.verify(path, place, digest=file.record.digest, tell=tell)
 
 
 def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from deepseek_trainer.sealing import Bytes, Sink, as_bytes, put
+from deepseek_trainer.sealing import Bytes, Sink, Told, as_bytes, nobody, put
 
 _CHUNK: Final = 1 << 20  # [bytes]
 
@@ -69,8 +69,9 @@ class ClearReader:
             yield buffer[:count]
             offset += count
 
-    def verify(self) -> str:
+    def verify(self, tell: Told = nobody) -> str:
         content = hashlib.sha256()
         for piece in self.pieces():
             content.update(piece)
+            tell(len(piece))
         return content.hexdigest()

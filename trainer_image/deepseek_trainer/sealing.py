@@ -37,11 +37,16 @@ PREFIX_BYTES: Final = 7
 HEADER_BYTES: Final = 1 + SALT_BYTES + PREFIX_BYTES
 
 Bytes = bytes | bytearray | memoryview
+Told = Callable[[int], object]  # hears how many bytes were just read
 T = TypeVar("T")
 
 # cryptography releases the GIL: segments are sealed and opened by several threads at once.
 THREADS: Final = min(4, len(os.sched_getaffinity(0)))
 _POOL: Final = ThreadPoolExecutor(THREADS, "seal")
+
+
+def nobody(_size: int) -> None:
+    """Hears nothing."""
 
 
 class Sink(Protocol):
@@ -229,15 +234,20 @@ class SealedReader:
         for index in range(self._count):
             yield self._segment(index)
 
-    def verify(self) -> str:
-        """Authenticate every byte; returns the digest over the tags."""
-        return _digest(_on_threads(self._verified, range(self._count)))
+    def verify(self, tell: Told = nobody) -> str:
+        """Authenticate every byte; returns the digest over the tags.
 
-    def _verified(self, index: int) -> bytes:
-        plain = self._buffer()
-        tag = self._unseal(index, plain[: self._span(index)[1] - TAG_BYTES])
-        self._free.append(plain)
-        return tag
+        `tell` hears of each piece [bytes], in any thread.
+        """
+
+        def verified(index: int) -> bytes:
+            plain, length = self._buffer(), self._span(index)[1]
+            tag = self._unseal(index, plain[: length - TAG_BYTES])
+            self._free.append(plain)
+            tell(length)
+            return tag
+
+        return _digest(_on_threads(verified, range(self._count)))
 
     def _place(self, offset: int) -> tuple[int, int]:
         """Segment that holds the plaintext byte `offset`, and where in its plaintext."""

@@ -22,7 +22,7 @@ from deepseek_trainer.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.durable import StorageError, beside, keep_owner, storing, sync
 from deepseek_trainer.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
-from deepseek_trainer.sealing import Bytes, SealedReader, SealedWriter, Sink
+from deepseek_trainer.sealing import Bytes, SealedReader, SealedWriter, Sink, Told, nobody
 
 if TYPE_CHECKING:
     from deepseek_trainer.contract.config import TrainingConfig
@@ -68,7 +68,7 @@ class Reader(Protocol):
     def read_at(self, offset: int, length: int) -> bytearray: ...
     def read_into(self, target: memoryview) -> str: ...
     def pieces(self) -> Iterator[memoryview]: ...
-    def verify(self) -> str: ...
+    def verify(self, tell: Told = nobody) -> str: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -146,10 +146,12 @@ class Vault:
             _compare(path, reader.read_into(memoryview(content)), digest)
         return content
 
-    def verify(self, path: Path, context: Context = Context(), *, digest: str | None = None) -> None:
-        """Read every byte, keep none."""
+    def verify(
+        self, path: Path, context: Context = Context(), *, digest: str | None = None, tell: Told = nobody
+    ) -> None:
+        """Read every byte, keep none; `tell` hears of each piece [bytes]."""
         with self.open_reader(path, context) as reader:
-            _compare(path, reader.verify(), digest)
+            _compare(path, reader.verify(tell), digest)
 
     def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
         """As `open_reader`; a sealed file must be the very one that was recorded.

@@ -74,7 +74,7 @@ def _positive(text: str) -> int:
 
 def _index(text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a node: they count from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
@@ -166,9 +166,17 @@ def _keys(commands: "Commands") -> None:
 
 
 def _checkpoint(commands: "Commands") -> None:
-    group = _group(commands, "checkpoint", "list, verify and open checkpoints")
+    group = _group(commands, "checkpoint", "list, verify, prune and open checkpoints")
     _source(_command(group, "list", "dstj.checkpoints:show", "list a job's checkpoints"))
     _source(_command(group, "verify", "dstj.checkpoints:verify", "authenticate every byte of a job's checkpoints"))
+    prune = _command(group, "prune", "dstj.pruning:prune", "delete older checkpoints of a job that does not run")
+    _source(prune)
+    prune.add_argument(
+        "--keep-last", type=_positive, metavar="N", help="newest ones kept (default: as in the job, or 3)"
+    )
+    prune.add_argument(
+        "--keep-every", type=_index, metavar="N", help="also every step that is a multiple; 0: none (default: as above)"
+    )
     decrypt = _command(group, "decrypt", "dstj.checkpoints:decrypt", "write a checkpoint's files in the clear")
     _source(decrypt)
     decrypt.add_argument("--step", type=_index, metavar="N", help="which checkpoint (default: the newest)")

@@ -88,7 +88,7 @@ def test_command_and_each_of_its_arguments_has_a_help_text(words):
         (["run"], "arguments are required: FILE"),
         (["render", "x.yaml", "--attempt", "0"], "'0' is not a whole number of at least 1"),
         (["logs", "tiny", "--node", "-1"], "--node"),
-        (["logs", "tiny", "--node", "x"], "'x' is not a node: they count from 0"),
+        (["logs", "tiny", "--node", "x"], "'x' is not a whole number of at least 0"),
     ],
 )
 def test_wrong_arguments_are_told_in_two_lines_with_code_2(capsys, arguments, problem):

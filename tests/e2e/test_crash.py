@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[1]
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
-from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.contract.retention import Retention
 from vault_builders import a_state, a_store
 
 store = a_store(Path(sys.argv[1]), sealed=sys.argv[2] == "sealed")

@@ -8,8 +8,8 @@ import torch
 
 from deepseek_trainer.catalog import list_checkpoints, verify
 from deepseek_trainer.checkpoint import CheckpointStore, Refused
-from deepseek_trainer.contract.config import Retention
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.retention import Retention
 from vault_builders import JOB, OTHER_KEK, Ranks, a_state, a_store, a_vault, weights_of
 
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])

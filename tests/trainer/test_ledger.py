@@ -9,8 +9,8 @@ import pytest
 
 from crashes import crash_at, in_a_child
 from deepseek_trainer.catalog import read_head
-from deepseek_trainer.contract.config import Retention
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.manifest import Head, Manifest
 from vault_builders import a_state, a_store, a_vault, weights_of
 

@@ -24,7 +24,7 @@ from deepseek_trainer.catalog import (
     read_rest,
     step_directory,
 )
-from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.dcp import PER_RANK, Piece, pieces_to_write, read_tensors
 from deepseek_trainer.ledger import Ledger

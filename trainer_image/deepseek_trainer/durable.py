@@ -12,8 +12,8 @@ from typing import Final
 from deepseek_trainer.contract.errors import TryAgainError
 
 _HINTS: Final = {
-    errno.ENOSPC: "free space on the volume or enlarge it; lower checkpoint.retention.keepLast",
-    errno.EDQUOT: "the quota is used up: raise it, or lower checkpoint.retention.keepLast",
+    errno.ENOSPC: "free space on the volume or enlarge it; let checkpoint.retention keep less",
+    errno.EDQUOT: "the quota is used up: raise it, or let checkpoint.retention keep less",
     errno.EROFS: "the volume is mounted read-only: see the node's kernel log",
     errno.EIO: "the storage failed: see the node's kernel log; what was committed before is intact",
     errno.EACCES: "the volume must be writable for the worker's user or its fsGroup",

@@ -21,11 +21,10 @@ from deepseek_trainer.catalog import (
     steps_in,
     verify,
 )
-from deepseek_trainer.contract.config import Retention
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.durable import storing, sync
 from deepseek_trainer.manifest import HEAD, MANIFEST, Commit, Head, Manifest
-from deepseek_trainer.retention import kept
 from deepseek_trainer.vault import Context, Vault
 
 log = logging.getLogger(__name__)
@@ -136,10 +135,10 @@ class Ledger:
                     self._rename_aside(step)
             sync(self.directory)
 
-    def prune(self, retention: Retention, best_step: int | None) -> None:
-        """Delete the checkpoints that `retention` gives up."""
+    def prune(self, retention: Retention, best_step: int | None, *, spare: int | None = None) -> None:
+        """Delete the checkpoints that `retention` gives up, but `spare`."""
         head = self.head()
-        stay = kept(head.steps, retention, best_step)
+        stay = retention.kept(head.steps, best_step) | ({spare} & set(head.steps))
         gone = frozenset(head.steps) - stay
         # The directories first: an old checkpoint that is recorded and gone does no harm, the reverse stays for ever.
         with storing(self.directory):

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.rules import Model, Rule
 
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -238,13 +239,6 @@ class Interval(Model):
             lambda self: self.steps is not None or self.seconds is not None,
         ),
     )
-
-
-class Retention(Model):
-    """Which complete checkpoints stay on the volume."""
-
-    keep_last: Annotated[int, Field(ge=1, le=1000, description="Newest checkpoints kept.")] = 3
-    keep_best: Annotated[bool, Field(description="Also keep the one with the lowest loss, and export it.")] = True
 
 
 class KeyRef(Model):

@@ -1,0 +1,80 @@
+"""`dstj checkpoint prune`: older checkpoints deleted by the rules of a run that saves."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.catalog import read_head, step_directory
+from deepseek_trainer.contract.errors import ConfigError, DataError
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.ledger import Ledger
+from deepseek_trainer.vault import Vault
+from dstj.checkpoints import opened
+from dstj.home import Home
+from dstj.view import MIB
+from dstj.work import Work, checkpoint_of, work_of
+
+MOST: Final = 1000  # checkpoints, as checkpoint.retention.keepLast
+
+
+def prune(arguments: Namespace) -> int:
+    """Delete what the job's retention gives up, but for the best and the newest that authenticates.
+
+    A run that still writes there is shut out.
+    """
+    work = work_of(arguments)
+    with _not_running(arguments):
+        _prune(work, opened(work), _retention(arguments))
+    return ExitCode.DONE
+
+
+@contextmanager
+def _not_running(arguments: Namespace) -> Iterator[None]:
+    """Raises TryAgainError while a `dstj run` of the local job is alive."""
+    if arguments.directory:
+        yield
+    else:
+        with Home.from_env().known_job(arguments.name).locked():
+            yield
+
+
+def _retention(arguments: Namespace) -> Retention:
+    """The best one stays, whatever the job says: its step is all that tells why it was kept."""
+    last, every, own = arguments.keep_last, arguments.keep_every, _of_job(arguments)
+    if last and last > MOST:
+        raise ConfigError(f"--keep-last {last}: must be at most {MOST}", hint=f"--keep-last {MOST}")
+    return Retention(keep_last=last or own.keep_last, keep_every=own.keep_every if every is None else every or None)
+
+
+def _of_job(arguments: Namespace) -> Retention:
+    if arguments.directory:
+        return Retention()
+    checkpoint = checkpoint_of(Home.from_env().known_job(arguments.name))
+    return Retention.model_validate(checkpoint.get("retention") or {})
+
+
+def _prune(work: Work, vault: Vault, retention: Retention) -> None:
+    if read_head(work.checkpoints, vault) is None:
+        raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
+    ledger = Ledger(work.checkpoints, vault)
+    ledger.take_over()
+    newest = ledger.newest_whole()
+    before = ledger.head()
+    sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
+    ledger.prune(retention, before.best, spare=newest.step if newest else None)
+    _tell(sizes, ledger.head().steps)
+
+
+def _tell(sizes: dict[int, int], kept: tuple[int, ...]) -> None:
+    gone = [step for step in sizes if step not in kept]
+    for step in gone:
+        print(f"step {step}: deleted, {sizes[step] / MIB:.1f} MiB")
+    freed, left = sum(sizes[step] for step in gone), ", ".join(map(str, kept)) or "none"
+    print(f"{len(gone)} deleted, {freed / MIB:.1f} MiB freed; kept: {left}")
+
+
+def _size_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -10,6 +10,7 @@ import tink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crashes import in_a_child
 from deepseek_trainer import sealing
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.sealing import SEGMENT_BYTES, SealedReader, SealedWriter
@@ -149,6 +150,18 @@ def test_a_file_cut_while_it_is_read_is_refused(tiny_segments: None, tmp_path: P
         os.truncate(path, 100)
         with pytest.raises(IntegrityError, match="cut short"):
             reader.read_at(100, 10)
+
+
+def test_a_forked_child_seals_and_opens_with_threads_of_its_own(tmp_path: Path) -> None:
+    plain = some_bytes(FIRST + NEXT)
+    sealed(plain)  # the parent's threads are there
+
+    def child() -> None:
+        assert opened(tmp_path / "file", sealed(plain)) == plain
+        (tmp_path / "done").touch()
+
+    in_a_child(child)
+    assert (tmp_path / "done").exists()
 
 
 def test_two_files_of_the_same_content_have_nothing_in_common() -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -40,9 +40,7 @@ Bytes = bytes | bytearray | memoryview
 Told = Callable[[int], object]  # hears how many bytes were just read
 T = TypeVar("T")
 
-# cryptography releases the GIL: segments are sealed and opened by several threads at once.
-THREADS: Final = min(4, len(os.sched_getaffinity(0)))
-_POOL: Final = ThreadPoolExecutor(THREADS, "seal")
+THREADS: Final = min(4, len(os.sched_getaffinity(0)))  # that seal and open segments: cryptography releases the GIL
 
 
 def nobody(_size: int) -> None:
@@ -53,6 +51,23 @@ class Sink(Protocol):
     """What a writer writes to, such as an unbuffered file; `write` says how many bytes it took."""
 
     def write(self, data: memoryview, /) -> int: ...
+
+
+class _Pool:
+    """Threads for all files of this process; a forked child, which has no threads, gets its own."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, "seal")
+
+    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        return self._threads.submit(work, *arguments)
+
+
+_POOL: Final = _Pool()
 
 
 def as_bytes(data: Bytes) -> memoryview:

@@ -101,7 +101,8 @@ def a_loop(
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)
     store = CheckpointStore(directory, vault, rank=world.rank, world_size=world.size, exchange=world.gather)
-    saver = Saver(store, config.checkpoint.retention, world.beside().gather)
+    exchange = world.beside().gather if config.checkpoint.asynchronous else None
+    saver = Saver(store, config.checkpoint.retention, exchange)
     if info := store.latest():
         tensors, meta = store.load(info)
         load_state(model, optimizer, tensors, world)

@@ -26,7 +26,7 @@ from torch import Tensor
 from deepseek_trainer.agreement import alone
 from deepseek_trainer.catalog import verify
 from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.keys import JobKeys, Key
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.sealing import THREADS

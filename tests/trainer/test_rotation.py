@@ -24,7 +24,6 @@ from deepseek_trainer.keys import (
     rotate,
     shred,
 )
-from deepseek_trainer.statefile import as_numpy
 from deepseek_trainer.vault import Vault, follow_rotation
 from vault_builders import JOB, KEK, OTHER_KEK, a_state, a_store, a_vault, weights_of
 
@@ -49,7 +48,7 @@ def test_a_store_that_is_open_goes_on_while_its_key_is_rotated(tmp_path: Path) -
     store.save(2, a_state(2), {})
     with pytest.raises(IntegrityError, match="wrong key"):
         a_vault(tmp_path, kek=KEK)
-    again = CheckpointStore(store.directory, a_vault(tmp_path, kek=OTHER_KEK), as_tensor=as_numpy)
+    again = CheckpointStore(store.directory, a_vault(tmp_path, kek=OTHER_KEK))
     found = [again.at(step) for step in (1, 2)]
     assert [weights_of(again.load(info)[0]) for info in found if info] == [1, 2]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepseek_trainer.agreement import alone
-from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.saver import HostCopies, Saver
 from gloo_ranks import on_ranks

@@ -111,7 +111,8 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
-    saver = Saver(rank.store, config.checkpoint.retention, world.beside().gather)
+    exchange = world.beside().gather if config.checkpoint.asynchronous else None
+    saver = Saver(rank.store, config.checkpoint.retention, exchange)
     return Loop(
         config, world, model, optimizer, rank.prepared.train, rank.prepared.validation,
         cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(),

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepseek_trainer.agreement import Exchange
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore, Share
-from deepseek_trainer.contract.config import Retention
+from deepseek_trainer.contract.retention import Retention
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,9 @@ class CheckpointPolicy(Model):
 
     interval: Annotated[Interval, Field(description="When to save.")] = Interval(steps=500)
     retention: Annotated[Retention, Field(description="What to keep.")] = Retention()
+    asynchronous: Annotated[
+        bool, Field(description="Train on while a checkpoint is sealed and written, from a copy in the host's memory.")
+    ] = True
     resume_from: Annotated[
         str,
         Field(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
+from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.sealing import Bytes, Sink, Told, as_bytes, nobody, put
 
 _CHUNK: Final = 1 << 20  # [bytes]
@@ -52,7 +53,16 @@ class ClearReader:
         self._file.close()
 
     def read_at(self, offset: int, length: int) -> bytearray:
-        return bytearray(os.pread(self._file.fileno(), length, offset))
+        content = bytearray(max(0, min(length, self.size - offset)))
+        self.read_onto(offset, memoryview(content))
+        return content
+
+    def read_onto(self, offset: int, target: memoryview) -> None:
+        while target:
+            count = os.preadv(self._file.fileno(), [target], offset)
+            if not count:
+                raise IntegrityError(f"{self._file.name} is cut short", hint="copy the file again")
+            offset, target = offset + count, target[count:]
 
     def read_into(self, target: memoryview) -> str:
         content, filled = hashlib.sha256(), 0

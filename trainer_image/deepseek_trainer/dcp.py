@@ -125,7 +125,7 @@ class VaultReader(StorageReader):
             with self._open(name) as reader:
                 found = slots(reader.read_at, reader.size, name)
                 for slot, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
-                    planner.resolve_tensor(item).detach().copy_(_part(reader, slot, item))
+                    _read(reader, slot, item, planner.resolve_tensor(item).detach())
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -172,27 +172,37 @@ def _in_order(found: Iterator[tuple[Slot, ReadItem]]) -> list[tuple[Slot, ReadIt
     return sorted(found, key=lambda pair: (pair[0].start, tuple(pair[1].storage_offsets)))
 
 
-def _part(reader: Reader, slot: Slot, item: ReadItem) -> Tensor:
-    """What `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
-    if not slot.shape:
-        return _whole(reader, slot)
-    first, *offsets = item.storage_offsets
-    rows, *lengths = item.lengths
-    part = _rows(reader, slot, first, rows)
+def _read(reader: Reader, slot: Slot, item: ReadItem, target: Tensor) -> None:
+    """Fill `target` with what `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
+    first, *offsets = item.storage_offsets or (0,)
+    rows, *lengths = item.lengths or (1,)
+    if target.is_contiguous() and _is_like(target, slot) and tuple(lengths) == slot.shape[1:]:
+        reader.read_onto(slot.start + first * _row_bytes(slot), _bytes_of(target))
+        return
+    part = torch.empty((rows, *slot.shape[1:]) if slot.shape else (), dtype=torch_dtype(slot.dtype))
+    reader.read_onto(slot.start + first * _row_bytes(slot), _bytes_of(part))
     for dimension, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=1):
         part = part.narrow(dimension, offset, length)
-    return part
+    target.copy_(part)
 
 
 def _whole(reader: Reader, slot: Slot) -> Tensor:
-    return _rows(reader, slot, 0, slot.shape[0] if slot.shape else 1)
+    tensor = torch.empty(slot.shape, dtype=torch_dtype(slot.dtype))
+    reader.read_onto(slot.start, _bytes_of(tensor))
+    return tensor
 
 
-def _rows(reader: Reader, slot: Slot, first: int, count: int) -> Tensor:
-    row = math.prod(slot.shape[1:]) * SIZES[slot.dtype]
-    shape, dtype = (count, *slot.shape[1:]) if slot.shape else (), torch_dtype(slot.dtype)
-    data = reader.read_at(slot.start + first * row, count * row)
-    return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+def _is_like(target: Tensor, slot: Slot) -> bool:
+    return target.device.type == "cpu" and target.dtype == torch_dtype(slot.dtype)
+
+
+def _row_bytes(slot: Slot) -> int:
+    return math.prod(slot.shape[1:]) * SIZES[slot.dtype]
+
+
+def _bytes_of(tensor: Any) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
 
 
 def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:

@@ -222,18 +222,23 @@ class SealedReader:
     def read_at(self, offset: int, length: int) -> bytearray:
         """`length` bytes of plaintext from `offset`, fewer at the end of the file."""
         content = bytearray(max(0, min(length, self.size - offset)))
-        target, filled = memoryview(content), 0
+        self.read_onto(offset, memoryview(content))
+        return content
+
+    def read_onto(self, offset: int, target: memoryview) -> None:
+        """Fill `target` with the plaintext from `offset`; the file must have as much."""
         whole: list[tuple[int, memoryview]] = []  # segments of which every byte is wanted
-        while filled < len(content):
+        filled = 0
+        while filled < len(target):
             index, start = self._place(offset + filled)
-            count = min(self._span(index)[1] - TAG_BYTES - start, len(content) - filled)
-            part, filled = target[filled : filled + count], filled + count
-            if count == self._span(index)[1] - TAG_BYTES:
+            size = self._span(index)[1] - TAG_BYTES
+            part = target[filled : filled + size - start]
+            filled += len(part)
+            if len(part) == size:
                 whole.append((index, part))
             else:
-                part[:] = self._segment(index)[start : start + count]
+                part[:] = self._segment(index)[start : start + len(part)]
         _on_threads(lambda each: self._unseal(*each), whole)
-        return content
 
     def read_into(self, target: memoryview) -> str:
         """Unseal the whole file into `target`, of `size` bytes; returns the digest over its tags."""

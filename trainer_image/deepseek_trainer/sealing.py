@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 THREADS: Final = min(4, len(os.sched_getaffinity(0)))  # that seal and open segments: cryptography releases the GIL
 
+AHEAD: Final = 2 * THREADS if THREADS > 1 else 0  # segments under way before the oldest is written
+
 
 def nobody(_size: int) -> None:
     """Hears nothing."""
@@ -64,7 +66,14 @@ class _Pool:
         self._threads = ThreadPoolExecutor(THREADS, "seal")
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        return self._threads.submit(work, *arguments)
+        if THREADS > 1:
+            return self._threads.submit(work, *arguments)
+        done: Future[T] = Future()  # on a single core, going to and fro between threads only costs
+        try:
+            done.set_result(work(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 _POOL: Final = _Pool()
@@ -159,7 +168,7 @@ class SealedWriter:
         done = _POOL.submit(self._gcm.encrypt_into, nonce, plain, None, sealed[:size])
         self._running.append(_Sealing(done, sealed, size, kept))
         self._index += 1
-        if len(self._running) > 2 * THREADS:
+        if len(self._running) > AHEAD:
             self._put_next()
 
     def _put_next(self) -> None:

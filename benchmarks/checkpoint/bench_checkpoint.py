@@ -28,8 +28,8 @@ from deepseek_trainer.catalog import verify
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.keys import JobKeys, Key
+from deepseek_trainer.pool import THREADS
 from deepseek_trainer.saver import Saver
-from deepseek_trainer.sealing import THREADS
 from deepseek_trainer.vault import Purpose, Vault
 
 Run = Callable[[], float]  # seconds

@@ -9,6 +9,7 @@ from gloo_ranks import on_ranks
 from rank_stories import (
     ACTS,
     a_read_error_on_rank_1,
+    a_save_fails_on_rank_1,
     interrupted_run,
     stop_during_an_evaluation,
     weights_that_differ,
@@ -38,3 +39,10 @@ def test_a_read_error_on_one_rank_is_an_error_of_all(tmp_path: Path, act: str):
     newest = a_store(tmp_path).latest()
     assert newest is not None
     assert newest.step == (3 if act == "save" else 2)
+
+
+def test_when_the_disk_of_one_rank_fails_all_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
+    first, second = on_ranks(2, a_save_fails_on_rank_1, tmp_path)
+    assert first[0].startswith("TryAgainError: rank 1: cannot write")
+    assert second[0].startswith("StorageError: cannot write")
+    assert first[1:] == second[1:] == (2, True)

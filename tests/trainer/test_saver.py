@@ -12,8 +12,6 @@ from deepseek_trainer.agreement import alone
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.saver import HostCopies, Saver
-from gloo_ranks import on_ranks
-from rank_stories import a_save_fails_on_rank_1
 from vault_builders import a_state, a_store, weights_of
 
 
@@ -134,10 +132,3 @@ def test_host_copies_use_their_memory_again(tmp_path: Path) -> None:
     assert float(second[0].tensor[0]) == 2
     larger = copies.of(store.share(a_state(3, floats=5))).pieces
     assert larger[0].tensor.shape == (5,)
-
-
-def test_when_the_disk_of_one_rank_fails_all_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
-    first, second = on_ranks(2, a_save_fails_on_rank_1, tmp_path)
-    assert first[0].startswith("TryAgainError: rank 1: cannot write")
-    assert second[0].startswith("StorageError: cannot write")
-    assert first[1:] == second[1:] == (2, True)

@@ -19,9 +19,9 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
+from typing import Final, NamedTuple, Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.pool import POOL, THREADS, on_threads
 
 SEGMENT_BYTES = 1 << 20  # of ciphertext, tag and (in segment 0) header included; part of the format
 TAG_BYTES: Final = 16
@@ -38,9 +39,7 @@ HEADER_BYTES: Final = 1 + SALT_BYTES + PREFIX_BYTES
 
 Bytes = bytes | bytearray | memoryview
 Told = Callable[[int], object]  # hears how many bytes were just read
-T = TypeVar("T")
 
-THREADS: Final = min(4, len(os.sched_getaffinity(0)))  # that seal and open segments: cryptography releases the GIL
 
 AHEAD: Final = 2 * THREADS if THREADS > 1 else 0  # segments under way before the oldest is written
 
@@ -53,30 +52,6 @@ class Sink(Protocol):
     """What a writer writes to, such as an unbuffered file; `write` says how many bytes it took."""
 
     def write(self, data: memoryview, /) -> int: ...
-
-
-class _Pool:
-    """Threads for all files of this process; a forked child, which has no threads, gets its own."""
-
-    def __init__(self) -> None:
-        self.renew()
-        os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, "seal")
-
-    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        if THREADS > 1:
-            return self._threads.submit(work, *arguments)
-        done: Future[T] = Future()  # on a single core, going to and fro between threads only costs
-        try:
-            done.set_result(work(*arguments))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
-_POOL: Final = _Pool()
 
 
 def as_bytes(data: Bytes) -> memoryview:
@@ -165,7 +140,7 @@ class SealedWriter:
     def _seal(self, plain: memoryview, kept: memoryview | None, *, is_last: bool) -> None:
         sealed, size = self._buffer(), len(plain) + TAG_BYTES
         nonce = _nonce(self._prefix, self._index, is_last)
-        done = _POOL.submit(self._gcm.encrypt_into, nonce, plain, None, sealed[:size])
+        done = POOL.submit(self._gcm.encrypt_into, nonce, plain, None, sealed[:size])
         self._running.append(_Sealing(done, sealed, size, kept))
         self._index += 1
         if len(self._running) > AHEAD:
@@ -247,7 +222,7 @@ class SealedReader:
                 whole.append((index, part))
             else:
                 part[:] = self._segment(index)[start : start + len(part)]
-        _on_threads(lambda each: self._unseal(*each), whole)
+        on_threads(lambda each: self._unseal(*each), whole)
 
     def read_into(self, target: memoryview) -> str:
         """Unseal the whole file into `target`, of `size` bytes; returns the digest over its tags."""
@@ -256,7 +231,7 @@ class SealedReader:
             length = self._span(index)[1] - TAG_BYTES
             parts.append((index, target[filled : filled + length]))
             filled += length
-        return _digest(_on_threads(lambda each: self._unseal(*each), parts))
+        return _digest(on_threads(lambda each: self._unseal(*each), parts))
 
     def pieces(self) -> Iterator[memoryview]:
         """The plaintext in order; each piece is valid until the next."""
@@ -276,7 +251,7 @@ class SealedReader:
             tell(length)
             return tag
 
-        return _digest(_on_threads(verified, range(self._count)))
+        return _digest(on_threads(verified, range(self._count)))
 
     def _place(self, offset: int) -> tuple[int, int]:
         """Segment that holds the plaintext byte `offset`, and where in its plaintext."""
@@ -323,19 +298,6 @@ class SealedReader:
 
     def _cut(self) -> IntegrityError:
         return IntegrityError(f"{self.path} is cut short at {self.sealed_size} bytes", hint="copy the file again")
-
-
-def _on_threads(work: Callable[[T], bytes], items: Iterable[T]) -> list[bytes]:
-    """What `work` gives for each of `items`, in their order; when this returns or raises, no thread is at it."""
-    running = [_POOL.submit(work, item) for item in items]
-    wait(running, return_when=FIRST_EXCEPTION)
-    for each in running:
-        each.cancel()
-    wait(running)
-    failed = next((error for each in running if not each.cancelled() and (error := each.exception())), None)
-    if failed:
-        raise failed
-    return [each.result() for each in running]
 
 
 def _digest(tags: Iterable[bytes]) -> str:

@@ -18,7 +18,7 @@ from deepseek_operator.observed import JobKey, Manifest, Sighting
 log = logging.getLogger(__name__)
 
 CHILDREN: Final = (("batch/v1", "Job"), ("v1", "Pod"))
-PAUSE_S: Final = 1.0  # before a watch that failed is tried again
+PAUSE_S: Final = 1.0  # between a watch and the next, which misses nothing; some proxy may end each at once
 _GONE: Final = 410  # the API server no longer knows what happened since that version
 
 
@@ -56,7 +56,7 @@ class ChildWatch:
                 log.warning("the watch of %s stopped: %s: %s", self._path, type(error).__name__, error)
                 if isinstance(error, ApiError) and error.status == _GONE:
                     self._version = ""
-                await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._pause_s)
 
     async def _follow(self) -> None:
         if not self._version:

@@ -1,6 +1,6 @@
-"""Files of format version 1 that every later version must read; docs/checkpoint-format.md describes them.
+"""Files of all format versions, which every later version must read; docs/checkpoint-format.md describes them.
 
-`--update-golden` writes them anew, from fixed randomness.
+`--update-golden` writes those of the newest version anew, from fixed randomness.
 """
 
 import hashlib
@@ -27,7 +27,10 @@ from deepseek_trainer.vault import associated_data
 from tink_judge import tink_stream
 from vault_builders import KEK, a_state, a_store, weights_of
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "sealed_v1"
+GOLDEN = Path(__file__).parents[1] / "golden"
+VECTORS = GOLDEN / "sealed_v1" / "vectors.json"  # sealed files are the same in all versions
+STORES = [GOLDEN / "sealed_v1" / "work", GOLDEN / "sealed_v2" / "work"]
+OF_ALL_VERSIONS = pytest.mark.parametrize("work", STORES, ids=["v1", "v2"])
 SIZES = (0, 1, 100, 1_048_519, 1_048_520, 1_048_521, 2_097_080, 2_097_081)
 SHOWN = 256  # longest sealed file that the vectors hold in full [bytes]
 
@@ -65,7 +68,7 @@ def test_golden_vectors_are_what_we_seal(golden: Callable[[str, str], None]) -> 
 
 
 def test_golden_vectors_are_what_we_open(tmp_path: Path) -> None:
-    for expected in json.loads((GOLDEN / "vectors.json").read_text())["vectors"]:
+    for expected in json.loads(VECTORS.read_text())["vectors"]:
         if expected["sealed"] is not None:
             (tmp_path / "file").write_bytes(bytes.fromhex(expected["sealed"]))
             with SealedReader(
@@ -75,11 +78,12 @@ def test_golden_vectors_are_what_we_open(tmp_path: Path) -> None:
                 assert reader.verify() == expected["tagsDigest"]
 
 
-def test_golden_store_opens(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--update-golden"):
+@OF_ALL_VERSIONS
+def test_golden_store_opens(tmp_path: Path, work: Path, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden") and work == STORES[-1]:
         with pytest.MonkeyPatch.context() as patch:
             rewrite_store(patch)
-    shutil.copytree(GOLDEN / "work", tmp_path / "work")  # opening takes a store over
+    shutil.copytree(work, tmp_path / "work")  # opening takes a store over
     store = a_store(tmp_path / "work")
     info = store.latest()
     assert info is not None
@@ -88,16 +92,17 @@ def test_golden_store_opens(tmp_path: Path, request: pytest.FixtureRequest) -> N
     assert not store.refused
 
 
-def test_golden_keyring_opens() -> None:
-    kek = Key(bytes.fromhex(json.loads((GOLDEN / "vectors.json").read_text())["kek"]))
-    (key,) = Keyring.open(GOLDEN / "work" / "keyring.json", "lab/demo", [kek]).keys
-    assert key.id == json.loads((GOLDEN / "work" / "keyring.json").read_text())["primary"]
+@OF_ALL_VERSIONS
+def test_golden_keyring_opens(work: Path) -> None:
+    kek = Key(bytes.fromhex(json.loads(VECTORS.read_text())["kek"]))
+    (key,) = Keyring.open(work / "keyring.json", "lab/demo", [kek]).keys
+    assert key.id == json.loads((work / "keyring.json").read_text())["primary"]
 
 
-def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code() -> None:
+@OF_ALL_VERSIONS
+def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code(work: Path) -> None:
     """docs/checkpoint-format.md, followed by hand with Tink, AES-KWP and safetensors."""
-    work = GOLDEN / "work"
-    kek = bytes.fromhex(json.loads((GOLDEN / "vectors.json").read_text())["kek"])
+    kek = bytes.fromhex(json.loads(VECTORS.read_text())["kek"])
     (entry,) = json.loads((work / "keyring.json").read_text())["keys"]
     dek = aes_key_unwrap_with_padding(kek, bytes.fromhex(entry["wrapped"]))
     assert hmac.digest(dek, b"dstj key id v1", "sha256")[:8].hex() == entry["id"]
@@ -108,8 +113,11 @@ def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code() -> No
         with tink_stream(dek).new_decrypting_stream(io.BytesIO(content), bound_to.encode()) as stream:
             return bytes(stream.read())
 
+    def raw(name: str) -> bytes:
+        return (work / "checkpoints" / f"{name}.sealed").read_bytes()
+
     def digest(name: str) -> str:
-        return hashlib.sha256((work / "checkpoints" / f"{name}.sealed").read_bytes()[-16:]).hexdigest()  # one segment
+        return hashlib.sha256(raw(name)[-16:]).hexdigest()  # one segment
 
     head = json.loads(opened("HEAD.json", "-", "-"))
     assert head["commits"][-1] == {"step": 7, "digest": digest("step-00000007/manifest.json")}
@@ -118,6 +126,9 @@ def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code() -> No
     assert [file["digest"] for file in manifest["files"]] == [
         digest(f"step-00000007/{file['name']}") for file in manifest["files"]
     ]
+    for file in manifest["files"]:
+        if manifest["format"] == "dstj-checkpoint/2":
+            assert file["salt"] == raw(f"step-00000007/{file['name']}")[1:33].hex()
     tensors = load(opened("step-00000007/rank-00000.safetensors", "7", "0"))
     assert tensors["model/layers.0.weight"].tolist() == [7.0] * 4
     assert json.loads(opened("step-00000007/rank-00000.json", "7", "0")) == {"scheduler": {"step": 7}}
@@ -130,7 +141,7 @@ def rewrite_store(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
     for module in (keys, checkpoint):
         patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")
-    shutil.rmtree(GOLDEN / "work", ignore_errors=True)
-    store = a_store(GOLDEN / "work")
+    shutil.rmtree(STORES[-1], ignore_errors=True)
+    store = a_store(STORES[-1])
     for step in (6, 7):
         store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})

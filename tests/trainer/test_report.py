@@ -10,7 +10,15 @@ EVENTS = [
         {"event": "step", "time": 1e9 + i, "step": i, "loss": 4 / i, "learningRate": 1e-4, "tokensPerSecond": 90.5}
         for i in (1, 2, 3)
     ),
-    {"event": "checkpoint", "time": 1e9, "step": 2, "sizeBytes": 1234, "seconds": 0.5, "sealed": True},
+    {
+        "event": "checkpoint",
+        "time": 1e9,
+        "step": 2,
+        "sizeBytes": 1234,
+        "seconds": 0.5,
+        "stallSeconds": 0.1,
+        "sealed": True,
+    },
     {"event": "refused", "time": 1e9, "step": 2, "reason": "rank-00000.json is missing"},
     {"event": "resumed", "time": 1e9, "step": 2, "attempt": 2, "restart": 0},
     {"event": "evaluation", "time": 1e9, "step": 3, "loss": 1.5, "perplexity": 4.48},
@@ -80,7 +88,7 @@ def test_report_compares_before_and_after():
 def test_report_lists_restarts_and_checkpoints():
     report = a_report()
     assert "<td>2001-09-09 01:46:40 UTC</td><td>2</td><td>2</td>" in report
-    assert "<td>1234</td><td>0.5</td><td>yes</td>" in report
+    assert "<td>1234</td><td>0.5</td><td>0.1</td><td>yes</td>" in report
     assert "<td>2</td><td>rank-00000.json is missing</td>" in report
     assert 'class="mark"' in report
 

@@ -96,6 +96,13 @@ def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_
     assert loss_after(result) == evaluations(paths)[2]
 
 
+def test_settings_that_changed_since_the_checkpoint_are_told_in_the_report(paths: Paths):
+    title = "Settings changed since the checkpoint"
+    for weight_decay, is_told in ((0.1, False), (0.1, False), (0.2, True)):
+        report = (trained(a_job(**LEARNING, weightDecay=weight_decay), paths) / "report.html").read_text()
+        assert ("<td>2</td>" in section(title, report)) is is_told
+
+
 def damage(path: Path) -> None:
     """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())

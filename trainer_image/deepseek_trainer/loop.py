@@ -25,6 +25,7 @@ from deepseek_trainer.reporter import Reporter, StepResult
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.schedule import learning_rate
 from deepseek_trainer.state import RunState, checkpoint_state
+from deepseek_trainer.training_config import config_digest
 
 LOGGED_STEPS = 200  # points of the loss curve over a whole run
 
@@ -159,6 +160,7 @@ class Loop:
             "run": self.state.to_json() | {"history": self.reporter.history},
             "cursor": self.cursor.state().hex(),
             "jobUid": self.job_uid,
+            "configDigest": config_digest(self.config),
         }
         state = checkpoint_state(self.model, self.optimizer, self.world)
         self.saver.save(self.state.step, state, meta, self.state.best_step)

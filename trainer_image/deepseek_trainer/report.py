@@ -56,7 +56,13 @@ def render(report: Report) -> str:
         _evaluation(report.before, report.after),
         _answers(report.answers),
         _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
-        _events(report.events, "checkpoint", "Checkpoints", ("time", "step", "sizeBytes", "seconds", "sealed")),
+        _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
+        _events(
+            report.events,
+            "checkpoint",
+            "Checkpoints",
+            ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed"),
+        ),
         _events(report.events, "refused", "Checkpoints refused", ("time", "step", "reason")),
         _section("Settings", _table(("Setting", "Value"), report.settings.items())),
     ]

@@ -29,7 +29,7 @@ from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.state import RunState, load_state, load_weights
 from deepseek_trainer.tokenizer import prompt_ids, text_ids
-from deepseek_trainer.training_config import load_config
+from deepseek_trainer.training_config import config_digest, load_config
 from deepseek_trainer.vault import Vault
 
 Json = dict[str, Any]
@@ -111,6 +111,8 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
+        if info.meta.get("configDigest") not in (None, config_digest(config)):
+            reporter.event("config_changed", step=info.step)
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     saver = Saver(rank.store, config.checkpoint.retention, exchange)
     return Loop(

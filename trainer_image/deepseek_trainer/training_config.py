@@ -1,5 +1,6 @@
 """config.json: read once, refused if a newer operator wrote what this trainer does not know."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def load_config(path: Path) -> TrainingConfig:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def config_digest(config: TrainingConfig) -> str:
+    """SHA-256 of all settings; a checkpoint tells with which it was made."""
+    settings = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

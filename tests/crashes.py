@@ -1,9 +1,14 @@
-"""A process that dies before its n-th file operation, for tests that try them all."""
+"""Processes that die: before their n-th file operation, or at any moment while they save."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from deepseek_trainer.contract.retention import Retention
+from vault_builders import a_state, a_store
 
 
 def in_a_child(work: Callable[[], None]) -> int:
@@ -28,3 +33,16 @@ def crash_at(event: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+def save_for_ever(work: Path, sealed: bool, told: Connection) -> None:
+    """Commit one checkpoint after the other; tell None when the first begins, then each step when it is saved."""
+    store = a_store(work, sealed=sealed)
+    info = store.latest()
+    step = info.step if info else 0
+    told.send(None)
+    while True:
+        step += 1
+        store.save(step, a_state(step, floats=1_000_000), {"cursor": step})
+        told.send(step)
+        store.prune(Retention(keep_last=2), best_step=1)

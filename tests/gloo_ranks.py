@@ -15,8 +15,8 @@ import torch.distributed as dist
 from deepseek_trainer.distributed import World
 
 _PATIENCE = timedelta(seconds=20)  # a rank that waits longer for its peers fails instead of hanging
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["deepseek_trainer.loop"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["deepseek_trainer.loop"])
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -24,7 +24,7 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
 
     `work` and its results travel between processes: it is a function of a module of tests/.
     """
-    with tempfile.TemporaryDirectory() as place, ProcessPoolExecutor(size, mp_context=_SERVER) as pool:
+    with tempfile.TemporaryDirectory() as place, ProcessPoolExecutor(size, mp_context=SERVER) as pool:
         store = Path(place) / "store"
         return list(pool.map(partial(_on_rank, size, store, work, arguments), range(size)))
 

@@ -1,35 +1,18 @@
 """A storm of kills: whatever instant SIGKILL picks, no checkpoint that was announced is lost."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from crashes import save_for_ever
+from gloo_ranks import SERVER
 from vault_builders import a_store, weights_of
 
 KILLS = 200
-TESTS = Path(__file__).parents[1]
-SAVE_FOR_EVER = """
-import sys
-from pathlib import Path
-from deepseek_trainer.contract.retention import Retention
-from vault_builders import a_state, a_store
-
-store = a_store(Path(sys.argv[1]), sealed=sys.argv[2] == "sealed")
-info = store.latest()
-step = info.step if info else 0
-print("ready", flush=True)
-while True:
-    step += 1
-    store.save(step, a_state(step, floats=1_000_000), {"cursor": step})
-    print(step, flush=True)
-    store.prune(Retention(keep_last=2), best_step=1)
-"""
 
 
 @pytest.mark.parametrize("kind", ["sealed", "clear"])
@@ -47,14 +30,18 @@ def test_two_hundred_kills_lose_no_checkpoint_that_was_announced(tmp_path: Path,
 
 
 def announced_before_a_kill(work: Path, kind: str, after_s: float) -> int | None:
-    """Run the saver, kill it `after_s` after it is ready; the last step that it said was saved."""
-    command = [sys.executable, "-c", SAVE_FOR_EVER, str(work), kind]
-    environ = os.environ | {"PYTHONPATH": str(TESTS)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as saver:
-        assert saver.stdout is not None
-        assert saver.stdout.readline() == "ready\n"
-        time.sleep(after_s)
-        saver.kill()
-        lines = saver.stdout.read().splitlines()
-    assert saver.returncode == -signal.SIGKILL
-    return int(lines[-1]) if lines else None
+    """Run a process that saves, kill it `after_s` after it is ready; the last step that it said was saved."""
+    ours, theirs = SERVER.Pipe(duplex=False)
+    saver = SERVER.Process(target=save_for_ever, args=(work, kind == "sealed", theirs))
+    saver.start()
+    theirs.close()
+    assert ours.recv() is None
+    time.sleep(after_s)
+    saver.kill()
+    announced = None
+    with suppress(EOFError):
+        while True:
+            announced = ours.recv()
+    saver.join()
+    assert saver.exitcode == -signal.SIGKILL
+    return announced

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.dcp import VaultReader, tensors_only
+from deepseek_trainer.dcp import VaultReader, load_planner, save_planner
 from deepseek_trainer.dcp_writer import StoreWriter
 from deepseek_trainer.distributed import World
 from deepseek_trainer.statefile import split
@@ -85,11 +84,11 @@ def through_torch(world: World, root: Path) -> bool:
     store = store_of(world, root)
     state, _ = split(state_of(*trained(a_model(), world, sharded=True)))
     expected = {name: whole(tensor).clone() for name, tensor in state.items()}
-    dcp.save(state, storage_writer=StoreWriter(store, step=3), planner=tensors_only())
+    dcp.save(state, storage_writer=StoreWriter(store, step=3), planner=save_planner())
     for tensor in state.values():
         tensor.zero_()
     info = store.latest()
     assert info is not None
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = load_planner()
     dcp.load(state, storage_reader=VaultReader(info, store.vault), planner=planner)
     return all(torch.equal(whole(tensor), expected[name]) for name, tensor in state.items())

@@ -34,6 +34,11 @@ from deepseek_trainer.vault import Purpose, Vault
 
 Run = Callable[[], float]  # seconds
 TENSORS = 24
+BESIDE = {
+    "sealed, save": "plain DCP, save",
+    "sealed, load": "plain DCP, load",
+    "sealed, stall of a save beside": "plain DCP, stall of async_save",
+}
 
 
 def a_state(mib: int) -> dict[str, dict[str, Tensor]]:
@@ -44,8 +49,8 @@ def a_state(mib: int) -> dict[str, dict[str, Tensor]]:
 
 
 class Ours:
-    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]], *, sealed: bool) -> None:
-        keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))]) if sealed else None
+    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+        keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))])
         self.store = CheckpointStore(directory / "checkpoints", Vault("lab/bench", Purpose.CHECKPOINT, keys))
         self.saver = Saver(self.store, Retention(keep_last=1), alone)
         self._state, self._step = state, 0
@@ -129,7 +134,7 @@ def measured(directory: Path, mib: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of each row; each round runs each row once, so that a noisy neighbour disturbs all alike."""
     state = a_state(mib)
     plain, pickled = PlainDcp(directory, state), TorchSave(directory, state)
-    ours = Ours(directory / "ours", state, sealed=True)
+    ours = Ours(directory / "ours", state)
     rows: dict[str, Run] = {
         "torch.save": pickled.save,
         "plain DCP, save": plain.save,
@@ -178,10 +183,7 @@ def report(seconds: dict[str, list[float]], mib: int) -> None:
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     print(f"{mib} MiB, {THREADS} threads that seal; medians")
     for name, median in medians.items():
-        reference = medians.get(f"plain DCP, {name.split(', ')[1].split()[0]}") if "sealed" in name else None
-        if "stall" in name and "sealed" in name:
-            reference = medians["plain DCP, stall of async_save"]
-        ratio = f"{median / reference:8.2f} x plain DCP" if reference else ""
+        ratio = f"{median / medians[BESIDE[name]]:8.2f} x plain DCP" if name in BESIDE else ""
         print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratio}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**20
     print(f"peak memory {peak:.0f} MiB")

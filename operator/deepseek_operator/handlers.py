@@ -32,8 +32,8 @@ def sighting(key: JobKey, event: kopf.RawEvent) -> Sighting:
     """Of the training job itself.  What a list finds has no type."""
     job, type_ = cast(Manifest, event["object"]), event["type"]
     version = str(job["metadata"].get("resourceVersion", ""))
-    listed, created = (job if type_ == kind else None for kind in (None, "ADDED"))
-    return Sighting(key, version, is_job=True, listed=listed, created=created)
+    listed = job if type_ is None else None
+    return Sighting(key, version, is_job=True, listed=listed, created=job if type_ == "ADDED" else None)
 
 
 class Endless:

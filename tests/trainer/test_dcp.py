@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from deepseek_trainer import sealing
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.dcp import VaultReader
+from deepseek_trainer.dcp import VaultReader, load_planner
 from vault_builders import a_state, a_store
 
 
@@ -23,7 +22,7 @@ def test_a_single_tensor_is_read_without_the_rest(tmp_path: Path, monkeypatch: p
     unseal = sealing.SealedReader._unseal
     monkeypatch.setattr(sealing.SealedReader, "_unseal", lambda self, *a: opened.append(1) or unseal(self, *a))
     one = torch.empty(4096)
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = load_planner()
     reader = VaultReader(info, store.vault)
     dcp.load({"model/w5": one}, storage_reader=reader, planner=planner, no_dist=True)
     assert torch.equal(one, tensors["w5"])

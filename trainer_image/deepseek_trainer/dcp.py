@@ -36,7 +36,7 @@ from torch.futures import Future
 from deepseek_trainer.catalog import CheckpointInfo, place_of
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.manifest import TensorInfo
-from deepseek_trainer.statefile import code_of, torch_dtype
+from deepseek_trainer.statefile import code_of, memory_of, torch_dtype
 from deepseek_trainer.tensorfile import SIZES, Slot, slots
 from deepseek_trainer.vault import Reader, Vault
 
@@ -52,9 +52,14 @@ class Piece:
     tensor: Tensor
 
 
-def tensors_only() -> DefaultSavePlanner:
+def save_planner() -> DefaultSavePlanner:
     """torch's planner for a state of tensors by flat names; it would pickle anything else."""
     return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+
+def load_planner() -> DefaultLoadPlanner:
+    """The same for loading."""
+    return DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
 
 
 def is_per_rank(name: str) -> bool:
@@ -64,7 +69,7 @@ def is_per_rank(name: str) -> bool:
 def pieces_to_write(tensors: Mapping[str, Tensor], rank: int, file: str, agreed: Agreed) -> list[Piece]:
     """This rank's part of what all ranks hold, and all that is its own.  Collective."""
     shared = {name: tensor for name, tensor in tensors.items() if not is_per_rank(name)}
-    planner = tensors_only()
+    planner = save_planner()
     planner.set_up_planner(shared, is_coordinator=rank == 0)
     wanted = agreed(lambda: [_to_json(item) for item in planner.create_local_plan().items])
     # From the same plans every rank comes to the same division.
@@ -87,11 +92,12 @@ def read_tensors(
     """
     reader = VaultReader(info, vault)
     metadata = reader.read_metadata()
-    targets = dict(into or {}) | {
-        name: _empty(of) for name, of in metadata.state_dict_metadata.items() if name not in (into or {})
-    }
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    planner.set_up_planner(dict(targets), metadata)
+    targets = dict(into or {})
+    for name, of in metadata.state_dict_metadata.items():
+        if name not in targets:
+            targets[name] = _empty(of)
+    planner = load_planner()
+    planner.set_up_planner(targets, metadata)
     try:
         plan = planner.create_local_plan()
     except (ValueError, RuntimeError) as error:  # another shape, a name that is not there
@@ -111,10 +117,9 @@ class VaultReader(StorageReader):
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         found: dict[str, Any] = {}
         for index, tensor in self._shared.items():
-            properties = TensorProperties(dtype=torch_dtype(tensor.dtype))
-            of = TensorStorageMetadata(properties, torch.Size(tensor.whole or tensor.shape), [])
-            chunks = found.setdefault(tensor.name, of).chunks
-            chunks.append(ChunkStorageMetadata(torch.Size(index.offset or ()), torch.Size(tensor.shape)))
+            data = _write_data(index, tensor)
+            of = found.setdefault(tensor.name, TensorStorageMetadata(data.properties, data.size, []))
+            of.chunks.append(data.chunk)
         return Metadata(found)
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
@@ -177,10 +182,10 @@ def _read(reader: Reader, slot: Slot, item: ReadItem, target: Tensor) -> None:
     first, *offsets = item.storage_offsets or (0,)
     rows, *lengths = item.lengths or (1,)
     if target.is_contiguous() and _is_like(target, slot) and tuple(lengths) == slot.shape[1:]:
-        reader.read_onto(slot.start + first * _row_bytes(slot), _bytes_of(target))
+        reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(target))
         return
     part = torch.empty((rows, *slot.shape[1:]) if slot.shape else (), dtype=torch_dtype(slot.dtype))
-    reader.read_onto(slot.start + first * _row_bytes(slot), _bytes_of(part))
+    reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(part))
     for dimension, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=1):
         part = part.narrow(dimension, offset, length)
     target.copy_(part)
@@ -188,7 +193,7 @@ def _read(reader: Reader, slot: Slot, item: ReadItem, target: Tensor) -> None:
 
 def _whole(reader: Reader, slot: Slot) -> Tensor:
     tensor = torch.empty(slot.shape, dtype=torch_dtype(slot.dtype))
-    reader.read_onto(slot.start, _bytes_of(tensor))
+    reader.read_onto(slot.start, memory_of(tensor))
     return tensor
 
 
@@ -198,11 +203,6 @@ def _is_like(target: Tensor, slot: Slot) -> bool:
 
 def _row_bytes(slot: Slot) -> int:
     return math.prod(slot.shape[1:]) * SIZES[slot.dtype]
-
-
-def _bytes_of(tensor: Any) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
 
 
 def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:
@@ -227,7 +227,9 @@ def _to_json(item: WriteItem) -> dict[str, Any]:
 def _from_json(data: Mapping[str, Any]) -> WriteItem:
     info = TensorInfo.from_json(data)
     index = _index(info)
+    return WriteItem(index, WriteItemType[data["type"]], tensor_data=_write_data(index, info))
+
+
+def _write_data(index: MetadataIndex, info: TensorInfo) -> TensorWriteData:
     chunk = ChunkStorageMetadata(torch.Size(index.offset or ()), torch.Size(info.shape))
-    properties = TensorProperties(dtype=torch_dtype(info.dtype))
-    tensor = TensorWriteData(chunk, properties, torch.Size(info.whole or info.shape))
-    return WriteItem(index, WriteItemType[data["type"]], tensor_data=tensor)
+    return TensorWriteData(chunk, TensorProperties(dtype=torch_dtype(info.dtype)), torch.Size(info.whole or info.shape))

@@ -1,7 +1,7 @@
-"""For training loops of one's own: `torch.distributed.checkpoint.save` into a store of ours.
+"""For training loops of one's own: `torch.distributed.checkpoint.save` into a store of ours; planners are in `dcp`.
 
-dcp.save(state, storage_writer=StoreWriter(store, step=100), planner=tensors_only())
-dcp.load(state, storage_reader=VaultReader(store.latest(), store.vault), planner=DefaultLoadPlanner(False))
+dcp.save(state, storage_writer=StoreWriter(store, step=100), planner=save_planner())
+dcp.load(state, storage_reader=VaultReader(store.latest(), store.vault), planner=load_planner())
 """
 
 from collections.abc import Mapping

@@ -80,8 +80,12 @@ def entries(tensors: Mapping[str, Any]) -> list[Entry]:
 
 
 def _bytes(tensor: Any) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(sys.modules["torch"].uint8).numpy())
+    return memory_of(tensor.detach().cpu().contiguous())
+
+
+def memory_of(tensor: Any) -> memoryview:
+    """The bytes of a contiguous tensor in the host's memory, to read or to fill."""
+    return memoryview(tensor.view(-1).view(sys.modules["torch"].uint8).numpy())
 
 
 def torch_dtype(code: str) -> Any:

@@ -240,8 +240,9 @@ class TrainingJob:
 def told_about(namespace: Namespace) -> list[tuple[str, str]]:
     """Everything that helps to understand a failure in a namespace, by heading."""
     looks = {
-        "objects": ("get", "dstj,jobs,pods,pvc,events", "-o", "wide"),
-        "training jobs": ("get", "dstj", "-o", "yaml"),
+        "training jobs": ("get", "dstj", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
+        "events": ("get", "events", "-o", "custom-columns=TIME:lastTimestamp,ABOUT:involvedObject.name,TOLD:message"),
+        "objects": ("get", "dstj,jobs,pods,pvc", "-o", "wide"),
         "pods": ("describe", "pods"),
     }
     told = [(heading, _whatever(_kubectl("--namespace", namespace.name, *look))) for heading, look in looks.items()]

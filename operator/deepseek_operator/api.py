@@ -81,7 +81,7 @@ class Api:
     async def items(self, api_version: str, kind: str, namespace: str, **query: str) -> tuple[Manifest, ...]:
         """The objects of a list, each with the apiVersion and kind that lists leave out."""
         found = await self.request("GET", path(api_version, kind, namespace), query)
-        return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"])
+        return _items(api_version, kind, found)
 
     async def pages(
         self, api_version: str, kind: str, namespace: str, *, accept: str = JSON, **query: str
@@ -90,7 +90,7 @@ class Api:
         more = {"limit": PAGE}
         while more:
             found = await self.request("GET", path(api_version, kind, namespace), query | more, accept=accept)
-            yield tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"])
+            yield _items(api_version, kind, found)
             token = found["metadata"].get("continue")
             more = {"limit": PAGE, "continue": token} if token else {}
 
@@ -201,6 +201,11 @@ class Api:
                 read_bufsize=LARGEST_LINE,
             )
         return session
+
+
+def _items(api_version: str, kind: str, found: Manifest) -> tuple[Manifest, ...]:
+    """The objects of a list, which is null instead of empty where only metadata was asked for."""
+    return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"] or ())
 
 
 def _proxy(url: str) -> str | None:

@@ -361,6 +361,8 @@ async def test_versions_are_listed_over_all_watched_namespaces(api: Api, fake: F
     fake.answers["GET", path(API_VERSION, KIND, "ml")] = 200, found("c")
     assert await job_versions(api, ()) == {JobKey("ml", "a"): "aa", JobKey("ml", "b"): "bb"}
     assert await job_versions(api, ("ml",)) == {JobKey("ml", "c"): "cc"}
+    fake.answers["GET", path(API_VERSION, KIND)] = 200, {"items": None, "metadata": {}}
+    assert await job_versions(api, ()) == {}, "as API servers answer where there is no job"
 
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ops/leases"

@@ -147,6 +147,22 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on_bit_for_bit(tmp
     assert job.losses == whole.losses
 
 
+def test_a_library_that_aborts_while_a_rank_is_torn_down_costs_neither_a_restart_nor_the_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    is_rank = "any('deepseek_trainer.train' in word for word in sys.orig_argv)"
+    (tmp_path / "sitecustomize.py").write_text(f"import atexit, os, sys\nif {is_rank}: atexit.register(os.abort)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(15, run)
+    run.send_signal(signal.SIGTERM)
+    run.communicate()
+    assert job.status["lastCheckpoint"]["step"] == max(job.losses)
+    assert job.run().returncode == 0
+    assert job.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+
+
 def test_a_killed_dstj_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path, whole: Job):
     job = Job(tmp_path / "job", longer)
     run = job.start()

@@ -26,13 +26,11 @@ def test_a_pid_that_is_being_written_is_not_read(scratch: Scratch):
     assert scratch.pids() == (os.getpid(),)
 
 
-def test_a_round_begins_without_the_last_ones_ranks_stop_and_failure(scratch: Scratch):
+def test_a_round_begins_without_the_last_ones_ranks_and_failure(scratch: Scratch):
     scratch.record(0)
-    scratch.stopped.touch()
     Failure(ExitCode.TRY_AGAIN, "OutOfMemory", "too big", 0).save(scratch.failure)
     scratch.begin_round()
     assert scratch.pids() == ()
-    assert not scratch.stopped.exists()
     assert Failure.load(scratch.failure) is None
     assert scratch.record(0) == 1, "restarts are counted over all rounds"
 
@@ -42,6 +40,15 @@ def test_a_round_keeps_a_failure_that_no_restart_helps(scratch: Scratch):
     failure.save(scratch.failure)
     scratch.begin_round()
     assert Failure.load(scratch.failure) == failure
+
+
+def test_a_round_after_an_agreed_stop_keeps_it_and_the_last_words(scratch: Scratch):
+    scratch.directory.mkdir()
+    scratch.leave_progress(b'{"step": 11}')
+    scratch.stopped.touch()
+    scratch.begin_round()
+    assert scratch.stopped.exists()
+    assert scratch.last_progress() == {"step": 11}
 
 
 def test_no_round_has_begun_before_the_first_and_after_clearing(scratch: Scratch):

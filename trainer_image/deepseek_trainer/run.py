@@ -21,7 +21,7 @@ from deepseek_trainer.export import Results, export
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import load_model
 from deepseek_trainer.optimizer import adamw
-from deepseek_trainer.process import StopFlag
+from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
@@ -59,11 +59,20 @@ def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
             serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
         prepared = open_prepared(config, paths, Vault.for_data(config, paths))
         rank = Rank(config, paths, world, stop, prepared, _store(config, paths, world))
+        scratch = Scratch(paths.scratch)
         try:
-            _train_and_export(rank, progress)
-        finally:
-            if world.is_lead:
-                Scratch(paths.scratch).leave_progress(progress.to_json())
+            _train_and_tell(rank, progress, scratch)
+        except StopRequested:
+            scratch.stopped.touch()  # before the ranks part: one that fails in that has saved all the same
+            raise
+
+
+def _train_and_tell(rank: Rank, progress: Progress, scratch: Scratch) -> None:
+    try:
+        _train_and_export(rank, progress)
+    finally:
+        if rank.world.is_lead:
+            scratch.leave_progress(progress.to_json())
 
 
 def _train_and_export(rank: Rank, progress: Progress) -> None:

@@ -22,16 +22,19 @@ class Scratch:
 
     def clear(self) -> None:
         """Before the first round: as if there had been none."""
-        for file in (self.failure, self.stopped, self._progress, *self._rank_files()):
-            file.unlink(missing_ok=True)
+        self._remove(self.failure, self.stopped, self._progress, *self._rank_files())
         with suppress(FileNotFoundError):
             self._ranks.rmdir()
 
     def begin_round(self) -> None:
-        """Forget the last round, but not a failure that no restart helps: the launcher may not have seen it yet."""
+        """Forget the last round's ranks and failure.
+
+        But not what the launcher may not have seen yet: a failure that no restart helps, and an agreed stop.
+        torchrun starts a round after that, too, where a rank was killed on its way out.
+        """
         failure = Failure.load(self.failure)
         if failure is None or failure.exit_code not in NOT_RETRYABLE:
-            self.clear()
+            self._remove(self.failure, *self._rank_files())
         self._ranks.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -68,6 +71,10 @@ class Scratch:
             with suppress(FileNotFoundError, ValueError):  # a new round begins; being written
                 pids.append(int(file.read_text()))
         return tuple(pids)
+
+    def _remove(self, *files: Path) -> None:
+        for file in files:
+            file.unlink(missing_ok=True)
 
     def _rank_files(self) -> tuple[Path, ...]:
         return tuple(self._ranks.glob("*"))

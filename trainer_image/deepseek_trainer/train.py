@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.failure import Failure
@@ -24,13 +25,14 @@ def main() -> None:
 
         run(paths, stop, restarts)
     except StopRequested:
-        scratch.stopped.touch()
+        pass
     except Exception as error:  # the edge: nothing may leave without a word
         _leave(Failure.of(error, rank), scratch)
+    _end(0)
 
 
 def _leave(failure: Failure, scratch: Scratch) -> None:
-    """Without the usual teardown: a NCCL or gloo thread may be stuck in a collective with a dead peer.
+    """At once: a NCCL or gloo thread may be stuck in a collective with a dead peer.
 
     Its peers hear of it when the kernel closes its connections: this word comes before theirs.
     """
@@ -38,7 +40,14 @@ def _leave(failure: Failure, scratch: Scratch) -> None:
         print(f"rank {failure.rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
         failure.save(scratch.failure)
     finally:
-        os._exit(failure.exit_code)
+        _end(failure.exit_code)
+
+
+def _end(code: int) -> NoReturn:
+    """Without the interpreter's teardown, in which a thread of a library that still runs can abort the process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _quieten() -> None:

@@ -1,6 +1,7 @@
 """Real ranks for tests: processes that gloo joins, forked from a server that has torch loaded already."""
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from deepseek_trainer.distributed import World
 
 _PATIENCE = timedelta(seconds=20)  # a rank that waits longer for its peers fails instead of hanging
+os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks when it is imported, which is after this
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["deepseek_trainer.loop"])
 

@@ -96,6 +96,20 @@ def read_tensors(
     for name, of in metadata.state_dict_metadata.items():
         if name not in targets:
             targets[name] = _empty(of)
+    _fill(targets, reader, metadata)
+    return targets | reader.read_own(rank)
+
+
+def read_only(info: CheckpointInfo, vault: Vault, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, whole, by the rest of their names."""
+    reader = VaultReader(info, vault)
+    metadata = reader.read_metadata()
+    found = {name: _empty(of) for name, of in metadata.state_dict_metadata.items() if name.startswith(prefix)}
+    _fill(found, reader, metadata)
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def _fill(targets: dict[str, Tensor], reader: "VaultReader", metadata: Metadata) -> None:
     planner = load_planner()
     planner.set_up_planner(targets, metadata)
     try:
@@ -103,7 +117,6 @@ def read_tensors(
     except (ValueError, RuntimeError) as error:  # another shape, a name that is not there
         raise ConfigError(f"the checkpoint is of another model: {error}") from error
     reader.read_data(plan, planner).wait()
-    return targets | reader.read_own(rank)
 
 
 class VaultReader(StorageReader):

@@ -54,7 +54,7 @@ def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, *
             "conditions": merged(status.conditions, _conditions(job, status, outcome, message, now)),
         }
     )
-    return Plan(status, notices=_notices(job.status, outcome, message), **plan)
+    return Plan(status, notices=_notices(job.status, status, outcome, message), **plan)
 
 
 def running_seconds(status: JobStatus, now: datetime) -> int:
@@ -101,6 +101,10 @@ def _conditions(
         by_phase(ConditionType.STALLED, phase is Phase.FAILED or not outcome.accepted),
         condition(ConditionType.CHECKPOINT_READY, *_checkpoint(status)),
     ]
+    if failure := status.storage_failure:
+        made.append(condition(ConditionType.STORAGE_FAILING, "True", "VolumeFailed", failure.message))
+    elif status.is_true(ConditionType.STORAGE_FAILING):
+        made.append(condition(ConditionType.STORAGE_FAILING, "False", "NoFailureSince", ""))
     if outcome.isolation is not None:
         made.append(condition(ConditionType.NETWORK_ISOLATED, *outcome.isolation))
     return tuple(made)
@@ -120,8 +124,11 @@ def _checkpoint(status: JobStatus) -> tuple[str, str, str]:
     return "True", "Sealed" if checkpoint.sealed else "Unsealed", f"the run can continue from step {checkpoint.step}"
 
 
-def _notices(before: JobStatus, outcome: Outcome, message: str) -> tuple[Notice, ...]:
+def _notices(before: JobStatus, after: JobStatus, outcome: Outcome, message: str) -> tuple[Notice, ...]:
+    told = []
+    if (failure := after.storage_failure) and failure != before.last_failure:
+        told.append(Notice(ConditionType.STORAGE_FAILING, failure.message, "Warning"))
     running = before.condition(ConditionType.RUNNING)
-    if (before.phase, running and running.reason) == (outcome.phase, outcome.reason):
-        return ()
-    return (Notice(outcome.reason, message, "Warning" if outcome.is_warning else "Normal"),)
+    if (before.phase, running and running.reason) != (outcome.phase, outcome.reason):
+        told.append(Notice(outcome.reason, message, "Warning" if outcome.is_warning else "Normal"))
+    return tuple(told)

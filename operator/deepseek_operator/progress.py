@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from deepseek_operator.labels import attempt_of, index_of
 from deepseek_operator.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
-from deepseek_trainer.contract.names import ExitCode
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 _METRICS: Final = {  # name in the status: name in the answer
@@ -44,14 +43,15 @@ def with_progress(status: JobStatus, answer: Mapping[str, Any] | None, interval_
 
 
 def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:
-    """The last progress of an attempt that is over: node 0 leaves it as its termination message."""
+    """The last progress of an attempt that is over: node 0 leaves it in its termination message, if it could."""
     for pod in pods:
         if attempt_of(pod) != attempt or index_of(pod) != 0:
             continue
         for container in pod.get("status", {}).get("containerStatuses", ()):
             terminated = container.get("state", {}).get("terminated") or {}
-            if terminated.get("exitCode") in {ExitCode.DONE, ExitCode.STOPPED}:
-                return _object(terminated.get("message") or "")
+            words = _object(terminated.get("message") or "")
+            if words and "stage" in words:
+                return words
     return None
 
 

@@ -107,9 +107,13 @@ def test_a_run_that_is_done_before_the_stop_reaches_it_has_succeeded(scratch: Sc
     assert launcher.run() is None
 
 
-def test_a_failure_that_no_restart_helps_ends_the_agent(scratch: Scratch):
-    failure = Failure(ExitCode.DATA, "Data", "train.jsonl is empty", 1)
-    launcher = Launcher(scratch, StopFlag(), ["sleep", "60"])
+@pytest.mark.parametrize("stop", [StopFlag(), asked_to_stop()])
+@pytest.mark.parametrize(
+    "failure",
+    [Failure(ExitCode.DATA, "Data", "train.jsonl is empty", 1), Failure(ExitCode.TRY_AGAIN, "Storage", "disk full", 1)],
+)
+def test_a_failure_that_no_restart_in_place_helps_ends_the_agent(scratch: Scratch, failure: Failure, stop: StopFlag):
+    launcher = Launcher(scratch, stop, ["sleep", "60"])
     failure.save(scratch.failure)
     assert launcher.run() == failure
 

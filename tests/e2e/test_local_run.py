@@ -16,6 +16,8 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from deepseek_trainer.contract.names import ExitCode
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "pretrain-tiny.yaml"
 
@@ -145,6 +147,26 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on_bit_for_bit(tmp
     resumed = next(event["step"] for event in job.events if event["event"] == "resumed")
     assert resumed >= stopped_at
     assert job.losses == whole.losses
+
+
+def test_a_full_disk_ends_the_attempt_with_the_cause_and_keeps_the_last_checkpoint(tmp_path: Path):
+    def once(spec: dict[str, Any]) -> None:
+        spec["runPolicy"] = {"maxRestarts": 0}
+
+    job = Job(tmp_path / "job", once)
+    job.home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", job.home], check=True)  # one checkpoint has 14
+    try:
+        assert job.run().returncode == ExitCode.TRY_AGAIN
+        conditions = {condition["type"]: condition for condition in job.status["conditions"]}
+        assert job.status["lastFailure"]["reason"] == "Storage"
+        assert job.status["restarts"]["inPlace"] == 0
+        assert conditions["StorageFailing"]["status"] == "True"
+        assert "No space left on device" in conditions["StorageFailing"]["message"]
+        assert job.status["lastCheckpoint"]["step"] == 4
+        assert job.dstj("checkpoint", "verify", job.place.name).returncode == 0
+    finally:
+        subprocess.run(["umount", "--lazy", job.home], check=True)
 
 
 def test_a_library_that_aborts_while_a_rank_is_torn_down_costs_neither_a_restart_nor_the_last_words(

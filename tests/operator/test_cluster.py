@@ -217,10 +217,10 @@ async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
     lists(fake, [], [])
     cluster.saw(Sighting(KEY, "8", departed=a_pod(1, "Failed", **terminated(143, "node 1"))))
     assert (await cluster.observe(OWNER, 1)).departed == ()
-    last = a_pod(0, "Failed", **terminated(143, json.dumps({"step": 14})))
+    last = a_pod(0, "Failed", **terminated(143, json.dumps({"stage": "training", "step": 14})))
     cluster.saw(Sighting(KEY, "9", departed=last))
     departed = (await cluster.observe(OWNER, 1)).departed
-    assert last_words(departed, attempt=1) == {"step": 14}
+    assert last_words(departed, attempt=1) == {"stage": "training", "step": 14}
     assert (await cluster.observe(replace(OWNER, uid="a-namesake"), 1)).departed == ()
     assert await cluster.training_job(KEY) is None
     assert (await cluster.observe(OWNER, 1)).departed == ()

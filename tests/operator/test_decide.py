@@ -400,6 +400,31 @@ def test_a_checkpoint_becomes_a_condition() -> None:
     assert "500" in condition.message
 
 
+def test_a_full_volume_is_a_condition_and_an_event_until_a_checkpoint_is_written() -> None:
+    text = '{"exitCode": 75, "reason": "Storage", "message": "cannot write /work: No space left on device"}'
+    pods = (a_pod(0, phase="Failed", **terminated(75, text)), a_pod(1))
+    saved = LastCheckpoint(step=500, time=NOW - timedelta(minutes=5))
+    plan = plan_for(a_status(Phase.RUNNING, last_checkpoint=saved), Observed((FAILED_JOB,), pods))
+    assert next((notice.reason, notice.type) for notice in plan.notices) == ("StorageFailing", "Warning")
+    again = plan_for(plan.status, Observed((a_worker_job(2),), (a_pod(0, attempt=2), a_pod(1, attempt=2))))
+    assert "StorageFailing" not in {notice.reason for notice in again.notices}, "told once"
+    for status in (plan.status, again.status):
+        condition = status.condition("StorageFailing")
+        assert condition is not None
+        assert (condition.status, condition.message) == ("True", "cannot write /work: No space left on device")
+        assert status.is_true("CheckpointReady")
+    newer = LastCheckpoint(step=600, time=NOW + timedelta(minutes=5))
+    after = plan_for(again.status.model_copy(update={"last_checkpoint": newer}), Observed((a_worker_job(2),)))
+    condition = after.status.condition("StorageFailing")
+    assert condition is not None
+    assert condition.status == "False"
+
+
+def test_a_job_whose_volume_never_failed_has_no_word_about_it() -> None:
+    plan = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1]))
+    assert plan.status.condition("StorageFailing") is None
+
+
 def test_transition_times_move_only_with_the_status() -> None:
     running = plan_for(a_status(Phase.STARTING), Observed((a_worker_job(),), TWO_PODS)).status
     later = plan_for(running, Observed((a_worker_job(),), TWO_PODS), seconds=60).status

@@ -26,17 +26,22 @@ def test_a_pid_that_is_being_written_is_not_read(scratch: Scratch):
     assert scratch.pids() == (os.getpid(),)
 
 
-def test_a_round_begins_without_the_last_ones_ranks_and_failure(scratch: Scratch):
+def test_a_round_begins_without_the_last_ones_ranks_words_and_failure(scratch: Scratch):
     scratch.record(0)
+    scratch.leave_progress(b'{"step": 11}')
     Failure(ExitCode.TRY_AGAIN, "OutOfMemory", "too big", 0).save(scratch.failure)
     scratch.begin_round()
     assert scratch.pids() == ()
     assert Failure.load(scratch.failure) is None
+    assert scratch.last_progress() == {}
     assert scratch.record(0) == 1, "restarts are counted over all rounds"
 
 
-def test_a_round_keeps_a_failure_that_no_restart_helps(scratch: Scratch):
-    failure = Failure(ExitCode.INTEGRITY, "Integrity", "bad tag", 0)
+@pytest.mark.parametrize(
+    "failure",
+    [Failure(ExitCode.INTEGRITY, "Integrity", "bad tag", 0), Failure(ExitCode.TRY_AGAIN, "Storage", "disk full", 0)],
+)
+def test_a_round_keeps_a_failure_that_ends_the_worker(scratch: Scratch, failure: Failure):
     failure.save(scratch.failure)
     scratch.begin_round()
     assert Failure.load(scratch.failure) == failure

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
-from deepseek_trainer.contract.errors import PEER_GONE, JobError
+from deepseek_trainer.contract.errors import PEER_GONE, STORAGE, JobError
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
 from deepseek_trainer.durable import replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
 MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
-STORAGE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
+_STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Failure:
         """What to tell about an exception: one line of ours, or the last lines of a traceback."""
         if isinstance(error, JobError):
             return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
-        if isinstance(error, OSError) and error.errno in STORAGE:
+        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
             text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
-            return cls(ExitCode.TRY_AGAIN, "Storage", text, rank)
+            return cls(ExitCode.TRY_AGAIN, STORAGE, text, rank)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
             hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
             text = f"{first_line(error)[:MAX_MESSAGE] or 'out of memory'} (hint: {hint})"
@@ -78,9 +78,14 @@ class Failure:
                 replace_file(path, json.dumps(asdict(self)).encode())
 
     @property
+    def ends_worker(self) -> bool:
+        """Whether the same ranks in the same pod would fail again: a full volume is for the job's status to tell."""
+        return self.exit_code in NOT_RETRYABLE or self.reason == STORAGE
+
+    @property
     def _distance(self) -> int:
-        """From the cause: a lost peer has a reason of its own; what no restart helps is no peer's doing."""
-        if self.exit_code in NOT_RETRYABLE:
+        """From the cause: a lost peer has a reason of its own; what ends the worker is no peer's doing."""
+        if self.ends_worker:
             return 0
         return 2 if self.reason == PEER_GONE else 1
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode, Paths
+from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, ExitCode, Paths
 from deepseek_trainer.failure import Failure, exit_with, run
 from deepseek_trainer.process import StopFlag, die_with_parent
 from deepseek_trainer.scratch import Scratch
@@ -48,9 +48,9 @@ class Launcher:
         return self._outcome(agent.returncode)
 
     def _is_hopeless(self) -> bool:
-        """The agent would restart a rank that told that a restart cannot help."""
+        """The agent would restart a rank that told that it cannot help."""
         failure = Failure.load(self._scratch.failure)
-        return failure is not None and failure.exit_code in NOT_RETRYABLE
+        return failure is not None and failure.ends_worker
 
     def _stops_idle(self) -> bool:
         """Pass a stop on; whether there is no rank to wait for, nor one that is coming up."""
@@ -73,7 +73,7 @@ class Launcher:
 
     def _outcome(self, agent_code: int) -> Failure | None:
         failure = Failure.load(self._scratch.failure)
-        if failure is not None and failure.exit_code in NOT_RETRYABLE:
+        if failure is not None and failure.ends_worker:
             return failure
         if self._scratch.stopped.exists():
             return STOPPED
@@ -91,7 +91,7 @@ def main() -> None:
     failure = Launcher(scratch, stop).run()
     progress = scratch.last_progress()
     if failure is not None:
-        exit_with(failure, progress if failure is STOPPED else {})
+        exit_with(failure, progress)
     if progress and (log := os.environ.get(ENV_TERMINATION_LOG)):
         Path(log).write_text(json.dumps(progress))
 

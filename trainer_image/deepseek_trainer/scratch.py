@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deepseek_trainer.contract.names import NOT_RETRYABLE
 from deepseek_trainer.failure import Failure
 
 
@@ -27,14 +26,16 @@ class Scratch:
             self._ranks.rmdir()
 
     def begin_round(self) -> None:
-        """Forget the last round's ranks and failure.
+        """Forget the last round's ranks, words and failure.
 
-        But not what the launcher may not have seen yet: a failure that no restart helps, and an agreed stop.
+        But not what the launcher may not have seen yet: a failure that ends the worker, and an agreed stop.
         torchrun starts a round after that, too, where a rank was killed on its way out.
         """
         failure = Failure.load(self.failure)
-        if failure is None or failure.exit_code not in NOT_RETRYABLE:
+        if failure is None or not failure.ends_worker:
             self._remove(self.failure, *self._rank_files())
+        if not self.stopped.exists():
+            self._remove(self._progress)
         self._ranks.mkdir(parents=True, exist_ok=True)
 
     @property

@@ -5,6 +5,7 @@ from typing import Final
 from deepseek_trainer.contract.names import ExitCode
 
 PEER_GONE: Final = "PeerGone"  # reason of a failure by PeerGoneError
+STORAGE: Final = "Storage"  # reason of a failure by a full or failing volume
 
 
 class JobError(Exception):

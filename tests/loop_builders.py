@@ -102,7 +102,7 @@ def a_loop(
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)
     store = CheckpointStore(directory, vault, rank=world.rank, world_size=world.size, exchange=world.gather)
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
-    saver = Saver(store, config.checkpoint.retention, exchange)
+    saver = Saver(store, config.checkpoint.retention, exchange, waits_for_copy=config.checkpoint.wait_for_copy)
     if info := store.latest():
         tensors, meta = store.load(info)
         load_state(model, optimizer, tensors, world)

@@ -1,7 +1,7 @@
 """Saves beside the training."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from deepseek_trainer.agreement import alone
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.dcp import Piece
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.saver import HostCopies, Saver
 from vault_builders import a_state, a_store, weights_of
@@ -56,6 +57,7 @@ def newest(saver: Saver) -> tuple[int, float]:
 def test_the_caller_goes_on_and_changes_its_state_while_the_old_one_is_written(saver: Saver, gate: Gate) -> None:
     state, meta = a_state(1), {"run": {"step": 1}}
     saver.save(1, state, meta, None)
+    saver.before_change()
     assert gate.reached.wait(10)
     state["model"]["layers.0.weight"].fill_(99)
     meta["run"]["step"] = 99
@@ -75,6 +77,50 @@ def test_a_save_waits_for_the_one_before(saver: Saver, gate: Gate) -> None:
     assert steps(saver)[0] == 1
     saver.wait()
     assert newest(saver) == (2, 2.0)
+
+
+class Held(HostCopies):
+    """Copies that wait until they are allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = threading.Event()
+
+    def of(self, pieces: Sequence[Piece]) -> list[Piece]:
+        assert self.allowed.wait(10)
+        return super().of(pieces)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_copy_is_waited_for_at_once_or_before_the_state_changes(tmp_path: Path, waits: bool) -> None:
+    saver = Saver(a_store(tmp_path), Retention(keep_last=1), alone, waits_for_copy=waits)
+    held = saver._copies = Held()
+    release = threading.Timer(0.05, held.allowed.set)
+    if waits:
+        release.start()
+    state = a_state(1)
+    saver.save(1, state, {}, None)
+    assert held.allowed.is_set() is waits, "a save that does not wait returns before its copy is made"
+    if not waits:
+        release.start()
+    saver.before_change()
+    assert held.allowed.is_set()
+    state["model"]["layers.0.weight"].fill_(99)
+    saver.wait()
+    assert newest(saver) == (1, 1.0)
+    (saved,) = saver.finished()
+    assert saved.stall_seconds >= 0.05 * waits
+
+
+def test_a_copy_that_fails_is_told_of_and_holds_nobody_up(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> Any:
+        raise MemoryError("no host memory")
+
+    monkeypatch.setattr(saver._copies, "of", refuse)
+    saver.save(1, a_state(1), {}, None)
+    saver.before_change()
+    with pytest.raises(MemoryError):
+        saver.wait()
 
 
 def test_finished_saves_are_told_once_with_the_time_that_the_caller_waited(saver: Saver) -> None:
@@ -127,8 +173,8 @@ def test_without_a_group_of_its_own_a_save_is_done_when_it_returns(tmp_path: Pat
 
 def test_host_copies_use_their_memory_again(tmp_path: Path) -> None:
     store, copies = a_store(tmp_path), HostCopies()
-    first, second = (copies.of(store.share(a_state(step))).pieces for step in (1, 2))
+    first, second = (copies.of(store.share(a_state(step)).pieces) for step in (1, 2))
     assert [piece.tensor.data_ptr() for piece in first] == [piece.tensor.data_ptr() for piece in second]
     assert float(second[0].tensor[0]) == 2
-    larger = copies.of(store.share(a_state(3, floats=5))).pieces
+    larger = copies.of(store.share(a_state(3, floats=5)).pieces)
     assert larger[0].tensor.shape == (5,)

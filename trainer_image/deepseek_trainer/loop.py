@@ -214,6 +214,7 @@ class Loop:
         norms = nn.utils.clip_grad_norm_(self._trainable, self.config.optimization.max_grad_norm)
         loss, norm = torch.stack([summed, norms.double()]).tolist()  # the only wait for the device in a step
         self._refuse_not_finite(norm)
+        self.saver.before_change()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.cursor = self.cursor.advanced()

@@ -123,7 +123,8 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         if info.meta.get("configDigest") not in (None, config_digest(config)):
             reporter.event("config_changed", step=info.step)
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
-    saver = Saver(rank.store, config.checkpoint.retention, exchange)
+    waits = config.checkpoint.wait_for_copy
+    saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
     return Loop(
         config, world, model, optimizer, rank.prepared.train, rank.prepared.validation,
         cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(),

@@ -1,8 +1,10 @@
-"""Saves beside the training: the loop waits only until the state is copied, sealing and writing happen meanwhile."""
+"""Saves beside the training: it waits only until the state is copied, and that only before it changes weights."""
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,7 @@ from deepseek_trainer.agreement import Exchange
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore, Share
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.dcp import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,12 @@ class HostCopies:
 
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, share: Share) -> Share:
-        """`share` as it is now.  The copies before this one are overwritten."""
-        pieces = [replace(piece, tensor=self._copied(piece.info.key, piece.tensor)) for piece in share.pieces]
-        if any(piece.tensor.is_cuda for piece in share.pieces):
+    def of(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """`pieces` as they are now.  The copies before these are overwritten."""
+        copies = [replace(piece, tensor=self._copied(piece.info.key, piece.tensor)) for piece in pieces]
+        if _gpu_of(pieces):
             torch.cuda.current_stream().synchronize()
-        return Share(pieces, deepcopy(share.rest))
+        return copies
 
     def _copied(self, key: str, tensor: Tensor) -> Tensor:
         buffer = self._buffers.get(key)
@@ -46,21 +49,45 @@ class HostCopies:
         return buffer.copy_(tensor, non_blocking=True)
 
 
-class Saver:
-    """At most one save of a rank under way.  All methods but `has_failed` and `finished` are collective."""
+def _gpu_of(pieces: Sequence[Piece]) -> torch.device | None:
+    return next((piece.tensor.device for piece in pieces if piece.tensor.is_cuda), None)
 
-    def __init__(self, store: CheckpointStore, retention: Retention, exchange: Exchange | None = None) -> None:
+
+def _after_queued(pieces: Sequence[Piece]) -> AbstractContextManager[object]:
+    """For another thread: on a GPU, a stream behind the work that this one has queued."""
+    gpu = _gpu_of(pieces)
+    if gpu is None:
+        return nullcontext()
+    stream = torch.cuda.Stream(gpu)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(gpu))
+    return torch.cuda.stream(stream)
+
+
+class Saver:
+    """At most one save of a rank under way.  `prune`, `save` and `wait` are collective."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        retention: Retention,
+        exchange: Exchange | None = None,
+        *,
+        waits_for_copy: bool = False,
+    ) -> None:
         """`exchange`: of a group of its own, for saves beside the training; without it, `save` does all of the work."""
         self.store, self._retention = store, retention
         self._beside = store.beside(exchange) if exchange else None
+        self._waits_for_copy = waits_for_copy
         self._copies, self._finished = HostCopies(), list[Saved]()
+        self._is_copied, self._stall_s = threading.Event(), 0.0
         self._running: Future[Saved] | None = None
         self._thread = ThreadPoolExecutor(1, "saver")
 
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any], best_step: int | None) -> None:
         """Begin to commit `state` as `step`, and then to drop what retention gives up.
 
-        Waits for the save before, and raises what that raised.
+        `state` must not change until `before_change`, unless this waits for the copy.  Waits for the save before, and
+        raises what that raised.
         """
         start = time.monotonic()
         self.wait()
@@ -71,15 +98,26 @@ class Saver:
             seconds = time.monotonic() - start
             self._finished.append(Saved(info, seconds, seconds))
             return
-        store, copied, meta = self._beside, self._copies.of(share), deepcopy(meta)
-        stall = time.monotonic() - start
+        store, queued, meta = self._beside, _after_queued(share.pieces), deepcopy(meta)
+        share = Share(share.pieces, deepcopy(share.rest))
 
         def commit() -> Saved:
-            info = store.commit(step, copied, meta)
+            info = store.commit(step, self._copied(share, queued), meta)
             store.prune(self._retention, best_step)
-            return Saved(info, time.monotonic() - start, stall)
+            return Saved(info, time.monotonic() - start, 0.0)
 
+        self._is_copied.clear()
         self._running = self._thread.submit(commit)
+        if self._waits_for_copy:
+            self._is_copied.wait()
+        self._stall_s = time.monotonic() - start
+
+    def before_change(self) -> None:
+        """Wait until there is a copy of the state that is being saved: from then on it may change."""
+        if self._running:
+            start = time.monotonic()
+            self._is_copied.wait()
+            self._stall_s += time.monotonic() - start
 
     def prune(self, best_step: int | None) -> None:
         """Drop what retention gives up, with a new best."""
@@ -90,7 +128,7 @@ class Saver:
         """Until nothing is under way.  Raises what the save raised, on all ranks."""
         running, self._running = self._running, None
         if running:
-            self._finished.append(running.result())
+            self._finished.append(replace(running.result(), stall_seconds=self._stall_s))
 
     @property
     def has_failed(self) -> bool:
@@ -103,3 +141,10 @@ class Saver:
             self.wait()
         found, self._finished = self._finished, []
         return found
+
+    def _copied(self, share: Share, queued: AbstractContextManager[object]) -> Share:
+        try:
+            with queued:
+                return Share(self._copies.of(share.pieces), share.rest)
+        finally:
+            self._is_copied.set()

@@ -262,6 +262,9 @@ class CheckpointPolicy(Model):
     asynchronous: Annotated[
         bool, Field(description="Train on while a checkpoint is sealed and written, from a copy in the host's memory.")
     ] = True
+    wait_for_copy: Annotated[
+        bool, Field(description="Wait for that copy at once, not only before the next step changes weights.")
+    ] = False
     resume_from: Annotated[
         str,
         Field(

@@ -1,9 +1,10 @@
 """Our checkpoints beside plain ones: torch.save and torch's distributed checkpointing, on the same tensors in one run.
 
-    python benchmarks/checkpoint/bench_checkpoint.py [--mib 512] [--rounds 5] [--directory DIR]
+    python benchmarks/checkpoint/bench_checkpoint.py [--mib 512] [--rounds 5] [--ranks 1] [--directory DIR]
 
-One rank; `--directory /dev/shm` for a RAM disk.  Every save is on the disk when its time ends (fsync).  A stall is how
-long the caller of an asynchronous save waits; the save before it has ended.  Medians over the rounds.
+`--directory /dev/shm` for a RAM disk.  Every save is on the disk when its time ends (fsync); the slowest rank counts.
+A stall is how long the caller of an asynchronous save waits; the save before it has ended.  The stall of a step is
+what a step of STEP_S waits while its state is copied beside it.  Medians over the rounds.
 """
 
 import argparse
@@ -21,12 +22,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
 from torch import Tensor
 
-from deepseek_trainer.agreement import alone
 from deepseek_trainer.catalog import verify
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.distributed import World
 from deepseek_trainer.keys import JobKeys, Key
 from deepseek_trainer.pool import THREADS
 from deepseek_trainer.saver import Saver
@@ -34,10 +36,11 @@ from deepseek_trainer.vault import Purpose, Vault
 
 Run = Callable[[], float]  # seconds
 TENSORS = 24
+STEP_S = 2.0  # of a step on the CPU
 BESIDE = {
     "sealed, save": "plain DCP, save",
     "sealed, load": "plain DCP, load",
-    "sealed, stall of a save beside": "plain DCP, stall of async_save",
+    "sealed, stall, copy waited for": "plain DCP, stall of async_save",
 }
 
 
@@ -49,10 +52,16 @@ def a_state(mib: int) -> dict[str, dict[str, Tensor]]:
 
 
 class Ours:
-    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]], world: World) -> None:
         keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))])
-        self.store = CheckpointStore(directory / "checkpoints", Vault("lab/bench", Purpose.CHECKPOINT, keys))
-        self.saver = Saver(self.store, Retention(keep_last=1), alone)
+        vault = Vault("lab/bench", Purpose.CHECKPOINT, keys)
+        self.store = CheckpointStore(
+            directory / "checkpoints", vault, rank=world.rank, world_size=world.size, exchange=world.gather
+        )
+        keep = Retention(keep_last=1)
+        self.waiting, self.saver = (
+            Saver(self.store, keep, world.beside().gather, waits_for_copy=waits) for waits in (True, False)
+        )
         self._state, self._step = state, 0
 
     def save(self) -> float:
@@ -66,10 +75,19 @@ class Ours:
     def stall(self) -> float:
         self._step += 1
         start = time.perf_counter()
-        self.saver.save(self._step, self._state, {}, None)
+        self.waiting.save(self._step, self._state, {}, None)
         seconds = time.perf_counter() - start
-        self.saver.wait()
+        self.waiting.wait()
         return seconds
+
+    def stall_of_step(self) -> float:
+        self._step += 1
+        self.saver.save(self._step, self._state, {}, None)
+        compute()
+        self.saver.before_change()
+        self.saver.wait()
+        (saved,) = self.saver.finished()
+        return saved.stall_seconds
 
     def load(self) -> float:
         info = self.store.at(self._step)
@@ -85,6 +103,13 @@ class Ours:
         start = time.perf_counter()
         verify(info, self.store.vault)
         return time.perf_counter() - start
+
+
+def compute() -> None:
+    """What a step does on the CPU, for STEP_S."""
+    end, matrix = time.perf_counter() + STEP_S, torch.randn(512, 512)
+    while time.perf_counter() < end:
+        torch.mm(matrix, matrix)
 
 
 class PlainDcp:
@@ -130,11 +155,11 @@ class TorchSave:
         return time.perf_counter() - start
 
 
-def measured(directory: Path, mib: int, rounds: int) -> dict[str, list[float]]:
+def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, list[float]]:
     """Seconds of each row; each round runs each row once, so that a noisy neighbour disturbs all alike."""
     state = a_state(mib)
-    plain, pickled = PlainDcp(directory, state), TorchSave(directory, state)
-    ours = Ours(directory / "ours", state)
+    plain, pickled = PlainDcp(directory, state), TorchSave(directory / str(world.rank), state)
+    ours = Ours(directory / "ours", state, world)
     rows: dict[str, Run] = {
         "torch.save": pickled.save,
         "plain DCP, save": plain.save,
@@ -144,16 +169,19 @@ def measured(directory: Path, mib: int, rounds: int) -> dict[str, list[float]]:
         "sealed, load": ours.load,
         "sealed, verify every byte": ours.verify,
         "plain DCP, stall of async_save": plain.stall,
-        "sealed, stall of a save beside": ours.stall,
+        "sealed, stall, copy waited for": ours.stall,
+        "sealed, stall of a step": ours.stall_of_step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
         for name, run in rows.items():
-            took = run()
+            dist.barrier()
+            took = max(world.gather(run()))
             if turn:  # the first one allocates
                 seconds[name].append(took)
     overhead = sizes(ours.store.directory) / sum(t.nbytes for t in state["model"].values()) - 1
-    print(f"size overhead of a sealed checkpoint: {overhead:.4%}")
+    if world.is_lead:
+        print(f"size overhead of a sealed checkpoint: {overhead:.4%}")
     return seconds
 
 
@@ -165,28 +193,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our checkpoints beside plain ones.")
     parser.add_argument("--mib", type=int, default=512, help="size of the state [MiB]")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=arguments.directory))
-    (directory / "ours").mkdir()
+    for name in ("ours", *map(str, range(arguments.ranks))):
+        (directory / name).mkdir()
     try:
-        seconds = measured(directory, arguments.mib, arguments.rounds)
+        mp.spawn(on_rank, (directory, arguments), nprocs=arguments.ranks)  # type: ignore[no-untyped-call]
     finally:
         shutil.rmtree(directory)
-    report(seconds, arguments.mib)
+
+
+def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    store = f"file://{directory}/rendezvous"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=arguments.ranks)
+    world = World(rank, arguments.ranks, torch.device("cpu"))
+    seconds = measured(directory, arguments.mib, arguments.rounds, world)
+    if world.is_lead:
+        report(seconds, arguments.mib)
+    dist.destroy_process_group()
 
 
 def report(seconds: dict[str, list[float]], mib: int) -> None:
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    print(f"{mib} MiB, {THREADS} threads that seal; medians")
+    print(f"{mib} MiB, {dist.get_world_size()} ranks, {THREADS} threads that seal; medians")
     for name, median in medians.items():
         ratio = f"{median / medians[BESIDE[name]]:8.2f} x plain DCP" if name in BESIDE else ""
         print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratio}")
+    print(f"stall of a step of {STEP_S:.0f} s: {medians['sealed, stall of a step'] / STEP_S:.2%}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**20
-    print(f"peak memory {peak:.0f} MiB")
+    print(f"peak memory of rank 0 {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

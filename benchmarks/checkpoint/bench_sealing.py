@@ -48,6 +48,7 @@ def rows(directory: Path, content: bytearray) -> dict[str, Row]:
         "bare AES-GCM, seal": lambda: bare_seal(view),
         "stream, seal": lambda: stream_seal(view),
         "bare AES-GCM, open": lambda: bare_open(sealed_segments),
+        "pread + bare AES-GCM, open": lambda: read_and_open(source, sealed_segments),
         "stream, open (page cache)": lambda: stream_open(source, target),
         "plain write, no sync": lambda: plain_write(directory / "plain", view, sync=False),
         "plain write + fsync": lambda: plain_write(directory / "plain", view, sync=True),
@@ -78,6 +79,16 @@ def bare_open(segments: list[bytes]) -> None:
     gcm, out, nonce = AESGCM(KEY), memoryview(bytearray(SEGMENT_BYTES)), bytes(12)
     for segment in segments:
         gcm.decrypt_into(nonce, segment, None, out[: len(segment) - TAG_BYTES])
+
+
+def read_and_open(source: Path, segments: list[bytes]) -> None:
+    """As `bare_open`, once as many bytes as a segment has were read from a file."""
+    gcm, out, nonce = AESGCM(KEY), memoryview(bytearray(SEGMENT_BYTES)), bytes(12)
+    buffer = memoryview(bytearray(SEGMENT_BYTES))
+    with source.open("rb", buffering=0) as file:
+        for segment in segments:
+            file.readinto(buffer[: len(segment)])
+            gcm.decrypt_into(nonce, segment, None, out[: len(segment) - TAG_BYTES])
 
 
 def stream_seal(view: memoryview) -> None:

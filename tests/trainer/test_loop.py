@@ -1,7 +1,9 @@
 """The loop on one rank, with a model of a few thousand weights; more ranks are in test_ranks.py."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ from torch import nn
 
 from deepseek_trainer.contract.config import Precision
 from deepseek_trainer.contract.errors import NotFiniteError
-from deepseek_trainer.loop import steps_in, wants_bf16
+from deepseek_trainer.dcp import Piece
+from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.loop import Loop, steps_in, wants_bf16
 from deepseek_trainer.model import transformer
+from deepseek_trainer.saver import HostCopies
 from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
 
 
@@ -125,6 +130,47 @@ def test_training_stops_when_the_validation_loss_has_not_fallen_for_long_enough(
     assert loop.state.step < 50
     assert loop.state.stale_evaluations == 2
     assert loop.saver.store.latest().step == loop.state.step
+
+
+def test_a_step_that_is_the_best_and_due_is_saved_once_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoint = {"interval": {"steps": 1}, "retention": {"keepLast": 1, "keepBest": True}}
+    loop = a_loop(config(maxSteps=2, checkpoint=checkpoint, evaluation={"intervalSteps": 1}), tmp_path)
+    losses = iter(EvalResult(loss) for loss in (3.0, 2.0))
+    monkeypatch.setattr(Loop, "measure", lambda _loop: next(losses))
+    waited_at = []
+    monkeypatch.setattr(loop.saver, "prune", lambda _best: waited_at.append(loop.state.step))
+    loop.run()
+    assert (loop.saver.store.latest().step, loop.state.best_step) == (2, 2)
+    assert waited_at == [0], "only for what an earlier run left"
+
+
+class Late(HostCopies):
+    """Copies that are made when a step without them would be long over."""
+
+    def of(self, pieces: Sequence[Piece]) -> list[Piece]:
+        threading.Event().wait(0.1)
+        return super().of(pieces)
+
+
+def test_no_weight_changes_before_it_is_copied(tmp_path: Path):
+    loop = a_loop(config(maxSteps=2, checkpoint={"interval": {"steps": 1}, "retention": {"keepLast": 9}}), tmp_path)
+    loop.saver._copies = Late()
+    begin, at_save = loop.saver.save, {}
+
+    def save(step: int, state: dict[str, Any], *rest: Any) -> None:
+        at_save[step] = {name: tensor.clone() for name, tensor in state["model"].items()}
+        begin(step, state, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.saver, "save", save)
+        loop.run()
+    store = loop.saver.store
+    for step, expected in at_save.items():
+        found = store.load(store.at(step))[0]["model"]
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert len(at_save) == 2
 
 
 def test_checkpoints_come_at_their_interval_and_retention_keeps_the_last_and_the_best(tmp_path: Path):

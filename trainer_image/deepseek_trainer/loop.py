@@ -85,6 +85,7 @@ class Loop:
     _trainable: list[nn.Parameter] = field(init=False)
     _loss: DistributedDataParallel = field(init=False)
     _saved_step: int = field(init=False)
+    _saved_best: int | None = field(init=False, default=-1)  # the best step that retention knows; -1: an earlier run's
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -153,8 +154,11 @@ class Loop:
 
     def save(self) -> None:
         """Begin a checkpoint of the current step, unless there is one; drop those that retention gives up."""
+        best, before = self.state.best_step, self._saved_best
+        self._saved_best = best
         if self._saved_step == self.state.step:
-            self.saver.prune(self.state.best_step)
+            if best != before:
+                self.saver.prune(best)
             return
         meta = {
             "run": self.state.to_json() | {"history": self.reporter.history},
@@ -163,7 +167,7 @@ class Loop:
             "configDigest": config_digest(self.config),
         }
         state = checkpoint_state(self.model, self.optimizer, self.world)
-        self.saver.save(self.state.step, state, meta, self.state.best_step)
+        self.saver.save(self.state.step, state, meta, best)
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def _leave(self) -> NoReturn:

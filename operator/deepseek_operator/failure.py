@@ -13,7 +13,7 @@ from typing import Any, Final
 from deepseek_operator.labels import index_of
 from deepseek_operator.observed import Manifest
 from deepseek_operator.pods import lost_since
-from deepseek_trainer.contract.errors import PEER_GONE
+from deepseek_trainer.contract.errors import PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
 # Failures this long before the last one belong to the same incident: gloo and NCCL notice a dead
@@ -80,6 +80,8 @@ def _suspicion(failure: Failure) -> int:
         return 0
     if failure.disrupted:
         return 1
+    if failure.reason == STORAGE:
+        return 2  # its peers end with the same code
     if failure.reason == PEER_GONE:
         return 4
     return _CONSEQUENCES.get(failure.exit_code, 2)

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from deepseek_operator.observed import Manifest, Notice, Ref
-from deepseek_operator.status import Condition, ConditionType, JobStatus, Phase, merged
+from deepseek_operator.status import Condition, ConditionType, JobStatus, LastFailure, Phase, merged
 from deepseek_operator.training_job import TrainingJob
+from deepseek_trainer.contract.errors import STORAGE
 
 MAX_MESSAGE: Final = 4096  # [characters]
 
@@ -101,13 +102,24 @@ def _conditions(
         by_phase(ConditionType.STALLED, phase is Phase.FAILED or not outcome.accepted),
         condition(ConditionType.CHECKPOINT_READY, *_checkpoint(status)),
     ]
-    if failure := status.storage_failure:
+    if failure := _storage_failure(job.status, status):
         made.append(condition(ConditionType.STORAGE_FAILING, "True", "VolumeFailed", failure.message))
-    elif status.is_true(ConditionType.STORAGE_FAILING):
-        made.append(condition(ConditionType.STORAGE_FAILING, "False", "NoFailureSince", ""))
+    elif status.is_true(ConditionType.STORAGE_FAILING) and _has_stored(job.status, status, phase):
+        made.append(condition(ConditionType.STORAGE_FAILING, "False", "Written", ""))
     if outcome.isolation is not None:
         made.append(condition(ConditionType.NETWORK_ISOLATED, *outcome.isolation))
     return tuple(made)
+
+
+def _storage_failure(before: JobStatus, after: JobStatus) -> LastFailure | None:
+    """The failure that this pass found, if a volume caused it."""
+    failure = after.last_failure
+    return failure if failure and failure != before.last_failure and failure.reason == STORAGE else None
+
+
+def _has_stored(before: JobStatus, after: JobStatus, phase: Phase) -> bool:
+    """Whether the volume has taken a checkpoint since the last pass, or all that the job had to write."""
+    return phase is Phase.SUCCEEDED or after.last_checkpoint != before.last_checkpoint
 
 
 def _is_restarting(status: JobStatus, phase: Phase) -> bool:
@@ -126,7 +138,7 @@ def _checkpoint(status: JobStatus) -> tuple[str, str, str]:
 
 def _notices(before: JobStatus, after: JobStatus, outcome: Outcome, message: str) -> tuple[Notice, ...]:
     told = []
-    if (failure := after.storage_failure) and failure != before.last_failure:
+    if failure := _storage_failure(before, after):
         told.append(Notice(ConditionType.STORAGE_FAILING, failure.message, "Warning"))
     running = before.condition(ConditionType.RUNNING)
     if (before.phase, running and running.reason) != (outcome.phase, outcome.reason):

@@ -44,21 +44,21 @@ def with_progress(status: JobStatus, answer: Mapping[str, Any] | None, interval_
 
 def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Mapping[str, Any] | None:
     """The last progress of an attempt that is over: node 0 leaves it in its termination message, if it could."""
-    for pod in pods:
-        if attempt_of(pod) != attempt or index_of(pod) != 0:
-            continue
-        for container in pod.get("status", {}).get("containerStatuses", ()):
-            terminated = container.get("state", {}).get("terminated") or {}
-            words = _object(terminated.get("message") or "")
-            if words and "stage" in words:
-                return words
-    return None
+    of_node_0 = (pod for pod in pods if attempt_of(pod) == attempt and index_of(pod) == 0)
+    ends = sorted((end for pod in of_node_0 for end in _ends(pod)), key=lambda end: str(end.get("finishedAt", "")))
+    told = (_object(end.get("message") or "") for end in reversed(ends))
+    return next((words for words in told if words and "stage" in words), None)
+
+
+def _ends(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    states = (container.get("state", {}) for container in pod.get("status", {}).get("containerStatuses", ()))
+    return [state["terminated"] for state in states if state.get("terminated")]
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from deepseek_trainer.contract.errors import STORAGE
 from deepseek_trainer.contract.rules import Model
 from deepseek_trainer.contract.times import rfc3339
 
@@ -172,14 +171,6 @@ class JobStatus(Model):
     def is_true(self, type_: str) -> bool:
         condition = self.condition(type_)
         return condition is not None and condition.status == "True"
-
-    @property
-    def storage_failure(self) -> LastFailure | None:
-        """The last failure, if a volume caused it, and no checkpoint was written since."""
-        failure, saved = self.last_failure, self.last_checkpoint
-        if failure is None or failure.reason != STORAGE:
-            return None
-        return None if saved and saved.time and saved.time > failure.time else failure
 
     @property
     def is_finished(self) -> bool:

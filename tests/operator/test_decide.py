@@ -1,5 +1,6 @@
 """The decision, one row per thing that can be seen."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -400,24 +401,38 @@ def test_a_checkpoint_becomes_a_condition() -> None:
     assert "500" in condition.message
 
 
-def test_a_full_volume_is_a_condition_and_an_event_until_a_checkpoint_is_written() -> None:
-    text = '{"exitCode": 75, "reason": "Storage", "message": "cannot write /work: No space left on device"}'
-    pods = (a_pod(0, phase="Failed", **terminated(75, text)), a_pod(1))
-    saved = LastCheckpoint(step=500, time=NOW - timedelta(minutes=5))
-    plan = plan_for(a_status(Phase.RUNNING, last_checkpoint=saved), Observed((FAILED_JOB,), pods))
-    assert next((notice.reason, notice.type) for notice in plan.notices) == ("StorageFailing", "Warning")
-    again = plan_for(plan.status, Observed((a_worker_job(2),), (a_pod(0, attempt=2), a_pod(1, attempt=2))))
-    assert "StorageFailing" not in {notice.reason for notice in again.notices}, "told once"
-    for status in (plan.status, again.status):
-        condition = status.condition("StorageFailing")
-        assert condition is not None
-        assert (condition.status, condition.message) == ("True", "cannot write /work: No space left on device")
-        assert status.is_true("CheckpointReady")
-    newer = LastCheckpoint(step=600, time=NOW + timedelta(minutes=5))
-    after = plan_for(again.status.model_copy(update={"last_checkpoint": newer}), Observed((a_worker_job(2),)))
-    condition = after.status.condition("StorageFailing")
+FULL = "cannot write /work: No space left on device"
+FULL_VOLUME = (a_pod(0, phase="Failed", **terminated(75, json.dumps({"reason": "Storage", "message": FULL}))), a_pod(1))
+SECOND = Observed((a_worker_job(2),), (a_pod(0, attempt=2), a_pod(1, attempt=2)))
+
+
+def storage_condition(status: JobStatus) -> tuple[str, str]:
+    condition = status.condition("StorageFailing")
     assert condition is not None
-    assert condition.status == "False"
+    return condition.status, condition.message
+
+
+def test_a_full_volume_is_a_condition_and_one_event_until_a_checkpoint_is_written() -> None:
+    saved = LastCheckpoint(step=500)
+    plan = plan_for(a_status(Phase.RUNNING, last_checkpoint=saved), Observed((FAILED_JOB,), FULL_VOLUME))
+    assert next((notice.reason, notice.type) for notice in plan.notices) == ("StorageFailing", "Warning")
+    assert storage_condition(plan.status) == ("True", FULL)
+    assert plan.status.is_true("CheckpointReady")
+    again = plan_for(plan.status, SECOND)
+    assert "StorageFailing" not in {notice.reason for notice in again.notices}
+    assert storage_condition(again.status) == ("True", FULL)
+    wrote = Observed(SECOND.worker_jobs, SECOND.pods, progress={"stage": "training", "lastCheckpoint": {"step": 600}})
+    assert storage_condition(plan_for(again.status, wrote).status) == ("False", "")
+
+
+def test_another_failure_does_not_mend_a_volume_and_the_jobs_end_does() -> None:
+    full = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), FULL_VOLUME)).status
+    other = a_pod(0, phase="Failed", attempt=2, **terminated(1, "bug"))
+    failed = a_worker_job(2, conditions=("Failed",))
+    assert storage_condition(plan_for(full, Observed((failed,), (other,))).status) == ("True", FULL)
+    done = plan_for(full, Observed((a_worker_job(2, conditions=("Complete",)),)))
+    assert done.status.phase is Phase.SUCCEEDED
+    assert storage_condition(done.status) == ("False", "")
 
 
 def test_a_job_whose_volume_never_failed_has_no_word_about_it() -> None:

@@ -135,8 +135,18 @@ def a_finished_pod(index: str, attempt: int, exit_code: int, message: str) -> di
         pytest.param(a_finished_pod("0", 2, 75, json.dumps(ANSWER)), ANSWER, id="failed-after-its-checkpoint"),
         pytest.param(a_finished_pod("0", 2, 75, '{"exitCode": 75}'), None, id="killed-without-a-word"),
         pytest.param(a_finished_pod("0", 2, 0, "[1]"), None, id="not-an-object"),
+        pytest.param(a_finished_pod("0", 2, 75, "[" * 4000), None, id="a-bomb"),
         pytest.param(a_finished_pod("0", 2, 0, ""), None, id="nothing-said"),
     ],
 )
 def test_the_last_progress_of_a_finished_attempt_is_what_its_node_0_left(pod: dict[str, Any], expected: object):
     assert last_words([pod], attempt=2) == expected
+
+
+def test_of_a_replaced_pod_of_node_0_the_later_one_has_the_last_word():
+    evicted, replacement = (a_finished_pod("0", 2, 143, json.dumps(ANSWER | {"step": step})) for step in (7, 9))
+    for pod, at in ((evicted, "2026-01-01T00:00:00Z"), (replacement, "2026-01-01T00:05:00Z")):
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = at
+    words = last_words([replacement, evicted], attempt=2)
+    assert words is not None
+    assert words["step"] == 9

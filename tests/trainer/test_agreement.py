@@ -1,5 +1,7 @@
 """A failure of one rank is a failure of all, with the same exit code."""
 
+import errno
+
 import pytest
 
 from deepseek_trainer.agreement import agree, alone
@@ -40,3 +42,14 @@ def test_a_bug_reaches_the_rank_that_has_it_as_it_is() -> None:
     outcomes = Ranks(2).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
     assert [type(outcome) for outcome in outcomes] == [JobError, KeyError]
     assert str(outcomes[0]) == "rank 1: KeyError: 'a bug'"
+
+
+@pytest.mark.parametrize(("number", "kept"), [(errno.ESTALE, True), (errno.EIO, True), (errno.ENOENT, False)])
+def test_a_failure_of_the_volume_stays_one_on_the_rank_that_met_it(number: int, kept: bool) -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            raise OSError(number, "bad")
+
+    other, met = Ranks(2).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
+    assert type(met) is (OSError if kept else TryAgainError)
+    assert type(other) is TryAgainError

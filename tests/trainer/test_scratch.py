@@ -43,8 +43,16 @@ def test_a_round_begins_without_the_last_ones_ranks_words_and_failure(scratch: S
 )
 def test_a_round_keeps_a_failure_that_ends_the_worker(scratch: Scratch, failure: Failure):
     failure.save(scratch.failure)
+    scratch.leave_progress(b'{"step": 11}')
     scratch.begin_round()
     assert Failure.load(scratch.failure) == failure
+    assert scratch.last_progress() == {"step": 11}
+
+
+def test_words_that_were_cut_short_are_none(scratch: Scratch):
+    scratch.directory.mkdir()
+    scratch.leave_progress(b'{"step": 1')
+    assert scratch.last_progress() == {}
 
 
 def test_a_round_after_an_agreed_stop_keeps_it_and_the_last_words(scratch: Scratch):

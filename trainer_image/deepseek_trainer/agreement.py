@@ -11,6 +11,7 @@ from deepseek_trainer.contract.errors import (
     NotFiniteError,
     TryAgainError,
 )
+from deepseek_trainer.durable import STORAGE_ERRORS
 
 Exchange = Callable[[Any], list[Any]]  # a JSON value of each rank -> those of all ranks, in rank order
 
@@ -34,7 +35,8 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
     try:
         value = work()
     except OSError as error:
-        failure = TryAgainError(f"the storage failed: {error}")
+        # What tells of a bad volume stays as it is: it ends this worker, and the others wait for its next attempt.
+        failure = error if error.errno in STORAGE_ERRORS else _try_again(error)
     except Exception as error:  # whatever it is: the other ranks must not wait for this one
         failure = error
     outcomes = exchange({"value": value, "failure": _told(failure) if failure else None})
@@ -48,4 +50,10 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
 
 def _told(failure: Exception) -> dict[str, Any]:
     known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
+    if isinstance(failure, OSError):
+        known = _try_again(failure)
     return {"code": int(known.code), "problem": known.problem, "hint": known.hint}
+
+
+def _try_again(error: OSError) -> TryAgainError:
+    return TryAgainError(f"the storage failed: {error}")

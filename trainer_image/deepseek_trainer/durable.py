@@ -19,6 +19,7 @@ _HINTS: Final = {
     errno.EACCES: "the volume must be writable for the worker's user or its fsGroup",
     errno.EPERM: "the volume must be writable for the worker's user or its fsGroup",
 }
+STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 

@@ -1,6 +1,5 @@
 """How a worker tells why it ended: an exit code, and a few lines of JSON that reach the job's status."""
 
-import errno
 import fcntl
 import json
 import os
@@ -14,11 +13,10 @@ from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.errors import PEER_GONE, STORAGE, JobError
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
-from deepseek_trainer.durable import replace_file
+from deepseek_trainer.durable import STORAGE_ERRORS, replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
 MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
-_STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Failure:
         """What to tell about an exception: one line of ours, or the last lines of a traceback."""
         if isinstance(error, JobError):
             return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
-        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
             return cls(ExitCode.TRY_AGAIN, STORAGE, text, rank)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here

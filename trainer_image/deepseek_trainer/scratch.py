@@ -26,15 +26,14 @@ class Scratch:
             self._ranks.rmdir()
 
     def begin_round(self) -> None:
-        """Forget the last round's ranks, words and failure.
+        """Forget the last round, but not an end that the launcher may not have seen yet: a final failure, or a stop.
 
-        But not what the launcher may not have seen yet: a failure that ends the worker, and an agreed stop.
-        torchrun starts a round after that, too, where a rank was killed on its way out.
+        torchrun starts a round after a stop, too, where a rank was killed on its way out.
         """
         failure = Failure.load(self.failure)
-        if failure is None or not failure.ends_worker:
-            self._remove(self.failure, *self._rank_files())
-        if not self.stopped.exists():
+        is_final = failure is not None and failure.ends_worker
+        self._remove(*self._rank_files(), *(() if is_final else (self.failure,)))
+        if not (is_final or self.stopped.exists()):
             self._remove(self._progress)
         self._ranks.mkdir(parents=True, exist_ok=True)
 
@@ -62,7 +61,7 @@ class Scratch:
         """What the last round left; its server of /progress is gone.  Empty on all nodes but the first."""
         try:
             return dict(json.loads(self._progress.read_bytes()))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # cut short, where a rank was killed while it wrote
             return {}
 
     def pids(self) -> tuple[int, ...]:

@@ -37,17 +37,19 @@ def _leave(failure: Failure, scratch: Scratch) -> None:
     Its peers hear of it when the kernel closes its connections: this word comes before theirs.
     """
     try:
-        print(f"rank {failure.rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
         failure.save(scratch.failure)
+        print(f"rank {failure.rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
     finally:
         _end(failure.exit_code)
 
 
 def _end(code: int) -> NoReturn:
     """Without the interpreter's teardown, in which a thread of a library that still runs can abort the process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _quieten() -> None:

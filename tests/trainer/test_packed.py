@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.packed import Packer, unpacked
 
 
@@ -75,3 +75,8 @@ def test_a_type_that_nobody_named_is_refused_by_name() -> None:
 def test_a_tree_makes_no_class_that_the_caller_does_not_name() -> None:
     with pytest.raises(KeyError):
         unpacked({"Span": {"dict": []}}, {}, {})
+
+
+def test_a_tree_reaches_nothing_of_torch_but_its_dtypes() -> None:
+    with pytest.raises(IntegrityError, match="torch has no dtype 'load'"):
+        unpacked({"dtype": "load"}, {}, {})

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 
 Classes = Mapping[str, type]  # by the name that the tree has for them
 _PLAIN: Final = (type(None), bool, int, float, str)
@@ -64,11 +64,18 @@ def unpacked(tree: Any, tensors: Mapping[str, Tensor], classes: Classes) -> Any:
     if kind == "tensor":
         return tensors[str(parts)]
     if kind == "dtype":
-        return getattr(torch, parts)
+        return _dtype(parts)
     value = unpacked(parts, tensors, classes)
     if make := _MAKE.get(kind):
         return make(value)
     return _instance(classes[kind], value)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise IntegrityError(f"torch has no dtype {name!r}", hint="the checkpoint is of another version, or damaged")
+    return dtype
 
 
 def _instance(class_: type, value: Any) -> Any:

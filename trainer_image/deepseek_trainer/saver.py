@@ -144,6 +144,8 @@ class Saver:
 
     def _copied(self, share: Share, queued: AbstractContextManager[object]) -> Share:
         try:
+            if gpu := _gpu_of(share.pieces):
+                torch.cuda.set_device(gpu)  # each thread begins with the first one
             with queued:
                 return Share(self._copies.of(share.pieces), share.rest)
         finally:

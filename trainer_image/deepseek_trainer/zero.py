@@ -1,6 +1,7 @@
 """DeepSpeed's ZeRO checkpoints as sealed ones: what it would write to files becomes the entries of one checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -39,10 +40,15 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
         self._meta: Mapping[str, Any] = {}
 
     def save_checkpoint(self, engine: DeepSpeedEngine, step: int, meta: Mapping[str, Any]) -> CheckpointInfo:
-        """Commit what `engine` trains as `step`.  Collective; raises as CheckpointStore.save does."""
+        """Commit what `engine` trains as `step`.  Collective; raises as CheckpointStore.save does.
+
+        Raises ConfigError for an optimizer on NVMe.
+        """
+        if engine.zero_nvme_offload_optimizer():
+            problem = "DeepSpeed copies an optimizer that is offloaded to NVMe past its checkpoint engine, unsealed"
+            raise ConfigError(problem, hint="offload to the CPU")
         self._meta = meta
-        engine.checkpoint_engine = self
-        with TemporaryDirectory() as directory:
+        with self._in(engine), TemporaryDirectory() as directory:
             engine.save_checkpoint(directory, tag=str(step), save_latest=False)
         assert self._open is not None, "save_checkpoint commits"
         return self._open
@@ -58,13 +64,20 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
                 f"{saved} ranks saved this ZeRO checkpoint, {now} cannot load it", hint="start as many as there were"
             )
         self._open = info
-        engine.checkpoint_engine = self
-        with TemporaryDirectory() as directory:
+        with self._in(engine), TemporaryDirectory() as directory:
             (names := Path(directory, str(info.step))).mkdir()
             for name in info.meta[FILES]:
                 (names / name).touch()  # DeepSpeed globs for what it loads
             engine.load_checkpoint(directory, tag=names.name)
         return info.meta
+
+    @contextmanager
+    def _in(self, engine: DeepSpeedEngine) -> Iterator[None]:
+        before, engine.checkpoint_engine = engine.checkpoint_engine, self
+        try:
+            yield
+        finally:
+            engine.checkpoint_engine = before
 
     def create(self, info: CheckpointCommitInfo) -> None:  # noqa: ARG002 the tag comes with the commit, too
         self._saved = {}

@@ -34,7 +34,7 @@ def test_trained_weights_start_as_those_of_rank_0_and_frozen_ones_are_not_sent(t
 @pytest.mark.parametrize("act", ACTS)
 def test_a_read_error_on_one_rank_is_an_error_of_all(tmp_path: Path, act: str):
     outcomes = on_ranks(2, a_read_error_on_rank_1, tmp_path, act)
-    assert [type(outcome) for outcome in outcomes] == [TryAgainError] * 2
+    assert [type(outcome) for outcome in outcomes] == [TryAgainError, OSError], "rank 1 keeps what its disk said"
     assert "rank 1: the storage failed" in str(outcomes[0])
     newest = a_store(tmp_path).latest()
     assert newest is not None

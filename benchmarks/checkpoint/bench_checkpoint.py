@@ -37,7 +37,7 @@ from deepseek_trainer.vault import Purpose, Vault
 
 Run = Callable[[], float]  # seconds
 TENSORS = 24
-PRODUCTS = 400  # of a step
+PRODUCTS = 40  # of a step
 BESIDE = {
     "sealed, save": "plain DCP, save",
     "sealed, load": "plain DCP, load",

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.distributed import World
+from vault_builders import a_store
 
 _PATIENCE = timedelta(seconds=20)  # a rank that waits longer for its peers fails instead of hanging
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks when it is imported, which is after this
@@ -29,6 +31,11 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as place, ProcessPoolExecutor(size, mp_context=SERVER) as pool:
         store = Path(place) / "store"
         return list(pool.map(partial(_on_rank, size, store, work, arguments), range(size)))
+
+
+def store_of(world: World, root: Path) -> CheckpointStore:
+    """The store at `root` as a rank of `world` uses it."""
+    return a_store(root, rank=world.rank, world_size=world.size, exchange=world.gather)
 
 
 def _on_rank(size: int, store: Path, work: Callable[..., Any], arguments: tuple[Any, ...], rank: int) -> Any:

@@ -10,8 +10,9 @@ from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
+from gloo_ranks import store_of
 from loop_builders import a_loop, an_adapted_model, config, run_until_stopped, weights
-from vault_builders import a_state, a_store
+from vault_builders import a_state
 
 
 def interrupted_run(world: World, root: Path) -> tuple[bool, bool]:
@@ -55,7 +56,7 @@ def weights_that_differ(world: World, root: Path) -> tuple[set[float], set[float
 
 def a_read_error_on_rank_1(world: World, root: Path, act: str) -> None:
     """One of `ACTS` on a store of two checkpoints, while rank 1 cannot read its disk."""
-    store = a_store(root, rank=world.rank, world_size=world.size, exchange=world.gather)
+    store = store_of(world, root)
     for step in (1, 2):
         store.save(step, a_state(step), {})
     if world.rank == 1:

@@ -10,17 +10,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.dcp import VaultReader, load_planner, save_planner
 from deepseek_trainer.dcp_writer import StoreWriter
 from deepseek_trainer.distributed import World
 from deepseek_trainer.statefile import split
+from gloo_ranks import store_of
 from loop_builders import an_adapted_model
-from vault_builders import a_store
-
-
-def store_of(world: World, root: Path) -> CheckpointStore:
-    return a_store(root, rank=world.rank, world_size=world.size, exchange=world.gather)
 
 
 def a_model(*, seed: int = 0) -> nn.Module:

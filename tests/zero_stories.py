@@ -10,10 +10,9 @@ import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
-from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.distributed import World
 from deepseek_trainer.zero import SealedEngine
-from vault_builders import a_store
+from gloo_ranks import store_of
 
 BATCH = 4
 STEPS = 3
@@ -51,10 +50,6 @@ def train(engine: DeepSpeedEngine, world: World, first: int) -> list[float]:
     return losses
 
 
-def store_of(world: World, root: Path) -> CheckpointStore:
-    return a_store(root, rank=world.rank, world_size=world.size, exchange=world.gather)
-
-
 def go_on_in(world: World, root: Path, stages: list[int]) -> list[tuple[list[float], list[float]]]:
     join(world)
     return [go_on(world, root / str(stage), stage) for stage in stages]
@@ -64,7 +59,7 @@ def go_on(world: World, root: Path, stage: int) -> tuple[list[float], list[float
     """Losses after a checkpoint: of the engine that wrote it, and of a new one that read it."""
     engine = an_engine(world, stage)
     train(engine, world, 0)
-    SealedEngine(store_of(world, root), world.gather).save_checkpoint(engine, STEPS, {"by": "test"})
+    SealedEngine(store_of(world, root), world).save_checkpoint(engine, STEPS, {"by": "test"})
     expected = train(engine, world, STEPS)
     engine.destroy()
     again = an_engine(world, stage)
@@ -77,7 +72,7 @@ def load(world: World, root: Path, engine: DeepSpeedEngine) -> Mapping[str, Any]
     store = store_of(world, root)
     info = store.latest()
     assert info is not None
-    return SealedEngine(store, world.gather).load_checkpoint(engine, info)
+    return SealedEngine(store, world).load_checkpoint(engine, info)
 
 
 def load_anew(world: World, root: Path, stage: int) -> None:

@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -42,13 +42,14 @@ def rows(directory: Path, content: bytearray) -> dict[str, Row]:
         writer = SealedWriter(file, KEY, b"")
         writer.write(content)
         writer.close()
-    sealed_segments = bare_segments(view)
+    sealed_segments, bare = bare_segments(view), directory / "bare"
+    bare.write_bytes(b"".join(sealed_segments))
     target = memoryview(bytearray(len(content)))
     return {
         "bare AES-GCM, seal": lambda: bare_seal(view),
         "stream, seal": lambda: stream_seal(view),
         "bare AES-GCM, open": lambda: bare_open(sealed_segments),
-        "pread + bare AES-GCM, open": lambda: read_and_open(source, sealed_segments),
+        "read + bare AES-GCM, open": lambda: bare_open(read_segments(bare, sealed_segments)),
         "stream, open (page cache)": lambda: stream_open(source, target),
         "plain write, no sync": lambda: plain_write(directory / "plain", view, sync=False),
         "plain write + fsync": lambda: plain_write(directory / "plain", view, sync=True),
@@ -75,20 +76,19 @@ def bare_segments(view: memoryview) -> list[bytes]:
     return [gcm.encrypt(bytes(12), view[start : start + step], None) for start in range(0, len(view), step)]
 
 
-def bare_open(segments: list[bytes]) -> None:
+def bare_open(segments: Iterable[bytes | memoryview]) -> None:
     gcm, out, nonce = AESGCM(KEY), memoryview(bytearray(SEGMENT_BYTES)), bytes(12)
     for segment in segments:
         gcm.decrypt_into(nonce, segment, None, out[: len(segment) - TAG_BYTES])
 
 
-def read_and_open(source: Path, segments: list[bytes]) -> None:
-    """As `bare_open`, once as many bytes as a segment has were read from a file."""
-    gcm, out, nonce = AESGCM(KEY), memoryview(bytearray(SEGMENT_BYTES)), bytes(12)
+def read_segments(path: Path, segments: list[bytes]) -> Iterator[memoryview]:
+    """`segments` again, from the file that holds them, in one buffer."""
     buffer = memoryview(bytearray(SEGMENT_BYTES))
-    with source.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         for segment in segments:
             file.readinto(buffer[: len(segment)])
-            gcm.decrypt_into(nonce, segment, None, out[: len(segment) - TAG_BYTES])
+            yield buffer[: len(segment)]
 
 
 def stream_seal(view: memoryview) -> None:

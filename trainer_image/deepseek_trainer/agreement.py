@@ -49,9 +49,9 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
 
 
 def _told(failure: Exception) -> dict[str, Any]:
-    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
     if isinstance(failure, OSError):
-        known = _try_again(failure)
+        failure = _try_again(failure)
+    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
     return {"code": int(known.code), "problem": known.problem, "hint": known.hint}
 
 

@@ -80,7 +80,7 @@ class Saver:
         self._waits_for_copy = waits_for_copy
         self._copies, self._finished = HostCopies(), list[Saved]()
         self._is_copied, self._stall_s = threading.Event(), 0.0
-        self._running: Future[Saved] | None = None
+        self._running: Future[tuple[CheckpointInfo, float]] | None = None  # with the seconds that it took
         self._thread = ThreadPoolExecutor(1, "saver")
 
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any], best_step: int | None) -> None:
@@ -101,10 +101,10 @@ class Saver:
         store, queued, meta = self._beside, _after_queued(share.pieces), deepcopy(meta)
         share = Share(share.pieces, deepcopy(share.rest))
 
-        def commit() -> Saved:
+        def commit() -> tuple[CheckpointInfo, float]:
             info = store.commit(step, self._copied(share, queued), meta)
             store.prune(self._retention, best_step)
-            return Saved(info, time.monotonic() - start, 0.0)
+            return info, time.monotonic() - start
 
         self._is_copied.clear()
         self._running = self._thread.submit(commit)
@@ -128,7 +128,7 @@ class Saver:
         """Until nothing is under way.  Raises what the save raised, on all ranks."""
         running, self._running = self._running, None
         if running:
-            self._finished.append(replace(running.result(), stall_seconds=self._stall_s))
+            self._finished.append(Saved(*running.result(), self._stall_s))
 
     @property
     def has_failed(self) -> bool:

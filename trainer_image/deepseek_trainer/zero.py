@@ -12,11 +12,11 @@ from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from deepseek_trainer.agreement import Exchange
 from deepseek_trainer.catalog import CheckpointInfo, read_rest
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.dcp import read_only
+from deepseek_trainer.distributed import World
 from deepseek_trainer.packed import Packer, unpacked
 
 CLASSES: Final = {
@@ -31,10 +31,10 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
     A tag is a step.  DeepSpeed's directories hold nothing that is worth keeping: `save` and `load` make them.
     """
 
-    def __init__(self, store: CheckpointStore, exchange: Exchange) -> None:
+    def __init__(self, store: CheckpointStore, world: World) -> None:
         super().__init__()
         self.name = "sealed"
-        self._store, self._exchange = store, exchange
+        self._store, self._world = store, world
         self._saved: dict[str, Any] = {}
         self._open: CheckpointInfo | None = None
         self._meta: Mapping[str, Any] = {}
@@ -58,7 +58,7 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
 
         Raises ConfigError for another number of ranks, IntegrityError where a byte does not authenticate.
         """
-        saved, now = info.manifest.world_size, len(self._exchange(None))
+        saved, now = info.manifest.world_size, self._world.size
         if saved != now:
             raise ConfigError(
                 f"{saved} ranks saved this ZeRO checkpoint, {now} cannot load it", hint="start as many as there were"
@@ -88,7 +88,7 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
         self._saved[Path(path).name] = {"tree": tree, "tensors": packer.tensors}
 
     def commit(self, info: CheckpointCommitInfo) -> bool:
-        holders = {name: rank for rank, names in enumerate(self._exchange([*self._saved])) for name in names}
+        holders = {name: rank for rank, names in enumerate(self._world.gather([*self._saved])) for name in names}
         self._open = self._store.save(int(info.tag), self._saved, {**self._meta, FILES: holders})
         self._saved = {}
         return True

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepseek_trainer.contract.config import DataSpec, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
 
 CLAIM = "corpus"

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.contract.config import Architecture, LoraSpec, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World

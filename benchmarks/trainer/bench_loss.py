@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from deepseek_trainer.contract.config import Architecture
+from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.model import causal_loss, scratch_model
 from deepseek_trainer.packing import IGNORED, block_causal_mask

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 from deepseek_operator import labels
 from deepseek_operator.blueprint import Blueprint
+from deepseek_operator.isolation import Isolation
 from deepseek_operator.network import network_policy
 from deepseek_operator.observed import Manifest, Owner
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import API_VERSION, KIND, Isolation, JobSpec, ProfileSpec, VolumeRetention
+from deepseek_operator.spec import API_VERSION, KIND, JobSpec, ProfileSpec, VolumeRetention
 from deepseek_operator.worker_job import worker_job
 from deepseek_trainer.contract.names import CONFIG_FILE
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from deepseek_operator import labels
 from deepseek_operator.blueprint import Blueprint
+from deepseek_operator.isolation import EgressRule
 from deepseek_operator.observed import Manifest
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import EgressRule
 
 # Cloud metadata services hand out the machine's credentials here; no egress rule opens them.
 METADATA_NETWORKS: Final = tuple(

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from deepseek_trainer.adapters import adapter_state, merged, with_adapters
-from deepseek_trainer.contract.config import LoraSpec
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
+from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.model import causal_loss, count_parameters, trainable_parameters
 from model_builders import a_batch, tiny_model
 

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepseek_trainer.adapters import with_adapters
-from deepseek_trainer.contract.config import LoraSpec
+from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.export import Results, export
 from deepseek_trainer.model import load_model, trainable_parameters
 from deepseek_trainer.model_source import prepare_model

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from deepseek_trainer.contract.config import Precision
 from deepseek_trainer.contract.errors import NotFiniteError
+from deepseek_trainer.contract.optimization import Precision
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.loop import Loop, steps_in, wants_bf16

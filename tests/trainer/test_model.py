@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from deepseek_trainer.contract.config import Architecture
+from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.model import causal_loss, count_parameters, scratch_model, trainable_parameters
 from model_builders import a_batch, tiny_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepseek_trainer.contract.config import OptimizationSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.optimizer import adamw, load_state_by_name, state_by_name
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from deepseek_trainer.contract.config import OptimizationSpec, Schedule
+from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 from deepseek_trainer.schedule import learning_rate
 
 

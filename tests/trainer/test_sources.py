@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_builders import CLAIM, a_data_spec, questions, some_paths, texts, write_jsonl, write_text
-from deepseek_trainer.contract.config import VolumePath
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.sources import Record, Source, Split
 
 

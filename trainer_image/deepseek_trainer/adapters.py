@@ -7,8 +7,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deepseek_trainer.contract.config import LoraSpec
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
+from deepseek_trainer.contract.method import LoraSpec
 
 _PROBE = 32  # [tokens] compared before and after merging
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit

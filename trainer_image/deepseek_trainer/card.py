@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepseek_trainer.contract.config import ExportFormat, LoraSpec, MethodType, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.model import ParameterCount
 from deepseek_trainer.model_source import Source
 from deepseek_trainer.report import comparison, flat

@@ -23,7 +23,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from deepseek_trainer import card
 from deepseek_trainer.adapters import adapter_settings, adapter_state, merged
 from deepseek_trainer.commit import committed
-from deepseek_trainer.contract.config import ExportFormat, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.model import count_parameters, transformer
 from deepseek_trainer.model_source import Source, prepared_model, read_source

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepseek_trainer.contract.config import Precision, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
+from deepseek_trainer.contract.optimization import Precision
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.distributed import World

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from deepseek_trainer.contract.config import Architecture, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.gguf_model import CLASSES

@@ -16,8 +16,9 @@ import numpy as np
 
 from deepseek_trainer import gguf_model
 from deepseek_trainer.commit import committed
-from deepseek_trainer.contract.config import BaseModelSource, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.digest import digest_of, file_digests, listing_digest
 from deepseek_trainer.gguf_file import GgufFile, GgufTensor, open_gguf

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from deepseek_trainer.contract.config import OptimizationSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.model import trainable_parameters
 
 BETAS = (0.9, 0.95)

@@ -9,8 +9,10 @@ from torch import nn
 
 from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
-from deepseek_trainer.contract.config import DataFormat, LoraSpec, MethodType, TrainingConfig
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataFormat
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared

@@ -2,7 +2,7 @@
 
 import math
 
-from deepseek_trainer.contract.config import OptimizationSpec, Schedule
+from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 
 FLOOR = 0.1  # cosine ends at this share of the peak
 

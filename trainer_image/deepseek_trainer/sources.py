@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
-from deepseek_trainer.contract.config import DataFormat, DataSpec, VolumePath
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.volume import VolumePath
 
 MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
 _SHOWN = 10  # names of files or fields in a message

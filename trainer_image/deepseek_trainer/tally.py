@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from deepseek_trainer.contract.config import DataFormat, DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.packing import Document, best_fit, packed_row, row_dtype, split_rows
 from deepseek_trainer.shards import RowArray, SplitCounts
 from deepseek_trainer.sources import Record

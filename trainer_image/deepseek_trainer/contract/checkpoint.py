@@ -1,0 +1,61 @@
+"""Saving, sealing and resuming."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.contract.rules import Model, Rule
+from deepseek_trainer.contract.volume import DnsName
+
+
+class Interval(Model):
+    """When to act: after so many steps or seconds, whichever comes first."""
+
+    steps: Annotated[int | None, Field(ge=1, description="Optimizer steps.")] = None
+    seconds: Annotated[int | None, Field(ge=1, description="Wall-clock seconds.")] = None
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.steps) || has(self.seconds)",
+            "give steps, seconds or both",
+            lambda self: self.steps is not None or self.seconds is not None,
+        ),
+    )
+
+
+class KeyRef(Model):
+    """A key-encryption key: 32 bytes in one entry of a Secret, mounted by the kubelet, never read by the operator."""
+
+    secret_name: Annotated[DnsName, Field(description="Secret in the job's namespace.")]
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Entry of the Secret.")] = "kek"
+
+
+class Encryption(Model):
+    """AES-256-GCM sealing of checkpoints, prepared data and result; format in docs/checkpoint-format.md."""
+
+    key_ref: Annotated[KeyRef, Field(description="Key that wraps the job's data key.")]
+
+
+class CheckpointPolicy(Model):
+    """When the full state is saved, what is kept, where a run resumes, under which key it is sealed."""
+
+    interval: Annotated[Interval, Field(description="When to save.")] = Interval(steps=500)
+    retention: Annotated[Retention, Field(description="What to keep.")] = Retention()
+    asynchronous: Annotated[
+        bool, Field(description="Train on while a checkpoint is sealed and written, from a copy in the host's memory.")
+    ] = True
+    wait_for_copy: Annotated[
+        bool, Field(description="Wait for that copy at once, not only before the next step changes weights.")
+    ] = False
+    resume_from: Annotated[
+        str,
+        Field(
+            pattern=r"^(Latest|None|[0-9]{1,9})$",
+            description="First attempt only: Latest, None (start over) or a step. "
+            "Newer checkpoints are set aside, not deleted. Later attempts resume from the latest.",
+        ),
+    ] = "Latest"
+    encryption: Annotated[Encryption | None, Field(description="Seal checkpoints; default: written in the clear.")] = (
+        None
+    )

@@ -49,6 +49,11 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("give exactly one of base", LORA, {"model": {"architecture": None}}),
     ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
     ("lora is only read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
+    (
+        "strategy FSDP shards AdamW only",
+        {"optimization": {"strategy": "FSDP"}},
+        {"optimization": {"strategy": "FSDP", "optimizer": "Muon"}},
+    ),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),

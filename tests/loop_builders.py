@@ -17,13 +17,13 @@ from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
 from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import scratch_model, transformer
-from deepseek_trainer.optimizer import adamw
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Silent, StepResult
 from deepseek_trainer.saver import Saver
-from deepseek_trainer.state import RunState, load_state
+from deepseek_trainer.state import RunState
 from deepseek_trainer.vault import Purpose, Vault
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -60,6 +60,10 @@ class Recorder(Silent):
         super().__init__()
         self.losses: list[float | None] = []
         self.evaluations: list[tuple[int, float]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
 
     def step(self, result: StepResult, tokens: int, seconds: float) -> None:
         self.losses.append(result.loss)
@@ -97,8 +101,7 @@ def a_loop(
 ) -> Loop:
     """A loop where its directory's newest checkpoint left off."""
     torch.manual_seed(1 + world.rank)
-    model = model or a_model()
-    optimizer = adamw(model, config.optimization)
+    learner = Learner(model or a_model(), config.optimization, world)
     rows, state = RandomRows(10), RunState()
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)
@@ -106,15 +109,12 @@ def a_loop(
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     saver = Saver(store, config.checkpoint.retention, exchange, waits_for_copy=config.checkpoint.wait_for_copy)
     if info := store.latest():
-        tensors, meta = store.load(info)
-        load_state(model, optimizer, tensors, world)
-        state = RunState.from_json(meta["run"])
+        learner.load(store, info)
+        state = RunState.from_json(info.meta["run"])
         cursor = Cursor.from_state(
-            bytes.fromhex(meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
+            bytes.fromhex(info.meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
         )
-    loop = Loop(
-        config, world, model, optimizer, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, "uid"
-    )
+    loop = Loop(config, world, learner, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, "uid")
     if stop_after is not None:
         loop.stop_requested = lambda: loop.state.step >= stop_after
     return loop

@@ -11,7 +11,7 @@ from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
 from gloo_ranks import store_of
-from loop_builders import a_loop, an_adapted_model, config, run_until_stopped, weights
+from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
 from vault_builders import a_state
 
 
@@ -94,3 +94,32 @@ ACTS: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
     "latest": lambda store: store.latest(),
     "at": lambda store: store.at(1),
 }
+
+
+def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: bool) -> tuple[list[float], float]:
+    """Training losses of a run without dropout, and the last validation loss."""
+    settings = config(**{"evaluation": {"intervalSteps": 2}, "microBatchSize": 1} | optimization)
+    model = with_dropout(an_adapted_model() if adapted else a_model(), 0.0)
+    loop = a_loop(settings, root, world=world, model=model)
+    loop.run()
+    return loop.reporter.losses, loop.reporter.evaluations[-1][1]
+
+
+def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[str, Any]) -> list[float]:
+    """Losses of a run that stops after two steps under `first` and goes on under `second`."""
+    loop = a_loop(config(**first), root, world=world, stop_after=2, model=with_dropout(a_model(), 0.0))
+    run_until_stopped(loop)
+    again = a_loop(config(**second), root, world=world, model=with_dropout(a_model(), 0.0))
+    again.run()
+    return loop.reporter.losses + again.reporter.losses
+
+
+def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> list[float]:
+    """The first weights that a rank alone would export, after a run whose averages it exports."""
+    loop = a_loop(config(**optimization), root, world=world, model=with_dropout(a_model(), 0.0))
+    loop.run()
+    with loop.learner.finished() as model:
+        exported = {name: tensor.clone() for name, tensor in model.named_parameters()}
+        if world.is_lead:
+            loop.model(input_ids=torch.zeros(1, 4, dtype=torch.int64))
+    return [float(tensor.sum()) for _, tensor in sorted(exported.items())]

@@ -1,6 +1,7 @@
 """What holds between ranks, on real ones: processes joined by gloo."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,11 @@ from rank_stories import (
     a_read_error_on_rank_1,
     a_save_fails_on_rank_1,
     interrupted_run,
+    losses_of,
+    resumed_under,
     stop_during_an_evaluation,
     weights_that_differ,
+    whole_weights,
 )
 from vault_builders import a_store
 
@@ -46,3 +50,42 @@ def test_when_the_disk_of_one_rank_fails_all_ranks_stop_at_the_same_step(tmp_pat
     assert first[0].startswith("TryAgainError: rank 1: cannot write")
     assert second[0].startswith("StorageError: cannot write")
     assert first[1:] == second[1:] == (2, True)
+
+
+FSDP = {"strategy": "FSDP", "emaDecay": 0.9}
+DDP = {"strategy": "DDP", "emaDecay": 0.9}
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapters"])
+def test_shards_train_as_whole_copies_do(tmp_path: Path, adapted: bool):
+    whole = on_ranks(2, losses_of, tmp_path / "ddp", DDP, adapted)
+    sharded = on_ranks(2, losses_of, tmp_path / "fsdp", FSDP, adapted)
+    for (losses, validation), (expected, expected_validation) in zip(sharded, whole, strict=True):
+        assert losses == pytest.approx(expected, rel=1e-6)
+        assert validation == pytest.approx(expected_validation, rel=1e-6)
+
+
+def test_a_sharded_run_goes_on_to_the_last_bit(tmp_path: Path):
+    expected = on_ranks(
+        2, losses_of, tmp_path / "whole", FSDP | {"evaluation": {"intervalSteps": 100}, "microBatchSize": 8}, False
+    )
+    assert on_ranks(2, resumed_under, tmp_path / "parts", FSDP, FSDP) == [losses for losses, _ in expected]
+
+
+@pytest.mark.parametrize(("first", "second"), [(DDP, FSDP), (FSDP, DDP)], ids=["to shards", "from shards"])
+def test_a_checkpoint_serves_another_strategy(tmp_path: Path, first: dict[str, Any], second: dict[str, Any]):
+    got = on_ranks(2, resumed_under, tmp_path / "parts", first, second)
+    expected = on_ranks(2, resumed_under, tmp_path / "whole", DDP, DDP)
+    assert got[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+def test_a_rank_alone_can_use_and_export_what_is_sharded(tmp_path: Path):
+    whole = on_ranks(2, whole_weights, tmp_path / "ddp", DDP)
+    sharded = on_ranks(2, whole_weights, tmp_path / "fsdp", FSDP)
+    assert sharded[0] == sharded[1] == pytest.approx(whole[0], rel=1e-5)
+
+
+def test_a_compiled_decoder_trains_as_the_plain_one(tmp_path: Path):
+    plain = on_ranks(1, losses_of, tmp_path / "plain", DDP, False)
+    compiled = on_ranks(1, losses_of, tmp_path / "compiled", DDP | {"compile": True}, False)
+    assert compiled[0][0] == pytest.approx(plain[0][0], rel=1e-5)

@@ -1,20 +1,21 @@
 """The loop on one rank, with a model of a few thousand weights; more ranks are in test_ranks.py."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from deepseek_trainer.contract.errors import NotFiniteError
-from deepseek_trainer.contract.optimization import Precision
+from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.loop import Loop, steps_in, wants_bf16
+from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import transformer
 from deepseek_trainer.saver import HostCopies
 from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
@@ -27,15 +28,28 @@ def group_of_one() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("model", [a_model, an_adapted_model], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(
+    ("model", "optimization"),
+    [
+        (a_model, {}),
+        (an_adapted_model, {}),
+        (a_model, {"emaDecay": 0.9, "schedule": "WSD"}),
+        (a_model, {"precision": "FP16"}),
+        (a_model, {"optimizer": "AdamW8bit"}),
+        (a_model, {"optimizer": "Muon", "labelSmoothing": 0.1}),
+        (a_model, {"recompute": "Full"}),
+    ],
+    ids=["all weights", "adapters", "average", "FP16", "8 bits", "Muon", "recompute"],
+)
 def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterrupted_one(
-    tmp_path: Path, model: Callable[[], nn.Module]
+    tmp_path: Path, model: Callable[[], nn.Module], optimization: dict[str, Any]
 ):
-    whole = a_loop(config(), tmp_path / "whole", model=model())
+    settings = config(**optimization)
+    whole = a_loop(settings, tmp_path / "whole", model=model())
     whole.run()
-    first = a_loop(config(), tmp_path / "parts", stop_after=2, model=model())
+    first = a_loop(settings, tmp_path / "parts", stop_after=2, model=model())
     run_until_stopped(first)
-    second = a_loop(config(), tmp_path / "parts", model=model())
+    second = a_loop(settings, tmp_path / "parts", model=model())
     assert second.state.step == 2
     second.run()
     assert first.reporter.losses + second.reporter.losses == whole.reporter.losses
@@ -86,25 +100,6 @@ def test_evaluation_computes_in_the_precision_of_training(tmp_path: Path):
     assert seen == {True: torch.bfloat16, False: torch.bfloat16}
 
 
-@pytest.mark.parametrize(
-    ("precision", "device", "computes_in_bf16", "wanted"),
-    [
-        (Precision.AUTO, "cuda", True, True),
-        (Precision.AUTO, "cuda", False, False),
-        (Precision.AUTO, "cpu", True, False),
-        (Precision.BF16, "cpu", False, True),
-        (Precision.FP32, "cuda", True, False),
-    ],
-)
-def test_by_default_only_a_gpu_that_computes_in_bf16_does(
-    precision: Precision, device: str, computes_in_bf16: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes_in_bf16 or including_emulation
-    )
-    assert wants_bf16(precision, torch.device(device)) is wanted
-
-
 def test_a_long_run_sums_up_the_loss_of_logged_steps_only(tmp_path: Path):
     loop = a_loop(config(maxSteps=405), tmp_path, stop_after=5)
     run_until_stopped(loop)
@@ -112,15 +107,108 @@ def test_a_long_run_sums_up_the_loss_of_logged_steps_only(tmp_path: Path):
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path):
-    loop = a_loop(config(), tmp_path)
+    loop = a_loop(config(guard={"maxSkips": 0}), tmp_path)
     with torch.no_grad():
         loop.model.lm_head.weight[0, 0] = float("nan")
     before = weights(loop)
     with pytest.raises(NotFiniteError, match="step 1: the gradient norm is nan"):
         loop.run()
-    assert loop.state.step == 0
+    assert loop.saver.store.latest() is None
     after = weights(loop)
     assert all(torch.allclose(value, after[name], rtol=0, atol=0, equal_nan=True) for name, value in before.items())
+
+
+class BadBatches:
+    """Gradients that are not finite at some steps, as a broken record would make them."""
+
+    def __init__(self, loop: Loop, steps: set[int]) -> None:
+        norm = loop.learner.gradient_norm
+        loop.learner.gradient_norm = lambda: norm() * (math.nan if loop.cursor.consumed // 4 + 1 in steps else 1.0)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_training_goes_on(tmp_path: Path):
+    loop = a_loop(config(), tmp_path)
+    BadBatches(loop, {3})
+    seen = {}
+    loop.reporter.step = lambda result, tokens, seconds: seen.update({result.step: weights(loop)})
+    loop.run()
+    assert loop.state.step == 6
+    assert loop.reporter.events == [("skipped", {"step": 3, "reason": "NotFinite", "gradNorm": ANY})]
+    assert all(torch.equal(value, seen[2][name]) for name, value in seen[3].items())
+    assert any(not torch.equal(value, seen[3][name]) for name, value in seen[4].items())
+
+
+def test_too_many_bad_steps_go_back_to_the_checkpoint_with_half_the_rate_and_the_next_data(tmp_path: Path):
+    loop = a_loop(config(checkpoint={"interval": {"steps": 2}}, schedule="Constant", warmupSteps=0), tmp_path)
+    BadBatches(loop, {3, 4, 5, 6})
+    rates = []
+    loop.reporter.step = lambda result, tokens, seconds: rates.append((result.step, result.learning_rate))
+    loop.run()
+    assert loop.reporter.events[-1] == ("rolled_back", {"step": 6, "to": 4, "rateFactor": 0.5})
+    assert rates[-2:] == [(5, 0.005), (6, 0.005)]
+    assert loop.cursor.consumed == 8 * 4
+
+
+def test_a_run_that_no_rollback_helps_fails_and_leaves_its_last_checkpoint(tmp_path: Path):
+    loop = a_loop(config(checkpoint={"interval": {"steps": 2}}, guard={"maxSkips": 0, "maxRollbacks": 2}), tmp_path)
+    BadBatches(loop, set(range(3, 99)))
+    with pytest.raises(NotFiniteError, match=r"step 3: the gradient norm is nan.*2 rollbacks"):
+        loop.run()
+    assert loop.saver.store.latest().step == 2
+
+
+def test_fp16_gradients_that_overflow_halve_the_scale_until_they_fit(tmp_path: Path):
+    loop = a_loop(config(precision="FP16", maxSteps=12), tmp_path)
+    loop.state.loss_scale.value = 2.0**20
+    loop.run()
+    assert loop.state.loss_scale.value < 2.0**20
+    assert loop.state.norms.skipped == 0
+    assert loop.reporter.events == []
+    assert 0 < loop.state.norms.steps < 12  # overflows change no weight, and are no business of the guard
+
+
+def test_fp16_trains_as_fp32_does_within_its_rounding(tmp_path: Path):
+    losses = {}
+    for precision in ("FP16", "FP32"):
+        loop = a_loop(config(precision=precision), tmp_path / precision)
+        with_dropout(loop.model, 0.0)
+        loop.run()
+        losses[precision] = loop.reporter.losses
+    assert losses["FP16"] == pytest.approx(losses["FP32"], rel=2e-3)
+
+
+def test_a_loss_that_stalls_halves_the_rate(tmp_path: Path):
+    settings = config(schedule="Plateau", plateauPatience=1, evaluation={"intervalSteps": 1}, learningRate=1.0)
+    loop = a_loop(settings, tmp_path)
+    loop.run()
+    plateaus = [fields for event, fields in loop.reporter.events if event == "plateau"]
+    assert plateaus
+    assert plateaus[-1]["rateFactor"] == 0.5 ** len(plateaus)
+
+
+def test_the_averages_are_evaluated_and_the_weights_trained(tmp_path: Path):
+    plain = a_loop(config(evaluation={"intervalSteps": 2}), tmp_path / "plain")
+    plain.run()
+    loop = a_loop(config(emaDecay=0.5, evaluation={"intervalSteps": 2}), tmp_path / "averaged")
+    loop.run()
+    assert loop.reporter.losses == plain.reporter.losses
+    assert loop.reporter.evaluations != plain.reporter.evaluations
+    with loop.learner.averaged():
+        assert loop.measure().loss != loop.reporter.evaluations[-1][1]  # averages in place twice: the weights again
+    assert loop.measure().loss == loop.reporter.evaluations[-1][1]
+
+
+def test_a_run_ends_with_its_time_and_its_schedule_with_it(tmp_path: Path):
+    loop = a_loop(config(maxSteps=None, maxMinutes=1, warmupSteps=0), tmp_path)
+    rates = []
+    loop.reporter.step = lambda result, tokens, seconds: rates.append(result.learning_rate)
+    loop._last_seconds = 0.0
+    clock = iter(range(0, 10**6, 5))  # each look at the clock is five seconds after the last
+    loop.now = lambda: float(next(clock))
+    loop.run()
+    assert loop.state.step == len(rates) == 13
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.001)
 
 
 def test_training_stops_when_the_validation_loss_has_not_fallen_for_long_enough(tmp_path: Path):
@@ -193,7 +281,7 @@ def test_a_checkpoint_comes_when_its_time_has_passed(tmp_path: Path):
     assert saved == [1, 6]  # with nothing done there is nothing to save
 
 
-def test_epochs_become_steps_and_the_last_batch_may_reach_into_the_next_epoch():
-    assert steps_in(config(maxSteps=None, epochs=2), rows=10) == 5
-    assert steps_in(config(maxSteps=None), rows=9) == 7  # 3 epochs by default
-    assert steps_in(config(maxSteps=4), rows=10) == 4
+def test_without_a_compiler_a_job_that_compiles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"optimization.compile: there is no no-such-compiler"):
+        a_loop(config(compile=True), tmp_path)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from deepseek_trainer.dataset import Rows
+from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.model import causal_loss, transformer
 from deepseek_trainer.tokenizer import pad_id, prompt_ids
 
@@ -58,23 +58,28 @@ def evaluate_loss(
     world_size: int,
     reduce: Reduce,
     before_batch: Callable[[], None] = lambda: None,
+    loss: Callable[[Batch], Tensor] | None = None,
 ) -> EvalResult:
     """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
 
     The same on every rank, and up to rounding for any number of ranks; every rank must call it, for `reduce` is a
     collective.  `before_batch` may be one too: it is called as often on each rank, and what it raises ends the
-    evaluation.  Leaves the model in the mode it was in.
+    evaluation.  `loss`: the sum of a batch's losses, called as often on each rank, too.  Leaves the model in the
+    mode it was in.
     """
+    summed = loss or (lambda batch: causal_loss(model, batch)[0])
     count = min(len(rows), max_rows)
     mine = range(rank, count, world_size)
     loss_sum, tokens = 0.0, 0
     with _answering(model):
         for start in range(0, math.ceil(count / world_size), batch_size):
             before_batch()
-            if part := mine[start : start + batch_size]:
-                batch_loss, batch_tokens = causal_loss(model, rows.batch(part))
-                loss_sum += float(batch_loss)
-                tokens += batch_tokens
+            part = mine[start : start + batch_size]
+            batch = rows.batch(part or [0])  # where weights are sharded, a rank without rows is needed all the same
+            batch_loss = float(summed(batch))
+            if part:
+                loss_sum += batch_loss
+                tokens += batch.num_targets
     loss_sum, all_tokens = reduce([loss_sum, float(tokens)])
     return EvalResult(loss_sum / all_tokens if all_tokens else math.nan)
 

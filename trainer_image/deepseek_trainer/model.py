@@ -4,15 +4,17 @@ Shapes: B rows in a micro-batch, T tokens in a row, N learned positions of a mic
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from deepseek_trainer.contract.config import TrainingConfig
@@ -28,6 +30,8 @@ from deepseek_trainer.vault import Vault
 
 # What the weights of a model may be stored in, as safetensors names it.
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+LOGITS_BYTES: Final = 1 << 28  # in fp32, of one part
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +95,47 @@ def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> 
         )
 
 
-def causal_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+def causal_loss(
+    model: nn.Module, batch: Batch, smoothing: float = 0.0, decoder: Callable[..., Any] | None = None
+) -> tuple[Tensor, int]:
     """Sum of the next-token losses [nats, fp32 scalar with gradient] and the number of learned positions N.
 
     Logits are made for the N learned positions only: for instruction data that is a fraction of
     the B x T x V logits, which are most of the memory of a small model.  Divide by the N of all
     micro-batches and ranks to get a mean that does not depend on how rows were dealt out.
     `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
+    `decoder`: to be called in place of the model's own.
     """
     inner = transformer(model)
     device = inner.device
     learned_N = (batch.targets_BT != IGNORED).flatten().nonzero().squeeze(1)  # on the CPU: no device sync
     targets_N = batch.targets_BT.flatten()[learned_N].to(device, non_blocking=True)
-    hidden_BTD = inner.get_decoder()(
+    decode = inner.get_decoder() if decoder is None else decoder
+    hidden_BTD = decode(
         input_ids=batch.tokens_BT.to(device, non_blocking=True),
         position_ids=batch.position_ids_BT.to(device, non_blocking=True),
         attention_mask=block_causal_mask(batch.document_ids_BT.to(device, non_blocking=True)),
         use_cache=False,
     ).last_hidden_state
     hidden_ND = hidden_BTD.flatten(0, 1)[learned_N.to(device, non_blocking=True)]
-    logits_NV = inner.get_output_embeddings()(hidden_ND)
-    return cross_entropy(logits_NV.float(), targets_N, reduction="sum"), len(learned_N)
+    return head_loss(inner.get_output_embeddings(), hidden_ND, targets_N, smoothing), len(learned_N)
+
+
+def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Sum of the cross entropies of `head`'s logits, fp32.
+
+    The logits of many positions are made a part at a time, and made again in the backward pass: at no time are
+    there more than `LOGITS_BYTES` of them, where all would be most of the memory.
+    """
+
+    def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
+        return cross_entropy(head(hidden_nD).float(), targets_n, reduction="sum", label_smoothing=smoothing)
+
+    rows: int = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
+    if len(targets_N) <= rows:
+        return part(hidden_ND, targets_N)
+    pairs = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
+    return torch.stack([checkpoint(part, *pair, use_reentrant=False) for pair in pairs]).sum()
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

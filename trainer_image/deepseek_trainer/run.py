@@ -20,16 +20,16 @@ from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.evaluate import EvalResult, Reference, answer, score_answers
 from deepseek_trainer.events import finite
 from deepseek_trainer.export import Results, export
+from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import load_model
-from deepseek_trainer.optimizer import adamw
 from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.state import RunState, load_state, load_weights
+from deepseek_trainer.state import RunState
 from deepseek_trainer.tokenizer import prompt_ids, text_ids
 from deepseek_trainer.training_config import config_digest, load_config
 from deepseek_trainer.vault import Vault
@@ -85,21 +85,21 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
     after = _assessed(rank, loop, loop.evaluation or loop.measure())
     loop.reporter.event("result", weights=weights, **after["scores"])
     loop.leave_if_stopped()
-    if rank.world.is_lead:
-        loop.reporter.stage("exporting")
-        results = _results(rank, loop, weights, after)
-        target = export(loop.model, rank.prepared.tokenizer, rank.config, rank.paths, results)
-        loop.reporter.event("exported", path=str(target))
-        loop.reporter.stage("done")
-    loop.reporter.close()
-    rank.world.barrier()
+    with loop.learner.finished() as model:
+        if rank.world.is_lead:
+            loop.reporter.stage("exporting")
+            results = _results(rank, loop, weights, after)
+            target = export(model, rank.prepared.tokenizer, rank.config, rank.paths, results)
+            loop.reporter.event("exported", path=str(target))
+            loop.reporter.stage("done")
+        loop.reporter.close()
+        rank.world.barrier()
 
 
 def _loop(rank: Rank, progress: Progress) -> Loop:
     """The loop where it stands: at the newest checkpoint, or at the first step."""
     config, world = rank.config, rank.world
-    model = _model(config, rank.paths, world)
-    optimizer = adamw(model, config.optimization)
+    learner = Learner(_model(config, rank.paths, world), config.optimization, world)
     cursor = Cursor(
         seed=config.optimization.seed,
         rows=len(rank.prepared.train),
@@ -108,11 +108,10 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
     )
     state = RunState()
     if (info := checkpoint_to_resume(rank)) is not None:
-        tensors, meta = rank.store.load(info)
-        load_state(model, optimizer, tensors, world)
-        state = RunState.from_json(meta["run"])
+        learner.load(rank.store, info)
+        state = RunState.from_json(info.meta["run"])
         cursor = Cursor.from_state(
-            bytes.fromhex(meta["cursor"]),
+            bytes.fromhex(info.meta["cursor"]),
             rows=cursor.rows,
             global_batch=cursor.global_batch,
             data_digest=cursor.data_digest,
@@ -128,7 +127,7 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
     waits = config.checkpoint.wait_for_copy
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
     return Loop(
-        config, world, model, optimizer, rank.prepared.train, rank.prepared.validation,
+        config, world, learner, rank.prepared.train, rank.prepared.validation,
         cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(),
     )  # fmt: skip
 
@@ -200,13 +199,14 @@ def _answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
     answers: list[str] = []
     for start in range(0, len(questions), ANSWERED_AT_ONCE * rank.world.size):
         loop.leave_if_stopped()
-        answers += _shared_answers(rank, loop, questions[start : start + ANSWERED_AT_ONCE * rank.world.size])
+        with loop.learner.finished():
+            answers += _shared_answers(rank, loop, questions[start : start + ANSWERED_AT_ONCE * rank.world.size])
     return answers
 
 
 def _shared_answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
     world = rank.world
-    with loop.autocast:
+    with loop.learner.autocast:
         mine = answer(
             loop.model,
             rank.prepared.tokenizer,
@@ -235,7 +235,7 @@ def _choose_weights(rank: Rank, loop: Loop) -> str:
         loop.reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is None:
         return f"of step {last}, the last: step {best} had a lower validation loss, but its checkpoint cannot be used"
-    load_weights(loop.model, rank.store.load(info)[0])
+    loop.learner.load_weights(rank.store, info)
     loop.evaluation = None
     return f"of step {best}, with the lowest validation loss; the last was step {last}"
 

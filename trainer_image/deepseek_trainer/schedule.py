@@ -1,23 +1,43 @@
-"""Pure: step to learning rate."""
+"""Pure: how far a run is, to its learning rate."""
 
 import math
+from typing import Final
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 
-FLOOR = 0.1  # cosine ends at this share of the peak
+FLOOR: Final = 0.1  # a cosine ends at this share of the peak
 
 
-def learning_rate(step: int, total_steps: int, optimization: OptimizationSpec) -> float:
-    """Learning rate of optimizer step `step` (0-based): linear warm-up, then constant or half a cosine.
+def learning_rate(step: int, total_steps: int | None, optimization: OptimizationSpec, time_spent: float = 0.0) -> float:
+    """Learning rate of optimizer step `step` (0-based): linear warm-up, then the schedule.
 
-    Warm-up is cut to a tenth of a run that is shorter than ten times as long, so that every run
-    reaches its peak.
+    `total_steps`: None where only time ends the run.  `time_spent`: the share of the run's time budget that is gone;
+    the schedule is as far as the further of the two.
+    Warm-up is cut to a tenth of a run that is shorter than ten times as long, so that every run reaches its peak.
+    Plateau's halvings, which depend on evaluations, are the caller's.
     """
     peak = optimization.learning_rate
-    warmup = min(optimization.warmup_steps, total_steps // 10)
+    warmup = optimization.warmup_steps if total_steps is None else min(optimization.warmup_steps, total_steps // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
-    if optimization.schedule is Schedule.CONSTANT:
-        return peak
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+    in_steps = 0.0 if total_steps is None else (step - warmup) / max(1, total_steps - warmup)
+    progress = max(in_steps, min(1.0, time_spent))
+    return peak * _share(progress, optimization)
+
+
+def _share(progress: float, optimization: OptimizationSpec) -> float:
+    """Of the peak, after `progress` (0 to 1) of what follows warm-up."""
+    match optimization.schedule:
+        case Schedule.COSINE:
+            return _cosine(progress)
+        case Schedule.COSINE_RESTARTS:
+            return _cosine(progress * optimization.cycles % 1.0)
+        case Schedule.WSD:
+            return min(1.0, (1 - progress) / optimization.decay_fraction)
+        case Schedule.PLATEAU | Schedule.CONSTANT:
+            return 1.0
+
+
+def _cosine(progress: float) -> float:
+    """Half a cosine, from 1 to `FLOOR`."""
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))

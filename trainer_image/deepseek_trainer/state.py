@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.distributed import World
 from deepseek_trainer.events import Event
-from deepseek_trainer.optimizer import load_state_by_name, state_by_name
+from deepseek_trainer.guard import NormWatch
+from deepseek_trainer.precision import LossScale
 
 Json = dict[str, Any]
 
@@ -25,6 +26,12 @@ class RunState:
     best_step: int | None = None
     stale_evaluations: int = 0  # evaluations since the best one
     evaluated_step: int = 0  # the last step that was evaluated
+    train_seconds: float = field(default=0.0, compare=False)  # of optimizer steps, over all attempts
+    rollbacks: int = 0
+    plateaus: int = 0
+    stale_on_plateau: int = 0  # evaluations since the best one, or since the last plateau
+    norms: NormWatch = field(default_factory=NormWatch)
+    loss_scale: LossScale = field(default_factory=LossScale)
     before: Json = field(default_factory=dict)  # evaluation and answers before the first step
     history: list[Event] = field(default_factory=list)
 
@@ -33,40 +40,47 @@ class RunState:
         self.evaluated_step = self.step
         if not loss < self.best_loss:  # NaN is never better
             self.stale_evaluations += 1
+            self.stale_on_plateau += 1
             return False
-        self.best_loss, self.best_step, self.stale_evaluations = loss, self.step, 0
+        self.best_loss, self.best_step, self.stale_evaluations, self.stale_on_plateau = loss, self.step, 0, 0
         return True
 
+    def reached_plateau(self, patience: int) -> bool:
+        """Whether the loss has stalled for so many evaluations; if so, they are counted anew."""
+        if self.stale_on_plateau < patience:
+            return False
+        self.plateaus, self.stale_on_plateau = self.plateaus + 1, 0
+        return True
+
+    @property
+    def rate_factor(self) -> float:
+        """What rollbacks and plateaus have left of the learning rate."""
+        return 0.5 ** (self.rollbacks + self.plateaus)
+
     def to_json(self) -> Json:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"best_loss": None if math.isinf(self.best_loss) else self.best_loss}
+        return asdict(self) | {"best_loss": None if math.isinf(self.best_loss) else self.best_loss}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         best = data["best_loss"]
-        return cls(**{**data, "best_loss": math.inf if best is None else best})
+        parts = {"norms": NormWatch(**data.get("norms", {})), "loss_scale": LossScale(**data.get("loss_scale", {}))}
+        return cls(**{**data, "best_loss": math.inf if best is None else best} | parts)
 
 
-def checkpoint_state(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> Json:
-    """This rank's random state, and weights and moments, which the ranks share."""
-    return {
-        "rng": _random_state(world),
-        "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
-        "optimizer": state_by_name(model, optimizer),
-    }
+def load_weights(trained: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Put the checkpoint's weights, and their averages, into `trained` ({"model": ..., "ema": ...}), in place.
 
-
-def load_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put the checkpoint's trained weights into `model`, in place."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    _refuse_other_model(parameters, state["model"])
+    Averages that the checkpoint does not have begin with its weights.
+    """
+    _refuse_other_model(trained["model"], state["model"])
     with torch.no_grad():
-        for name, value in state["model"].items():
-            parameters[name].copy_(value)
+        for part, tensors in trained.items():
+            for name, tensor in tensors.items():
+                tensor.copy_(state.get(part, state["model"])[name])
 
 
-def _refuse_other_model(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    wanted = {name: tuple(value.shape) for name, value in parameters.items()}
+def _refuse_other_model(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in weights.items()}
     found = {name: tuple(value.shape) for name, value in saved.items()}
     if wanted != found:
         name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -76,22 +90,17 @@ def _refuse_other_model(parameters: Mapping[str, Tensor], saved: Mapping[str, Te
         )
 
 
-def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], world: World) -> None:
-    """Go back to the checkpoint's `state`.
-
-    Without "rng", for a rank that the saving run did not have, the random state stays as it is.
-    """
-    load_weights(model, state)
-    load_state_by_name(model, optimizer, state["optimizer"])
-    random = state.get("rng", {})
-    if "cpu" in random:
-        torch.set_rng_state(random["cpu"])
-    if "cuda" in random and world.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], world.device)
-
-
-def _random_state(world: World) -> dict[str, torch.Tensor]:
+def random_state(world: World) -> dict[str, Tensor]:
+    """Of this rank."""
     state = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)
     return state
+
+
+def restore_random_state(state: Mapping[str, Tensor], world: World) -> None:
+    """Where the saving run had this rank and device; else it stays as it is."""
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state and world.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], world.device)

@@ -1,4 +1,4 @@
-"""Optimizer, schedule and batch."""
+"""Optimizer, schedule, batch, and what guards them."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -11,12 +11,33 @@ from deepseek_trainer.contract.rules import Model, Rule
 class Precision(StrEnum):
     AUTO = "Auto"
     BF16 = "BF16"
+    FP16 = "FP16"
     FP32 = "FP32"
 
 
 class Schedule(StrEnum):
     COSINE = "Cosine"
+    COSINE_RESTARTS = "CosineRestarts"
+    WSD = "WSD"
+    PLATEAU = "Plateau"
     CONSTANT = "Constant"
+
+
+class Optimizer(StrEnum):
+    ADAMW = "AdamW"
+    ADAMW_8BIT = "AdamW8bit"
+    MUON = "Muon"
+
+
+class Strategy(StrEnum):
+    DDP = "DDP"
+    FSDP = "FSDP"
+
+
+class Recompute(StrEnum):
+    NONE = "None"
+    SELECTIVE = "Selective"
+    FULL = "Full"
 
 
 class EarlyStopping(Model):
@@ -27,27 +48,92 @@ class EarlyStopping(Model):
     ] = 3
 
 
+class Guard(Model):
+    """What happens to a step whose gradient is not finite, or far above the usual: it changes no weight."""
+
+    max_skips: Annotated[
+        int, Field(ge=0, le=1000, description="Such steps in a row that are skipped; one more rolls back.")
+    ] = 3
+    max_rollbacks: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Returns to the last checkpoint, each with half the learning rate and the data that follow; "
+            "after them the job fails.",
+        ),
+    ] = 2
+    spike_factor: Annotated[
+        float | None,
+        Field(gt=1, description="A gradient norm so many times its running mean is a spike. Default: none is."),
+    ] = None
+
+
 class OptimizationSpec(Model):
-    """AdamW and its schedule.  Batches count rows of data.sequenceLength tokens over all processes."""
+    """Optimizer and schedule.  Batches count rows of data.sequenceLength tokens over all processes."""
 
     epochs: Annotated[
-        int | None, Field(ge=1, le=100000, description="Passes over the data. Default 3 without maxSteps.")
+        int | None, Field(ge=1, le=100000, description="Passes over the data. Default 3 without maxSteps, maxMinutes.")
     ] = None
     max_steps: Annotated[int | None, Field(ge=1, description="Optimizer steps, instead of epochs.")] = None
+    max_minutes: Annotated[
+        float | None,
+        Field(gt=0, le=525600, description="Time for training steps, over all attempts; the schedule ends with it."),
+    ] = None
     global_batch_size: Annotated[
         int, Field(ge=1, le=1048576, description="Rows per optimizer step; a multiple of numNodes x numProcPerNode.")
     ] = 32
     micro_batch_size: Annotated[
         int, Field(ge=1, le=65536, description="At most so many rows in one forward pass; the rest is accumulated.")
     ] = 8
+    strategy: Annotated[
+        Strategy,
+        Field(description="DDP: each process has all weights. FSDP: weights, gradients and moments are sharded."),
+    ] = Strategy.DDP
+    optimizer: Annotated[
+        Optimizer,
+        Field(
+            description="AdamW; AdamW8bit: its moments in 8 bits; Muon: for the decoder's matrices, AdamW for the rest."
+        ),
+    ] = Optimizer.ADAMW
     learning_rate: Annotated[float, Field(gt=0, le=10, description="Peak learning rate.")] = 5e-5
     weight_decay: Annotated[float, Field(ge=0, le=1, description="Decoupled decay of weight matrices.")] = 0.01
     warmup_steps: Annotated[int, Field(ge=0, description="Steps of linear warm-up.")] = 100
-    schedule: Annotated[Schedule, Field(description="After warm-up: Cosine to a tenth of the peak, or Constant.")] = (
-        Schedule.COSINE
-    )
+    schedule: Annotated[
+        Schedule,
+        Field(
+            description="After warm-up: Cosine to a tenth of the peak; CosineRestarts: cycles of it; WSD: the peak, "
+            "then linearly to zero; Plateau: half whenever the validation loss stalls; Constant."
+        ),
+    ] = Schedule.COSINE
+    cycles: Annotated[int, Field(ge=2, le=1000, description="Cycles of CosineRestarts, equally long.")] = 4
+    decay_fraction: Annotated[float, Field(gt=0, le=1, description="Share of the run in which WSD decays.")] = 0.2
+    plateau_patience: Annotated[
+        int, Field(ge=1, le=1000, description="Evaluations without a new best loss before Plateau halves the rate.")
+    ] = 2
     max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this global norm.")] = 1.0
-    precision: Annotated[Precision, Field(description="Auto: BF16 on a GPU that has it, else FP32.")] = Precision.AUTO
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="Share of each target that is spread over the vocabulary.")
+    ] = 0.0
+    ema_decay: Annotated[
+        float | None,
+        Field(
+            gt=0, lt=1, description="Evaluate and export a moving average of the weights with this decay. Default: no."
+        ),
+    ] = None
+    precision: Annotated[
+        Precision,
+        Field(description="Of the computation; weights are FP32. Auto: BF16 on a GPU that has it, else FP32."),
+    ] = Precision.AUTO
+    recompute: Annotated[
+        Recompute,
+        Field(
+            description="Activations that the backward pass computes again, to save memory. Full: all inside a decoder "
+            "layer. Selective: all but the results of matrix products."
+        ),
+    ] = Recompute.NONE
+    compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False
+    guard: Annotated[Guard, Field(description="Steps that change no weight.")] = Guard()
     early_stopping: Annotated[EarlyStopping | None, Field(description="Default: run to the end.")] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of initial weights, data order and dropout.")] = 0
 
@@ -56,5 +142,10 @@ class OptimizationSpec(Model):
             "!(has(self.epochs) && has(self.maxSteps))",
             "give epochs or maxSteps, not both",
             lambda self: self.epochs is None or self.max_steps is None,
+        ),
+        Rule(
+            "self.strategy != 'FSDP' || self.optimizer == 'AdamW'",
+            "strategy FSDP shards AdamW only: set optimizer: AdamW or strategy: DDP",
+            lambda self: self.strategy is not Strategy.FSDP or self.optimizer is Optimizer.ADAMW,
         ),
     )

@@ -1,0 +1,37 @@
+from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.horizon import Horizon
+
+
+def horizon(rows: int = 10, **optimization: object) -> Horizon:
+    return Horizon.of(OptimizationSpec(global_batch_size=4, **optimization), rows)
+
+
+def test_epochs_become_steps_and_the_last_batch_may_reach_into_the_next_epoch():
+    assert horizon(rows=10, epochs=2).steps == 5
+    assert horizon(rows=9).steps == 7  # 3 epochs by default
+    assert horizon(rows=10, max_steps=4).steps == 4
+
+
+def test_with_a_time_budget_alone_only_time_ends_the_run():
+    timed = horizon(max_minutes=0.5)
+    assert (timed.steps, timed.seconds) == (None, 30)
+    assert not timed.is_reached(10**9, 29.9)
+    assert timed.is_reached(1, 30.0)
+
+
+def test_of_steps_and_time_the_first_ends_the_run():
+    both = horizon(max_steps=4, max_minutes=1)
+    assert both.is_reached(4, 1.0)
+    assert both.is_reached(1, 60.0)
+    assert not both.is_reached(3, 59.0)
+
+
+def test_the_length_of_a_timed_run_is_expected_from_its_pace():
+    assert horizon(max_minutes=1).expected_steps(10, 15.0) == 40
+    assert horizon(max_steps=30, max_minutes=1).expected_steps(10, 15.0) == 30
+    assert horizon(max_minutes=1).expected_steps(0, 0.0) == 0
+
+
+def test_a_long_run_logs_two_hundred_steps_and_a_timed_one_each_tenth():
+    assert [step for step in range(1, 7) if horizon(max_steps=405).is_logged(step)] == [2, 4, 6]
+    assert [step for step in range(1, 25) if horizon(max_minutes=1).is_logged(step)] == [10, 20]

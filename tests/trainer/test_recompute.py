@@ -1,0 +1,62 @@
+"""What is computed again is what was computed before; less is kept in between."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.optimization import Recompute
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.model import causal_loss, head_loss, scratch_model
+from deepseek_trainer.recompute import recompute_activations
+
+SMALL = Architecture(hidden_size=32, num_layers=3, num_heads=4, intermediate_size=64, vocab_size=300)
+
+
+def batch() -> Batch:
+    tokens = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(24).expand_as(tokens)
+    return Batch(tokens, tokens.roll(-1, 1), positions, torch.zeros_like(tokens))
+
+
+def kept_bytes(model: nn.Module) -> tuple[int, Tensor]:
+    """Bytes of all that autograd keeps for the backward pass, and the gradients, end to end."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = causal_loss(model.train(), batch())[0]
+    loss.backward()
+    return sum(kept.values()), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept_the_more_is_recomputed():
+    model = scratch_model(SMALL, 24, seed=0)
+    found = {}
+    for recompute in Recompute:
+        other = copy.deepcopy(model)
+        recompute_activations(other, recompute)
+        found[recompute] = kept_bytes(other)
+    assert all(torch.equal(grads, found[Recompute.NONE][1]) for _, grads in found.values())
+    assert found[Recompute.FULL][0] < found[Recompute.NONE][0] / 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    head, hidden, targets = nn.Linear(8, 50), torch.randn(21, 8, requires_grad=True), torch.randint(0, 50, (21,))
+    whole = cross_entropy(head(hidden), targets, reduction="sum", label_smoothing=smoothing)
+    expected = torch.autograd.grad(whole, [hidden, head.weight])
+    monkeypatch.setattr("deepseek_trainer.model.LOGITS_BYTES", 4 * 50 * 4)  # four rows
+    parts = head_loss(head, hidden, targets, smoothing)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts, [hidden, head.weight]), expected)

@@ -1,0 +1,150 @@
+"""The model as it learns: spread over the ranks, with its optimizers and the average of its weights.
+
+What a checkpoint holds of it: weights, moments and averages that are trained, and each rank's random state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from deepseek_trainer.catalog import CheckpointInfo
+from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.distributed import World
+from deepseek_trainer.ema import Ema
+from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
+from deepseek_trainer.parallel import SummedLoss, spread, sync_gradients, whole
+from deepseek_trainer.precision import autocast
+from deepseek_trainer.recompute import recompute_activations
+from deepseek_trainer.state import load_weights, random_state, restore_random_state
+from deepseek_trainer.statefile import split
+
+State = Mapping[str, Any]
+
+
+class Learner:
+    """One rank's part of it.  All methods but `update` and `discard` are collective."""
+
+    def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
+        self.model, self._optimization, self._world = model, optimization, world
+        self.autocast = autocast(optimization.precision, world.device)
+        recompute_activations(model, optimization.recompute)
+        self._spread = spread(SummedLoss(model, self.autocast, optimization), optimization.strategy, world)
+        # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
+        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._optimizers = optimizers(model, optimization)
+        self._ema = Ema(self._weights, optimization.ema_decay) if optimization.ema_decay else None
+
+    def accumulate(self, batches: Sequence[Batch], targets: float) -> Tensor:
+        """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
+
+        `targets`: learned positions of all ranks, over a loss scale where there is one.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for i, batch in enumerate(batches):
+            sync_gradients(self._spread, now=i == len(batches) - 1)
+            loss = self._spread(batch)
+            # The ranks' mean is taken and we want the sum: `targets` already counts all ranks.
+            (loss * (self._world.size / targets)).backward()
+            total += loss.detach()
+        return total
+
+    def gradient_norm(self) -> Tensor:
+        """Of all ranks' gradients as they lie, a scalar on the device."""
+        norm = nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
+        """Take the step of gradients that are `scale` times too large and have `norm`; `steps`: with this one."""
+        nn.utils.clip_grads_with_norm_(self._weights.values(), self._optimization.max_grad_norm * scale, norm)
+        if scale != 1:
+            torch._foreach_mul_([p.grad for p in self._weights.values() if p.grad is not None], 1 / scale)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        self.discard()
+        if self._ema:
+            self._ema.update(steps)
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def settle_order_of_sums(self, batch: Batch) -> None:
+        """Have DDP order its gradients for good, by a pass that is thrown away.
+
+        It lays them out anew after its first backward pass.  From three ranks on that changes the order of sums,
+        and a resumed run, for which a later step is the first, would part from an uninterrupted one.
+        """
+        if self._world.size < 3 or not isinstance(self._spread, DistributedDataParallel):
+            return
+        gpus = [self._world.device] if self._world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            self._spread(batch).backward()
+        self.discard()
+
+    def measured(self, batch: Batch) -> Tensor:
+        """The sum of the losses as evaluation wants it; for `averaged` weights, inside of that."""
+        inner = self._spread.module if isinstance(self._spread, DistributedDataParallel) else self._spread
+        loss: Tensor = inner(batch)
+        return loss
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights that are evaluated and exported: their averages, where the job keeps them."""
+        return self._ema.in_place() if self._ema else _as_they_are()
+
+    @contextmanager
+    def finished(self) -> Iterator[nn.Module]:
+        """The model with the weights of `averaged`, whole on every rank, to be used by a rank alone."""
+        with self.averaged(), whole(self._spread):
+            yield self.model
+
+    def state(self) -> State:
+        return self._trained() | {
+            "rng": random_state(self._world),
+            "optimizer": state_by_name(self._weights, self._optimizers),
+        }
+
+    def load(self, store: CheckpointStore, info: CheckpointInfo) -> None:
+        """Go back to a checkpoint, whatever number of ranks and strategy it was saved with."""
+        state, _ = store.load(info, self._shards(info))
+        load_weights(self._trained(), state)
+        load_state_by_name(self._weights, self._optimizers, state["optimizer"])
+        restore_random_state(state.get("rng", {}), self._world)
+
+    def load_weights(self, store: CheckpointStore, info: CheckpointInfo) -> None:
+        """Take the checkpoint's weights and their averages only."""
+        load_weights(self._trained(), store.load(info, self._shards(info))[0])
+
+    def _trained(self) -> dict[str, Any]:
+        weights = {name: weight.detach() for name, weight in self._weights.items()}
+        return {"model": weights} | ({"ema": self._ema.averages} if self._ema else {})
+
+    def _shards(self, info: CheckpointInfo) -> dict[str, Tensor]:
+        """Places for this rank's shards of what the checkpoint has, by path."""
+        moments = {name: _moments(name, weight.detach(), info) for name, weight in self._weights.items()}
+        places = split(self._trained() | {"optimizer": moments})[0]
+        known = {tensor.name for tensor in info.manifest.tensors}
+        return {path: place for path, place in places.items() if isinstance(place, DTensor) and path in known}
+
+
+def _moments(name: str, weight: Tensor, info: CheckpointInfo) -> dict[str, Tensor]:
+    """Empty tensors laid out as `weight`, for the moments of it that have its shape."""
+    prefix = next(iter(split({"optimizer": {name: {"": weight}}})[0]))
+    shape = tuple(weight.shape)
+    found = {t.name.removeprefix(prefix) for t in info.manifest.tensors if t.name.startswith(prefix)}
+    like = {t.name for t in info.manifest.tensors if tuple(t.whole or t.shape) == shape}
+    return {key: torch.empty_like(weight) for key in sorted(found) if prefix + key in like}
+
+
+@contextmanager
+def _as_they_are() -> Iterator[None]:
+    yield

@@ -1,0 +1,95 @@
+"""How the ranks share a model: every rank all of it (DDP), or each a shard (FSDP2).
+
+Either way gradients are the mean over ranks of what the ranks' losses give.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.distributed import World
+from deepseek_trainer.model import causal_loss, transformer
+
+
+class SummedLoss(nn.Module):
+    """`causal_loss` as a module, so that whoever spreads it sees every forward pass."""
+
+    def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
+        super().__init__()
+        self.model, self._autocast, self._smoothing = model, autocast, optimization.label_smoothing
+        self._decoder = compiled_decoder(model) if optimization.compile else None
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
+        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            smoothing = self._smoothing if self.model.training else 0.0
+            return causal_loss(self.model, batch, smoothing, self._decoder)[0]
+
+
+def compiled_decoder(model: nn.Module) -> Any:
+    """Beside the model's own, which also generates: each new length would be compiled anew.
+
+    Raises ConfigError where there is no C compiler, which torch.compile needs on any device.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"optimization.compile: there is no {compiler} in the trainer's image",
+            hint="drop optimization.compile, or build an image with a C++ compiler",
+        )
+    return torch.compile(transformer(model).get_decoder(), dynamic=False)
+
+
+def spread(loss: SummedLoss, strategy: Strategy, world: World) -> nn.Module:
+    """`loss` over all ranks.  FSDP replaces the model's parameters by shards: optimizers come after it."""
+    if strategy is Strategy.DDP:
+        return DistributedDataParallel(loss)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for layer in _layers(loss.model):
+        fully_shard(layer, mesh=mesh)
+    # Weights change between passes, by steps and averages: none may stay gathered.
+    fully_shard(loss, mesh=mesh, reshard_after_forward=True)
+    return loss
+
+
+def sync_gradients(spread: nn.Module, *, now: bool) -> None:
+    """Whether the next backward pass brings gradients to all ranks, or only adds to this rank's."""
+    if isinstance(spread, FSDPModule):
+        spread.set_requires_gradient_sync(now)
+    else:
+        assert isinstance(spread, DistributedDataParallel)
+        spread.require_backward_grad_sync = now
+
+
+@contextmanager
+def whole(spread: nn.Module) -> Iterator[None]:
+    """Every weight on every rank, so that a rank can use the model alone.  Entering it is collective."""
+    sharded = [module for module in spread.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder's layers, which all models that can be loaded name alike."""
+    decoder: Any = transformer(model).get_decoder()
+    return [*decoder.layers]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from deepseek_trainer.dataset import Rows
+from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.model import causal_loss, transformer
+from deepseek_trainer.packing import IGNORED
 from deepseek_trainer.tokenizer import pad_id, prompt_ids
 
 Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all ranks, as `World.sum`
@@ -24,6 +25,7 @@ Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all r
 @dataclass(frozen=True, slots=True)
 class EvalResult:
     loss: float  # [nats/token]; NaN where nothing is learned
+    bits_per_byte: float | None = None  # None where the bytes of the learned text are not known
 
     @property
     def perplexity(self) -> float | None:
@@ -58,25 +60,30 @@ def evaluate_loss(
     world_size: int,
     reduce: Reduce,
     before_batch: Callable[[], None] = lambda: None,
+    token_bytes: Tensor | None = None,
 ) -> EvalResult:
     """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
 
-    The same on every rank, and up to rounding for any number of ranks; every rank must call it, for `reduce` is a
-    collective.  `before_batch` may be one too: it is called as often on each rank, and what it raises ends the
-    evaluation.  Leaves the model in the mode it was in.
+    With `token_bytes` (`tokenizer.token_bytes`) also in bits per UTF-8 byte of the learned text; ends of text cost
+    nats and are no bytes.  The same on every rank, and up to rounding for any number of ranks; every rank must call
+    it, for `reduce` is a collective.  `before_batch` may be one too: it is called as often on each rank, and what it
+    raises ends the evaluation.  Leaves the model in the mode it was in.
     """
     count = min(len(rows), max_rows)
     mine = range(rank, count, world_size)
-    loss_sum, tokens = 0.0, 0
-    with _answering(model):
+    loss_sum, tokens, size = 0.0, 0, 0
+    with answering(model):
         for start in range(0, math.ceil(count / world_size), batch_size):
             before_batch()
             if part := mine[start : start + batch_size]:
-                batch_loss, batch_tokens = causal_loss(model, rows.batch(part))
+                batch = rows.batch(part)
+                batch_loss, batch_tokens = causal_loss(model, batch)
                 loss_sum += float(batch_loss)
                 tokens += batch_tokens
-    loss_sum, all_tokens = reduce([loss_sum, float(tokens)])
-    return EvalResult(loss_sum / all_tokens if all_tokens else math.nan)
+                size += 0 if token_bytes is None else _learned_bytes(batch, token_bytes)
+    loss_sum, all_tokens, all_bytes = reduce([loss_sum, float(tokens), float(size)])
+    loss = loss_sum / all_tokens if all_tokens else math.nan
+    return EvalResult(loss, loss_sum / math.log(2) / all_bytes if all_bytes else None)
 
 
 def answer(
@@ -93,7 +100,7 @@ def answer(
     """
     if not prompts:
         return []
-    with _answering(model):
+    with answering(model):
         return _answers(model, tokenizer, [encode(tokenizer, prompt) for prompt in prompts], max_new_tokens)
 
 
@@ -115,6 +122,10 @@ def is_right(text: str, reference: Reference) -> bool:
     return words == _words(reference.text)
 
 
+def _learned_bytes(batch: Batch, token_bytes: Tensor) -> int:
+    return int(token_bytes[batch.targets_BT[batch.targets_BT != IGNORED]].sum())
+
+
 def _words(text: str) -> str:
     """Lower-case words and numbers, one space apart; a number keeps its decimal point."""
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -127,7 +138,7 @@ def _is_decimal_point(text: str, i: int) -> bool:
 
 
 @contextmanager
-def _answering(model: nn.Module) -> Iterator[None]:
+def answering(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients."""
     was_training = model.training
     model.eval()

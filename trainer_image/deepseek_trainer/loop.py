@@ -80,6 +80,7 @@ class Loop:
     reporter: Reporter
     stop_requested: Callable[[], bool]
     job_uid: str
+    token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
     total_steps: int = field(init=False)
     autocast: torch.autocast = field(init=False)  # the precision of training and evaluation alike
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
@@ -145,6 +146,7 @@ class Loop:
                 world_size=self.world.size,
                 reduce=self.world.sum,
                 before_batch=self.leave_if_stopped,
+                token_bytes=self.token_bytes,
             )
         return self.evaluation
 

@@ -99,6 +99,20 @@ def causal_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     micro-batches and ranks to get a mean that does not depend on how rows were dealt out.
     `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
     """
+    logits_NV, targets_N, _ = _learned_logits(model, batch)
+    return cross_entropy(logits_NV, targets_N, reduction="sum"), len(targets_N)
+
+
+def row_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """`causal_loss` of each row by itself [nats, float64 of shape B]."""
+    logits_NV, targets_N, learned_N = _learned_logits(model, batch)
+    losses_N = cross_entropy(logits_NV, targets_N, reduction="none").double()
+    rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)
+    return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, losses_N)
+
+
+def _learned_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """fp32 logits (N, V), targets (N) and places in the flattened batch (N, on the CPU) of the learned positions."""
     inner = transformer(model)
     device = inner.device
     learned_N = (batch.targets_BT != IGNORED).flatten().nonzero().squeeze(1)  # on the CPU: no device sync
@@ -111,7 +125,7 @@ def causal_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     ).last_hidden_state
     hidden_ND = hidden_BTD.flatten(0, 1)[learned_N.to(device, non_blocking=True)]
     logits_NV = inner.get_output_embeddings()(hidden_ND)
-    return cross_entropy(logits_NV.float(), targets_N, reduction="sum"), len(learned_N)
+    return logits_NV.float(), targets_N, learned_N
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

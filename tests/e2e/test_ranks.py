@@ -28,6 +28,7 @@ def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path
     assert on_ranks(2, stop_during_an_evaluation, tmp_path) == [(2, 1), (2, 1)]
 
 
+@pytest.mark.timeout(300)  # three processes import what scores need
 def test_answers_and_labels_are_the_same_on_any_number_of_ranks(tmp_path: Path):
     (alone,) = on_ranks(1, what_it_can_do, tmp_path / "1")
     assert alone["scores"]["classification"]["total"] == 40

@@ -19,7 +19,7 @@ from deepseek_trainer.tokenizer import prompt_ids, text_ids
 Json = dict[str, Any]
 T = TypeVar("T")
 
-ASKED_AT_ONCE: Final = 16  # prompts of a rank between two looks for a stop
+ANSWERED_AT_ONCE: Final = 16  # prompts in one batch of a rank
 
 
 def assessed(loop: Loop, prepared: Prepared, result: EvalResult) -> Json:
@@ -47,7 +47,8 @@ def _answers(loop: Loop, prepared: Prepared, prompts: Sequence[Prompt]) -> list[
     encode = prompt_ids if _asks(loop) else text_ids
     return _shared(
         loop,
-        [prompt.prompt for prompt in prompts],
+        prompts,
+        ANSWERED_AT_ONCE,
         lambda mine: answer(loop.model, prepared.tokenizer, mine, length, encode=encode),
     )
 
@@ -62,20 +63,21 @@ def _classified(loop: Loop, prepared: Prepared, labels: Sequence[str]) -> Json:
     batch_size = loop.config.optimization.micro_batch_size
     scores = _shared(
         loop,
-        [prompt.prompt for prompt in prompts],
+        prompts,
+        max(1, batch_size // len(labels)),  # one forward pass, if that has room for all labels
         lambda mine: label_scores(loop.model, prepared.tokenizer, mine, labels, batch_size),
     )
     return classification([prompt.response for prompt in prompts], scores, labels)
 
 
-def _shared(loop: Loop, questions: Sequence[str], ask: Callable[[Sequence[str]], list[T]]) -> list[T]:
-    """What `ask` gives for all questions, in order, on every rank; each rank asks its share."""
+def _shared(loop: Loop, prompts: Sequence[Prompt], at_once: int, ask: Callable[[Sequence[str]], list[T]]) -> list[T]:
+    """What `ask` gives for all prompts, in order, on every rank; each rank asks its share, `at_once` at a time."""
     world, found = loop.world, []
-    for start in range(0, len(questions), ASKED_AT_ONCE * world.size):
+    for start in range(0, len(prompts), at_once * world.size):
         loop.leave_if_stopped()
-        part = questions[start : start + ASKED_AT_ONCE * world.size]
+        part = prompts[start : start + at_once * world.size]
         with loop.autocast:
-            mine = ask(part[world.rank :: world.size])
+            mine = ask([prompt.prompt for prompt in part[world.rank :: world.size]])
         shares = world.gather(mine)
         found += [shares[i % world.size][i // world.size] for i in range(len(part))]
     return found

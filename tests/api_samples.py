@@ -11,6 +11,7 @@ LORA = {"method": {"type": "LoRA"}, "model": {"architecture": None, "base": {"cl
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
 BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
+CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction"}}
 KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
 
 
@@ -72,6 +73,8 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("data.sealed and export.sealed", merged(KEY, {"data": {"sealed": True}}), {"data": {"sealed": True}}),
     ("data.sealed and export.sealed", {"export": {"sealed": False}}, {"export": {"sealed": True}}),
     ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
+    ("labels must differ", CLASSES, {"evaluation": {"labels": ["a", "b", "a"]}, "data": {"format": "Instruction"}}),
+    ("evaluation.labels needs", CLASSES, {"evaluation": {"labels": ["a", "b"]}}),
     ("method.type LoRA needs", LORA, {"method": {"type": "LoRA"}}),
 ]  # fmt: skip
 MUTABLE = {"suspend": True, "runPolicy": {"maxRestarts": 9}, "scheduling": {"priorityClassName": "high"}}
@@ -99,6 +102,8 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
     ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
     ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
+    (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a"]}})),
+    (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a", "b" * 257]}})),
     ({"runPolicy": {"ttlSecondsAfterFinished": 0}}, {"runPolicy": {"ttlSecondsAfterFinished": -1}}),
     (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
     (egress("10.0.0.0/8"), egress("example.org/8")),

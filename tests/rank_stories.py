@@ -6,12 +6,26 @@ from typing import Any, Final
 
 import torch
 
+from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.dataset import Prepared
 from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
+from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.shards import Prompt
 from gloo_ranks import store_of
-from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
+from loop_builders import (
+    RandomRows,
+    a_loop,
+    a_model,
+    an_adapted_model,
+    config,
+    run_until_stopped,
+    weights,
+    with_dropout,
+)
+from model_builders import a_tokenizer, tiny_model
 from vault_builders import a_state
 
 
@@ -38,6 +52,17 @@ def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
     info = loop.saver.store.latest()
     assert info is not None
     return info.step, len(read)
+
+
+def what_it_can_do(world: World, root: Path) -> dict[str, Any]:
+    """What a model answers to five prompts, and which of three labels it chooses for forty."""
+    labels = ("a pump", "a valve", "12 bar")
+    prompts = tuple(Prompt(f"what is {i}?", labels[i * i % 3]) for i in range(40))
+    settings = config(evaluation={"labels": labels, "generations": 5, "maxNewTokens": 4})
+    loop = a_loop(settings, root, world=world, model=tiny_model())
+    rows = RandomRows(1)
+    prepared = Prepared(rows, rows, a_tokenizer(), "ab" * 32, prompts, counts={})
+    return assessed(loop, prepared, EvalResult(1.0))
 
 
 def weights_that_differ(world: World, root: Path) -> tuple[set[float], set[float]]:

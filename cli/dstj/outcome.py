@@ -71,6 +71,8 @@ def _measures(events: Path) -> Iterator[tuple[str, str]]:
         yield "held-out loss", f"{_loss(losses[0])} before, {_loss(losses[-1])} after"
     if answers := [event for event in story if event["event"] == "answers"]:
         yield "right answers", f"{_right(answers[0])} before, {_right(answers[-1])} after"
+    if chosen := [event["accuracy"] for event in story if event["event"] == "classification"]:
+        yield "right labels", f"{chosen[0]:.1%} before, {chosen[-1]:.1%} after"
 
 
 def _loss(value: float | None) -> str:

@@ -240,6 +240,11 @@ class JobSpec(Model):
             "method.type LoRA needs model.base: adapters on random weights learn nothing",
             lambda self: self.method.type != "LoRA" or self.model.base is not None,
         ),
+        Rule(
+            "!has(self.evaluation.labels) || self.data.format == 'Instruction'",
+            "evaluation.labels needs data.format Instruction: a label is the response to a prompt",
+            lambda self: self.evaluation.labels is None or self.data.format == "Instruction",
+        ),
         *(immutable(field) for field in IMMUTABLE),
     )
 

@@ -26,3 +26,12 @@ def test_the_summary_compares_the_first_loss_with_the_last(
     (home.paths.logs / "events.jsonl").write_text("\n".join(events))
     lines = list(summary({"metadata": {"name": "tiny"}, "status": {"phase": "Running"}}, home))
     assert [found for found in lines if "held-out" in found] == ([line] if line else [])
+
+
+def test_the_summary_compares_the_labels_chosen_before_and_after(tmp_path: Path):
+    home = JobHome(tmp_path)
+    home.paths.logs.mkdir(parents=True)
+    events = [json.dumps({"event": "classification", "accuracy": accuracy}) for accuracy in (0.25, 0.975)]
+    (home.paths.logs / "events.jsonl").write_text("\n".join(events))
+    lines = list(summary({"metadata": {"name": "tiny"}, "status": {"phase": "Running"}}, home))
+    assert "  right labels  25.0% before, 97.5% after" in lines

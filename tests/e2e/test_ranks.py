@@ -16,6 +16,7 @@ from rank_stories import (
     resumed_under,
     stop_during_an_evaluation,
     weights_that_differ,
+    what_it_can_do,
     whole_weights,
 )
 from vault_builders import a_store
@@ -29,6 +30,14 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(
 
 def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path: Path):
     assert on_ranks(2, stop_during_an_evaluation, tmp_path) == [(2, 1), (2, 1)]
+
+
+@pytest.mark.timeout(300)  # three processes import what scores need
+def test_answers_and_labels_are_the_same_on_any_number_of_ranks(tmp_path: Path):
+    (alone,) = on_ranks(1, what_it_can_do, tmp_path / "1")
+    assert alone["scores"]["classification"]["total"] == 40
+    assert len(set(alone["answers"])) > 1
+    assert on_ranks(2, what_it_can_do, tmp_path / "2") == [alone] * 2
 
 
 def test_trained_weights_start_as_those_of_rank_0_and_frozen_ones_are_not_sent(tmp_path: Path):

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from deepseek_trainer.evaluate import answer
 from deepseek_trainer.model import load_base
 from deepseek_trainer.model_source import prepare_model
+from deepseek_trainer.tokenizer import response_ids, token_bytes
 from deepseek_trainer.tokenizer_files import load_tokenizer
 from deepseek_trainer.vault import Vault
 from model_builders import a_config, paths_with_base
@@ -44,6 +45,12 @@ def test_weights_and_tokens_equal_those_of_transformers(gguf, prepared):
     their_tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     for text in TEXTS:
         assert tokenizer(text)["input_ids"] == their_tokenizer(text)["input_ids"]
+
+
+def test_the_bytes_of_the_tokens_are_those_of_the_text(prepared):
+    _, tokenizer = prepared
+    text = "\u6cf5\u7684\u538b\u529b \U0001f642\x00\r\n\t".join(TEXTS).replace("<|im_end|>", "")
+    assert token_bytes(tokenizer)[response_ids(tokenizer, text)].sum() == len(text.encode())
 
 
 def test_model_answers_a_question_in_its_chat_format(prepared):

@@ -6,7 +6,7 @@ import torch
 from deepseek_trainer.evaluate import EvalResult, Reference, answer, evaluate_loss, is_right, score_answers
 from deepseek_trainer.model import causal_loss
 from deepseek_trainer.tokenizer import prompt_ids
-from model_builders import a_batch, a_tokenizer, tiny_model
+from model_builders import VOCAB, a_batch, a_tokenizer, tiny_model
 
 
 class FiveRows:
@@ -21,7 +21,7 @@ class FiveRows:
         return type(whole)(*(getattr(whole, name)[rows] for name in whole.__slots__))
 
 
-def evaluated(world_size, max_rows=100, batch_size=2, model=None, before_batch=lambda: None):
+def evaluated(world_size, *, max_rows=100, batch_size=2, model=None, before_batch=lambda: None, token_bytes=None):
     """What all ranks agree on, computed one rank after the other."""
     parts = []
     model = model or tiny_model()
@@ -40,6 +40,7 @@ def evaluated(world_size, max_rows=100, batch_size=2, model=None, before_batch=l
             world_size=world_size,
             reduce=collect,
             before_batch=before_batch,
+            token_bytes=token_bytes,
         )
         for rank in range(world_size)
     ]
@@ -61,6 +62,20 @@ def test_evaluation_is_the_same_for_any_number_of_ranks(world_size):
 def test_evaluation_reads_no_more_than_max_rows():
     loss_sum, num_targets = causal_loss(tiny_model(), FiveRows().batch([0, 1]))
     assert evaluated(world_size=2, max_rows=2).loss == pytest.approx(float(loss_sum.detach()) / num_targets, rel=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 7])
+def test_bits_per_byte_divide_the_whole_loss_by_the_bytes_of_the_learned_tokens(world_size):
+    batch, token_bytes = FiveRows().batch([0, 1, 2]), torch.arange(VOCAB) % 5
+    size = sum(int(token_bytes[token]) for token in batch.targets_BT.flatten().tolist() if token != -100)
+    bits = float(causal_loss(tiny_model(), batch)[0].detach()) / math.log(2)
+    result = evaluated(world_size, max_rows=3, token_bytes=token_bytes)
+    assert result.bits_per_byte == pytest.approx(bits / size, rel=1e-5)
+
+
+def test_without_bytes_there_are_no_bits_per_byte():
+    assert evaluated(world_size=2).bits_per_byte is None
+    assert evaluated(world_size=2, token_bytes=torch.zeros(VOCAB, dtype=torch.int64)).bits_per_byte is None
 
 
 @pytest.mark.parametrize(

@@ -37,3 +37,8 @@ def test_a_number_that_json_cannot_hold_is_null_for_programs_and_itself_for_peop
     assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
     assert log.last("evaluation")["loss"] is None
     assert f"step=2, val_loss={value:.4g}" in capsys.readouterr().out
+
+
+def test_a_log_line_leaves_tables_out():
+    line = log_line({"event": "result", "time": 0, "loss": 0.5, "classification": {"confusion": [[1, 0], [0, 1]]}})
+    assert line == "result: loss=0.5"

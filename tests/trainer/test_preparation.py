@@ -234,6 +234,21 @@ def test_data_that_cannot_be_trained_on_are_refused(paths, files, data, words):
     assert words in refusal(paths, **data)
 
 
+def test_held_out_responses_that_are_no_labels_are_refused_by_their_number(paths):
+    write_jsonl(paths, "train.jsonl", questions(9))
+    write_jsonl(paths, "held.jsonl", [{"prompt": f"{i}?", "response": ("yes", "no", "yes ")[i % 3]} for i in range(9)])
+    config = a_config(format="Instruction", sequenceLength=64, train=at("train.jsonl"), validation=at("held.jsonl"))
+    for max_rows, words in ((1000, "3 of 9 held-out responses"), (4, "1 of 4 held-out responses")):
+        with pytest.raises(DataError, match=f"^{words} are none of evaluation.labels"):
+            prepared(paths, labelled(config, max_rows))
+    assert prepared(paths, labelled(config, 2)).exists()
+
+
+def labelled(config, max_rows):
+    evaluation = config.evaluation.model_copy(update={"labels": ("yes", "no"), "max_rows": max_rows})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
 def test_nodes_wait_for_node_0_and_agree_on_its_directory(paths):
     write_jsonl(paths, "a.jsonl", texts(50))
     vault = Vault.for_data(a_config(), paths)

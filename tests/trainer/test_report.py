@@ -1,7 +1,10 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from deepseek_trainer.chart import line_chart
+from deepseek_trainer.classification import classification
 from deepseek_trainer.report import Answer, Report, flat, render
 
 EVENTS = [
@@ -83,6 +86,31 @@ def test_report_escapes_what_people_and_models_wrote():
 
 def test_report_compares_before_and_after():
     assert "<tr><td>loss</td><td>4</td><td>1.5</td></tr><tr><td>right</td><td>0</td><td>3</td></tr>" in a_report()
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.2, "0.2, not under"), (0.0, "0, under"), (-0.01, "-0.01, under")])
+def test_report_tells_the_gap_of_the_weights_that_are_the_result(gap, verdict):
+    evaluations = [{"event": "evaluation", "step": step, "loss": 2.0, "gap": gap + step - 2} for step in (1, 2, 3)]
+    line = f"<p>Validation loss minus training loss at step 2: {verdict} 0.05.</p>"
+    assert line in a_report(events=[*evaluations, {"event": "result", "step": 2}])
+    assert "minus" not in a_report(events=evaluations)
+    assert "minus" not in a_report(events=[{"event": "evaluation", "step": 2, "gap": None}])
+
+
+def test_report_shows_which_labels_were_chosen():
+    chosen = classification(["yes", "no", "no"], [[-1, -2], [-1, -2], [-2, -1]], ["yes", "no"])
+    report = a_report(before={}, after={"loss": 1.5, "classification": chosen})
+    assert Tags(report).open == []
+    assert "<th>right / chosen</th><th>yes</th><th>no</th><th>precision</th>" in report
+    assert "<td>no</td><td>1</td><td>1</td><td>1</td><td>0.5</td><td>0.66667</td>" in report
+    assert "<td>classification.accuracy</td><td>-</td><td>0.66667</td>" in report
+    assert "confusion" not in report
+
+
+def test_report_tells_how_bleu_was_made():
+    assert "sacrebleu, nrefs:1|tok:zh, divided by 100" in a_report(
+        after={"bleu": 0.5, "bleuSignature": "nrefs:1|tok:zh"}
+    )
 
 
 def test_report_lists_restarts_and_checkpoints():

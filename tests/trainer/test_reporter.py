@@ -54,3 +54,13 @@ def test_an_evaluation_without_a_number_is_told_as_one(tmp_path: Path):
     (line,) = (tmp_path / "work" / "logs" / "events.jsonl").read_text().splitlines()
     event = json.loads(line, parse_constant=pytest.fail)
     assert (event["loss"], event["perplexity"]) == (None, None)
+
+
+def test_an_evaluation_tells_how_far_it_is_from_the_last_training_loss(tmp_path: Path):
+    reporter = Reporter(Paths(tmp_path), Progress())
+    reporter.evaluation(0, 0.0, EvalResult(4.0, bits_per_byte=1.5))
+    reporter.step(a_step(2, 3.0), tokens=30, seconds=3.0)
+    reporter.evaluation(2, 1.0, EvalResult(3.25))
+    first, last = (event for event in reporter.history if event["event"] == "evaluation")
+    assert (first["trainLoss"], first["gap"], first["bitsPerByte"]) == (None, None, 1.5)
+    assert (last["trainLoss"], last["gap"], last["bitsPerByte"]) == (3.0, 0.25, None)

@@ -103,6 +103,36 @@ def test_settings_that_changed_since_the_checkpoint_are_told_in_the_report(paths
         assert ("<td>2</td>" in section(title, report)) is is_told
 
 
+def test_a_run_measures_answers_and_labels_before_and_after_training(paths: Paths):
+    records = [{"prompt": word, "response": word} for _ in range(8) for word in ("yes", "no")]
+    write_jsonl(paths, "train/a.jsonl", records)
+    result = trained(classifying(a_job(**LEARNING | {"maxSteps": 70, "learningRate": 0.02, "warmupSteps": 0})), paths)
+    scores = json.loads((result / "evaluation.json").read_text())
+    before, after = scores["before"], scores["after"]
+    assert (after["classification"]["total"], after["classification"]["accuracy"]) == (6, 1.0)
+    assert after["classification"]["rocAuc"] == after["classification"]["macroF1"] == 1.0
+    assert after["bitsPerByte"] < before["bitsPerByte"]
+    assert after["asked"] == 2
+    assert {"bleu", "rouge1", "rouge2", "rougeL"} <= before.keys() & after.keys()
+    (told,) = (event for event in events(paths) if event["event"] == "result")
+    assert (told["classification"], told["before"]) == (after["classification"], before)
+    assert told["bleuSignature"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
+    for page in ((result / "README.md").read_text(), (result / "report.html").read_text()):
+        assert told["bleuSignature"] in page
+        assert "right / chosen" in page
+        assert "classification.rocAuc" in page
+
+
+def classifying(job: TrainingConfig) -> TrainingConfig:
+    """`job` on Instruction data of which the same records are held out, and six of them are classified."""
+    parts = job.model_dump(mode="json", by_alias=True, exclude_none=True)
+    place = {"claimName": CLAIM}
+    parts["data"] = {"format": "Instruction", "sequenceLength": 64, "train": place, "validation": place}
+    parts["evaluation"] |= {"labels": ["yes", "no"], "maxRows": 6, "intervalSteps": 100}
+    parts["checkpoint"] = {"interval": {"steps": 100}}
+    return TrainingConfig.model_validate(parts)
+
+
 def damage(path: Path) -> None:
     """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())
@@ -120,8 +150,11 @@ def loss_after(result: Path) -> float:
 
 def evaluations(paths: Paths) -> dict[int, float]:
     """Validation loss by step, as told while training."""
-    events = map(json.loads, (paths.logs / "events.jsonl").read_text().splitlines())
-    return {event["step"]: event["loss"] for event in events if event["event"] == "evaluation"}
+    return {event["step"]: event["loss"] for event in events(paths) if event["event"] == "evaluation"}
+
+
+def events(paths: Paths) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (paths.logs / "events.jsonl").read_text().splitlines()]
 
 
 def test_the_last_weights_are_evaluated_once(paths: Paths, monkeypatch: pytest.MonkeyPatch):

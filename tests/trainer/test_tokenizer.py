@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -6,7 +8,15 @@ from transformers import PreTrainedTokenizerFast
 from deepseek_trainer import tokenizer as subject
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.sources import Record
-from deepseek_trainer.tokenizer import documents, id_limit, pad_id, prompt_ids, trained_tokenizer
+from deepseek_trainer.tokenizer import (
+    documents,
+    id_limit,
+    pad_id,
+    prompt_ids,
+    response_ids,
+    token_bytes,
+    trained_tokenizer,
+)
 
 CORPUS = ["the quick brown fox jumps over the lazy dog\nand then\n\nit sleeps.  Ünïcode too: 漢字 🙂 \n"] * 3
 CHATML = (
@@ -116,3 +126,34 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(chatty):
     endless = PreTrainedTokenizerFast(tokenizer_object=chatty.backend_tokenizer)
     with pytest.raises(ConfigError, match="no end-of-text token"):
         list(documents(endless, [text("x")]))
+
+
+def test_a_response_has_the_tokens_that_are_learned_of_it(scratch, chatty):
+    for tokenizer in (scratch, chatty):
+        (document,) = documents(tokenizer, [instruction("why?", "\u56e0\u4e3a 12")])
+        assert response_ids(tokenizer, "\u56e0\u4e3a 12") == document.tokens[document.learned].tolist()
+
+
+@given(content=st.text())
+def test_the_bytes_of_the_tokens_are_those_of_the_text(scratch, content):
+    """Also where a token is a part of a character, and with the ends of text, which are none."""
+    (document,) = documents(scratch, [text(content)])
+    assert token_bytes(scratch)[document.tokens].sum() == len(content.encode())
+
+
+def test_the_bytes_of_added_tokens_are_those_of_what_they_say():
+    tokenizer = trained_tokenizer(CORPUS, 320)
+    tokenizer.add_tokens(["\u6f22\u5b57\u5b57"])
+    tokenizer.add_special_tokens({"unk_token": "<|huh|>"})
+    ids = tokenizer("a\u6f22\u5b57\u5b57<|huh|>")["input_ids"]
+    assert token_bytes(tokenizer)[ids].tolist() == [1, 9, 0]
+
+
+def test_a_tokenizer_whose_tokens_are_not_bytes_of_the_text_has_no_sizes():
+    metaspace = Tokenizer(models.BPE())
+    metaspace.decoder = decoders.Metaspace()
+    spaced = Tokenizer(models.BPE())
+    spaced.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    spaced.decoder = decoders.ByteLevel()
+    for backend in (metaspace, spaced):
+        assert token_bytes(PreTrainedTokenizerFast(tokenizer_object=backend)) is None

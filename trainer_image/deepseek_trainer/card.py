@@ -12,7 +12,7 @@ from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.model import ParameterCount
 from deepseek_trainer.model_source import Source
-from deepseek_trainer.report import comparison, flat
+from deepseek_trainer.report import bleu_note, comparison, confusion_table, flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Story:
     parameters: ParameterCount
     weights: str
     data: Mapping[str, Any]
-    before: Mapping[str, float | None]
-    after: Mapping[str, float | None]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
     digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
 
 
@@ -37,6 +37,8 @@ def render(story: Story) -> str:
         _table(("", ""), list(summary(story).items())),
         "## Evaluation",
         _table(("measure, on held-out data", "before", "after"), comparison(story.before, story.after)),
+        *filter(None, (bleu_note(story.after),)),
+        *_classes(story.after),
         "## Data",
         "No record of the data is part of this card.",
         _table(("fact", "value"), list(flat(story.data).items())),
@@ -67,6 +69,11 @@ def summary(story: Story) -> dict[str, Any]:
     if story.source:
         facts["Base model SHA-256"] = story.source.sha256
     return facts
+
+
+def _classes(scores: Mapping[str, Any]) -> Sequence[str]:
+    head, rows = confusion_table(scores)
+    return ("Labels chosen for held-out prompts, after training:", _table(head, rows)) if rows else ()
 
 
 def _front_matter(config: TrainingConfig) -> Sequence[str]:

@@ -20,6 +20,7 @@ from deepseek_trainer.model_source import prepared_model
 from deepseek_trainer.packing import IGNORED, unpacked
 from deepseek_trainer.pointer import pointed_to
 from deepseek_trainer.shards import Prompt, RowArray, SplitCounts, read_manifest, read_prompts, read_rows
+from deepseek_trainer.tokenizer import token_bytes
 from deepseek_trainer.tokenizer_files import load_tokenizer
 from deepseek_trainer.vault import Vault
 
@@ -87,6 +88,11 @@ class Prepared:
     digest: str
     prompts: tuple[Prompt, ...]  # at most 1000, in the order of the data; none for Text
     counts: Mapping[str, SplitCounts]  # "train", "validation"
+
+    def token_bytes(self) -> Tensor | None:
+        """As `tokenizer.token_bytes`, int64."""
+        sizes = token_bytes(self.tokenizer)
+        return None if sizes is None else torch.from_numpy(sizes)
 
 
 def open_prepared(

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.model import causal_loss, transformer
+from deepseek_trainer.packing import IGNORED
 from deepseek_trainer.tokenizer import pad_id, prompt_ids
 
 Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all ranks, as `World.sum`
@@ -24,6 +25,7 @@ Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all r
 @dataclass(frozen=True, slots=True)
 class EvalResult:
     loss: float  # [nats/token]; NaN where nothing is learned
+    bits_per_byte: float | None = None  # None where the bytes of the learned text are not known
 
     @property
     def perplexity(self) -> float | None:
@@ -59,19 +61,21 @@ def evaluate_loss(
     reduce: Reduce,
     before_batch: Callable[[], None] = lambda: None,
     loss: Callable[[Batch], Tensor] | None = None,
+    token_bytes: Tensor | None = None,
 ) -> EvalResult:
     """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
 
-    The same on every rank, and up to rounding for any number of ranks; every rank must call it, for `reduce` is a
-    collective.  `before_batch` may be one too: it is called as often on each rank, and what it raises ends the
-    evaluation.  `loss`: the sum of a batch's losses, called as often on each rank, too.  Leaves the model in the
-    mode it was in.
+    With `token_bytes` (`tokenizer.token_bytes`) also in bits per UTF-8 byte of the learned text; ends of text cost
+    nats and are no bytes.  The same on every rank, and up to rounding for any number of ranks; every rank must call
+    it, for `reduce` is a collective.  `before_batch` may be one too: it is called as often on each rank, and what it
+    raises ends the evaluation.  `loss`: the sum of a batch's losses, called as often on each rank, too.  Leaves the
+    model in the mode it was in.
     """
     summed = loss or (lambda batch: causal_loss(model, batch)[0])
     count = min(len(rows), max_rows)
     mine = range(rank, count, world_size)
-    loss_sum, tokens = 0.0, 0
-    with _answering(model):
+    loss_sum, tokens, size = 0.0, 0, 0
+    with answering(model):
         for start in range(0, math.ceil(count / world_size), batch_size):
             before_batch()
             part = mine[start : start + batch_size]
@@ -80,8 +84,10 @@ def evaluate_loss(
             if part:
                 loss_sum += batch_loss
                 tokens += batch.num_targets
-    loss_sum, all_tokens = reduce([loss_sum, float(tokens)])
-    return EvalResult(loss_sum / all_tokens if all_tokens else math.nan)
+                size += 0 if token_bytes is None else _learned_bytes(batch, token_bytes)
+    loss_sum, all_tokens, all_bytes = reduce([loss_sum, float(tokens), float(size)])
+    mean = loss_sum / all_tokens if all_tokens else math.nan
+    return EvalResult(mean, loss_sum / math.log(2) / all_bytes if all_bytes else None)
 
 
 def answer(
@@ -98,7 +104,7 @@ def answer(
     """
     if not prompts:
         return []
-    with _answering(model):
+    with answering(model):
         return _answers(model, tokenizer, [encode(tokenizer, prompt) for prompt in prompts], max_new_tokens)
 
 
@@ -120,6 +126,10 @@ def is_right(text: str, reference: Reference) -> bool:
     return words == _words(reference.text)
 
 
+def _learned_bytes(batch: Batch, token_bytes: Tensor) -> int:
+    return int(token_bytes[batch.targets_BT[batch.targets_BT != IGNORED]].sum())
+
+
 def _words(text: str) -> str:
     """Lower-case words and numbers, one space apart; a number keeps its decimal point."""
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -132,7 +142,7 @@ def _is_decimal_point(text: str, i: int) -> bool:
 
 
 @contextmanager
-def _answering(model: nn.Module) -> Iterator[None]:
+def answering(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients."""
     was_training = model.training
     model.eval()

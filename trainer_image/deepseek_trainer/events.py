@@ -45,11 +45,16 @@ LOSS_NAMES = {"step": "train_loss", "evaluation": "val_loss"}
 
 
 def log_line(entry: Event) -> str:
-    """`epoch=12, train_loss=0.82, val_loss=0.85` for steps and evaluations, `event: key=value` for the rest."""
+    """`epoch=12, train_loss=0.82, val_loss=0.85` for steps and evaluations, `event: key=value` for the rest.
+
+    Tables are for programs: they are left out.
+    """
     kind = entry["event"]
     names = {"loss": LOSS_NAMES.get(kind, "loss")}
     fields = {names.get(key) or _snake(key): value for key, value in entry.items() if key not in ("event", "time")}
-    text = ", ".join(f"{key}={_short(value)}" for key, value in fields.items() if value is not None)
+    text = ", ".join(
+        f"{key}={_short(value)}" for key, value in fields.items() if value is not None and not isinstance(value, dict)
+    )
     return text if kind in LOSS_NAMES else f"{kind}: {text}"
 
 

@@ -44,8 +44,8 @@ class Results:
     events: Sequence[Mapping[str, Any]]  # the event log, in order
     weights: str  # which ones these are, and why: "of step 6, ..."
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
-    before: Mapping[str, float | None] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
-    after: Mapping[str, float | None] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
+    after: Mapping[str, Any] = field(default_factory=dict)
     answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
@@ -43,6 +43,7 @@ class Loop:
     reporter: Reporter
     stop_requested: Callable[[], bool]
     job_uid: str
+    token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
     now: Callable[[], float] = time.monotonic  # [s]
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
     _horizon: Horizon = field(init=False)
@@ -117,6 +118,7 @@ class Loop:
                 reduce=self.world.sum,
                 before_batch=self.leave_if_stopped,
                 loss=self.learner.measured,
+                token_bytes=self.token_bytes,
             )
         return self.evaluation
 

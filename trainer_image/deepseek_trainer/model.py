@@ -106,6 +106,22 @@ def causal_loss(
     `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
     `decoder`: to be called in place of the model's own.
     """
+    head, hidden_ND, targets_N, _ = _learned(model, batch, decoder)
+    return head_loss(head, hidden_ND, targets_N, smoothing), len(targets_N)
+
+
+def row_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """`causal_loss` of each row by itself [nats, float64 of shape B]."""
+    head, hidden_ND, targets_N, learned_N = _learned(model, batch)
+    losses_N = cross_entropy(head(hidden_ND).float(), targets_N, reduction="none").double()
+    rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)
+    return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, losses_N)
+
+
+def _learned(
+    model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None
+) -> tuple[Any, Tensor, Tensor, Tensor]:
+    """The head, and of the learned positions what it takes, targets and places in the flattened batch (on the CPU)."""
     inner = transformer(model)
     device = inner.device
     learned_N = (batch.targets_BT != IGNORED).flatten().nonzero().squeeze(1)  # on the CPU: no device sync
@@ -118,7 +134,7 @@ def causal_loss(
         use_cache=False,
     ).last_hidden_state
     hidden_ND = hidden_BTD.flatten(0, 1)[learned_N.to(device, non_blocking=True)]
-    return head_loss(inner.get_output_embeddings(), hidden_ND, targets_N, smoothing), len(learned_N)
+    return inner.get_output_embeddings(), hidden_ND, targets_N, learned_N
 
 
 def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -48,7 +48,7 @@ SPLITS: Final = (TRAIN, VALIDATION)
 
 VALIDATION_FRACTION: Final = 0.05
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
-MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this
+MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
 TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
 
 
@@ -94,6 +94,7 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str) -> 
     """Prepare model and data, unless they are there, and point the nodes of this run to them; the data's directory."""
     paths.prepared.mkdir(parents=True, exist_ok=True)
     inputs = Inputs.find(config, paths)  # before the model: a bad record costs seconds, not minutes
+    _refuse_unlabelled(config, inputs)
     model = None if config.model.base is None else prepare_model(config, paths, vault)
     tokenizer = _tokenizer_digest(model, vault) if model else None
     directory = paths.prepared / data_digest(config, inputs, tokenizer)
@@ -175,6 +176,20 @@ class _Writer:
                 yield Prompt(record.prompt, record.text, record.must_contain)
             elif opening := record.text[:OPENING].rpartition(" ")[0]:
                 yield Prompt(opening, record.text[len(opening) : 4 * OPENING].strip())
+
+
+def _refuse_unlabelled(config: TrainingConfig, inputs: Inputs) -> None:
+    """Raises DataError where a held-out response that would be classified is none of the labels."""
+    if not (labels := config.evaluation.labels):
+        return
+    records = islice(inputs.records(VALIDATION), min(MAX_PROMPTS, config.evaluation.max_rows))
+    known = [record.text in labels for record in records]
+    if wrong := known.count(False):
+        raise DataError(
+            f"{wrong} of {len(known)} held-out responses are none of evaluation.labels: each must be one of them, "
+            "letter by letter",
+            hint="add the missing labels, or correct the records; spaces and line ends count",
+        )
 
 
 def _refuse_empty(split: str, counts: SplitCounts, length: int) -> None:

@@ -10,6 +10,8 @@ from deepseek_trainer.chart import Point, line_chart
 
 Event = Mapping[str, Any]
 
+SMALL_GAP: Final = 0.05  # [nats/token] of validation loss above training loss: below, little is learned by heart
+
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
@@ -53,7 +55,8 @@ def render(report: Report) -> str:
         f"<h1>{_text(report.title)}</h1>",
         _table(("", ""), report.summary.items()),
         _charts(report.events),
-        _evaluation(report.before, report.after),
+        _evaluation(report),
+        _classification(report.after),
         _answers(report.answers),
         _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
         _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
@@ -82,8 +85,32 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(measure, before, after) for each measure that either has."""
-    return [(name, _short(before.get(name)), _short(after.get(name))) for name in {**before, **after}]
+    """(measure, before, after) for each number that either has."""
+    old, new = _numbers(before), _numbers(after)
+    return [(name, _short(old.get(name)), _short(new.get(name))) for name in {**old, **new}]
+
+
+def bleu_note(scores: Mapping[str, Any]) -> str:
+    """How BLEU was made; "" without."""
+    signature = scores.get("bleuSignature")
+    return f"BLEU is the corpus score of sacrebleu, {signature}, divided by 100." if signature else ""
+
+
+def confusion_table(scores: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Head and rows: of each right label, how often each label was chosen, and how good that is; empty without."""
+    found = scores.get("classification")
+    if not found:
+        return [], []
+    measures = ("precision", "recall", "f1")
+    rows = [
+        [label, *counts, *(_short(per_class[name]) for name in measures)]
+        for label, counts, per_class in zip(found["labels"], found["confusion"], found["perClass"], strict=True)
+    ]
+    return ["right / chosen", *found["labels"], *measures], rows
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flat(scores).items() if not isinstance(value, str | list)}
 
 
 def _charts(events: Sequence[Event]) -> str:
@@ -105,9 +132,26 @@ def _points(events: Sequence[Event], kind: str, field: str) -> list[Point]:
     return [(event["step"], event[field]) for event in _named(events, kind) if event.get(field) is not None]
 
 
-def _evaluation(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    rows = comparison(before, after)
-    return _section("Evaluation", _table(("Measure", "Before", "After"), rows) if rows else "")
+def _evaluation(report: Report) -> str:
+    rows = comparison(report.before, report.after)
+    table = _table(("Measure", "Before", "After"), rows) if rows else ""
+    notes = (bleu_note(report.after), _gap(report.events))
+    return _section("Evaluation", table + "".join(f"<p>{_text(note)}</p>" for note in notes if note))
+
+
+def _gap(events: Sequence[Event]) -> str:
+    """The overfitting gap of the weights that are the result; "" where it is not known."""
+    steps = [event.get("step") for event in _named(events, "result")[-1:]]
+    found = [event.get("gap") for event in _named(events, "evaluation") if event["step"] in steps]
+    if not (gaps := [gap for gap in found if gap is not None]):
+        return ""
+    verdict = "under" if gaps[-1] < SMALL_GAP else "not under"
+    return f"Validation loss minus training loss at step {steps[0]}: {_short(gaps[-1])}, {verdict} {SMALL_GAP}."
+
+
+def _classification(scores: Mapping[str, Any]) -> str:
+    head, rows = confusion_table(scores)
+    return _section("Labels chosen for held-out prompts, after training", _table(head, rows) if rows else "")
 
 
 def _answers(answers: Sequence[Answer]) -> str:

@@ -71,13 +71,16 @@ class Reporter:
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None:
         """A validation loss, beside the last training loss."""
         last = self._events.last("step")
+        train_loss = last["loss"] if last else None
         self._events.emit(
             "evaluation",
             epoch=round(epoch, 3),
-            trainLoss=last["loss"] if last else None,
+            trainLoss=train_loss,
             loss=result.loss,
             step=step,
             perplexity=result.perplexity,
+            bitsPerByte=result.bits_per_byte,
+            gap=None if train_loss is None else result.loss - train_loss,
         )
         self._board.add_scalar("loss/validation", result.loss, step)
         self._progress.update(evalLoss=result.loss)

@@ -8,17 +8,15 @@ import torch
 from torch import nn
 
 from deepseek_trainer.adapters import with_adapters
+from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.data import DataFormat
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
-from deepseek_trainer.evaluate import EvalResult, Reference, answer, score_answers
-from deepseek_trainer.events import finite
 from deepseek_trainer.export import Results, export
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
@@ -30,13 +28,10 @@ from deepseek_trainer.reporter import Reporter, Silent
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.state import RunState
-from deepseek_trainer.tokenizer import prompt_ids, text_ids
 from deepseek_trainer.training_config import config_digest, load_config
 from deepseek_trainer.vault import Vault
 
 Json = dict[str, Any]
-
-ANSWERED_AT_ONCE = 16  # prompts in one batch of a rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +76,9 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
     loop = _loop(rank, progress)
     _evaluate_before(rank, loop)
     loop.run()
-    weights = _choose_weights(rank, loop)
-    after = _assessed(rank, loop, loop.evaluation or loop.measure())
-    loop.reporter.event("result", weights=weights, **after["scores"])
+    step, weights = _choose_weights(rank, loop)
+    after = assessed(loop, rank.prepared, loop.evaluation or loop.measure())
+    loop.reporter.event("result", weights=weights, step=step, **after["scores"], before=loop.state.before["scores"])
     loop.leave_if_stopped()
     with loop.learner.finished() as model:
         if rank.world.is_lead:
@@ -128,7 +123,7 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
     return Loop(
         config, world, learner, rank.prepared.train, rank.prepared.validation,
-        cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(),
+        cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(), rank.prepared.token_bytes(),
     )  # fmt: skip
 
 
@@ -174,70 +169,26 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
         return
     loop.reporter.stage("evaluating")
     result = loop.measure()
-    loop.state.before = _assessed(rank, loop, result)
+    loop.state.before = assessed(loop, rank.prepared, result)
     loop.reporter.evaluation(0, 0.0, result)
 
 
-def _assessed(rank: Rank, loop: Loop, result: EvalResult) -> Json:
-    """{"scores": numbers, "answers": texts} of the model as it is, of which `result` is the loss."""
-    loop.reporter.stage("evaluating")
-    scores: Json = {"loss": finite(result.loss), "perplexity": result.perplexity}
-    prompts = rank.prepared.prompts[: rank.config.evaluation.generations]
-    answers = _answers(rank, loop, [prompt.prompt for prompt in prompts])
-    if prompts and _asks(rank):
-        score = score_answers(answers, [Reference(p.response, p.must_contain) for p in prompts])
-        scores |= {"right": score.right, "asked": score.total}
-        loop.reporter.event("answers", step=loop.state.step, right=score.right, asked=score.total)
-    return {"scores": scores, "answers": answers}
-
-
-def _answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
-    """Answers to all questions, in order, on every rank; each rank generates its share.
-
-    Raises StopRequested on a stop, which is heard between batches.
-    """
-    answers: list[str] = []
-    for start in range(0, len(questions), ANSWERED_AT_ONCE * rank.world.size):
-        loop.leave_if_stopped()
-        with loop.learner.finished():
-            answers += _shared_answers(rank, loop, questions[start : start + ANSWERED_AT_ONCE * rank.world.size])
-    return answers
-
-
-def _shared_answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
-    world = rank.world
-    with loop.learner.autocast:
-        mine = answer(
-            loop.model,
-            rank.prepared.tokenizer,
-            questions[world.rank :: world.size],
-            rank.config.evaluation.max_new_tokens,
-            encode=prompt_ids if _asks(rank) else text_ids,
-        )
-    shares = world.gather(mine)
-    return [shares[i % world.size][i // world.size] for i in range(len(questions))]
-
-
-def _asks(rank: Rank) -> bool:
-    """Whether prompts are questions; else they are openings of texts, and no continuation is right or wrong."""
-    return rank.config.data.format is DataFormat.INSTRUCTION
-
-
-def _choose_weights(rank: Rank, loop: Loop) -> str:
-    """Go back to the weights with the lowest validation loss, where they were kept; which weights they are, and why."""
+def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
+    """Go back to the weights with the lowest validation loss, where they were kept; of which step they are, and why."""
     best, last = loop.state.best_step, loop.state.step
     if best == last:
-        return f"of step {last}, the last, with the lowest validation loss"
+        return last, f"of step {last}, the last, with the lowest validation loss"
     if not rank.config.checkpoint.retention.keep_best or best is None:
-        return f"of step {last}, the last"
+        return last, f"of step {last}, the last"
     info = rank.store.at(best)
     for refused in rank.store.refused:
         loop.reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is None:
-        return f"of step {last}, the last: step {best} had a lower validation loss, but its checkpoint cannot be used"
+        why = f"step {best} had a lower validation loss, but its checkpoint cannot be used"
+        return last, f"of step {last}, the last: {why}"
     loop.learner.load_weights(rank.store, info)
     loop.evaluation = None
-    return f"of step {best}, with the lowest validation loss; the last was step {last}"
+    return best, f"of step {best}, with the lowest validation loss; the last was step {last}"
 
 
 def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -63,6 +64,29 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """The opening of a text, to be continued."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def response_ids(tokenizer: Any, response: str) -> list[int]:
+    """All that is learned of a record with this response: its tokens and the end of text."""
+    return [*_encoded(tokenizer, [response])[0], tokenizer.eos_token_id]
+
+
+def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
+    """UTF-8 bytes of text that each token stands for, by id: 0 for a special token, 1 for a third of a character.
+
+    Exact for a byte-level tokenizer; its own normalisation, such as NFC, comes before the count.  None for any
+    other, and for one that puts a space before every text.
+    """
+    backend = tokenizer.backend_tokenizer
+    spaced = backend.pre_tokenizer and b'"add_prefix_space":true' in backend.pre_tokenizer.__getstate__()
+    if spaced or not isinstance(backend.decoder, decoders.ByteLevel):
+        return None
+    sizes = np.zeros(id_limit(tokenizer), np.int64)
+    for token, token_id in tokenizer.get_vocab().items():
+        sizes[token_id] = len(token)  # in the byte-level alphabet a character is a byte
+    for token_id, added in tokenizer.added_tokens_decoder.items():
+        sizes[token_id] = 0 if added.special else len(added.content.encode())
+    return sizes
 
 
 def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:

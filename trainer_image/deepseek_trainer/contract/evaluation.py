@@ -1,10 +1,13 @@
 """Measuring the result."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from deepseek_trainer.contract.rules import Model
+from deepseek_trainer.contract.rules import Model, Rule
+
+Label = Annotated[str, Field(min_length=1, max_length=256)]
+Labels = Annotated[tuple[Label, ...], Field(min_length=2, max_length=64)]
 
 
 class EvaluationSpec(Model):
@@ -17,3 +20,18 @@ class EvaluationSpec(Model):
         Field(ge=0, le=1000, description="Held-out samples written before and after training."),
     ] = 4
     max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of a sample in tokens.")] = 48
+    labels: Annotated[
+        Labels | None,
+        Field(
+            description="Classes of Instruction data: the responses that a held-out record may have. The model chooses "
+            "one by likelihood for each of up to maxRows prompts, 1000 at most. Default: nothing is classified."
+        ),
+    ] = None
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.labels) || self.labels.all(a, self.labels.exists_one(b, b == a))",
+            "labels must differ from each other",
+            lambda self: len(set(self.labels or ())) == len(self.labels or ()),
+        ),
+    )

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer import tokenizer as subject
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.sources import Record
+from deepseek_trainer.records import Record
 from deepseek_trainer.tokenizer import documents, id_limit, pad_id, prompt_ids, trained_tokenizer
 
 CORPUS = ["the quick brown fox jumps over the lazy dog\nand then\n\nit sleeps.  Ünïcode too: 漢字 🙂 \n"] * 3

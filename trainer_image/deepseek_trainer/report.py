@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class Report:
     after: Mapping[str, Any]
     events: Sequence[Event]
     answers: Sequence[Answer]
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digest of the prepared data
 
 
 def render(report: Report) -> str:
@@ -64,6 +65,7 @@ def render(report: Report) -> str:
             ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed"),
         ),
         _events(report.events, "refused", "Checkpoints refused", ("time", "step", "reason")),
+        _section("Data", _table(("Fact", "Value"), list(report.data.items())) if report.data else ""),
         _section("Settings", _table(("Setting", "Value"), report.settings.items())),
     ]
     return (

@@ -14,6 +14,7 @@ from deepseek_trainer.contract.data import DataFormat
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
+from deepseek_trainer.conversation import Question, as_text
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
@@ -192,7 +193,7 @@ def _assessed(rank: Rank, loop: Loop, result: EvalResult) -> Json:
     return {"scores": scores, "answers": answers}
 
 
-def _answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
+def _answers(rank: Rank, loop: Loop, questions: list[Question]) -> list[str]:
     """Answers to all questions, in order, on every rank; each rank generates its share.
 
     Raises StopRequested on a stop, which is heard between batches.
@@ -204,7 +205,7 @@ def _answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
     return answers
 
 
-def _shared_answers(rank: Rank, loop: Loop, questions: list[str]) -> list[str]:
+def _shared_answers(rank: Rank, loop: Loop, questions: list[Question]) -> list[str]:
     world = rank.world
     with loop.autocast:
         mine = answer(
@@ -249,7 +250,7 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
         before=before["scores"],
         after=after["scores"],
         answers=[
-            Answer(prompt.prompt, prompt.response, old, new)
+            Answer(as_text(prompt.prompt), prompt.response, old, new)
             for prompt, old, new in zip(prompts, before["answers"], after["answers"], strict=False)
         ],
     )

@@ -20,7 +20,7 @@ from model_builders import a_batch, a_config, a_gguf, a_tokenizer, paths_with_ba
 RESULTS = Results(
     events=[{"event": "step", "time": 1e9, "step": 1, "loss": 2.0, "learningRate": 1e-4, "tokensPerSecond": 9.0}],
     weights="of step 6, with the lowest validation loss",
-    data={"digest": "d1ce", "train": {"records": 20, "rows": 3}},
+    data={"digest": "d1ce", "train": {"records": 20, "rows": 3, "skipped": 2}},
     before={"loss": 4.0, "right": 0, "asked": 4},
     after={"loss": 1.5, "right": 3, "asked": 4},
     answers=[Answer("a secret question", "a secret reference", "no idea", "a secret answer")],
@@ -106,6 +106,7 @@ def test_model_card_tells_origin_result_and_checksums_and_no_sample(job):
         "| loss | 4 | 1.5 |",
         "| Weights | of step 6, with the lowest validation loss |",
         "| train.records | 20 |",
+        "| train.skipped | 2 |",
         "LoRA, rank 4",
         "| learningRate | 5e-05 |",
     ):
@@ -122,6 +123,7 @@ def test_report_holds_the_answers_and_tells_which_weights_gave_them(job):
     report = (exported(*job) / "report.html").read_text()
     assert "a secret answer" in report
     assert "<td>Weights</td><td>of step 6, with the lowest validation loss</td>" in report
+    assert "<td>train.skipped</td><td>2</td>" in report
 
 
 def test_second_export_replaces_the_first_as_a_whole(tmp_path):

@@ -107,6 +107,47 @@ def test_counts_say_what_became_of_the_records(paths):
     assert counts.tokens == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
 
 
+def test_bad_records_are_skipped_counted_and_named_once(paths, caplog):
+    bad = [{"txt": "top secret"}, {"text": ["top secret"]}]
+    write_jsonl(paths, "a.jsonl", [*texts(40), *bad])
+    write_text(paths, "b.parquet", "top secret")
+    config = a_config(onBadRecord="Skip", validationFraction=0.2)
+    with caplog.at_level("INFO"):
+        prepared(paths, config)
+        prepared(paths, config, "uid-2")
+    counts = opened(paths, config, DSTJ_RUN_ID="uid-2").counts
+    assert [counts[split].skipped for split in ("train", "validation")] == [3, 0]
+    assert sum(counts[split].records for split in counts) == 40
+    assert [message for message in caplog.messages if message.startswith("skipped")] == [
+        "skipped a.jsonl:41: no field 'text', did you mean 'txt'; it has: txt "
+        "(hint: set data.textField to the field's name)",
+        "skipped a.jsonl:42: field 'text' must be a string, this is a list",
+        "skipped b.parquet: damaged, or not a Parquet file (hint: copy or write the file again)",
+    ]
+    assert "dropped=0 skipped=3 in" in caplog.text
+    assert f"train {counts['train'].records} records, 3 skipped, " in caplog.text
+
+
+def test_only_the_first_bad_records_are_named(paths, caplog):
+    write_jsonl(paths, "a.jsonl", [*texts(9), *[{}] * 100])
+    write_jsonl(paths, "v/b.jsonl", [*texts(1), {}])
+    config = a_config(onBadRecord="Skip", train=at("a.jsonl"), validation=at("v"))
+    prepared(paths, config)
+    assert sum(message.startswith("skipped") for message in caplog.messages) == 10 + 1
+    counts = opened(paths, config).counts
+    assert [counts[split].skipped for split in ("train", "validation")] == [100, 1]
+
+
+def test_counts_of_earlier_versions_are_read(paths):
+    write_jsonl(paths, "a.jsonl", texts(50))
+    manifest = prepared(paths, a_config()) / shards.MANIFEST
+    content = json.loads(manifest.read_text())
+    for counts in content["counts"].values():
+        del counts["skipped"]
+    manifest.write_text(json.dumps(content))
+    assert opened(paths, a_config()).counts["train"].skipped == 0
+
+
 def test_prompts_are_the_held_out_records(paths):
     held = [record | {"mustContain": ["kind"]} for record in questions(3)]
     write_jsonl(paths, "train.jsonl", questions(9)[3:])
@@ -138,12 +179,25 @@ def test_what_is_there_is_not_made_again(paths):
 
 @pytest.mark.parametrize(
     "change",
-    [{"sequenceLength": 48}, {"seal": True}, {"validationFraction": 0.3}, {"textField": "body"}],
+    [
+        {"sequenceLength": 48},
+        {"seal": True},
+        {"validationFraction": 0.3},
+        {"textField": "body"},
+        {"onBadRecord": "Skip"},
+        {"messagesField": "turns"},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_setting_makes_another_directory(paths, change):
     write_jsonl(paths, "a.jsonl", [record | {"body": record["text"]} for record in texts(50)])
     assert prepared(paths, a_config()) != prepared(paths, a_config(**change), "uid-2")
+
+
+def test_the_name_of_a_directory_is_that_of_earlier_versions(paths):
+    """A job that goes on under a newer trainer finds its data, and its checkpoints fit them."""
+    write_jsonl(paths, "a.jsonl", texts(50))
+    assert prepared(paths, a_config()).name == "c55bd160dce635cf3c2b30f26eec8715d89392679ba8828858ac1fa324c016a3"
 
 
 def test_other_data_make_another_directory(paths):
@@ -224,6 +278,16 @@ def test_a_failure_leaves_nothing_behind(paths, monkeypatch):
             {"a.jsonl": '{"prompt": "%s", "response": "x"}\n{"prompt": "%s?", "response": "x"}' % (("why " * 90,) * 2)},
             {"format": "Instruction"},
             "fills data.sequenceLength=32",
+        ),
+        (
+            {"a.jsonl": '{"txt": "x"}'},
+            {"onBadRecord": "Skip"},
+            "no record is left: 1 were bad and skipped",
+        ),
+        (
+            {"a.jsonl": '{"text": "fine"}', "v/b.jsonl": "no"},
+            {"onBadRecord": "Skip", "train": at("a.jsonl"), "validation": at("v")},
+            "no record is left: 1 were bad and skipped, the first: b.jsonl:1:1: not JSON",
         ),
         ({"a.jsonl": '{"text": "fine"}\n{"txt": "x"}'}, {}, "a.jsonl:2: no field 'text', did you mean 'txt'"),
     ],

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from data_builders import CLAIM, a_data_spec, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.sources import Record, Source, Split
+from deepseek_trainer.records import Record
+from deepseek_trainer.sources import Source, Split
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_directories_are_read_recursively_in_name_order(paths):
     write_text(paths, "b.txt", "second")
     write_jsonl(paths, "a/z.jsonl", [{"text": "first"}])
     write_text(paths, "c/d/e.txt", "third")
-    write_text(paths, "c/notes.csv", "not read")
+    write_text(paths, "c/notes.md", "not read")
     write_text(paths, ".hidden/x.txt", "not read")
     assert [(record.text, record.source, record.line) for record in found(paths).records()] == [
         ("first", "a/z.jsonl", 1),
@@ -158,13 +159,13 @@ def test_a_missing_claim_names_those_that_are_mounted(paths):
 
 
 def test_an_empty_directory_is_refused(paths):
-    assert "no .jsonl or .txt file for data.format Text" in refusal(paths)
+    assert "no .jsonl, .csv, .parquet or .txt file for data.format Text" in refusal(paths)
 
 
 def test_files_of_other_kinds_are_named(paths):
-    write_text(paths, "a.csv", "")
-    write_text(paths, "b.parquet", "")
-    assert "found a.csv, b.parquet" in refusal(paths)
+    write_text(paths, "a.tsv", "")
+    write_text(paths, "b.arrow", "")
+    assert "found a.tsv, b.arrow" in refusal(paths)
 
 
 def test_txt_files_do_not_serve_as_instructions(paths):
@@ -188,7 +189,7 @@ def test_digest_depends_on_names_and_contents_only(paths, tmp_path):
     write_jsonl(paths, "a/b.jsonl", texts(3))
     other = some_paths(tmp_path / "elsewhere")
     write_jsonl(other, "a/b.jsonl", texts(3))
-    write_text(other, "a/ignored.csv", "")
+    write_text(other, "a/ignored.md", "")
     assert found(paths).digest() == found(other).digest()
     write_jsonl(other, "a/b.jsonl", texts(4))
     changed = found(other).digest()

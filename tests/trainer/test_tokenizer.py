@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer import tokenizer as subject
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.sources import Record
+from deepseek_trainer.records import Record
 from deepseek_trainer.tokenizer import (
     documents,
     id_limit,

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from deepseek_trainer.classification import HEADLINES, classification, label_scores
 from deepseek_trainer.contract.data import DataFormat
+from deepseek_trainer.conversation import Question
 from deepseek_trainer.dataset import Prepared
 from deepseek_trainer.evaluate import EvalResult, Reference, answer, score_answers
 from deepseek_trainer.events import finite
@@ -70,7 +71,9 @@ def _classified(loop: Loop, prepared: Prepared, labels: Sequence[str]) -> Json:
     return classification([prompt.response for prompt in prompts], scores, labels)
 
 
-def _shared(loop: Loop, prompts: Sequence[Prompt], at_once: int, ask: Callable[[Sequence[str]], list[T]]) -> list[T]:
+def _shared(
+    loop: Loop, prompts: Sequence[Prompt], at_once: int, ask: Callable[[Sequence[Question]], list[T]]
+) -> list[T]:
     """What `ask` gives for all prompts, in order, on every rank; each rank asks its share, `at_once` at a time."""
     world, found = loop.world, []
     for start in range(0, len(prompts), at_once * world.size):

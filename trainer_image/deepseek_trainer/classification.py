@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from deepseek_trainer.conversation import Question
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.evaluate import answering
 from deepseek_trainer.model import row_losses
@@ -27,7 +28,7 @@ HEADLINES: Final = ("total", "accuracy", "macroF1", "rocAuc")  # of a classifica
 def label_scores(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
+    prompts: Sequence[Question],
     labels: Sequence[str],
     batch_size: int,
 ) -> list[list[float]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from deepseek_trainer.conversation import Question
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.model import causal_loss, transformer
 from deepseek_trainer.packing import IGNORED
@@ -93,10 +94,10 @@ def evaluate_loss(
 def answer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
+    prompts: Sequence[Question],
     max_new_tokens: int,
     *,
-    encode: Callable[[PreTrainedTokenizerFast, str], list[int]] = prompt_ids,
+    encode: Callable[[PreTrainedTokenizerFast, Any], list[int]] = prompt_ids,
 ) -> list[str]:
     """The model's greedy answers to a batch of questions, without special tokens; an end of text ends one early.
 

@@ -141,6 +141,7 @@ def _report(config: TrainingConfig, results: Results, story: card.Story) -> Repo
         after=results.after,
         events=results.events,
         answers=results.answers,
+        data=flat(results.data),
     )
 
 

@@ -16,11 +16,13 @@ from typing import Any, Final, Self
 
 from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
 from deepseek_trainer.model_source import prepare_model
 from deepseek_trainer.packing import row_dtype
 from deepseek_trainer.pointer import point, wait
+from deepseek_trainer.records import Record
 from deepseek_trainer.shards import (
     FORMAT,
     Manifest,
@@ -32,7 +34,7 @@ from deepseek_trainer.shards import (
     write_prompts,
     write_rows,
 )
-from deepseek_trainer.sources import Record, Source, Split
+from deepseek_trainer.sources import Skipped, Source, Split, unheard
 from deepseek_trainer.tally import Tally
 from deepseek_trainer.tokenizer import id_limit, trained_tokenizer
 from deepseek_trainer.tokenizer_files import NAMES as TOKENIZER_NAMES
@@ -49,6 +51,7 @@ SPLITS: Final = (TRAIN, VALIDATION)
 VALIDATION_FRACTION: Final = 0.05
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
+LATER_FIELDS: Final = ("messages_field", "on_bad_record")  # of DataSpec, since the first `FORMAT`
 TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
 
 
@@ -69,12 +72,14 @@ class Inputs:
             return cls(train, Source.find(spec.validation, spec, paths), None)
         return cls(train, train, Split.of(train.records(), spec.validation_fraction or VALIDATION_FRACTION))
 
-    def records(self, split: str) -> Iterator[Record]:
+    def records(self, split: str, skipped: Skipped = unheard) -> Iterator[Record]:
+        """Tells `skipped` of bad records that are left out; of one source, only while train is read."""
         source = self.validation if split == VALIDATION else self.train
         if self.split is None:
-            return source.records()
+            return source.records(skipped)
         held_out = split == VALIDATION
-        return (record for record in source.records() if self.split.holds_out(record) is held_out)
+        told = unheard if held_out else skipped
+        return (record for record in source.records(told) if self.split.holds_out(record) is held_out)
 
 
 def prepare_node() -> None:
@@ -120,11 +125,17 @@ def data_digest(config: TrainingConfig, inputs: Inputs, tokenizer: str | None) -
         "train": inputs.train.digest(),
         "validation": None if inputs.split else inputs.validation.digest(),
         "heldOut": inputs.split and inputs.split.threshold,
-        "data": config.data.model_dump(mode="json", exclude={"train", "validation", "validation_fraction", "sealed"}),
+        "data": _shaping(config.data),
         "tokenizer": tokenizer or (architecture and architecture.vocab_size),
         "sealed": config.seals_data,
     }
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+
+
+def _shaping(spec: DataSpec) -> dict[str, Any]:
+    """Fields that came later count where they are used, so that data of earlier versions keep their digest."""
+    unused = {name for name in LATER_FIELDS if getattr(spec, name) == DataSpec.model_fields[name].default}
+    return spec.model_dump(mode="json", exclude={"train", "validation", "validation_fraction", "sealed"} | unused)
 
 
 def _tokenizer_digest(model: Path, vault: Vault) -> str:
@@ -153,7 +164,9 @@ class _Writer:
     def _split(self, split: str, tokenizer: Any) -> tuple[tuple[Shard, ...], SplitCounts]:
         tally = Tally(split, self.config.data, tokenizer)
         dtype = row_dtype(self.config.data.sequence_length, id_limit(tokenizer))
-        shards = write_rows(tally.rows(self.inputs.records(split)), self.directory, split, dtype, self.vault)
+        shards = write_rows(
+            tally.rows(self.inputs.records(split, tally.skip)), self.directory, split, dtype, self.vault
+        )
         tally.report()
         _refuse_empty(split, tally.counts(), self.config.data.sequence_length)
         return shards, tally.counts()
@@ -164,7 +177,7 @@ class _Writer:
         vocab_size = self.config.model.architecture.vocab_size
         every = 1 + self.inputs.train.size_bytes() // TOKENIZER_BYTES
         sample = islice(self.inputs.records(TRAIN), 0, None, every)
-        texts = (text for record in sample for text in (record.prompt, record.text) if text)
+        texts = (text for record in sample for text in record.texts())
         tokenizer = trained_tokenizer(texts, vocab_size)
         log.info("trained a tokenizer of %d tokens (vocabSize %d)", id_limit(tokenizer), vocab_size)
         save_tokenizer(tokenizer, self.directory, self.vault)
@@ -204,5 +217,7 @@ def _refuse_empty(split: str, counts: SplitCounts, length: int) -> None:
 
 
 def _summary(manifest: Manifest) -> str:
-    parts = (f"{split} {counts.records} records, {counts.rows} rows" for split, counts in manifest.counts.items())
-    return "; ".join(parts)
+    return "; ".join(
+        f"{split} {counts.records} records, {counts.skipped} skipped, {counts.rows} rows"
+        for split, counts in manifest.counts.items()
+    )

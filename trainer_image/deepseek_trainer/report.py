@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ class Report:
     after: Mapping[str, Any]
     events: Sequence[Event]
     answers: Sequence[Answer]
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digest of the prepared data
 
 
 def render(report: Report) -> str:
@@ -67,6 +68,7 @@ def render(report: Report) -> str:
             ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed"),
         ),
         _events(report.events, "refused", "Checkpoints refused", ("time", "step", "reason")),
+        _section("Data", _table(("Fact", "Value"), list(report.data.items())) if report.data else ""),
         _section("Settings", _table(("Setting", "Value"), report.settings.items())),
     ]
     return (

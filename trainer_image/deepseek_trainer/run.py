@@ -14,6 +14,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import LoraSpec, MethodType
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
+from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
@@ -200,7 +201,7 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
         before=before["scores"],
         after=after["scores"],
         answers=[
-            Answer(prompt.prompt, prompt.response, old, new)
+            Answer(as_text(prompt.prompt), prompt.response, old, new)
             for prompt, old, new in zip(prompts, before["answers"], after["answers"], strict=False)
         ],
     )

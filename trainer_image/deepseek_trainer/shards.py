@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.conversation import Question, question_from
 from deepseek_trainer.packing import row_dtype
 from deepseek_trainer.vault import Vault
 
@@ -53,13 +54,14 @@ class SplitCounts:
     rows: int
     cut: int  # records longer than a row: their end is lost
     dropped: int  # records of which nothing is left to learn: their prompt fills a row
+    skipped: int = 0  # bad records, and files that could not be read on; with a share held out, all count for train
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A held-out Instruction record: the question, the reference answer, and what a right answer must contain."""
 
-    prompt: str
+    prompt: Question
     response: str
     must_contain: tuple[str, ...] = ()
 
@@ -110,7 +112,9 @@ def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> N
 
 def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
     prompts = json.loads(bytes(vault.read(directory / PROMPTS)))
-    return tuple(Prompt(each["prompt"], each["response"], tuple(each["must_contain"])) for each in prompts)
+    return tuple(
+        Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in prompts
+    )
 
 
 def write_rows(

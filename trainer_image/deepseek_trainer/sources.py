@@ -1,42 +1,28 @@
-"""The job's data as records: .jsonl and .txt files of a claim, in name order.
+"""The job's data as records: the files of a claim, in name order.
 
 Errors name file and line and the fields of a record, never its content.
 """
 
 import difflib
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import NoReturn, Self
 
-from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.data import BadRecord, DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
+from deepseek_trainer.formats import READERS, Load, read
+from deepseek_trainer.records import Record, record_of, some
 
-MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
-_SHOWN = 10  # names of files or fields in a message
+Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One document: Text (`prompt` is None) or Instruction (`text` is the response)."""
-
-    prompt: str | None
-    text: str
-    source: str
-    line: int
-    must_contain: tuple[str, ...] = ()
-
-    def size_bytes(self) -> int:
-        return len((self.prompt or "").encode()) + len(self.text.encode())
-
-    def key(self) -> int:
-        """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
-        content = f"{self.prompt or ''}\0{self.text}".encode()
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"dstj record").digest(), "big")
+def unheard(_: DataError) -> None:
+    """For one who reads the records again, after another was told what is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +59,30 @@ class Source:
                 )
         return cls(root if root.is_dir() else root.parent, files, spec)
 
-    def records(self) -> Iterator[Record]:
+    def records(self, skipped: Skipped = unheard) -> Iterator[Record]:
         """All records, files in name order.  Texts that are empty are left out.
 
-        Raises DataError at the first record that is malformed.
+        Raises DataError at the first record or file that is bad.  With onBadRecord Skip it tells `skipped` of each
+        instead, and raises DataError at the end where there was nothing else.
         """
-        for file in self.files:
-            if file.suffix == ".txt":
-                yield from _whole_file(file, self.name_of(file))
-            else:
-                yield from _lines(file, self.name_of(file), self.spec)
+        first: DataError | None = None
+        bad = good = 0
+        for load in self._loads():
+            try:
+                found = load()
+            except DataError as error:
+                if self.spec.on_bad_record is BadRecord.FAIL:
+                    raise
+                skipped(error)
+                first, bad = first or error, bad + 1
+                continue
+            if found is not None:
+                good += 1
+                yield found
+        if first is not None and not good:
+            raise DataError(
+                f"no record is left: {bad} were bad and skipped, the first: {first.problem}", hint=first.hint
+            )
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files, in order."""
@@ -97,6 +97,16 @@ class Source:
 
     def name_of(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
+
+    def _loads(self) -> Iterator[Callable[[], Record | None]]:
+        """Each gives one record, or None for a blank one; a file that cannot be read on ends with one that raises."""
+        for file in self.files:
+            name = self.name_of(file)
+            try:
+                for line, load in read(file, name, self.spec):
+                    yield partial(_loaded, load, name, line, self.spec)
+            except DataError as error:
+                yield partial(_refuse, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,7 @@ class Split:
 
 
 def _suffixes(spec: DataSpec) -> tuple[str, ...]:
-    return (".jsonl",) if spec.format is DataFormat.INSTRUCTION else (".jsonl", ".txt")
+    return tuple(suffix for suffix in READERS if spec.format is DataFormat.TEXT or suffix != ".txt")
 
 
 def _visible_files(directory: Path) -> Iterator[Path]:
@@ -144,8 +154,9 @@ def _visible_files(directory: Path) -> Iterator[Path]:
 
 
 def _refuse_files(root: Path, found: list[Path], spec: DataSpec) -> NoReturn:
-    wanted = " or ".join(_suffixes(spec))
-    there = f"; found {_some([file.name for file in found])}" if found else ", it is empty"
+    *others, last = _suffixes(spec)
+    wanted = f"{', '.join(others)} or {last}"
+    there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
     text_only = spec.format is DataFormat.INSTRUCTION and any(file.suffix == ".txt" for file in found)
     hint = "data.format: Text reads .txt files" if text_only else "one JSON object per line in .jsonl files"
     raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=hint)
@@ -160,99 +171,13 @@ def _beside(path: Path) -> str:
     if not names:
         return f"; {parent} is empty"
     near = difflib.get_close_matches(path.relative_to(parent).parts[0], names, n=1)
-    return f"; {parent} has {_some(names)}" + (f", did you mean {near[0]!r}" if near else "")
+    return f"; {parent} has {some(names)}" + (f", did you mean {near[0]!r}" if near else "")
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _loaded(load: Load, name: str, line: int, spec: DataSpec) -> Record | None:
+    value = load()
+    return None if value is None else record_of(value, name, line, spec)
 
 
-def _whole_file(file: Path, name: str) -> Iterator[Record]:
-    text = _decoded(file.read_bytes(), f"{name}")
-    if text.strip():
-        yield Record(None, text, name, 1)
-
-
-def _lines(file: Path, name: str, spec: DataSpec) -> Iterator[Record]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            place = f"{name}:{number}"
-            text = _decoded(line.rstrip(b"\r\n"), place)
-            if not text.strip():
-                continue
-            record = _record(_object(text, place), name, number, spec)
-            if record.text.strip():
-                yield record
-
-
-def _decoded(raw: bytes, place: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: byte {error.start + 1} is not UTF-8", hint="convert the file to UTF-8") from None
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        what = f"{error.msg[0].lower()}{error.msg[1:]}"
-        raise DataError(f"{place}:{error.colno}: not JSON: {what}", hint="each line is one JSON object") from None
-    except (ValueError, RecursionError):
-        raise DataError(f"{place}: JSON with a number or a nesting beyond any limit") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: a record must be a JSON object, this is {_kind(value)}")
-    return value
-
-
-def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record:
-    place = f"{name}:{line}"
-    if spec.format is DataFormat.TEXT:
-        return Record(None, _string(value, spec.text_field, place, "textField"), name, line)
-    prompt = _string(value, spec.prompt_field, place, "promptField")
-    response = _string(value, spec.response_field, place, "responseField")
-    for field, text in ((spec.prompt_field, prompt), (spec.response_field, response)):
-        if not text.strip():
-            raise DataError(f"{place}: field {field!r} is empty: an Instruction record needs a prompt and a response")
-    return Record(prompt, response, name, line, _must_contain(value, place))
-
-
-def _string(value: dict[str, Any], field: str, place: str, setting: str) -> str:
-    if field not in value:
-        near = difflib.get_close_matches(field, list(value), n=1)
-        instead = f", did you mean {near[0]!r}" if near else ""
-        has = _some(list(value)) or "none"
-        raise DataError(
-            f"{place}: no field {field!r}{instead}; it has: {has}", hint=f"set data.{setting} to the field's name"
-        )
-    return _encodable(value[field], field, place)
-
-
-def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
-    wanted = value.get(MUST_CONTAIN) or []
-    items = [wanted] if isinstance(wanted, str) else wanted
-    if not isinstance(items, list):
-        raise DataError(
-            f"{place}: field {MUST_CONTAIN!r} must be a string or a list of strings, this is {_kind(wanted)}"
-        )
-    return tuple(_encodable(item, MUST_CONTAIN, place) for item in items)
-
-
-def _encodable(text: Any, field: str, place: str) -> str:
-    """A string that has a UTF-8 form: JSON can spell half a surrogate pair, which has none."""
-    if not isinstance(text, str):
-        raise DataError(f"{place}: field {field!r} must be a string, this is {_kind(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{place}: field {field!r} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
-        ) from None
-    return text
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}[type(value)]
+def _refuse(error: DataError) -> NoReturn:
+    raise error

@@ -8,15 +8,17 @@ from itertools import islice
 from typing import Any, Final
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.packing import Document, best_fit, packed_row, row_dtype, split_rows
+from deepseek_trainer.records import Record
 from deepseek_trainer.shards import RowArray, SplitCounts
-from deepseek_trainer.sources import Record
 from deepseek_trainer.tokenizer import documents, id_limit, pad_id
 
 log = logging.getLogger(__name__)
 
 WINDOW: Final = 1 << 16  # Instruction records packed together: bounds the memory
 REPORT_EVERY_S: Final = 10.0
+SHOWN: Final = 10  # reasons why a record was skipped
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Tally:
     _rows: int = 0
     _cut: int = 0
     _dropped: int = 0
+    _skipped: int = 0
     _start: float = field(default_factory=time.monotonic)
     _reported: float = field(default_factory=time.monotonic)
 
@@ -56,14 +59,21 @@ class Tally:
             rows=self._rows,
             cut=self._cut,
             dropped=self._dropped,
+            skipped=self._skipped,
         )
+
+    def skip(self, error: DataError) -> None:
+        """Counts a bad record, and says what is wrong with the first few."""
+        self._skipped += 1
+        if self._skipped <= SHOWN:
+            log.warning("skipped %s", error)
 
     def report(self) -> None:
         """One log line: how far, how fast [MB of text per second], and what was lost."""
         elapsed = time.monotonic() - self._start
         log.info(
-            "prepared %s: records=%d tokens=%d rows=%d cut=%d dropped=%d in %.1f s (%.1f MB/s)",
-            self.split, self._records, self._tokens, self._rows, self._cut, self._dropped,
+            "prepared %s: records=%d tokens=%d rows=%d cut=%d dropped=%d skipped=%d in %.1f s (%.1f MB/s)",
+            self.split, self._records, self._tokens, self._rows, self._cut, self._dropped, self._skipped,
             elapsed, self._bytes / 1e6 / max(elapsed, 1e-9),
         )  # fmt: skip
         self._reported = time.monotonic()

@@ -6,6 +6,7 @@ tokenised by `prompt_ids` alone, so that training, evaluation and answers see th
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -13,15 +14,16 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from deepseek_trainer.chat import QUESTION, Span, encoded, rendered, spans
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.conversation import ASSISTANT, USER, Conversation, Message, Question
 from deepseek_trainer.packing import Document
-from deepseek_trainer.sources import Record
+from deepseek_trainer.records import Record
 
 BEGIN: Final = "<|begin|>"
 END: Final = "<|end|>"
 PAD: Final = "<|pad|>"
 
-_QUESTION: Final = "### Question\n{prompt}\n\n### Answer\n"
 _BATCH_CHARACTERS: Final = 1 << 20  # tokenised at once, on all cores
 _PIECE_CHARACTERS: Final = 1 << 16  # longer texts are cut, to be tokenised in parallel
 # Every pre-tokeniser in use cuts after a lone line end anyway, so a cut here changes no token.
@@ -56,8 +58,10 @@ def id_limit(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
     """All that comes before the first token of an answer to `prompt`."""
+    if isinstance(prompt, tuple):
+        return [token for ids, _ in _spans(tokenizer, prompt) for token in ids]
     return _prompt_ids(tokenizer, [prompt])[0]
 
 
@@ -68,7 +72,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 def response_ids(tokenizer: Any, response: str) -> list[int]:
     """All that is learned of a record with this response: its tokens and the end of text."""
-    return [*_encoded(tokenizer, [response])[0], tokenizer.eos_token_id]
+    return [*encoded(tokenizer, [response])[0], tokenizer.eos_token_id]
 
 
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
@@ -92,46 +96,64 @@ def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
 def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:
     """One document per record, in order.
 
-    Text: every token is learned, and an end of text follows.  Instruction: the response and the end of
-    text after it are learned.  Raises ConfigError for a tokenizer without an end-of-text token.
+    Text: every token is learned, and an end of text follows.  Instruction: the response and the end of text
+    after it are learned; of a conversation every answer with its end of turn, and the end of text after the last.
+    Raises ConfigError for a tokenizer without an end-of-text token.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
         )
     for batch in _batches(records):
-        if batch[0].prompt is None:
-            yield from _texts(tokenizer, [record.text for record in batch])
-        else:
-            yield from _answers(tokenizer, batch)
+        for kind, records_of_kind in groupby(batch, lambda record: type(record.prompt)):
+            tokenised = {type(None): _texts, str: _answers, tuple: _conversations}[kind]
+            yield from tokenised(tokenizer, list(records_of_kind))
 
 
-def _texts(tokenizer: Any, texts: list[str]) -> Iterator[Document]:
-    pieces = [list(_pieces(text)) for text in texts]
-    encoded = iter(_encoded(tokenizer, [piece for text in pieces for piece in text]))
-    for text in pieces:
-        ids = [*_begin(tokenizer), *(token for _ in text for token in next(encoded)), tokenizer.eos_token_id]
+def _texts(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
+    cut = [list(_pieces(record.text)) for record in records]
+    tokens = iter(encoded(tokenizer, [part for text in cut for part in text]))
+    for text in cut:
+        ids = [*_begin(tokenizer), *(token for _ in text for token in next(tokens)), tokenizer.eos_token_id]
         yield Document(np.array(ids, np.uint32), np.ones(len(ids), np.bool_))
 
 
 def _answers(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
-    prompts = _prompt_ids(tokenizer, [record.prompt or "" for record in records])
-    answers = _encoded(tokenizer, [record.text for record in records])
+    prompts = _prompt_ids(tokenizer, [str(record.prompt) for record in records])
+    answers = encoded(tokenizer, [record.text for record in records])
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = np.array([*prompt, *answer, tokenizer.eos_token_id], np.uint32)
         yield Document(ids, np.arange(len(ids)) >= len(prompt))
 
 
+def _conversations(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
+    for record in records:
+        assert isinstance(record.prompt, tuple), "one kind of record at a time"
+        turns = (*record.prompt, Message(ASSISTANT, record.text))
+        yield _document(list(_spans(tokenizer, turns, f"{record.source}:{record.line}")), tokenizer.eos_token_id)
+
+
+def _document(parts: list[Span], end: int) -> Document:
+    """What comes after the last learned token is left out; it is followed by the end of text, if it is no such."""
+    while not parts[-1][1]:
+        parts.pop()
+    if parts[-1][0][-1:] != [end]:
+        parts.append(([end], True))
+    ids = np.array([token for tokens, _ in parts for token in tokens], np.uint32)
+    return Document(ids, np.repeat([learned for _, learned in parts], [len(tokens) for tokens, _ in parts]))
+
+
+def _spans(tokenizer: Any, turns: Conversation, place: str = "the conversation") -> Iterator[Span]:
+    if tokenizer.chat_template is None:
+        yield _begin(tokenizer), False
+    yield from spans(tokenizer, turns, place)
+
+
 def _prompt_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
     if tokenizer.chat_template is None:
         begin = _begin(tokenizer)
-        return [[*begin, *ids] for ids in _encoded(tokenizer, [_QUESTION.format(prompt=prompt) for prompt in prompts])]
-    return _encoded(tokenizer, [_chat(tokenizer, prompt) for prompt in prompts])
-
-
-def _chat(tokenizer: Any, prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return [[*begin, *ids] for ids in encoded(tokenizer, [QUESTION.format(prompt=prompt) for prompt in prompts])]
+    return encoded(tokenizer, [rendered(tokenizer, (Message(USER, prompt),)) for prompt in prompts])
 
 
 def _begin(tokenizer: Any) -> list[int]:
@@ -142,16 +164,12 @@ def _begin(tokenizer: Any) -> list[int]:
     return first if first == [tokenizer.bos_token_id] else []
 
 
-def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     batch: list[Record] = []
     characters = 0
     for record in records:
         batch.append(record)
-        characters += len(record.text) + len(record.prompt or "")
+        characters += sum(map(len, record.texts()))
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -14,8 +14,13 @@ class DataFormat(StrEnum):
     INSTRUCTION = "Instruction"
 
 
+class BadRecord(StrEnum):
+    FAIL = "Fail"
+    SKIP = "Skip"
+
+
 class DataSpec(Model):
-    """What it is trained on.  Directories are read recursively in name order: .jsonl and .txt files."""
+    """What it is trained on.  Directories are read recursively in name order: .jsonl, .csv, .parquet, .txt files."""
 
     train: Annotated[VolumePath, Field(description="Training records.")]
     validation: Annotated[VolumePath | None, Field(description="Held-out records; default: a share of train.")] = None
@@ -28,8 +33,8 @@ class DataSpec(Model):
     format: Annotated[
         DataFormat,
         Field(
-            description="Text: every token is learned (.txt: a record a file; .jsonl: textField). Instruction: only "
-            "the response (.jsonl: promptField, responseField; optional mustContain: the words of a right answer)."
+            description="Text: every token is learned (textField; .txt: a record a file). Instruction: only answers "
+            "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer)."
         ),
     ] = DataFormat.TEXT
     text_field: Annotated[str, Field(min_length=1, max_length=63, description="Field of a Text record.")] = "text"
@@ -39,6 +44,22 @@ class DataSpec(Model):
     response_field: Annotated[
         str, Field(min_length=1, max_length=63, description="Answer of an Instruction record.")
     ] = "response"
+    messages_field: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=63,
+            description="Conversation of an Instruction record, where it has one: a list of messages with a role "
+            "(system, user, assistant) and content. Every answer is learned.",
+        ),
+    ] = "messages"
+    on_bad_record: Annotated[
+        BadRecord,
+        Field(
+            description="Fail: a record that is malformed, or a file that cannot be read, ends the job before it "
+            "trains. Skip: it is left out and counted; a job without any good record fails all the same.",
+        ),
+    ] = BadRecord.FAIL
     sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = 1024
     sealed: Annotated[
         bool | None, Field(description="Encrypt the prepared data. Default: yes where checkpoint.encryption is given.")

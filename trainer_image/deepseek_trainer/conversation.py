@@ -1,0 +1,43 @@
+"""A conversation: who said what, in order.  Pure; the contents are private."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+SYSTEM: Final = "system"
+USER: Final = "user"
+ASSISTANT: Final = "assistant"
+ROLES: Final = (SYSTEM, USER, ASSISTANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: str
+    content: str
+
+
+Conversation = tuple[Message, ...]
+Question = str | Conversation  # all that comes before an answer: one question, or turns of which the last is the user's
+
+
+def question_from(plain: Any) -> Question:
+    """The question of which `dataclasses.asdict` and JSON made `plain`."""
+    return plain if isinstance(plain, str) else tuple(Message(**message) for message in plain)
+
+
+def as_text(question: Question) -> str:
+    """For a person: a lone question as it is, a conversation with who says what."""
+    if isinstance(question, str):
+        return question
+    return "\n".join(f"{message.role}: {message.content}" for message in question)
+
+
+def out_of_order(conversation: Conversation) -> str:
+    """What is wrong with the order of its turns; empty where nothing is."""
+    start = 1 if conversation[0].role == SYSTEM else 0
+    for i, message in enumerate(conversation[start:], start):
+        expected = (USER, ASSISTANT)[(i - start) % 2]
+        if message.role != expected:
+            return f"message {i + 1} is the {message.role}'s, it must be the {expected}'s"
+    return "" if conversation[-1].role == ASSISTANT else f"the last message is the {conversation[-1].role}'s"

@@ -78,25 +78,23 @@ class Inputs:
         records = chain.from_iterable(source.records() for source in train.values())
         return cls(train, None, Split.of(records, spec.validation_fraction or VALIDATION_FRACTION))
 
-    def records(self, split: str) -> Iterator[Record]:
-        """Those of one split, source by source."""
-        return chain.from_iterable(self.by_source(split).values())
+    def names(self, split: str) -> tuple[str, ...]:
+        """Sources that are packed apart; validation is one whole."""
+        return tuple(self.train) if split == TRAIN else ("",)
 
-    def by_source(self, split: str) -> dict[str, Iterator[Record]]:
-        """Records by source; validation is one whole."""
-        if split == TRAIN:
-            return {name: self._on_side(source, held_out=False) for name, source in self.train.items()}
-        if self.validation is not None:
-            return {"": self.validation.records()}
-        return {"": chain.from_iterable(self._on_side(source, held_out=True) for source in self.train.values())}
+    def records(self, split: str, name: str = "") -> Iterator[Record]:
+        """Those of one split: of the source `name` or, where it is empty, of all in turn."""
+        if split == VALIDATION and self.validation is not None:
+            return self.validation.records()
+        sources = (self.train[name],) if name else self.train.values()
+        records = chain.from_iterable(source.records() for source in sources)
+        if self.split is None:
+            return records
+        held_out = split == VALIDATION
+        return (record for record in records if self.split.holds_out(record) is held_out)
 
     def size_bytes(self) -> int:
         return sum(source.size_bytes() for source in self.train.values())
-
-    def _on_side(self, source: Source, *, held_out: bool) -> Iterator[Record]:
-        if self.split is None:
-            return source.records()
-        return (record for record in source.records() if self.split.holds_out(record) is held_out)
 
 
 def prepare_node() -> None:
@@ -192,10 +190,10 @@ class _Writer:
 
     def _rows(self, split: str, tokenizer: Any, counts: dict[str, SplitCounts]) -> Iterator[RowArray]:
         """Rows of one source after the other, so that none holds records of two; fills in `counts`."""
-        for name, records in self.inputs.by_source(split).items():
+        for name in self.inputs.names(split):
             place = f"sources[{name}]" if name else split
             tally = Tally(place, self.config.data, tokenizer)
-            yield from tally.rows(records)
+            yield from tally.rows(self.inputs.records(split, name))
             tally.report()
             counts[name] = tally.counts()
             _refuse_empty(place, counts[name], self.config.data.sequence_length)

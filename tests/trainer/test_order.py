@@ -102,7 +102,7 @@ def test_every_block_has_exactly_the_slots_of_each_source(order, block, seed):
 
 @settings(max_examples=20, deadline=None)
 @given(order=mixes(), length=st.integers(1, 3 * BLOCK), seed=seeds)
-def test_the_first_rows_have_the_shares_of_all_off_by_less_than_the_number_of_sources(order, length, seed):
+def test_the_first_rows_have_the_shares_of_all_but_for_fewer_rows_than_the_number_of_sources(order, length, seed):
     found = np.bincount(source_of(order, order.indices(seed, 0, length)), minlength=len(order.rows))
     assert abs(found - length * np.array(order.slots) / BLOCK).max() < len(order.rows)
 

@@ -3,7 +3,7 @@
 One source: its rows under a keyed permutation, another one each epoch.  Several: the stream is cut into blocks of
 1000, in which a source has as many slots as thousandths of the rows, and its slots read its own endless stream in
 order.  A source's r-th of n slots lies in the r-th n-th of a block, at a keyed place: any stretch of the stream has
-the shares of the whole, off by less rows than there are sources at each end.
+the shares of the whole, off by fewer rows than there are sources at each end.
 """
 
 import hashlib

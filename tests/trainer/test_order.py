@@ -48,7 +48,7 @@ def some_lengths(count):
     return permuted(np.arange(count), count, 5, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shares())
 def test_slots_fill_a_block_and_no_source_has_less_than_its_minimum(given_shares):
     given_weights, minimum = given_shares
@@ -57,7 +57,7 @@ def test_slots_fill_a_block_and_no_source_has_less_than_its_minimum(given_shares
     assert all(count >= least for count, least in zip(slots, minimum, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shares())
 def test_sources_above_their_minimum_share_the_rest_by_weight_to_a_slot(given_shares):
     given_weights, minimum = given_shares

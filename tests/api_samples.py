@@ -39,6 +39,13 @@ def image(name: str) -> dict[str, Any]:
     return {"trainer": {"image": f"{name}@sha256:" + "0" * 64}}
 
 
+def mix(*names: str, **minimum: float) -> dict[str, Any]:
+    """Sources instead of train; `minimum` shares by name."""
+    shares = {name: {"minimumShare": share} for name, share in minimum.items()}
+    sources = [{"name": name, "claimName": "corpus", "path": name} | shares.get(name, {}) for name in names]
+    return {"data": {"train": None, "sources": sources}}
+
+
 # How the message begins, what holds the rule, what breaks it.
 RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("path must be relative", {"data": {"train": {"path": "a/..b"}}}, {"data": {"train": {"path": "a/../b"}}}),
@@ -48,6 +55,12 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("numHeads must be a multiple", kv_heads(2), kv_heads(3)),
     ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
     ("give exactly one of base", LORA, {"model": {"architecture": None}}),
+    ("give exactly one of train", {}, {"data": {"train": None}}),
+    ("give exactly one of train", mix("a", "b"), merged(mix("a", "b"), {"data": {"train": VALIDATION}})),
+    ("each of sources needs a name", mix("a", "b"), mix("a", "b", "a")),
+    ("minimumShare, rounded up", mix("a", "b", a=0.6, b=0.4), mix("a", "b", a=0.6, b=0.4001)),
+    ("minimumShare, rounded up", mix("a", "b", "c", a=0.929, b=0.07), mix("a", "b", "c", a=0.93, b=0.07)),
+    ("minimumShare, rounded up", mix("a", "b", a=0.999), mix("a", "b", a=0.9991)),
     ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
     ("lora is only read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
     (

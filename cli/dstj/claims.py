@@ -38,7 +38,7 @@ def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
 
 def input_claims(spec: JobSpec) -> tuple[str, ...]:
     """Claims that hold the data and the base model."""
-    places = (spec.model.base, spec.data.train, spec.data.validation)
+    places = (spec.model.base, *spec.data.places)
     return tuple(dict.fromkeys(place.claim_name for place in places if place))
 
 

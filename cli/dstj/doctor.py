@@ -168,7 +168,7 @@ def _job_checks(path: Path, home: Home, volumes: list[str]) -> Iterator[tuple[st
         return ", ".join(f"{name}={directory}" for name, directory in found.items())
 
     yield "claims", claims
-    for place in (job.spec.model.base, job.spec.data.train, job.spec.data.validation):
+    for place in (job.spec.model.base, *job.spec.data.places):
         if place is not None and place.claim_name in found:
             yield "input", lambda place=place: _input(place, found[place.claim_name])  # type: ignore[misc]
 

@@ -181,5 +181,5 @@ def _claim(name: str) -> Manifest:
 
 def _claims(spec: JobSpec) -> list[str]:
     """Claims that hold the job's data and base model."""
-    sources = (spec.data.train, spec.data.validation, spec.model.base)
-    return sorted({source.claim_name for source in sources if source is not None})
+    places = (*spec.data.places, spec.model.base)
+    return sorted({place.claim_name for place in places if place is not None})

@@ -45,6 +45,14 @@ def test_existing_work_claim_is_looked_for_like_the_others(tmp_path, home):
     assert sources(job, home).claims["work-claim"] == tmp_path / "work-claim"
 
 
+def test_claims_of_all_sources_are_looked_for(tmp_path, home):
+    mix = [{"name": name, "claimName": f"{name}-texts"} for name in ("ours", "theirs")]
+    job = load_job(job_file(tmp_path, data={"sources": mix}))
+    (tmp_path / "ours-texts").mkdir()
+    with pytest.raises(ConfigError, match="no directory for the claim theirs-texts"):
+        sources(job, home)
+
+
 def test_missing_claim_names_all_three_places(tmp_path, home):
     job = load_job(job_file(tmp_path))
     (tmp_path / "corpus").rmdir()

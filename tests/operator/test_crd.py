@@ -49,8 +49,8 @@ def broken_rules(schema: Schema, value: Any, old: Any = None) -> Iterator[str]:
             continue
         else:
             context = {"self": value, "oldSelf": old}
-        # The one function of Kubernetes' own string library that is used.
-        if not cel.evaluate(rule["rule"], cel.Context(context, {"split": str.split})):
+        # The functions of Kubernetes' own libraries, of strings and of lists, that are used.
+        if not cel.evaluate(rule["rule"], cel.Context(context, {"split": str.split, "sum": sum})):
             yield rule["message"]
     for key, field in schema.get("properties", {}).items():
         if isinstance(value, dict) and key in value:

@@ -148,6 +148,13 @@ def test_each_claim_is_mounted_once_and_read_only() -> None:
     assert [(m["mountPath"], m["readOnly"]) for m in mounts] == [("/volumes/corpus", True), ("/volumes/models", True)]
 
 
+def test_claims_of_all_sources_are_mounted() -> None:
+    sources = [{"name": name, "claimName": name} for name in ("theirs", "ours")]
+    volumes = by_kind({"data": {"train": None, "sources": sources}})["Job"]["spec"]["template"]["spec"]["volumes"]
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume["name"].startswith("claim-")]
+    assert claims == ["ours", "theirs"]
+
+
 def test_the_node_address_is_built_from_an_index_declared_above_it() -> None:
     env = by_kind({})["Job"]["spec"]["template"]["spec"]["containers"][0]["env"]
     assert env[0]["name"] == "JOB_COMPLETION_INDEX"

@@ -9,7 +9,6 @@ import yaml
 
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
 from deepseek_trainer.contract.rules import unknown_fields
-from deepseek_trainer.contract.volume import VolumePath
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODELS: dict[str, type[JobSpec | ProfileSpec]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
@@ -37,8 +36,8 @@ def test_example_job_is_named_as_its_file_and_finds_profile_and_data(name: str) 
     spec = JobSpec.model_validate(JOBS[name]["spec"])
     assert JOBS[name]["metadata"]["name"] == name
     assert spec.trainer.profile is None or spec.trainer.profile in PROFILES
-    for place in (spec.data.train, spec.data.validation):
-        assert isinstance(place, VolumePath)
+    assert spec.data.validation is not None
+    for place in spec.data.places:
         assert (EXAMPLES / place.claim_name / place.path).exists()
 
 

@@ -151,3 +151,4 @@ def test_chart_draws_lower_values_further_down():
 
 def test_settings_are_shown_under_their_dotted_names():
     assert flat({"data": {"train": {"path": "a"}}, "seed": 0}) == {"data.train.path": "a", "seed": 0}
+    assert flat({"sources": [{"name": "a"}, {"name": "b"}]}) == {"sources.0.name": "a", "sources.1.name": "b"}

@@ -10,7 +10,8 @@ import pytest
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
 from deepseek_trainer.contract.names import (
     ENV_ATTEMPT,
     ENV_METRICS_PORT,
@@ -174,6 +175,34 @@ def test_a_stop_ends_the_first_evaluation_and_the_next_run_begins_with_it(paths:
     assert not evaluations(paths)
     trained(job, paths)
     assert evaluations(paths).keys() == {0, 1, 2}
+
+
+def a_mix(weight: float = 1, **optimization: Any) -> TrainingConfig:
+    """A job of two small sources, one of them with at least 60 % of the rows."""
+    places = [{"name": name, "claimName": CLAIM, "path": f"train/{name}.jsonl"} for name in ("ours", "theirs")]
+    sources = [places[0] | {"minimumShare": 0.6}, places[1] | {"weight": weight}]
+    data = {"sources": sources, "curriculum": {}, "sequenceLength": 64, "validationFraction": 0.3}
+    job = a_job(**LEARNING | {"globalBatchSize": 5, "warmupSteps": 0} | optimization)
+    return job.model_copy(update={"data": DataSpec.model_validate(data)})
+
+
+def test_a_job_of_two_sources_resumes_as_if_it_had_never_stopped_and_tells_what_each_gave(paths: Paths, tmp_path: Path):
+    elsewhere = Paths(tmp_path / "elsewhere", tmp_path / "other scratch")
+    elsewhere.scratch.mkdir()
+    for place in (paths, elsewhere):
+        for name in ("ours", "theirs"):
+            write_jsonl(place, f"train/{name}.jsonl", [{"text": f"{name} {each['text']}"} for each in texts(12)])
+    trained(a_mix(maxSteps=4), paths)
+    trained(a_mix(maxSteps=2), elsewhere)
+    result = trained(a_mix(maxSteps=4), elsewhere)
+    assert (step := evaluations(elsewhere)) == evaluations(paths)
+    assert step.keys() == {0, 1, 2, 3, 4}
+    card = (result / "README.md").read_text()
+    rows = int(card.partition("| sources.ours.rows | ")[2].partition(" ")[0])
+    assert "| sources.ours.share | 0.6 |" in card
+    assert f"| sources.ours.passes | {round(0.6 * 20 / rows, 2)} |" in card
+    with pytest.raises(DataError, match="nor with other shares or another order"):
+        trained(a_mix(weight=0.01, maxSteps=6), elsewhere)
 
 
 def a_rank(root: Path, resume_from: str) -> Rank:

@@ -1,28 +1,22 @@
-"""Which rows a step trains on: a keyed permutation per epoch, and a position in it.
+"""Which rows a step trains on: a position in the endless stream that `order.py` makes of a seed.
 
-The order depends on seed, epoch and number of rows alone, never on the number of ranks, and any
-position is computed directly: resuming costs nothing, however far the run had come.
+The stream never depends on the number of ranks, and any position is computed directly: resuming costs
+nothing, however far the run had come.
 
 Epoch boundary: no row is dropped and none is repeated early.  A batch that an epoch cannot fill goes
 on with the first rows of the next epoch's permutation.
 """
 
-import hashlib
-import math
 import struct
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from deepseek_trainer.contract.errors import DataError, IntegrityError
+from deepseek_trainer.order import Order
+from deepseek_trainer.permutation import Indices
 
 STATE_BYTES: Final = 32
 _STATE = struct.Struct("<QQ16s")
-_ROUNDS: Final = 8
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +24,8 @@ class Cursor:
     """The next step's place in an endless stream of row indices.
 
     `consumed` counts the rows [rows] that earlier steps took, over all ranks; `data_digest` is the hex
-    digest of the prepared data that the indices point into.  Immutable: `advanced()` is the cursor
-    of the step after.
+    digest of the prepared data that the indices point into, and of their order where it is not the plain
+    one (`Order.digest`).  Immutable: `advanced()` is the cursor of the step after.
     """
 
     seed: int
@@ -39,10 +33,14 @@ class Cursor:
     global_batch: int
     data_digest: str
     consumed: int = 0
+    order: Order | None = None  # None: the plain one, of one source
 
     @property
     def epoch(self) -> float:
-        """Passes over the data done so far; 1.5 is the middle of the second."""
+        """Passes over the data done so far; 1.5 is the middle of the second.
+
+        Of a mix: as many rows as all sources have together, whichever source they came from.
+        """
         return self.consumed / self.rows
 
     def rank_slice(self, rank: int, world_size: int) -> Indices:
@@ -50,7 +48,7 @@ class Cursor:
         assert self.global_batch % world_size == 0, "the spec makes globalBatchSize a multiple of the world size"
         share = self.global_batch // world_size
         start = self.consumed + rank * share
-        return self._at(start, start + share)
+        return (self.order or Order((self.rows,))).indices(self.seed, start, start + share)
 
     def advanced(self) -> Self:
         """The cursor after one more step."""
@@ -61,10 +59,12 @@ class Cursor:
         return _STATE.pack(self.seed, self.consumed, bytes.fromhex(self.data_digest)[:16])
 
     @classmethod
-    def from_state(cls, state: bytes, *, rows: int, global_batch: int, data_digest: str) -> Self:
-        """The cursor that `state()` came from, over the same data.
+    def from_state(
+        cls, state: bytes, *, rows: int, global_batch: int, data_digest: str, order: Order | None = None
+    ) -> Self:
+        """The cursor that `state()` came from, over the same data in the same order.
 
-        Raises DataError where the prepared data are not those that the state was made with.
+        Raises DataError where data or order are not those that the state was made with.
         """
         if len(state) != STATE_BYTES:
             raise IntegrityError(f"data cursor has {len(state)} bytes: it must have {STATE_BYTES}")
@@ -72,50 +72,10 @@ class Cursor:
         if prefix != bytes.fromhex(data_digest)[:16]:
             raise DataError(
                 f"the checkpoint was trained on data {prefix.hex()}, the prepared data are {data_digest[:32]}: "
-                "a run cannot go on with other data",
-                hint="restore the data, or start over with checkpoint.resumeFrom: None",
+                "a run cannot go on with other data, nor with other shares or another order of them",
+                hint="restore the data and what orders them (data.sources, data.curriculum), or start over with "
+                "checkpoint.resumeFrom: None",
             )
-        return cls(seed=seed, rows=rows, global_batch=global_batch, data_digest=data_digest, consumed=consumed)
-
-    def _at(self, start: int, stop: int) -> Indices:
-        parts = []
-        while start < stop:
-            epoch, offset = divmod(start, self.rows)
-            count = min(stop - start, self.rows - offset)
-            parts.append(permuted(np.arange(offset, offset + count), self.rows, self.seed, epoch))
-            start += count
-        return np.concatenate(parts)
-
-
-def permuted(positions: Indices, size: int, seed: int, epoch: int) -> Indices:
-    """Images of `positions` (each in [0, size)) under the permutation of (seed, epoch).
-
-    A Feistel network over pairs of digits in base ceil(sqrt(size)), with cycle walking back into
-    range: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.  For a good
-    shuffle, not for secrecy.  O(1) memory beside the result.
-    """
-    base = np.uint64(math.isqrt(size - 1) + 1)
-    keys = _round_keys(seed, epoch)
-    image = _feistel(positions.astype(np.uint64), base, keys)
-    while (outside := image >= size).any():
-        image[outside] = _feistel(image[outside], base, keys)
-    return image.astype(np.int64)
-
-
-def _feistel(values: npt.NDArray[np.uint64], base: np.uint64, keys: tuple[np.uint64, ...]) -> npt.NDArray[np.uint64]:
-    left, right = values // base, values % base
-    for key in keys:
-        left, right = right, (left + _mixed(right ^ key) % base) % base
-    return left * base + right
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser, https://doi.org/10.1145/2714064.2660195."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
-    digest = hashlib.blake2b(struct.pack("<QQ", seed, epoch), digest_size=8 * _ROUNDS, person=b"dstj cursor").digest()
-    return tuple(np.frombuffer(digest, "<u8"))
+        return cls(
+            seed=seed, rows=rows, global_batch=global_batch, data_digest=data_digest, consumed=consumed, order=order
+        )

@@ -5,7 +5,8 @@ Shapes: B rows in a micro-batch, T = data.sequenceLength tokens in a row.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +14,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.cursor import Indices
 from deepseek_trainer.model_source import prepared_model
+from deepseek_trainer.order import Order, slots_of
 from deepseek_trainer.packing import IGNORED, unpacked
+from deepseek_trainer.permutation import Indices
 from deepseek_trainer.pointer import pointed_to
-from deepseek_trainer.shards import Prompt, RowArray, SplitCounts, read_manifest, read_prompts, read_rows
+from deepseek_trainer.shards import (
+    Manifest,
+    Prompt,
+    RowArray,
+    SourceRows,
+    SplitCounts,
+    read_manifest,
+    read_order,
+    read_prompts,
+    read_rows,
+)
 from deepseek_trainer.tokenizer import token_bytes
 from deepseek_trainer.tokenizer_files import load_tokenizer
 from deepseek_trainer.vault import Vault
@@ -80,7 +93,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job's prepared data.  `digest` (64 hex digits) names their content and everything that shaped it."""
+    """A job's prepared data.  `digest` (64 hex digits) names their content and everything that shaped it.
+
+    Not the order in which they are read, which `order.digest(digest)` names as well.
+    """
 
     train: Rows
     validation: Rows
@@ -88,6 +104,8 @@ class Prepared:
     digest: str
     prompts: tuple[Prompt, ...]  # at most 1000, in the order of the data; none for Text
     counts: Mapping[str, SplitCounts]  # "train", "validation"
+    sources: tuple[SourceRows, ...]  # of a mix
+    order: Order  # of the train rows
 
     def token_bytes(self) -> Tensor | None:
         """As `tokenizer.token_bytes`, int64."""
@@ -118,4 +136,19 @@ def open_prepared(
         digest=digest,
         prompts=read_prompts(directory, vault),
         counts=manifest.counts,
+        sources=manifest.sources,
+        order=_order(config.data, manifest, directory, vault),
     )
+
+
+def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault) -> Order:
+    """How the job wants its train rows read: sources by weight, or easy rows first."""
+    rows = tuple(source.counts.rows for source in manifest.sources) or (manifest.counts["train"].rows,)
+    order = Order(rows)
+    if data.sources:
+        weights, minimum = [s.weight for s in data.sources], [s.minimum_slots for s in data.sources]
+        order = replace(order, slots=slots_of(weights, minimum))
+    if data.curriculum is not None:
+        table = read_order(manifest, directory, vault)
+        order = replace(order, buckets=data.curriculum.buckets, by_difficulty=table)
+    return order

@@ -8,9 +8,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,6 +20,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
+from deepseek_trainer.curriculum import by_difficulty, graded
 from deepseek_trainer.model_source import prepare_model
 from deepseek_trainer.packing import row_dtype
 from deepseek_trainer.pointer import point, wait
@@ -27,10 +29,14 @@ from deepseek_trainer.shards import (
     FORMAT,
     Manifest,
     Prompt,
+    RowArray,
     Shard,
     SplitCounts,
     read_manifest,
+    source_rows,
+    total,
     write_manifest,
+    write_order,
     write_prompts,
     write_rows,
 )
@@ -48,6 +54,8 @@ TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 SPLITS: Final = (TRAIN, VALIDATION)
 
+# Fields of data that leave rows as they are, or that the digest has in another form.
+NOT_SHAPING: Final = {"train", "sources", "curriculum", "validation", "validation_fraction", "sealed"}
 VALIDATION_FRACTION: Final = 0.05
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
@@ -57,29 +65,43 @@ TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Records of both splits: from two places, or from one that is split by record hash."""
+    """Records of both splits: from places of their own, or all from the training places, split by record hash."""
 
-    train: Source
-    validation: Source
+    train: Mapping[str, Source]  # by name; that of `data.train` is empty
+    validation: Source | None
     split: Split | None
 
     @classmethod
     def find(cls, config: TrainingConfig, paths: Paths) -> Self:
         """Raises DataError for all that is wrong with places and files, and, where it must split, with records."""
         spec = config.data
-        train = Source.find(spec.train, spec, paths)
+        train = {name: Source.find(place, spec, paths) for name, place in spec.training_places.items()}
         if spec.validation is not None:
             return cls(train, Source.find(spec.validation, spec, paths), None)
-        return cls(train, train, Split.of(train.records(), spec.validation_fraction or VALIDATION_FRACTION))
+        records = chain.from_iterable(source.records() for source in train.values())
+        return cls(train, None, Split.of(records, spec.validation_fraction or VALIDATION_FRACTION))
 
-    def records(self, split: str, skipped: Skipped = unheard) -> Iterator[Record]:
-        """Tells `skipped` of bad records that are left out; of one source, only while train is read."""
-        source = self.validation if split == VALIDATION else self.train
-        if self.split is None:
-            return source.records(skipped)
+    def names(self, split: str) -> tuple[str, ...]:
+        """Sources that are packed apart; validation is one whole."""
+        return tuple(self.train) if split == TRAIN else ("",)
+
+    def records(self, split: str, name: str = "", skipped: Skipped = unheard) -> Iterator[Record]:
+        """Those of one split: of the source `name` or, where it is empty, of all in turn.
+
+        Tells `skipped` of bad records that are left out; where one source is for both splits, only while train is read.
+        """
+        if split == VALIDATION and self.validation is not None:
+            return self.validation.records(skipped)
         held_out = split == VALIDATION
         told = unheard if held_out else skipped
-        return (record for record in source.records(told) if self.split.holds_out(record) is held_out)
+        sources = (self.train[name],) if name else self.train.values()
+        records = chain.from_iterable(source.records(told) for source in sources)
+        if self.split is None:
+            return records
+        return (record for record in records if self.split.holds_out(record) is held_out)
+
+    def size_bytes(self) -> int:
+        return sum(source.size_bytes() for source in self.train.values())
 
 
 def prepare_node() -> None:
@@ -117,25 +139,29 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str) -> 
 def data_digest(config: TrainingConfig, inputs: Inputs, tokenizer: str | None) -> str:
     """SHA-256 over the input files' names and contents, and all that shapes the rows.
 
-    `tokenizer` is the digest of the base model's; one that is trained on the data follows from them.
+    `tokenizer` is the digest of the base model's; one that is trained on the data follows from them.  Shares of
+    sources shape nothing: they are drawn while training.
     """
     architecture = config.model.architecture
+    digests = [(name, source.digest()) for name, source in inputs.train.items()]
     shaping = {
         "format": FORMAT,
-        "train": inputs.train.digest(),
-        "validation": None if inputs.split else inputs.validation.digest(),
+        "train": digests if config.data.sources else digests[0][1],
+        "validation": inputs.validation and inputs.validation.digest(),
         "heldOut": inputs.split and inputs.split.threshold,
         "data": _shaping(config.data),
         "tokenizer": tokenizer or (architecture and architecture.vocab_size),
         "sealed": config.seals_data,
     }
+    if config.data.curriculum is not None:  # absent, not null: data that earlier versions prepared keep their name
+        shaping["curriculum"] = config.data.curriculum.by
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
 def _shaping(spec: DataSpec) -> dict[str, Any]:
     """Fields that came later count where they are used, so that data of earlier versions keep their digest."""
     unused = {name for name in LATER_FIELDS if getattr(spec, name) == DataSpec.model_fields[name].default}
-    return spec.model_dump(mode="json", exclude={"train", "validation", "validation_fraction", "sealed"} | unused)
+    return spec.model_dump(mode="json", exclude=NOT_SHAPING | unused)
 
 
 def _tokenizer_digest(model: Path, vault: Vault) -> str:
@@ -157,25 +183,40 @@ class _Writer:
         tokenizer = load_tokenizer(model, self.vault) if model else self._trained()
         parts = {split: self._split(split, tokenizer) for split in SPLITS}
         write_prompts(self._prompts(), self.directory, self.vault)
-        counts = {split: counts for split, (_, counts) in parts.items()}
         shards = {split: shards for split, (shards, _) in parts.items()}
-        write_manifest(Manifest(digest, length, id_limit(tokenizer), counts, shards), self.directory, self.vault)
+        counts = {split: total(tuple(by_source.values())) for split, (_, by_source) in parts.items()}
+        sources = source_rows(parts[TRAIN][1]) if self.config.data.sources else ()
+        manifest = Manifest(digest, length, id_limit(tokenizer), counts, shards, sources)
+        write_manifest(manifest, self.directory, self.vault)
 
-    def _split(self, split: str, tokenizer: Any) -> tuple[tuple[Shard, ...], SplitCounts]:
-        tally = Tally(split, self.config.data, tokenizer)
+    def _split(self, split: str, tokenizer: Any) -> tuple[tuple[Shard, ...], dict[str, SplitCounts]]:
+        """Its shards, and what became of each source's records."""
+        counts: dict[str, SplitCounts] = {}
+        lengths = array("d")
+        rows = self._rows(split, tokenizer, counts)
+        grades = split == TRAIN and self.config.data.curriculum is not None
         dtype = row_dtype(self.config.data.sequence_length, id_limit(tokenizer))
-        shards = write_rows(
-            tally.rows(self.inputs.records(split, tally.skip)), self.directory, split, dtype, self.vault
-        )
-        tally.report()
-        _refuse_empty(split, tally.counts(), self.config.data.sequence_length)
-        return shards, tally.counts()
+        shards = write_rows(graded(rows, lengths) if grades else rows, self.directory, split, dtype, self.vault)
+        if grades:
+            order = by_difficulty(lengths, (each.rows for each in counts.values()))
+            write_order(order, self.directory, self.vault)
+        return shards, counts
+
+    def _rows(self, split: str, tokenizer: Any, counts: dict[str, SplitCounts]) -> Iterator[RowArray]:
+        """Rows of one source after the other, so that none holds records of two; fills in `counts`."""
+        for name in self.inputs.names(split):
+            place = f"sources[{name}]" if name else split
+            tally = Tally(place, self.config.data, tokenizer)
+            yield from tally.rows(self.inputs.records(split, name, tally.skip))
+            tally.report()
+            counts[name] = tally.counts()
+            _refuse_empty(place, counts[name], self.config.data.sequence_length)
 
     def _trained(self) -> Any:
         """The tokenizer of a model from scratch, trained on the data and kept beside them."""
         assert self.config.model.architecture is not None, "the spec asks for exactly one of base and architecture"
         vocab_size = self.config.model.architecture.vocab_size
-        every = 1 + self.inputs.train.size_bytes() // TOKENIZER_BYTES
+        every = 1 + self.inputs.size_bytes() // TOKENIZER_BYTES
         sample = islice(self.inputs.records(TRAIN), 0, None, every)
         texts = (text for record in sample for text in record.texts())
         tokenizer = trained_tokenizer(texts, vocab_size)
@@ -205,13 +246,16 @@ def _refuse_unlabelled(config: TrainingConfig, inputs: Inputs) -> None:
         )
 
 
-def _refuse_empty(split: str, counts: SplitCounts, length: int) -> None:
+def _refuse_empty(place: str, counts: SplitCounts, length: int) -> None:
     if counts.rows:
         return
     if not counts.records:
-        raise DataError(f"data.{split} has no record: its files are empty", hint="give at least one non-empty record")
+        raise DataError(
+            f"data.{place} has no record: its files are empty, or all of it is held out",
+            hint="give at least one non-empty record, or data.validation",
+        )
     raise DataError(
-        f"data.{split} has nothing to learn: each of its {counts.records} prompts fills data.sequenceLength={length}",
+        f"data.{place} has nothing to learn: each of its {counts.records} prompts fills data.sequenceLength={length}",
         hint="raise data.sequenceLength, or shorten the prompts",
     )
 

@@ -13,6 +13,7 @@ from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import LoraSpec, MethodType
+from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
@@ -100,7 +101,8 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         seed=config.optimization.seed,
         rows=len(rank.prepared.train),
         global_batch=config.optimization.global_batch_size,
-        data_digest=rank.prepared.digest,
+        data_digest=rank.prepared.order.digest(rank.prepared.digest),
+        order=rank.prepared.order,
     )
     state = RunState()
     if (info := checkpoint_to_resume(rank)) is not None:
@@ -111,6 +113,7 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
             rows=cursor.rows,
             global_batch=cursor.global_batch,
             data_digest=cursor.data_digest,
+            order=cursor.order,
         )
     reporter = Reporter(rank.paths, progress, state.history) if world.is_lead else Silent()
     for refused in rank.store.refused:
@@ -197,7 +200,9 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
     return Results(
         events=loop.reporter.history,
         weights=weights,
-        data={"digest": rank.prepared.digest} | {name: asdict(counts) for name, counts in rank.prepared.counts.items()},
+        data={"digest": rank.prepared.digest}
+        | {name: asdict(counts) for name, counts in rank.prepared.counts.items()}
+        | {"sources": _drawn(rank.prepared, loop.cursor.consumed)},
         before=before["scores"],
         after=after["scores"],
         answers=[
@@ -205,6 +210,15 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
             for prompt, old, new in zip(prompts, before["answers"], after["answers"], strict=False)
         ],
     )
+
+
+def _drawn(prepared: Prepared, consumed: int) -> Json:
+    """What each source of a mix gave: its share of the rows, and how often its own were passed over."""
+    shares = [slots / BLOCK for slots in prepared.order.slots]
+    return {
+        source.name: asdict(source.counts) | {"share": share, "passes": round(share * consumed / source.counts.rows, 2)}
+        for source, share in zip(prepared.sources, shares, strict=False)
+    }
 
 
 def _job_uid() -> str:

@@ -3,8 +3,9 @@
 A prepared directory, named by its digest:
 
     manifest.json          format, digest, counts, shards; written last
-    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file
+    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file; source after source
     validation-00000.rows ...
+    train.order            only with a curriculum: row indices (i64), for each source its own, easy ones first
     prompts.json           held-out Instruction records
     tokenizer files        only where the tokenizer was trained on the data
 
@@ -12,10 +13,11 @@ All of it goes through a vault: sealed, or in the clear.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +25,13 @@ import numpy.typing as npt
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.conversation import Question, question_from
 from deepseek_trainer.packing import row_dtype
+from deepseek_trainer.permutation import Indices
 from deepseek_trainer.vault import Vault
 
 FORMAT: Final = "dstj-data/1"
 MANIFEST: Final = "manifest.json"
 PROMPTS: Final = "prompts.json"
+ORDER: Final = "train.order"
 SHARD_BYTES: Final = 64 << 20  # written at once: memory of the preparation, and of one unsealing
 
 _AGAIN: Final = "delete the prepared directory: it is made again"
@@ -58,6 +62,15 @@ class SplitCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Which rows of the train split are one source's, and what became of its records."""
+
+    name: str
+    first: int
+    counts: SplitCounts
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A held-out Instruction record: the question, the reference answer, and what a right answer must contain."""
 
@@ -75,9 +88,13 @@ class Manifest:
     vocab_size: int
     counts: dict[str, SplitCounts]
     shards: dict[str, tuple[Shard, ...]]
+    sources: tuple[SourceRows, ...] = ()  # of the train split, where it has several
 
     def to_json(self) -> bytes:
-        return json.dumps({"format": FORMAT} | asdict(self), indent=1, sort_keys=True).encode()
+        fields = asdict(self)
+        if not self.sources:
+            del fields["sources"]  # as it was before there were any: older trainers read it, too
+        return json.dumps({"format": FORMAT} | fields, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
@@ -88,9 +105,26 @@ class Manifest:
                 raise ValueError
             counts = {split: SplitCounts(**fields) for split, fields in data.pop("counts").items()}
             shards = {split: tuple(Shard(**shard) for shard in list_) for split, list_ in data.pop("shards").items()}
-            return cls(**data, counts=counts, shards=shards)
+            sources = tuple(_source_rows(**fields) for fields in data.pop("sources", ()))
+            return cls(**data, counts=counts, shards=shards, sources=sources)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
+
+
+def total(counts: Iterable[SplitCounts]) -> SplitCounts:
+    return SplitCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
+
+
+def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:
+    """Where the rows of each source are, which lie one after the other."""
+    ends = accumulate(each.rows for each in counts.values())
+    return tuple(
+        SourceRows(name, end - each.rows, each) for (name, each), end in zip(counts.items(), ends, strict=True)
+    )
+
+
+def _source_rows(name: str, first: int, counts: Any) -> SourceRows:
+    return SourceRows(name, first, SplitCounts(**counts))
 
 
 def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
@@ -115,6 +149,19 @@ def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
     return tuple(
         Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in prompts
     )
+
+
+def write_order(by_difficulty: Indices, directory: Path, vault: Vault) -> None:
+    vault.write(directory / ORDER, by_difficulty.astype("<i8").tobytes())
+
+
+def read_order(manifest: Manifest, directory: Path, vault: Vault) -> Indices:
+    """Raises IntegrityError where it does not order the rows that the manifest speaks of."""
+    content = vault.read(directory / ORDER)
+    rows = manifest.counts["train"].rows
+    if len(content) != 8 * rows:
+        raise IntegrityError(f"{directory / ORDER} has {len(content)} bytes: it must have {8 * rows}", hint=_AGAIN)
+    return np.frombuffer(content, "<i8")
 
 
 def write_rows(

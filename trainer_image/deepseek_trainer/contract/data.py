@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from deepseek_trainer.contract.mixture import BLOCK, Curriculum, MixSource
 from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
@@ -22,8 +23,17 @@ class BadRecord(StrEnum):
 class DataSpec(Model):
     """What it is trained on.  Directories are read recursively in name order: .jsonl, .csv, .parquet, .txt files."""
 
-    train: Annotated[VolumePath, Field(description="Training records.")]
-    validation: Annotated[VolumePath | None, Field(description="Held-out records; default: a share of train.")] = None
+    train: Annotated[VolumePath | None, Field(description="Training records.")] = None
+    sources: Annotated[
+        tuple[MixSource, ...] | None,
+        Field(min_length=2, max_length=16, description="Several places of training records, instead of train."),
+    ] = None
+    curriculum: Annotated[
+        Curriculum | None, Field(description="Easy rows first, in the first epoch of each source. Default: shuffled.")
+    ] = None
+    validation: Annotated[
+        VolumePath | None, Field(description="Held-out records; default: a share of train or of all sources.")
+    ] = None
     validation_fraction: Annotated[
         float | None,
         Field(
@@ -67,8 +77,35 @@ class DataSpec(Model):
 
     rules: ClassVar = (
         Rule(
+            "has(self.train) != has(self.sources)",
+            "give exactly one of train and sources",
+            lambda self: (self.train is None) != (self.sources is None),
+        ),
+        Rule(
+            "!has(self.sources) || self.sources.all(s, self.sources.exists_one(other, other.name == s.name))",
+            "each of sources needs a name of its own",
+            lambda self: len({s.name for s in self.sources or ()}) == len(self.sources or ()),
+        ),
+        Rule(
+            "!has(self.sources) || self.sources.map(s, has(s.minimumShare) && s.minimumShare > 0.001"
+            " ? int(s.minimumShare * 1000.0 + 0.999999) : 1).sum() <= 1000",
+            "minimumShare, rounded up to thousandths, and a thousandth for each of the other sources must sum to "
+            "at most 1",
+            lambda self: sum(s.minimum_slots for s in self.sources or ()) <= BLOCK,
+        ),
+        Rule(
             "!(has(self.validation) && has(self.validationFraction))",
             "give validation or validationFraction, not both",
             lambda self: self.validation is None or self.validation_fraction is None,
         ),
     )
+
+    @property
+    def training_places(self) -> dict[str, VolumePath]:
+        """Where training records come from, by the name of the source; that of `train` is empty."""
+        return {"": self.train} if self.train else {source.name: source for source in self.sources or ()}
+
+    @property
+    def places(self) -> tuple[VolumePath, ...]:
+        """All places that records come from."""
+        return (*self.training_places.values(), *([self.validation] if self.validation else []))

@@ -11,6 +11,7 @@ from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_js
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.names import (
     ENV_ATTEMPT,
     ENV_METRICS_PORT,
@@ -103,6 +104,15 @@ def test_settings_that_changed_since_the_checkpoint_are_told_in_the_report(paths
         assert ("<td>2</td>" in section(title, report)) is is_told
 
 
+def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
+    job = a_job(**LEARNING | {"maxSteps": 1}).model_copy(update={"method": MethodSpec(type=MethodType.AUTO)})
+    trained(job, paths)
+    result = trained(job, paths)
+    told = [event for event in events(paths) if event["event"] == "method"]
+    assert [(event["type"], event["records"]) for event in told] == [("Full", 7)]
+    assert "| Method | all weights (Auto, for 7 training records) |" in (result / "README.md").read_text()
+
+
 def damage(path: Path) -> None:
     """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())
@@ -120,8 +130,11 @@ def loss_after(result: Path) -> float:
 
 def evaluations(paths: Paths) -> dict[int, float]:
     """Validation loss by step, as told while training."""
-    events = map(json.loads, (paths.logs / "events.jsonl").read_text().splitlines())
-    return {event["step"]: event["loss"] for event in events if event["event"] == "evaluation"}
+    return {event["step"]: event["loss"] for event in events(paths) if event["event"] == "evaluation"}
+
+
+def events(paths: Paths) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (paths.logs / "events.jsonl").read_text().splitlines()]
 
 
 def test_the_last_weights_are_evaluated_once(paths: Paths, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""LoRA beside a base in fp32 and in NF4: `python benchmarks/trainer/bench_nf4.py [FILE.gguf]`, 4 CPU minutes with SmolLM2.
+"""LoRA beside a base in fp32 and in NF4: `python benchmarks/trainer/bench_nf4.py [FILE.gguf]`, minutes with SmolLM2.
 
 Without a file the base is a small Llama of random weights.  Both learn the handbook of examples/.  In the
 end the adapters of the NF4 base are merged twice: into the weights that they were trained beside, and

@@ -7,7 +7,10 @@ from typing import Any
 
 from operator_builders import merged
 
-LORA = {"method": {"type": "LoRA"}, "model": {"architecture": None, "base": {"claimName": "models"}}}
+BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
+LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
+SHARDED = {"optimization": {"strategy": "FSDP"}}
+FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
 BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
@@ -21,6 +24,10 @@ def gpus(number: Any, processes: int) -> dict[str, Any]:
 
 def kv_heads(number: int) -> dict[str, Any]:
     return {"model": {"architecture": {"numKeyValueHeads": number}}}
+
+
+def on(*modules: str) -> dict[str, Any]:
+    return merged(LORA, {"method": {"lora": {"targetModules": list(modules)}}})
 
 
 def volume(**fields: str) -> dict[str, Any]:
@@ -62,12 +69,19 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("minimumShare, rounded up", mix("a", "b", "c", a=0.929, b=0.07), mix("a", "b", "c", a=0.93, b=0.07)),
     ("minimumShare, rounded up", mix("a", "b", a=0.999), mix("a", "b", a=0.9991)),
     ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
-    ("lora is only read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
+    ("lora is not read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
+    ("lora is not read", {"method": {"type": "Auto", "lora": {"rank": 8}}}, {"method": {"lora": {}}}),
+    ("targetModules [all-linear]", on("all-linear"), on("all-linear", "q_proj")),
+    ("targetModules [all-linear]", on("v_proj", "q_proj"), on("q_proj", "all-linear")),
+    ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "LoRA"}})),
+    ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "Auto"}})),
+    ("method.frozenLayers needs", FROZEN, {"method": {"frozenLayers": 1}}),
     (
         "strategy FSDP shards AdamW only",
         {"optimization": {"strategy": "FSDP"}},
         {"optimization": {"strategy": "FSDP", "optimizer": "Muon"}},
     ),
+    ("optimization.strategy FSDP cannot", merged(LORA, SHARDED), merged(QLORA, SHARDED)),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
@@ -88,7 +102,9 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
     ("labels must differ", CLASSES, {"evaluation": {"labels": ["a", "b", "a"]}, "data": {"format": "Instruction"}}),
     ("evaluation.labels needs", CLASSES, {"evaluation": {"labels": ["a", "b"]}}),
-    ("method.type LoRA needs", LORA, {"method": {"type": "LoRA"}}),
+    ("export.formats Adapter", merged(QLORA, ADAPTER), merged(AUTO, ADAPTER)),
+    ("method.type LoRA and QLoRA need", LORA, {"method": {"type": "LoRA"}}),
+    ("method.type LoRA and QLoRA need", {"method": {"type": "Auto"}}, {"method": {"type": "QLoRA"}}),
 ]  # fmt: skip
 MUTABLE = {"suspend": True, "runPolicy": {"maxRestarts": 9}, "scheduling": {"priorityClassName": "high"}}
 IMMUTABLE: dict[str, dict[str, Any]] = {

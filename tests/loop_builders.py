@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch
@@ -19,6 +18,7 @@ from deepseek_trainer.distributed import World
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.method import trainable
 from deepseek_trainer.model import scratch_model, transformer
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Silent, StepResult
@@ -125,9 +125,23 @@ def a_model() -> nn.Module:
     return with_dropout(model)
 
 
-def an_adapted_model() -> nn.Module:
-    adapted: nn.Module = with_adapters(a_model(), LoraSpec(rank=2, dropout=0.2), seed=0)
-    return adapted
+def an_adapted_model(type_: MethodType = MethodType.LORA) -> nn.Module:
+    return trained_by(MethodSpec(type=type_, lora=LoraSpec(rank=2, dropout=0.2)))
+
+
+def a_quantised_model() -> nn.Module:
+    return an_adapted_model(MethodType.QLORA)
+
+
+def a_partly_frozen_model() -> nn.Module:
+    """The second of two layers, and the last norm, are trained."""
+    return trained_by(MethodSpec(frozen_layers=1), num_layers=2)
+
+
+def trained_by(method: MethodSpec, num_layers: int = 1) -> nn.Module:
+    model = scratch_model(TINY.model_copy(update={"num_layers": num_layers}), LENGTH, seed=0)
+    with_dropout(model)
+    return trainable(model, method, 0, ALONE.device, torch.float32)
 
 
 def with_dropout(model: nn.Module, rate: float = 0.2) -> nn.Module:

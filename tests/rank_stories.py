@@ -1,10 +1,12 @@
 """What each of several ranks does in test_ranks.py; here, because its processes must be able to import it."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointStore
@@ -29,17 +31,18 @@ from model_builders import a_tokenizer, tiny_model
 from vault_builders import a_state
 
 
-def interrupted_run(world: World, root: Path) -> tuple[bool, bool]:
-    """Whether a run that was stopped has the losses, and the weights, of one that was not."""
+def interrupted_run(world: World, root: Path, model: Callable[[], nn.Module]) -> tuple[bool, bool, bool]:
+    """Whether a run that was stopped has the losses and the weights of one that was not, and other ranks' weights."""
     settings = config(globalBatchSize=2 * world.size)
-    whole = a_loop(settings, root / "whole", world=world)
+    whole = a_loop(settings, root / "whole", world=world, model=model())
     whole.run()
-    run_until_stopped(a_loop(settings, root / "parts", world=world, stop_after=2))
-    resumed = a_loop(settings, root / "parts", world=world)
+    run_until_stopped(a_loop(settings, root / "parts", world=world, stop_after=2, model=model()))
+    resumed = a_loop(settings, root / "parts", world=world, model=model())
     resumed.run()
-    expected = weights(whole)
-    same_weights = all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
-    return resumed.reporter.losses == whole.reporter.losses[2:], same_weights
+    expected, found = weights(whole), weights(resumed)
+    same_weights = all(torch.equal(value, expected[name]) for name, value in found.items())
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in found.values())).hexdigest()
+    return resumed.reporter.losses == whole.reporter.losses[2:], same_weights, len(set(world.gather(digest))) == 1
 
 
 def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
-from deepseek_trainer.contract.method import MethodSpec
+from deepseek_trainer.contract.method import ADAPTED, MethodSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.rules import Model, Rule, shown
@@ -231,19 +231,29 @@ class JobSpec(Model):
             lambda self: self.checkpoint.encryption is not None or not (self.data.sealed or self.export.sealed),
         ),
         Rule(
-            "!self.export.formats.exists(f, f == 'Adapter') || self.method.type == 'LoRA'",
-            "export.formats Adapter needs method.type LoRA",
-            lambda self: "Adapter" not in self.export.formats or self.method.type == "LoRA",
+            "!self.export.formats.exists(f, f == 'Adapter') || self.method.type in ['LoRA', 'QLoRA']",
+            "export.formats Adapter needs method.type LoRA or QLoRA",
+            lambda self: "Adapter" not in self.export.formats or self.method.type in ADAPTED,
         ),
         Rule(
-            "self.method.type != 'LoRA' || has(self.model.base)",
-            "method.type LoRA needs model.base: adapters on random weights learn nothing",
-            lambda self: self.method.type != "LoRA" or self.model.base is not None,
+            "!(self.method.type in ['LoRA', 'QLoRA']) || has(self.model.base)",
+            "method.type LoRA and QLoRA need model.base: adapters on random weights learn nothing",
+            lambda self: self.method.type not in ADAPTED or self.model.base is not None,
+        ),
+        Rule(
+            "!has(self.method.frozenLayers) || has(self.model.base)",
+            "method.frozenLayers needs model.base: layers that stay random have learned nothing",
+            lambda self: self.method.frozen_layers is None or self.model.base is not None,
         ),
         Rule(
             "!has(self.evaluation.labels) || self.data.format == 'Instruction'",
             "evaluation.labels needs data.format Instruction: a label is the response to a prompt",
             lambda self: self.evaluation.labels is None or self.data.format == "Instruction",
+        ),
+        Rule(
+            "self.optimization.strategy != 'FSDP' || self.method.type != 'QLoRA'",
+            "optimization.strategy FSDP cannot shard the 4-bit weights of method.type QLoRA: set strategy: DDP",
+            lambda self: self.optimization.strategy != "FSDP" or self.method.type != "QLoRA",
         ),
         *(immutable(field) for field in IMMUTABLE),
     )

@@ -1,12 +1,15 @@
 """What holds between ranks, on real ones: processes joined by gloo."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from deepseek_trainer.contract.errors import TryAgainError
 from gloo_ranks import on_ranks
+from loop_builders import a_model, a_quantised_model
 from rank_stories import (
     ACTS,
     a_read_error_on_rank_1,
@@ -22,10 +25,12 @@ from rank_stories import (
 from vault_builders import a_store
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(tmp_path: Path, ranks: int):
-    """Of three numbers, other than of two, the sum depends on the order."""
-    assert on_ranks(ranks, interrupted_run, tmp_path) == [(True, True)] * ranks
+@pytest.mark.parametrize(("ranks", "model"), [(2, a_model), (3, a_model), (2, a_quantised_model)])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(
+    tmp_path: Path, ranks: int, model: Callable[[], nn.Module]
+):
+    """Of three numbers, other than of two, the sum depends on the order; each rank quantises its base itself."""
+    assert on_ranks(ranks, interrupted_run, tmp_path, model) == [(True, True, True)] * ranks
 
 
 def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path: Path):

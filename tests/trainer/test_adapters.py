@@ -1,18 +1,27 @@
 import pytest
 import torch
 
-from deepseek_trainer.adapters import adapter_state, merged, with_adapters
+from deepseek_trainer.adapters import adapter_state, linear_names, merged, with_adapters
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.model import causal_loss, count_parameters, trainable_parameters
+from deepseek_trainer.nf4 import quantise
 from model_builders import a_batch, tiny_model
 
 SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)
 
 
-def trained():
+def a_base(dtype=None):
+    """A tiny model; in NF4, where `dtype` says what that computes in."""
+    model = tiny_model()
+    if dtype is not None:
+        quantise(model, torch.device("cpu"), dtype)
+    return model
+
+
+def trained(base=None):
     """A model with adapters that make a difference."""
-    model = with_adapters(tiny_model(), SPEC, seed=0)
+    model = with_adapters(base or tiny_model(), SPEC, seed=0)
     for parameter in trainable_parameters(model):
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -44,13 +53,22 @@ def test_adapters_start_alike_with_the_same_seed():
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_merged_model_answers_as_base_and_adapters_did():
-    model, tokens = trained(), a_batch().tokens_BT
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(None, 1e-5), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)],
+    ids=["fp32 base", "NF4 base", "NF4 base in bf16"],
+)
+def test_merged_model_answers_as_base_and_adapters_did(dtype, tolerance):
+    model, tokens = trained(a_base(dtype)), a_batch().tokens_BT
     with torch.no_grad():
         before = model(input_ids=tokens).logits
         untrained = tiny_model()(input_ids=tokens).logits
-        after = merged(model)(input_ids=tokens).logits
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+        complete = merged(model)
+        after = complete(input_ids=tokens).logits
+    torch.testing.assert_close(after, before, rtol=0, atol=tolerance * float(before.abs().max()))
+    assert {name: weight.dtype for name, weight in complete.state_dict().items()} == dict.fromkeys(
+        tiny_model().state_dict(), torch.float32
+    )
     assert (after - untrained).abs().max() > 0.1, "the adapters made no difference: nothing was tested"
 
 
@@ -59,6 +77,12 @@ def test_merging_refuses_weights_that_are_not_finite():
     trainable_parameters(model)[0].data.fill_(float("nan"))
     with pytest.raises(NotFiniteError, match="logits"):
         merged(model)
+
+
+def test_all_linear_puts_an_adapter_on_every_linear_layer_but_the_head():
+    adapted = adapter_state(with_adapters(tiny_model(), LoraSpec(target_modules=("all-linear",)), seed=0))
+    assert {name.split(".")[-3] for name in adapted} == set(linear_names(tiny_model()))
+    assert "lm_head" not in "".join(adapted)
 
 
 def test_unknown_target_module_is_refused_with_those_that_exist():

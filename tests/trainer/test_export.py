@@ -7,9 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deepseek_trainer.adapters import with_adapters
-from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.export import Results, export
+from deepseek_trainer.method import trainable
 from deepseek_trainer.model import load_model, trainable_parameters
 from deepseek_trainer.model_source import prepare_model
 from deepseek_trainer.report import Answer
@@ -20,6 +19,7 @@ from model_builders import a_batch, a_config, a_gguf, a_tokenizer, paths_with_ba
 RESULTS = Results(
     events=[{"event": "step", "time": 1e9, "step": 1, "loss": 2.0, "learningRate": 1e-4, "tokensPerSecond": 9.0}],
     weights="of step 6, with the lowest validation loss",
+    method=a_config().method,
     data={"digest": "d1ce", "train": {"records": 20, "rows": 3, "skipped": 2}},
     before={"loss": 4.0, "right": 0, "asked": 4},
     after={"loss": 1.5, "right": 3, "asked": 4},
@@ -40,7 +40,8 @@ def a_job(root, is_sealed=False, **changes):
     a_gguf(base, tiny_model(), a_tokenizer())
     vault = Vault.for_data(config, paths)
     prepare_model(config, paths, vault)
-    model = with_adapters(load_model(config, paths, vault, torch.device("cpu")), LoraSpec(rank=4, dropout=0.0), seed=0)
+    cpu = torch.device("cpu")
+    model = trainable(load_model(config, paths, vault, cpu), config.method, 0, cpu, torch.float32)
     torch.manual_seed(0)
     for parameter in trainable_parameters(model):
         torch.nn.init.normal_(parameter, std=0.3)
@@ -56,7 +57,9 @@ def logits(model):
         return model.eval()(input_ids=a_batch().tokens_BT).logits
 
 
-def test_merged_model_loads_with_plain_transformers_and_answers_alike(job):
+@pytest.mark.parametrize("type_", ["LoRA", "QLoRA"])
+def test_merged_model_loads_with_plain_transformers_and_answers_alike(tmp_path, type_):
+    job = a_job(tmp_path, method={"type": type_, "lora": {"rank": 4}})
     before = logits(job[2])
     target = exported(*job)
     loaded = AutoModelForCausalLM.from_pretrained(target)

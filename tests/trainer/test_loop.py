@@ -13,12 +13,26 @@ import torch.distributed as dist
 from torch import nn
 
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
+from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.method import trainable
 from deepseek_trainer.model import transformer
 from deepseek_trainer.saver import HostCopies
-from loop_builders import a_loop, a_model, an_adapted_model, config, run_until_stopped, weights, with_dropout
+from loop_builders import (
+    ALONE,
+    a_loop,
+    a_model,
+    a_partly_frozen_model,
+    a_quantised_model,
+    an_adapted_model,
+    config,
+    run_until_stopped,
+    weights,
+    with_dropout,
+)
+from model_builders import tiny_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,14 +46,16 @@ def group_of_one() -> Iterator[None]:
     ("model", "optimization"),
     [
         (a_model, {}),
+        (a_partly_frozen_model, {}),
         (an_adapted_model, {}),
+        (a_quantised_model, {}),
         (a_model, {"emaDecay": 0.9, "schedule": "WSD"}),
         (a_model, {"precision": "FP16"}),
         (a_model, {"optimizer": "AdamW8bit"}),
         (a_model, {"optimizer": "Muon", "labelSmoothing": 0.1}),
         (a_model, {"recompute": "Full"}),
     ],
-    ids=["all weights", "adapters", "average", "FP16", "8 bits", "Muon", "recompute"],
+    ids=["all weights", "some", "adapters", "NF4", "average", "FP16", "8 bits", "Muon", "recompute"],
 )
 def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterrupted_one(
     tmp_path: Path, model: Callable[[], nn.Module], optimization: dict[str, Any]
@@ -54,6 +70,19 @@ def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterr
     second.run()
     assert first.reporter.losses + second.reporter.losses == whole.reporter.losses
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(second).items())
+
+
+@pytest.mark.parametrize("precision", ["FP32", "BF16"])
+def test_adapters_learn_beside_a_base_in_nf4_which_stays_as_it_is(tmp_path: Path, precision: str):
+    settings = config(maxSteps=8, learningRate=0.02, precision=precision)
+    method = MethodSpec(type=MethodType.QLORA, lora=LoraSpec(dropout=0, target_modules=("all-linear",)))
+    dtype = torch.bfloat16 if precision == "BF16" else torch.float32
+    loop = a_loop(settings, tmp_path, model=trainable(tiny_model(), method, 0, ALONE.device, dtype))
+    before = weights(loop)
+    loop.run()
+    assert loop.reporter.losses[-1] < 0.8 * loop.reporter.losses[0]
+    changed = {name for name, value in weights(loop).items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "lora" in name}
 
 
 def test_a_stop_cuts_an_evaluation_off_and_the_resumed_run_makes_up_for_it(tmp_path: Path):

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
+from deepseek_trainer.contract.export import ExportSpec
+from deepseek_trainer.contract.method import MethodSpec, MethodType
+from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
 from deepseek_trainer.contract.names import (
     ENV_ATTEMPT,
     ENV_METRICS_PORT,
@@ -24,6 +28,7 @@ from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.run import Rank, checkpoint_to_resume, run
 from deepseek_trainer.vault import Vault
 from loop_builders import ALONE
+from model_builders import a_gguf, a_tokenizer, tiny_model
 from vault_builders import a_state, a_store
 
 # The second step leads further astray than the first: the best checkpoint is not the last.
@@ -132,6 +137,26 @@ def classifying(job: TrainingConfig) -> TrainingConfig:
     parts["evaluation"] |= {"labels": ["yes", "no"], "maxRows": 6, "intervalSteps": 100}
     parts["checkpoint"] = {"interval": {"steps": 100}}
     return TrainingConfig.model_validate(parts)
+
+
+def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
+    job = a_job(**LEARNING | {"maxSteps": 1}).model_copy(update={"method": MethodSpec(type=MethodType.AUTO)})
+    trained(job, paths)
+    result = trained(job, paths)
+    told = [event for event in events(paths) if event["event"] == "method"]
+    assert [(event["type"], event["records"]) for event in told] == [("Full", 7)]
+    assert "| Method | all weights (Auto, for 7 training records) |" in (result / "README.md").read_text()
+
+
+def test_a_qlora_job_goes_from_a_gguf_file_to_a_whole_model_and_an_adapter(paths: Paths):
+    base = {"model": ModelSpec(base=BaseModelSource(claim_name="models", path="base"))}
+    qlora = {"method": MethodSpec(type=MethodType.QLORA), "export": ExportSpec(formats=("Merged", "Adapter"))}
+    a_gguf(paths.claim("models", "base"), tiny_model(), a_tokenizer())
+    result = trained(a_job(**LEARNING).model_copy(update=base | qlora), paths)
+    assert {"model.safetensors", "adapter", "README.md"} <= {path.name for path in result.iterdir()}
+    assert "| Method | QLoRA, rank 16, " in (result / "README.md").read_text()
+    model = AutoModelForCausalLM.from_pretrained(result)
+    assert model.num_parameters() == tiny_model().num_parameters()
 
 
 def damage(path: Path) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
-from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
+from deepseek_trainer.nf4 import compute_dtype, dequantise
 
 _PROBE = 32  # [tokens] compared before and after merging
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit
@@ -19,13 +20,12 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
 
     Raises ConfigError where a target module names no linear layer of the model.
     """
-    _refuse_unknown(model, spec)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=list(spec.target_modules),
+        target_modules=_targets(model, spec),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
@@ -48,13 +48,16 @@ def adapter_settings(model: PeftModel) -> dict[str, Any]:
 def merged(model: PeftModel) -> PreTrainedModel:
     """The base with the adapters added into its weights; `model` is used up.
 
+    A base in NF4 is de-quantised first: what was trained is the sum with these weights, not with the original ones.
     Raises NotFiniteError where the sum is not finite, or does not answer as base and adapters did.
     """
     model.eval()
     before = _probe(model)
+    dtype = compute_dtype(model)
+    dequantise(model)
     complete = model.merge_and_unload()
     difference = (_probe(complete) - before).abs().max()
-    limit = _TOLERANCE[complete.dtype] * before.abs().max()
+    limit = _TOLERANCE[dtype or complete.dtype] * before.abs().max()
     if not difference <= limit:  # also where it is NaN
         raise NotFiniteError(
             f"merging the adapters changed the model's logits by {difference:.3g}, more than {limit:.3g}",
@@ -75,13 +78,16 @@ def _probe(model: nn.Module) -> Tensor:
     device = next(model.parameters()).device
     with torch.no_grad():
         logits: Tensor = model(input_ids=torch.arange(_PROBE, device=device)[None]).logits
-    return logits.float()
+    return logits.float().cpu()
 
 
-def _refuse_unknown(model: PreTrainedModel, spec: LoraSpec) -> None:
+def _targets(model: PreTrainedModel, spec: LoraSpec) -> list[str]:
     known = linear_names(model)
+    if spec.target_modules == (ALL_LINEAR,):
+        return known
     if unknown := [name for name in spec.target_modules if name not in known]:
         raise ConfigError(
             f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",
-            hint=f"it has {', '.join(known)}",
+            hint=f"it has {', '.join(known)}; [{ALL_LINEAR}] names them all",
         )
+    return list(spec.target_modules)

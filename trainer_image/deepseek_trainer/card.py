@@ -9,7 +9,7 @@ from typing import Any
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
-from deepseek_trainer.contract.method import LoraSpec, MethodType
+from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.model import ParameterCount
 from deepseek_trainer.model_source import Source
 from deepseek_trainer.report import bleu_note, comparison, confusion_table, flat
@@ -18,6 +18,7 @@ from deepseek_trainer.report import bleu_note, comparison, confusion_table, flat
 @dataclass(frozen=True, slots=True)
 class Story:
     config: TrainingConfig
+    method: MethodSpec  # settled
     source: Source | None  # None: from scratch
     parameters: ParameterCount
     weights: str
@@ -31,7 +32,7 @@ def render(story: Story) -> str:
     """Markdown with the front matter that model hubs read."""
     config = story.config
     parts = [
-        "\n".join(("---", *_front_matter(config), "---")),
+        "\n".join(("---", *_front_matter(story), "---")),
         f"# {config.job.name}",
         f"Trained by the job `{config.job}` (`DeepSeekTrainingJob`).",
         _table(("", ""), list(summary(story).items())),
@@ -45,7 +46,7 @@ def render(story: Story) -> str:
         "## Hyper-parameters",
         _table(("setting", "value"), list(_hyper_parameters(config).items())),
         "## Use",
-        _use(config),
+        _use(story),
         "## Limits",
         _limits(story),
         "## Checksums",
@@ -60,7 +61,7 @@ def summary(story: Story) -> dict[str, Any]:
     share = 100 * story.parameters.trainable / story.parameters.total
     facts = {
         "Base model": _base(story.source),
-        "Method": _method(story.config),
+        "Method": _method(story.method) + _reason(story),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
         "Weights": story.weights,
         "Nodes": story.config.num_nodes,
@@ -76,13 +77,13 @@ def _classes(scores: Mapping[str, Any]) -> Sequence[str]:
     return ("Labels chosen for held-out prompts, after training:", _table(head, rows)) if rows else ()
 
 
-def _front_matter(config: TrainingConfig) -> Sequence[str]:
-    merged = ExportFormat.MERGED in config.export.formats
+def _front_matter(story: Story) -> Sequence[str]:
+    merged = ExportFormat.MERGED in story.config.export.formats
     return (
         f"library_name: {'transformers' if merged else 'peft'}",
         "pipeline_tag: text-generation",
         "tags:",
-        f"- {config.method.type.value.lower()}",
+        f"- {story.method.type.value.lower()}",
         "- private-data",
     )
 
@@ -91,11 +92,19 @@ def _base(source: Source | None) -> str:
     return f"{source.claim_name}/{source.path}" if source else "none: trained from scratch"
 
 
-def _method(config: TrainingConfig) -> str:
-    if config.method.type is MethodType.FULL:
-        return "all weights"
-    lora = config.method.lora or LoraSpec()
-    return f"LoRA, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(lora.target_modules)}"
+def _method(method: MethodSpec) -> str:
+    if (lora := method.adapters) is not None:
+        settings = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}"
+        return f"{method.type.value}, {settings}, on {', '.join(lora.target_modules)}"
+    if method.frozen_layers is not None:
+        return f"all weights but the embedding and the first {method.frozen_layers} layers"
+    return "all weights"
+
+
+def _reason(story: Story) -> str:
+    if story.config.method.type is not MethodType.AUTO:
+        return ""
+    return f" (Auto, for {story.data['train']['records']:,} training records)"
 
 
 def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:
@@ -103,8 +112,8 @@ def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:
     return flat(settings) | {"sequenceLength": config.data.sequence_length}
 
 
-def _use(config: TrainingConfig) -> str:
-    lines = []
+def _use(story: Story) -> str:
+    config, lines = story.config, []
     if config.seals_export:
         lines.append("The files are sealed: `dstj` unseals them with the job's key.")
     if ExportFormat.MERGED in config.export.formats:
@@ -113,6 +122,8 @@ def _use(config: TrainingConfig) -> str:
         lines.append(
             "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
         )
+        if story.method.type is MethodType.QLORA:
+            lines.append("It was trained beside a base in NF4: beside the unquantised one its answers differ a little.")
     return "\n".join(lines)
 
 

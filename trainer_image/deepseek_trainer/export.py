@@ -25,6 +25,7 @@ from deepseek_trainer.adapters import adapter_settings, adapter_state, merged
 from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.method import MethodSpec
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.model import count_parameters, transformer
 from deepseek_trainer.model_source import Source, prepared_model, read_source
@@ -43,6 +44,7 @@ class Results:
 
     events: Sequence[Mapping[str, Any]]  # the event log, in order
     weights: str  # which ones these are, and why: "of step 6, ..."
+    method: MethodSpec  # by which they were trained: settled
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +69,15 @@ def export(
         output = _Output(directory, vault)
         _write_model(model, tokenizer, config, output)
         story = card.Story(
-            config, source, counts, results.weights, results.data, results.before, results.after, dict(output.digests)
+            config=config,
+            method=results.method,
+            source=source,
+            parameters=counts,
+            weights=results.weights,
+            data=results.data,
+            before=results.before,
+            after=results.after,
+            digests=dict(output.digests),
         )
         output.write("README.md", [card.render(story).encode()])
         output.write("report.html", [render(_report(config, results, story)).encode()])
@@ -103,7 +113,7 @@ class _Output:
 
 def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: TrainingConfig, output: _Output) -> None:
     if ExportFormat.ADAPTER in config.export.formats:
-        assert isinstance(model, PeftModel), "the job file's rules ask for LoRA with Adapter"
+        assert isinstance(model, PeftModel), "the job file's rules ask for LoRA or QLoRA with Adapter"
         output.write(f"{ADAPTER}/adapter_model.safetensors", stream(entries(adapter_state(model))))
         output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
     if ExportFormat.MERGED in config.export.formats:

@@ -161,9 +161,14 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Tied weights count once."""
     return ParameterCount(
-        total=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(parameter.numel() for parameter in trainable_parameters(model)),
+        total=sum(_num_weights(parameter) for parameter in model.parameters()),
+        trainable=sum(_num_weights(parameter) for parameter in trainable_parameters(model)),
     )
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    quant_state = getattr(parameter, "quant_state", None)  # of bitsandbytes, which keeps two weights in a byte
+    return parameter.numel() if quant_state is None else quant_state.shape.numel()
 
 
 def transformer(model: nn.Module) -> PreTrainedModel:

@@ -19,6 +19,7 @@ from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
 from deepseek_trainer.curriculum import by_difficulty, graded
 from deepseek_trainer.model_source import prepare_model
@@ -132,6 +133,10 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str) -> 
     else:
         with committed(directory) as partial:
             _Writer(config, inputs, vault, partial).write(model, directory.name)
+    if config.method.type is MethodType.AUTO:
+        records = read_manifest(directory, vault).counts[TRAIN].records
+        method = config.method.settled(records, has_base=model is not None)
+        log.info("method.type Auto: %s, for %d training records", method.type.value, records)
     point(paths, run_id, directory.name, vault)
     return directory
 

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.method import LoraSpec, MethodType
+from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.conversation import as_text
@@ -22,7 +21,9 @@ from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.export import Results, export
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.method import trainable
 from deepseek_trainer.model import load_model
+from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
@@ -46,6 +47,12 @@ class Rank:
     stop: StopFlag
     prepared: Prepared
     store: CheckpointStore
+
+    @property
+    def method(self) -> MethodSpec:
+        """The same on every rank and attempt: the records were counted when the data were prepared."""
+        has_base = self.config.model.base is not None
+        return self.config.method.settled(self.prepared.counts["train"].records, has_base=has_base)
 
 
 def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
@@ -96,7 +103,7 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
 def _loop(rank: Rank, progress: Progress) -> Loop:
     """The loop where it stands: at the newest checkpoint, or at the first step."""
     config, world = rank.config, rank.world
-    learner = Learner(_model(config, rank.paths, world), config.optimization, world)
+    learner = Learner(_model(rank), config.optimization, world)
     cursor = Cursor(
         seed=config.optimization.seed,
         rows=len(rank.prepared.train),
@@ -118,6 +125,8 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
     reporter = Reporter(rank.paths, progress, state.history) if world.is_lead else Silent()
     for refused in rank.store.refused:
         reporter.event("refused", step=refused.step, reason=refused.reason)
+    if info is None and config.method.type is MethodType.AUTO:
+        reporter.event("method", type=rank.method.type.value, records=rank.prepared.counts["train"].records)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
         if info.meta.get("configDigest") not in (None, config_digest(config)):
@@ -142,13 +151,11 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
     )
 
 
-def _model(config: TrainingConfig, paths: Paths, world: World) -> nn.Module:
-    torch.manual_seed(config.optimization.seed * 1_000_003 + world.rank)  # dropout differs between ranks
-    model: nn.Module = load_model(config, paths, Vault.for_data(config, paths), world.device)
-    if config.method.type is MethodType.FULL:
-        return model
-    adapted: nn.Module = with_adapters(model, config.method.lora or LoraSpec(), config.optimization.seed)
-    return adapted
+def _model(rank: Rank) -> nn.Module:
+    config, device, seed = rank.config, rank.world.device, rank.config.optimization.seed
+    torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
+    model = load_model(config, rank.paths, Vault.for_data(config, rank.paths), torch.device("cpu"))
+    return trainable(model, rank.method, seed, device, compute_dtype(config.optimization.precision, device))
 
 
 def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
@@ -200,6 +207,7 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
     return Results(
         events=loop.reporter.history,
         weights=weights,
+        method=rank.method,
         data={"digest": rank.prepared.digest}
         | {name: asdict(counts) for name, counts in rank.prepared.counts.items()}
         | {"sources": _drawn(rank.prepared, loop.cursor.consumed)},

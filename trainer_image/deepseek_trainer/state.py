@@ -68,14 +68,14 @@ class RunState:
 
 
 def load_weights(trained: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Put the checkpoint's weights, and their averages, into `trained` ({"model": ..., "ema": ...}), in place.
+    """Put the checkpoint's weights, and their averages, into `trained`'s "model" and "ema", in place.
 
     Averages that the checkpoint does not have begin with its weights.
     """
     _refuse_other_model(trained["model"], state["model"])
     with torch.no_grad():
-        for part, tensors in trained.items():
-            for name, tensor in tensors.items():
+        for part in ("model", "ema"):
+            for name, tensor in trained.get(part, {}).items():
                 tensor.copy_(state.get(part, state["model"])[name])
 
 

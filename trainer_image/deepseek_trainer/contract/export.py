@@ -18,7 +18,11 @@ class ExportSpec(Model):
 
     formats: Annotated[
         tuple[ExportFormat, ...],
-        Field(min_length=1, max_length=2, description="Merged: a complete model. Adapter: the LoRA weights alone."),
+        Field(
+            min_length=1,
+            max_length=2,
+            description="Merged: a complete model. Adapter: the weights of LoRA or QLoRA alone.",
+        ),
     ] = (ExportFormat.MERGED,)
     sealed: Annotated[
         bool | None, Field(description="Encrypt the result. Default: yes where checkpoint.encryption is given.")

@@ -1,16 +1,26 @@
 """How the weights are changed."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
 from deepseek_trainer.contract.rules import Model, Rule
 
+ALL_LINEAR: Final = "all-linear"
+# Auto: LoRA below the first number of training records, Full from the second on.
+FEW_RECORDS: Final = 10_000
+MANY_RECORDS: Final = 100_000
+
 
 class MethodType(StrEnum):
     FULL = "Full"
     LORA = "LoRA"
+    QLORA = "QLoRA"
+    AUTO = "Auto"
+
+
+ADAPTED: Final = frozenset({MethodType.LORA, MethodType.QLORA})
 
 
 class LoraSpec(Model):
@@ -21,22 +31,75 @@ class LoraSpec(Model):
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout on the adapters' input.")] = 0.1
     target_modules: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...],
-        Field(min_length=1, max_length=32, description="Names of the linear layers that get an adapter."),
+        Field(
+            min_length=1,
+            max_length=32,
+            description=f"Names of the linear layers that get an adapter; `[{ALL_LINEAR}]`: every one but the head.",
+        ),
     ] = ("q_proj", "v_proj")
+
+    rules: ClassVar = (
+        Rule(
+            f"self.targetModules.size() == 1 || !self.targetModules.exists(m, m == '{ALL_LINEAR}')",
+            f"targetModules [{ALL_LINEAR}] stands alone: drop the other names, or drop {ALL_LINEAR}",
+            lambda self: len(self.target_modules) == 1 or ALL_LINEAR not in self.target_modules,
+        ),
+    )
+
+
+WIDER_LORA: Final = LoraSpec(rank=64, alpha=128, target_modules=(ALL_LINEAR,))
 
 
 class MethodSpec(Model):
     """How the weights are changed."""
 
-    type: Annotated[MethodType, Field(description="Full: all weights. LoRA: adapters on a frozen base.")] = (
-        MethodType.FULL
-    )
-    lora: Annotated[LoraSpec | None, Field(description="Adapter settings; only with type LoRA.")] = None
+    type: Annotated[
+        MethodType,
+        Field(
+            description="Full: all weights. LoRA: adapters on a frozen base. QLoRA: the same, with the base's linear "
+            f"layers in 4 bits (NF4). Auto: by the number of training records, below {FEW_RECORDS:,} LoRA, from "
+            f"{MANY_RECORDS:,} on Full, between them LoRA, unless `lora` says otherwise of rank {WIDER_LORA.rank} and "
+            f"alpha {WIDER_LORA.alpha} on every linear layer; from scratch always Full."
+        ),
+    ] = MethodType.FULL
+    lora: Annotated[
+        LoraSpec | None,
+        Field(description="Adapter settings, for LoRA and QLoRA, and for Auto where it chooses LoRA."),
+    ] = None
+    frozen_layers: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=512,
+            description="The input embedding and this many decoder layers, counted from it, stay as they are; "
+            "only with type Full. A head that is tied to the embedding stays, too. Default: nothing stays.",
+        ),
+    ] = None
 
     rules: ClassVar = (
         Rule(
-            "!has(self.lora) || self.type == 'LoRA'",
-            "lora is only read with type LoRA: set type: LoRA or drop lora",
-            lambda self: self.lora is None or self.type is MethodType.LORA,
+            "!has(self.lora) || self.type != 'Full'",
+            "lora is not read with type Full: set type: LoRA or drop lora",
+            lambda self: self.lora is None or self.type is not MethodType.FULL,
+        ),
+        Rule(
+            "!has(self.frozenLayers) || self.type == 'Full'",
+            "frozenLayers is only read with type Full: adapters freeze the whole base; set type: Full or drop it",
+            lambda self: self.frozen_layers is None or self.type is MethodType.FULL,
         ),
     )
+
+    @property
+    def adapters(self) -> LoraSpec | None:
+        """What is trained beside a frozen base; None where its own weights are.  Not for Auto, which is `settled`."""
+        assert self.type is not MethodType.AUTO, "settled before anything is trained"
+        return None if self.type is MethodType.FULL else self.lora or LoraSpec()
+
+    def settled(self, records: int, *, has_base: bool) -> "MethodSpec":
+        """The method itself; for Auto the one for `records` training records."""
+        if self.type is not MethodType.AUTO:
+            return self
+        if not has_base or records >= MANY_RECORDS:
+            return MethodSpec()
+        usual = LoraSpec() if records < FEW_RECORDS else WIDER_LORA
+        return MethodSpec(type=MethodType.LORA, lora=self.lora or usual)

@@ -1,0 +1,66 @@
+"""A frozen base in four bits (QLoRA, arXiv:2305.14314): NF4 with double quantisation, through bitsandbytes."""
+
+from collections.abc import Iterator
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def quantise(model: PreTrainedModel, device: torch.device, compute_dtype: torch.dtype) -> None:
+    """Put the decoder's linear layers into NF4 on `device`, in place; head, embeddings and norms stay as they are.
+
+    `model` is on the CPU and quantised there, so that all ranks and devices get the same bytes, and a
+    GPU never holds more of the base than one device needs.  Layers compute in `compute_dtype`.
+    """
+    for parent, name, layer in _linear_layers(model.get_decoder()):
+        setattr(parent, name, _quantised(layer, device, compute_dtype))
+
+
+def dequantise(model: nn.Module) -> None:
+    """Put the weights that its NF4 layers stand for into `model`, in place, fp32 on the CPU; nothing where none are."""
+    if compute_dtype(model) is None:
+        return
+    for parent, name, layer in _linear_layers(model):
+        if isinstance(layer, Linear4bit):
+            setattr(parent, name, _dequantised(layer))
+    model.to("cpu")
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype | None:
+    """What the NF4 layers compute in; None where there are none."""
+    return next((layer.compute_dtype for layer in model.modules() if isinstance(layer, Linear4bit)), None)
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name in it, layer) of each, listed before any is replaced."""
+    yield from [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+
+
+def _quantised(layer: nn.Linear, device: torch.device, compute_dtype: torch.dtype) -> Linear4bit:
+    """Of `layer` as it is in `compute_dtype`, to which bitsandbytes then dequantises without a further rounding."""
+    quantised = Linear4bit(
+        layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype, quant_type="nf4", device="meta"
+    )
+    quantised.bias = layer.bias
+    weight = layer.weight.detach().to(compute_dtype)
+    quantised.weight = Params4bit(weight, quant_type="nf4", module=quantised).to("cpu").to(device)
+    # A CPU with AVX512-BF16 would pack the weights anew at the first evaluation, and train on without gradients.
+    quantised.support_avx512bf16_for_cpu = False
+    return quantised
+
+
+def _dequantised(layer: Linear4bit) -> nn.Linear:
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    plain.weight = nn.Parameter(weight.float().cpu(), requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.detach().float(), requires_grad=False)
+    return plain

@@ -22,7 +22,9 @@ from deepseek_trainer.events import finite
 from deepseek_trainer.export import Results, export
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import load_model
+from deepseek_trainer.model_source import dimensions_of
 from deepseek_trainer.optimizer import adamw
+from deepseek_trainer.preflight import refuse_too_large
 from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
@@ -146,7 +148,9 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
 
 def _model(config: TrainingConfig, paths: Paths, world: World) -> nn.Module:
     torch.manual_seed(config.optimization.seed * 1_000_003 + world.rank)  # dropout differs between ranks
-    model: nn.Module = load_model(config, paths, Vault.for_data(config, paths), world.device)
+    vault = Vault.for_data(config, paths)
+    refuse_too_large(config, dimensions_of(config, paths, vault), world.device)
+    model: nn.Module = load_model(config, paths, vault, world.device)
     if config.method.type is MethodType.FULL:
         return model
     adapted: nn.Module = with_adapters(model, config.method.lora or LoraSpec(), config.optimization.seed)

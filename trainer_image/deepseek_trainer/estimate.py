@@ -1,0 +1,169 @@
+"""Memory of one rank, part by part, before anything is loaded.  Pure; without torch.
+
+What is counted follows model.py, loop.py, optimizer.py and saver.py; `benchmarks/trainer/bench_memory.py` holds it
+against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator wastes.
+
+Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary; a row of BF16 compute keeps 2 bytes, of FP32 4.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import Final
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.dimensions import LINEAR, Dimensions, lora_of
+
+FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
+BF16: Final = 2
+
+# From which tensor a linear layer of a block reads.
+_INPUT_OF: Final = {
+    "q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "heads",
+    "gate_proj": "feed-forward", "up_proj": "feed-forward", "down_proj": "product",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What of a job, besides the model's dimensions, the memory of a rank depends on."""
+
+    rows: int  # B
+    length: int  # T
+    lora: LoraSpec | None
+    is_bf16: bool
+    is_cuda: bool
+    ranks: int
+    is_asynchronous: bool
+
+    @classmethod
+    def of(cls, config: TrainingConfig, *, is_bf16: bool, is_cuda: bool) -> "Setup":
+        optimization, ranks = config.optimization, config.world_size
+        return cls(
+            rows=min(optimization.micro_batch_size, -(-optimization.global_batch_size // ranks)),
+            length=config.data.sequence_length,
+            lora=lora_of(config),
+            is_bf16=is_bf16,
+            is_cuda=is_cuda,
+            ranks=ranks,
+            is_asynchronous=config.checkpoint.asynchronous,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """[bytes] of one rank."""
+
+    weights: int
+    gradients: int
+    moments: int
+    buckets: int  # DDP's copy of the gradients
+    activations: int  # kept for the backward pass of one micro-batch
+    logits: int
+    host_copy: int  # of what a save beside the training writes; in the host's memory
+
+    @property
+    def certain(self) -> int:
+        """What no setting but the method changes."""
+        return self.weights + self.gradients + self.moments
+
+    @property
+    def device(self) -> int:
+        """The sum of all but the host's copy: a peak that a rank does not pass."""
+        return self.certain + self.buckets + self.activations + self.logits
+
+
+def memory(dimensions: Dimensions, setup: Setup) -> Memory:
+    """Of one rank, all `setup.rows` x T positions learned: of Instruction data fewer are, and logits take less."""
+    adapters = dimensions.adapters(setup.lora)
+    trainable = adapters if setup.lora else dimensions.parameters
+    return Memory(
+        weights=FP32 * (dimensions.parameters + adapters),
+        gradients=FP32 * trainable,
+        moments=2 * FP32 * trainable,
+        buckets=FP32 * trainable,
+        activations=_activations(dimensions, setup),
+        logits=_logits(dimensions, setup),
+        # Weights and moments, of which each rank writes its share.
+        host_copy=3 * FP32 * trainable // setup.ranks if setup.is_asynchronous else 0,
+    )
+
+
+def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
+    """The largest micro-batch up to `setup.rows` with which a rank stays within `limit` [bytes]; 0: not even one row."""
+    return bisect_right(range(1, setup.rows + 1), limit, key=lambda rows: needed(dimensions, replace(setup, rows=rows)))
+
+
+def needed(dimensions: Dimensions, setup: Setup) -> int:
+    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the host's copy."""
+    found = memory(dimensions, setup)
+    return found.device + (0 if setup.is_cuda else found.host_copy)
+
+
+def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:
+    """Raises ConfigError where weights, gradients and moments of `ranks` alone exceed the `limit` [bytes] of `what`."""
+    certain = ranks * found.certain
+    if certain > limit:
+        raise ConfigError(
+            f"weights, gradients and AdamW's moments take {_gib(certain)}, {what} has {_gib(limit)}: "
+            "no micro-batch is small enough",
+            hint="method.type: LoRA, a smaller model, or more memory",
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _activations(d: Dimensions, setup: Setup) -> int:
+    tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
+    of_blocks = d.layers * tokens * (_attention(d, setup, width) + _block(d, setup, width))
+    # Autocast keeps each weight that it has cast until the backward pass has used it.
+    casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
+    return of_blocks + casts + tokens * (_norm(d, setup) + setup.length)  # the last norm; the mask, bool
+
+
+def _attention(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token that scaled_dot_product_attention keeps in one block.
+
+    Queries, keys and values (keys and values are repeated for each head), the result and its log-sum-exp, and the
+    mask, which it turns from bool into numbers, T of them a token.
+    """
+    return width * (4 * d.attention + setup.length) + FP32 * d.heads
+
+
+def _block(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token that the rest of one block keeps: two norms; gate, its SiLU and up; inputs of linear layers."""
+    normed = (d.heads + d.key_value_heads) * d.head_dim if d.has_head_norms else 0
+    head_norms = normed * (FP32 if setup.lora else FP32 + width)
+    return 2 * _norm(d, setup) + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
+
+
+def _norm(d: Dimensions, setup: Setup) -> int:
+    """[bytes] a token: its input, and for the gradient of its weight the normalised one; both FP32 under autocast."""
+    return FP32 * d.hidden * (1 if setup.lora else 2)
+
+
+def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token kept for the gradients of weights of linear layers.
+
+    Layers with the same input share it, unless autocast or dropout makes each a copy of its own.  The input of o_proj
+    is the result of attention, which is kept anyway.
+    """
+    if setup.lora is None:
+        kept = LINEAR if setup.is_bf16 else ("q_proj", "gate_proj", "down_proj")
+        return width * sum(d.linear[name][0] for name in kept if name != "o_proj")
+    targets, rank = setup.lora.target_modules, setup.lora.rank
+    if not setup.is_bf16 and not setup.lora.dropout:
+        sources = {_INPUT_OF[name]: d.linear[name][0] for name in targets if name != "o_proj"}
+        return width * (sum(sources.values()) + rank * len(targets))
+    # Dropout keeps what it multiplied with: of CUDA's a bool, of the CPU's an FP32 number.
+    noise = (1 if setup.is_cuda else FP32) if setup.lora.dropout else 0
+    return sum((width + noise) * d.linear[name][0] + width * rank for name in targets)
+
+
+def _logits(d: Dimensions, setup: Setup) -> int:
+    """The loss's log-softmax, its gradient and that of the logits, B x T x V in FP32; the positions' own input."""
+    tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
+    return tokens * (3 * FP32 * d.vocab + (0 if setup.lora else width * d.hidden))

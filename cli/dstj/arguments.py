@@ -47,7 +47,20 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_to in (_validate, _render, _plan, _run, _submit, _suspend, _status, _logs, _keys, _checkpoint, _result, _doctor):
+    for add_to in (
+        _validate,
+        _render,
+        _plan,
+        _run,
+        _submit,
+        _suspend,
+        _status,
+        _logs,
+        _keys,
+        _checkpoint,
+        _result,
+        _doctor,
+    ):
         add_to(commands)
     return root
 
@@ -110,7 +123,11 @@ def _plan(commands: "Commands") -> None:
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
     command.add_argument("--gpu", metavar="NAME", help="GPU of each rank, H200 for example (default: none, the CPU)")
     command.add_argument(
-        "--mfu", type=_share, default=0.4, metavar="SHARE", help="share of the GPU's peak that is reached (default: 0.4)"
+        "--mfu",
+        type=_share,
+        default=0.4,
+        metavar="SHARE",
+        help="share of the GPU's peak that is reached (default: 0.4)",
     )
 
 

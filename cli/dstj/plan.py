@@ -93,7 +93,9 @@ def _target(job: Job, gpu: str | None) -> Target:
     if GPU in limits:
         return Target("a GPU (--gpu NAME tells which)", None, is_cuda=True, memory=None)
     ranks = job.spec.trainer.num_proc_per_node
-    return Target("the CPU", None, is_cuda=False, memory=int(amount(limits["memory"])) // ranks if "memory" in limits else None)
+    return Target(
+        "the CPU", None, is_cuda=False, memory=int(amount(limits["memory"])) // ranks if "memory" in limits else None
+    )
 
 
 def _resources(job: Job) -> Resources | None:

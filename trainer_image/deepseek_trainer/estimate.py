@@ -3,7 +3,7 @@
 What is counted follows model.py, loop.py, optimizer.py and saver.py; `benchmarks/trainer/bench_memory.py` holds it
 against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator wastes.
 
-Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary; a row of BF16 compute keeps 2 bytes, of FP32 4.
+Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary.
 """
 
 from bisect import bisect_right
@@ -91,7 +91,7 @@ def memory(dimensions: Dimensions, setup: Setup) -> Memory:
 
 
 def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
-    """The largest micro-batch up to `setup.rows` with which a rank stays within `limit` [bytes]; 0: not even one row."""
+    """The largest micro-batch, up to `setup.rows`, that stays within `limit` [bytes]; 0: not even one row does."""
     return bisect_right(range(1, setup.rows + 1), limit, key=lambda rows: needed(dimensions, replace(setup, rows=rows)))
 
 

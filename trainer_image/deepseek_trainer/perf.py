@@ -48,7 +48,7 @@ GPUS: Final = {
 
 
 def gpu_named(text: str) -> str:
-    """The GPU that `text` is the name of, or the only one whose name has it.  Raises ConfigError for none or several."""
+    """The GPU called `text`, or the only one whose name has it.  Raises ConfigError for none or several."""
     wanted = text.casefold()
     exact = [name for name in GPUS if name.casefold() in (wanted, f"nvidia {wanted}")]
     found = exact or [name for name in GPUS if wanted in name.casefold()]

@@ -43,8 +43,11 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     """Raises ConfigError where the base is missing, of an unknown kind, or cannot be trained as the job asks."""
     if config.model.architecture is not None:
         return Dimensions.of_architecture(config.model.architecture)
-    from deepseek_trainer.model_source import source_model
-
+    try:
+        from deepseek_trainer.model_source import source_model
+    except ModuleNotFoundError as error:
+        hint = "pip install 'deepseek-training-operator[trainer]'"
+        raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
     found = Dimensions.of_settings(source_model(_base(config, paths))[0])
     refuse_misfit(config, found)
     return found

@@ -126,7 +126,7 @@ def _run(plan: Plan, mfu: float) -> Iterator[Line]:
 
 def _steps(plan: Plan, steps: int | None) -> str:
     if steps is None:
-        return "unknown: the data are not at hand, --volume CLAIM=DIR names their directory"
+        return "unknown: give maxSteps, or the data by --volume CLAIM=DIR, and the extra [trainer]"
     if plan.rows is None:
         return f"{steps:,}"
     about = "" if plan.rows.is_exact else "about "
@@ -134,14 +134,14 @@ def _steps(plan: Plan, steps: int | None) -> str:
 
 
 def _memory(plan: Plan) -> Iterator[Line]:
-    found, rows = memory(plan.dimensions, plan.setup), plan.setup.rows
+    found, batch = memory(plan.dimensions, plan.setup), f"{plan.setup.rows} x {plan.setup.length} tokens"
     yield "MEMORY OF A RANK", "GIB"
     yield "weights", _gib(found.weights)
     yield "gradients", _gib(found.gradients)
     yield "AdamW's moments", _gib(found.moments)
     yield "DDP's buckets", _gib(found.buckets)
-    yield f"activations of {rows} rows", _gib(found.activations)
-    yield f"logits of {rows} rows", _gib(found.logits)
+    yield f"activations, {batch}", _gib(found.activations)
+    yield f"logits, {batch}", _gib(found.logits)
     if not plan.target.is_cuda:
         yield "copy for saves", _gib(found.host_copy)
     limit = "unknown" if plan.target.memory is None else _gib(plan.target.memory)

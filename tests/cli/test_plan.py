@@ -118,7 +118,7 @@ def test_rows_of_a_large_corpus_are_counted_in_a_sample(planned, place, monkeypa
 def test_steps_are_unknown_without_data(planned, place):
     file = job_file(place)
     (place / "corpus").rmdir()
-    assert planned(file)[1]["steps"].startswith("unknown: the data are not at hand")
+    assert planned(file)[1]["steps"].startswith("unknown: give maxSteps")
 
 
 def a_base(place):
@@ -164,3 +164,15 @@ assert main(["plan", {str(file)!r}]) == 0
 assert not {{"torch", "transformers", "numpy", "tokenizers"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_base_model_needs_the_trainers_packages(planned, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.model_source", None)
+    code, _, err = planned(job_file(place, model={"base": {"claimName": "models"}}))
+    assert code == 64
+    assert "[trainer]" in err
+
+
+def test_steps_are_unknown_without_the_trainers_packages(planned, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.preparation", None)
+    assert planned(job_file(place))[1]["steps"].startswith("unknown")

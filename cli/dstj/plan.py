@@ -14,7 +14,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision
 from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.estimate import Setup, largest_rows, memory, needed
+from deepseek_trainer.estimate import PROGRAM, Setup, largest_rows, memory, needed
 from deepseek_trainer.perf import GPUS, flops_per_token, gpu_named
 from dstj import forecast
 from dstj.claims import claims_at_hand
@@ -102,7 +102,9 @@ def _resources(job: Job) -> Resources | None:
     """The job's own, or those of its profile, if that is in a file given."""
     trainer = job.spec.trainer
     profile = job.profiles.get(trainer.profile or "")
-    return trainer.resources_per_node or (profile and ProfileSpec.model_validate(profile["spec"]).resources_per_node)
+    if trainer.resources_per_node or profile is None:
+        return trainer.resources_per_node
+    return ProfileSpec.model_validate(profile["spec"]).resources_per_node
 
 
 def _run(plan: Plan, mfu: float) -> Iterator[Line]:
@@ -144,6 +146,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
     yield f"logits, {batch}", _gib(found.logits)
     if not plan.target.is_cuda:
         yield "copy for saves", _gib(found.host_copy)
+        yield "Python and torch", _gib(PROGRAM)
     limit = "unknown" if plan.target.memory is None else _gib(plan.target.memory)
     yield "sum", f"{_gib(needed(plan.dimensions, plan.setup))} of {limit}"
     if plan.target.is_cuda:

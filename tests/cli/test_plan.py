@@ -35,13 +35,13 @@ def on_cpu(place, memory, **changes):
 
 
 def test_job_that_fits_is_told_in_numbers(planned, place):
-    code, told, err = planned(on_cpu(place, "1Gi"))
+    code, told, err = planned(on_cpu(place, "4Gi"))
     assert (code, err) == (0, "")
     assert told["ranks"] == "1 on the CPU, FP32"
     assert told["parameters"] == "2,552, of which 2,552 are trained"
     assert told["tokens a step"] == "32,768"
     assert told["steps"] == "10"
-    assert told["sum"].endswith(" of 1.00")
+    assert told["sum"].endswith(" of 4.00")
 
 
 def test_job_that_does_not_fit_is_refused_with_the_micro_batch_that_does(planned, place):
@@ -63,8 +63,8 @@ def test_model_of_which_not_one_row_fits_is_pointed_to_lora(planned, place):
 
 
 def test_ranks_of_a_node_share_its_memory(planned, place):
-    file = on_cpu(place, "1Gi", trainer__numProcPerNode=2)
-    assert planned(file)[1]["sum"].endswith(" of 0.50")
+    file = on_cpu(place, "4Gi", trainer__numProcPerNode=2)
+    assert planned(file)[1]["sum"].endswith(" of 2.00")
 
 
 def test_gpu_gives_memory_precision_and_a_time_whose_assumption_is_told(planned, place):

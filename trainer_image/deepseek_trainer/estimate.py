@@ -1,7 +1,7 @@
 """Memory of one rank, part by part, before anything is loaded.  Pure; without torch.
 
 What is counted follows model.py, loop.py, optimizer.py and saver.py; `benchmarks/trainer/bench_memory.py` holds it
-against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator wastes.
+against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator keeps.
 
 Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary.
 """
@@ -17,6 +17,7 @@ from deepseek_trainer.dimensions import LINEAR, Dimensions, lora_of
 
 FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
 BF16: Final = 2
+PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
 
 # From which tensor a linear layer of a block reads.
 _INPUT_OF: Final = {
@@ -96,9 +97,9 @@ def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
 
 
 def needed(dimensions: Dimensions, setup: Setup) -> int:
-    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the host's copy."""
+    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the program and the host's copy."""
     found = memory(dimensions, setup)
-    return found.device + (0 if setup.is_cuda else found.host_copy)
+    return found.device + (0 if setup.is_cuda else PROGRAM + found.host_copy)
 
 
 def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:

@@ -47,7 +47,20 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_to in (_validate, _render, _run, _submit, _suspend, _status, _logs, _keys, _checkpoint, _result, _doctor):
+    for add_to in (
+        _validate,
+        _render,
+        _plan,
+        _run,
+        _submit,
+        _suspend,
+        _status,
+        _logs,
+        _keys,
+        _checkpoint,
+        _result,
+        _doctor,
+    ):
         add_to(commands)
     return root
 
@@ -78,6 +91,16 @@ def _index(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
+    return share
+
+
 def _validate(commands: "Commands") -> None:
     command = _command(commands, "validate", "dstj.files:validate", "check job files without running anything")
     command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
@@ -90,6 +113,21 @@ def _render(commands: "Commands") -> None:
     command.add_argument("--attempt", type=_positive, default=1, metavar="N", help="which attempt to show (default: 1)")
     command.add_argument(
         "--uid", default="00000000-0000-0000-0000-000000000000", help="uid of the job in the cluster (default: zeros)"
+    )
+
+
+def _plan(commands: "Commands") -> None:
+    command = _command(commands, "plan", "dstj.plan:plan", "tell memory, steps and time of a job before it runs")
+    command.add_argument("file", metavar="FILE", help="YAML file with one job")
+    command.add_argument("--profile", metavar="FILE", help="YAML file with the job's TrainingProfile")
+    command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
+    command.add_argument("--gpu", metavar="NAME", help="GPU of each rank, H200 for example (default: none, the CPU)")
+    command.add_argument(
+        "--mfu",
+        type=_share,
+        default=0.4,
+        metavar="SHARE",
+        help="share of the GPU's peak that is reached (default: 0.4)",
     )
 
 

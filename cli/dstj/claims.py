@@ -36,6 +36,15 @@ def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
     return Sources({made: home.job(job.name).paths.work} | claims, _secrets(job.spec, home))
 
 
+def claims_at_hand(job: Job, home: Home, volumes: Iterable[str] = ()) -> dict[str, Path]:
+    """Directories of the claims that hold data and model, as far as they are here."""
+    found = _given(volumes)
+    for name in input_claims(job.spec):
+        if name not in found and (place := _beside(name, job.path, home)):
+            found[name] = place
+    return found
+
+
 def input_claims(spec: JobSpec) -> tuple[str, ...]:
     """Claims that hold the data and the base model."""
     places = (spec.model.base, *spec.data.places)
@@ -44,14 +53,21 @@ def input_claims(spec: JobSpec) -> tuple[str, ...]:
 
 def claim_directory(name: str, job_file: Path, home: Home) -> Path:
     """Where a claim lies unless --volume says so."""
-    places = (job_file.absolute().parent / name, home.volume(name))
-    for place in places:
-        if place.is_dir():
-            return place
+    if place := _beside(name, job_file, home):
+        return place
+    places = _places(name, job_file, home)
     raise ConfigError(
         f"no directory for the claim {name}: looked at {places[0]} and {places[1]}, and no --volume names it",
         hint=f"dstj run {job_file} --volume {name}=DIR",
     )
+
+
+def _places(name: str, job_file: Path, home: Home) -> tuple[Path, Path]:
+    return job_file.absolute().parent / name, home.volume(name)
+
+
+def _beside(name: str, job_file: Path, home: Home) -> Path | None:
+    return next((place for place in _places(name, job_file, home) if place.is_dir()), None)
 
 
 def _given(volumes: Iterable[str]) -> dict[str, Path]:

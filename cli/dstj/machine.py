@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from deepseek_trainer.cgroup import memory_limit
+
 
 def cores() -> int:
     """CPU cores that this process may use."""
@@ -24,9 +26,8 @@ def memory_bytes() -> int:
     """Memory that new processes may take: what the kernel calls available, less where a cgroup allows less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
-    return min([available, *(int(text) for text in texts if text.isdecimal())])
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)
 
 
 def free_bytes(path: Path) -> int:

@@ -260,3 +260,37 @@ def test_gguf_file_of_something_else_is_refused(tmp_path):
     paths, base = paths_with_base(tmp_path)
     base.write_bytes(b"PK\x03\x04 a zip file")
     assert "is not a GGUF file" in refused(paths)
+
+
+MISFITS = {
+    "sequence": (
+        {"data": {"train": {"claimName": "data"}, "sequenceLength": 129}},
+        "data.sequenceLength=129 is longer than the base model's 128 positions "
+        "(hint: lower data.sequenceLength to 128, or take a model for longer texts)",
+    ),
+    "adapters": (
+        {"method": {"type": "LoRA", "lora": {"targetModules": ["q_proj", "c_attn"]}}},
+        "method.lora.targetModules: the model has no linear layer c_attn "
+        "(hint: it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj)",
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [a_directory, lambda base, tokenizer: a_gguf(base, tiny_model(), tokenizer)])
+@pytest.mark.parametrize("name", MISFITS)
+def test_base_that_the_job_cannot_train_is_refused_while_preparing(tmp_path, tokenizer, make, name):
+    changes, message = MISFITS[name]
+    paths, base = paths_with_base(tmp_path)
+    make(base, tokenizer)
+    assert refused(paths, a_config(**changes)) == message
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_base_that_was_prepared_before_is_held_to_the_job_too(tmp_path, tokenizer, name):
+    changes, message = MISFITS[name]
+    paths, base = paths_with_base(tmp_path)
+    a_directory(base, tokenizer)
+    prepared(a_config(), paths)
+    with pytest.raises(ConfigError) as caught:
+        prepared(a_config(**changes), paths)
+    assert str(caught.value) == message

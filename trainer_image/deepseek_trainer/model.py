@@ -22,6 +22,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.dataset import Batch
+from deepseek_trainer.estimate import LOGITS_BYTES
 from deepseek_trainer.gguf_model import CLASSES
 from deepseek_trainer.model_source import CONFIG, prepared_model, read_source
 from deepseek_trainer.packing import IGNORED, block_causal_mask
@@ -30,8 +31,6 @@ from deepseek_trainer.vault import Vault
 
 # What the weights of a model may be stored in, as safetensors names it.
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-
-LOGITS_BYTES: Final = 1 << 28  # in fp32, of one part
 
 
 @dataclass(frozen=True, slots=True)

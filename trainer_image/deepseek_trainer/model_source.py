@@ -21,6 +21,7 @@ from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.digest import digest_of, file_digests, listing_digest
+from deepseek_trainer.dimensions import Dimensions, refuse_misfit
 from deepseek_trainer.gguf_file import GgufFile, GgufTensor, open_gguf
 from deepseek_trainer.gguf_model import CLASSES
 from deepseek_trainer.tensorfile import Entry, stream
@@ -48,17 +49,25 @@ class Source:
 def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     """The directory of the prepared base model, made now unless an earlier attempt has done so.
 
-    Raises ConfigError where the model is missing or of a kind that cannot be trained, IntegrityError
-    where it is not the one that the job names by digest.
+    Raises ConfigError where the model is missing, of a kind that cannot be trained, or not as the job wants to
+    train it, IntegrityError where it is not the one that the job names by digest.
     """
-    base = _base(config)
-    source = _existing(base, paths)
+    source = _existing(_base(config), paths)
     target = prepared_model(config, paths)
-    if not target.exists():
-        with committed(target) as directory:
-            write = _prepare_gguf if source.is_file() else _prepare_directory
-            write(source, base, directory, vault)
+    if target.exists():
+        refuse_misfit(config, dimensions_of(config, paths, vault))
+        return target
+    with committed(target) as directory:
+        write = _prepare_gguf if source.is_file() else _prepare_directory
+        write(source, config, directory, vault)
     return target
+
+
+def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensions:
+    """Of the model from scratch, or of the prepared base."""
+    if config.model.architecture is not None:
+        return Dimensions.of_architecture(config.model.architecture)
+    return Dimensions.of_settings(json.loads(bytes(vault.read(prepared_model(config, paths) / CONFIG))))
 
 
 def prepared_model(config: TrainingConfig, paths: Paths) -> Path:
@@ -73,6 +82,16 @@ def prepared_model(config: TrainingConfig, paths: Paths) -> Path:
     facts = [FORMAT, str(config.job), config.seals_data, base.model_dump(mode="json")]
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return paths.prepared / f"model-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}"
+
+
+def source_model(source: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Content of config.json and of the tokenizer's files of a base model as it lies on its claim, unverified."""
+    if source.is_file():
+        _refuse_pickle(source)
+        gguf = open_gguf(source)
+        return gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
+    config, tokenizer, _ = _checked_directory(source)
+    return config, tokenizer
 
 
 def read_source(directory: Path, vault: Vault) -> Source:
@@ -100,18 +119,22 @@ def _existing(base: BaseModelSource, paths: Paths) -> Path:
     )
 
 
-def _prepare_gguf(source: Path, base: BaseModelSource, directory: Path, vault: Vault) -> None:
+def _prepare_gguf(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
     _refuse_pickle(source)
+    base = _base(job)
     digest = _verified(base, digest_of(source))
     gguf = open_gguf(source)
     config, tokenizer = gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
     _check_vocabulary(config, tokenizer)
+    refuse_misfit(job, Dimensions.of_settings(config))
     vault.write(directory / "model.safetensors", stream(_entries(gguf, config)))
     _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, ("model.safetensors",)))
 
 
-def _prepare_directory(source: Path, base: BaseModelSource, directory: Path, vault: Vault) -> None:
+def _prepare_directory(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
+    base = _base(job)
     config, tokenizer, weights = _checked_directory(source)
+    refuse_misfit(job, Dimensions.of_settings(config))
     digests = file_digests(source)
     digest = _verified(base, listing_digest(digests))
     for name in weights:

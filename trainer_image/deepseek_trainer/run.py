@@ -23,7 +23,9 @@ from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import load_model
+from deepseek_trainer.model_source import dimensions_of
 from deepseek_trainer.precision import compute_dtype
+from deepseek_trainer.preflight import refuse_too_large
 from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
@@ -154,7 +156,10 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
 def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.config, rank.world.device, rank.config.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
-    model = load_model(config, rank.paths, Vault.for_data(config, rank.paths), torch.device("cpu"))
+    vault = Vault.for_data(config, rank.paths)
+    settled = config.model_copy(update={"method": rank.method})
+    refuse_too_large(settled, dimensions_of(config, rank.paths, vault), device)
+    model = load_model(config, rank.paths, vault, torch.device("cpu"))
     return trainable(model, rank.method, seed, device, compute_dtype(config.optimization.precision, device))
 
 

@@ -1,0 +1,124 @@
+"""What a job's files say of a run that has not begun: the model's dimensions, and how many rows the data fill.
+
+The trainer's own code reads both, as preparation would; it does not import torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.method import MANY_RECORDS, MethodType
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.dimensions import Dimensions, refuse_misfit
+from deepseek_trainer.horizon import Horizon
+
+SAMPLE_BYTES: Final = 4 << 20  # of data that are tokenised; of more, every n-th record
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of data.sequenceLength tokens that the training records fill."""
+
+    count: int
+    is_exact: bool
+
+
+@contextmanager
+def mounted(claims: Mapping[str, Path]) -> Iterator[Paths]:
+    """Paths as a worker has them, with links to the directories of `claims` and nothing else."""
+    with TemporaryDirectory() as directory:
+        paths = Paths(Path(directory))
+        paths.claim("").mkdir(parents=True)
+        for name, place in claims.items():
+            paths.claim(name).symlink_to(place.absolute())
+        yield paths
+
+
+def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
+    """Raises ConfigError where the base is missing, of an unknown kind, or cannot be trained as the job asks."""
+    if config.model.architecture is not None:
+        return Dimensions.of_architecture(config.model.architecture)
+    try:
+        from deepseek_trainer.model_source import source_model
+    except ModuleNotFoundError as error:
+        hint = "pip install 'deepseek-training-operator[trainer]'"
+        raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
+    found = Dimensions.of_settings(source_model(_base(config, paths))[0])
+    refuse_misfit(config, found)
+    return found
+
+
+def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
+    """The job with the method that Auto stands for: of data that are not here, the one that takes the most memory."""
+    has_base = config.model.base is not None
+    records = MANY_RECORDS
+    if config.method.type is MethodType.AUTO and has_base and _are_here(config, paths):
+        from deepseek_trainer.preparation import TRAIN, Inputs
+
+        records = sum(1 for _ in Inputs.find(config, paths).records(TRAIN))
+    return config.model_copy(update={"method": config.method.settled(records, has_base=has_base)})
+
+
+def steps(config: TrainingConfig, rows: Rows | None) -> int | None:
+    """Optimizer steps of the whole run; None where that depends on time, or on data that are not here."""
+    return Horizon.of(config.optimization, rows.count).steps if rows else config.optimization.max_steps
+
+
+def rows_at_hand(config: TrainingConfig, paths: Paths) -> Rows | None:
+    """None where nothing depends on it, or a claim or the trainer's own packages are not here.
+
+    Raises DataError for what is wrong with places, files and the records that are looked at.
+    """
+    if config.optimization.max_steps or not _are_here(config, paths):
+        return None
+    try:
+        return _rows(config, paths)
+    except ModuleNotFoundError:
+        return None
+
+
+def _are_here(config: TrainingConfig, paths: Paths) -> bool:
+    places = (*config.data.training_places.values(), config.data.validation)
+    return all(paths.claim(each.claim_name).exists() for each in places if each)
+
+
+def _rows(config: TrainingConfig, paths: Paths) -> Rows:
+    from deepseek_trainer.preparation import TRAIN, Inputs
+    from deepseek_trainer.tally import Tally
+
+    inputs = Inputs.find(config, paths)
+    every = 1 + inputs.size_bytes() // SAMPLE_BYTES
+    tally = Tally(TRAIN, config.data, _tokenizer(config, paths, inputs, every))
+    count = sum(len(row) for row in tally.rows(islice(inputs.records(TRAIN), 0, None, every)))
+    return Rows(count * every, is_exact=every == 1)
+
+
+def _tokenizer(config: TrainingConfig, paths: Paths, inputs: Any, every: int) -> Any:
+    from deepseek_trainer.model_source import source_model
+    from deepseek_trainer.preparation import TRAIN
+    from deepseek_trainer.tokenizer import trained_tokenizer
+    from deepseek_trainer.tokenizer_files import tokenizer_from
+
+    if config.model.architecture is None:
+        return tokenizer_from(source_model(_base(config, paths))[1])
+    sample = islice(inputs.records(TRAIN), 0, None, every)
+    texts = (text for record in sample for text in record.texts())
+    return trained_tokenizer(texts, config.model.architecture.vocab_size)
+
+
+def _base(config: TrainingConfig, paths: Paths) -> Path:
+    base = config.model.base
+    assert base is not None, "the spec asks for exactly one of base and architecture"
+    place = paths.claim(base.claim_name, base.path)
+    if not place.exists():
+        raise ConfigError(
+            f"model.base: the claim {base.claim_name} has no {base.path or 'such volume'}: its size is not known",
+            hint=f"--volume {base.claim_name}=DIR names the directory that holds it",
+        )
+    return place

@@ -1,0 +1,175 @@
+"""`dstj plan`: what a job will take, before it takes it: memory of a rank, steps, FLOPs and time."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from deepseek_operator.quota import amount
+from deepseek_operator.spec import GPU, ProfileSpec, Resources
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.optimization import Precision
+from deepseek_trainer.dimensions import Dimensions
+from deepseek_trainer.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
+from deepseek_trainer.perf import GPUS, flops_per_token, gpu_named
+from dstj import forecast
+from dstj.claims import claims_at_hand
+from dstj.forecast import Rows
+from dstj.home import Home
+from dstj.jobfile import Job, load_job
+from dstj.table import lines
+
+GIB: Final = 1 << 30
+Line = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a rank computes on."""
+
+    name: str
+    gpu: str | None  # one that perf.GPUS has
+    is_cuda: bool
+    memory: int | None  # [bytes] for one rank; None: no limit is known
+
+    def is_bf16(self, precision: Precision) -> bool:
+        """As `precision.compute_dtype`, FP16 too; a GPU without a name is taken to have BF16."""
+        if precision is Precision.AUTO:
+            return self.is_cuda and (self.gpu is None or GPUS[self.gpu].has_bf16)
+        return precision is not Precision.FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One job on one target."""
+
+    config: TrainingConfig
+    target: Target
+    dimensions: Dimensions
+    rows: Rows | None  # of the training data; None: not at hand
+
+    @property
+    def setup(self) -> Setup:
+        is_bf16 = self.target.is_bf16(self.config.optimization.precision)
+        return Setup.of(self.config, is_bf16=is_bf16, is_cuda=self.target.is_cuda)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.optimization.global_batch_size * self.config.data.sequence_length
+
+    @property
+    def flops(self) -> int:
+        """For each token."""
+        return flops_per_token(self.dimensions, self.setup.length, self.setup.lora)
+
+    def tokens_per_second(self, mfu: float) -> float | None:
+        """Of all ranks, at this share of the GPUs' peak; None where the peak is not known, or is not that of FP32."""
+        if self.target.gpu is None or not self.setup.is_bf16:
+            return None
+        return mfu * self.setup.ranks * GPUS[self.target.gpu].peak / self.flops
+
+
+def plan(arguments: Namespace) -> int:
+    """Print what a job will take.  Raises ConfigError where a rank has less memory."""
+    job = load_job(Path(arguments.file), *([Path(arguments.profile)] if arguments.profile else []))
+    config = job.spec.training_config(job.namespace, job.name)
+    target = _target(job, gpu_named(arguments.gpu) if arguments.gpu else None)
+    with forecast.mounted(claims_at_hand(job, Home.from_env(), arguments.volume)) as paths:
+        config = forecast.settled(config, paths)
+        dimensions = forecast.dimensions(config, paths)
+        found = Plan(config, target, dimensions, forecast.rows_at_hand(config, paths))
+    print("\n".join([*lines([*_run(found, arguments.mfu)]), "", *lines([*_memory(found)])]))
+    _refuse_large(found)
+    return ExitCode.DONE
+
+
+def _target(job: Job, gpu: str | None) -> Target:
+    if gpu is not None:
+        return Target(gpu, gpu, is_cuda=True, memory=GPUS[gpu].memory)
+    limits = (_resources(job) or Resources()).limits or {}
+    if GPU in limits:
+        return Target("a GPU (--gpu NAME tells which)", None, is_cuda=True, memory=None)
+    ranks = job.spec.trainer.num_proc_per_node
+    return Target(
+        "the CPU", None, is_cuda=False, memory=int(amount(limits["memory"])) // ranks if "memory" in limits else None
+    )
+
+
+def _resources(job: Job) -> Resources | None:
+    """The job's own, or those of its profile, if that is in a file given."""
+    trainer = job.spec.trainer
+    profile = job.profiles.get(trainer.profile or "")
+    if trainer.resources_per_node or profile is None:
+        return trainer.resources_per_node
+    return ProfileSpec.model_validate(profile["spec"]).resources_per_node
+
+
+def _run(plan: Plan, mfu: float) -> Iterator[Line]:
+    setup, dimensions = plan.setup, plan.dimensions
+    yield "ranks", f"{setup.ranks} on {plan.target.name}, {_precision(plan)}"
+    total = dimensions.parameters + dimensions.adapters(setup.lora)
+    yield "method", str(plan.config.method.type)
+    yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained"
+    yield "tokens a step", f"{plan.tokens_per_step:,}"
+    steps = forecast.steps(plan.config, plan.rows)
+    yield "steps", _steps(plan, steps)
+    yield "FLOPs a token", f"{plan.flops:,} (PaLM's count)"
+    speed = plan.tokens_per_second(mfu)
+    if speed is None:
+        yield "time", "unknown: the peak is known of GPUs that --gpu names, in BF16"
+        return
+    yield "tokens a second", f"{speed:,.0f}, if {mfu:.0%} of the peak is reached (--mfu)"
+    if steps is not None:
+        yield "time", f"{timedelta(seconds=round(steps * plan.tokens_per_step / speed))}, evaluation and saves left out"
+
+
+def _precision(plan: Plan) -> str:
+    asked = plan.config.optimization.precision
+    return asked if asked is Precision.FP16 else "BF16" if plan.setup.is_bf16 else "FP32"
+
+
+def _steps(plan: Plan, steps: int | None) -> str:
+    if steps is None:
+        return "unknown: give maxSteps, or the data by --volume CLAIM=DIR, and the extra [trainer]"
+    if plan.rows is None:
+        return f"{steps:,}"
+    about = "" if plan.rows.is_exact else "about "
+    return f"{about}{steps:,}, for {about}{plan.rows.count:,} rows of {plan.setup.length:,} tokens"
+
+
+def _memory(plan: Plan) -> Iterator[Line]:
+    found, batch = memory(plan.dimensions, plan.setup), f"{plan.setup.rows} x {plan.setup.length} tokens"
+    yield "MEMORY OF A RANK", "GIB"
+    yield "weights", _gib(found.weights)
+    yield "gradients", _gib(found.gradients)
+    yield "moments", _gib(found.moments)
+    yield "gathered weights" if plan.setup.shards > 1 else "DDP's buckets", _gib(found.buckets)
+    yield f"activations, {batch}", _gib(found.activations)
+    yield f"logits, {batch}", _gib(found.logits)
+    if not plan.target.is_cuda:
+        yield "copy for saves", _gib(found.host_copy)
+        yield "Python and torch", _gib(PROGRAM)
+    limit = "unknown" if plan.target.memory is None else _gib(plan.target.memory)
+    yield "sum", f"{_gib(needed(plan.dimensions, plan.setup))} of {limit}"
+    if plan.target.is_cuda:
+        yield "copy for saves, on the host", _gib(found.host_copy)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _refuse_large(plan: Plan) -> None:
+    limit, setup = plan.target.memory, plan.setup
+    if limit is None or (size := needed(plan.dimensions, setup)) <= limit:
+        return
+    rows = largest_rows(plan.dimensions, setup, limit)
+    smaller = "method.type: LoRA" if setup.lora is None else "a smaller model"
+    raise ConfigError(
+        f"a rank needs {_gib(size)} GiB, {plan.target.name} has {_gib(limit)} for it",
+        hint=f"optimization.microBatchSize: {rows}" if rows else f"{smaller}, or more memory: one row is too much",
+    )

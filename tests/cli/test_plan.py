@@ -1,0 +1,178 @@
+"""`dstj plan`: what a job takes, before it takes it."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from cli_builders import job_file
+from deepseek_trainer.model_source import prepare_model
+from deepseek_trainer.vault import Vault
+from dstj import forecast
+from model_builders import a_config, a_gguf, a_tokenizer, paths_with_base, tiny_model
+
+LARGE = {"hiddenSize": 4096, "numLayers": 32, "numHeads": 32, "intermediateSize": 14336, "vocabSize": 128256}
+MEDIUM = LARGE | {"hiddenSize": 1024, "numHeads": 16, "intermediateSize": 4096}
+
+
+@pytest.fixture
+def planned(run_dstj, capsys):
+    """Exit code, {label: text} and the errors of `dstj plan`."""
+
+    def run(*arguments):
+        code = run_dstj("plan", *arguments)
+        out, err = capsys.readouterr()
+        cells = [line.split("  ", 1) for line in out.splitlines() if line]
+        return code, {label: text.strip() for label, text in cells}, err
+
+    return run
+
+
+def on_cpu(place, memory, **changes):
+    resources = {"limits": {"memory": memory}}
+    return job_file(place, optimization={"maxSteps": 10}, trainer__resourcesPerNode=resources, **changes)
+
+
+def test_job_that_fits_is_told_in_numbers(planned, place):
+    code, told, err = planned(on_cpu(place, "4Gi"))
+    assert (code, err) == (0, "")
+    assert told["ranks"] == "1 on the CPU, FP32"
+    assert told["parameters"] == "2,552, of which 2,552 are trained"
+    assert told["tokens a step"] == "32,768"
+    assert told["steps"] == "10"
+    assert told["sum"].endswith(" of 4.00")
+
+
+def test_job_that_does_not_fit_is_refused_with_the_micro_batch_that_does(planned, place):
+    file = on_cpu(place, "36Gi", model={"architecture": MEDIUM})
+    code, told, err = planned(file)
+    assert code == 64
+    assert f"dstj: error: a rank needs {told['sum'].split(' ')[0]} GiB, the CPU has 36.00 for it" in err
+    hint = err.splitlines()[1].removeprefix("dstj: hint: optimization.microBatchSize: ")
+    content = yaml.safe_load(file.read_text())
+    content["spec"]["optimization"]["microBatchSize"] = int(hint)
+    file.write_text(yaml.safe_dump(content))
+    assert planned(file)[0] == 0
+
+
+def test_model_of_which_not_one_row_fits_is_pointed_to_lora(planned, place):
+    code, _, err = planned(on_cpu(place, "64Gi", model={"architecture": LARGE}))
+    assert code == 64
+    assert "hint: method.type: LoRA, or more memory: one row is too much" in err
+
+
+def test_ranks_of_a_node_share_its_memory(planned, place):
+    file = on_cpu(place, "4Gi", trainer__numProcPerNode=2)
+    assert planned(file)[1]["sum"].endswith(" of 2.00")
+
+
+def test_gpu_gives_memory_precision_and_a_time_whose_assumption_is_told(planned, place):
+    file = job_file(place, model={"architecture": MEDIUM}, optimization={"maxSteps": 1000, "microBatchSize": 2})
+    code, told, _ = planned(file, "--gpu", "h200", "--mfu", "0.5")
+    assert code == 0
+    assert told["ranks"] == "1 on NVIDIA H200, BF16"
+    assert told["tokens a second"].endswith("if 50% of the peak is reached (--mfu)")
+    speed = int(told["tokens a second"].split(",  ")[0].split(" ")[0].rstrip(",").replace(",", ""))
+    flops = int(told["FLOPs a token"].split(" ")[0].replace(",", ""))
+    assert speed * flops == pytest.approx(0.5 * 989e12, rel=1e-3)
+    assert told["sum"].endswith(" of 131.32")
+
+
+def test_gpu_that_nobody_named_has_no_limit_and_no_time(planned, place):
+    file = job_file(place, optimization={"maxSteps": 1}, trainer__resourcesPerNode={"limits": {"nvidia.com/gpu": 1}})
+    code, told, _ = planned(file)
+    assert code == 0
+    assert told["ranks"] == "1 on a GPU (--gpu NAME tells which), BF16"
+    assert told["sum"].endswith(" of unknown")
+    assert told["time"].startswith("unknown")
+
+
+@pytest.mark.parametrize("share", ["0", "1.1", "fast"])
+def test_share_of_the_peak_is_a_share(planned, place, share):
+    assert planned(job_file(place), "--mfu", share)[0] == 2
+
+
+def test_steps_are_counted_from_data_that_are_at_hand(planned, place):
+    file = job_file(place, data__sequenceLength=16, optimization={"epochs": 2, "globalBatchSize": 4})
+    (place / "corpus/a.txt").write_text("one fine day " * 200)
+    (place / "corpus/b.txt").write_text("another fine day " * 200)
+    code, told, _ = planned(file)
+    assert code == 0
+    rows = int(told["steps"].split("for ")[1].split(" ")[0])
+    assert told["steps"] == f"{-(-2 * rows // 4)}, for {rows} rows of 16 tokens"
+
+
+def test_rows_of_a_large_corpus_are_counted_in_a_sample(planned, place, monkeypatch):
+    file = job_file(place, data__sequenceLength=16, optimization={"epochs": 1, "globalBatchSize": 1})
+    lines = (f'{{"text": "day {day:03}, and then another one"}}\n' for day in range(400))
+    (place / "corpus/a.jsonl").write_text("".join(lines))
+    exact = planned(file)[1]["steps"]
+    monkeypatch.setattr(forecast, "SAMPLE_BYTES", 4000)
+    about = planned(file)[1]["steps"]
+    counts = [int(text.removeprefix("about ").split(",")[0]) for text in (exact, about)]
+    assert about.startswith("about ")
+    assert counts[1] == pytest.approx(counts[0], rel=0.1)
+
+
+def test_steps_are_unknown_without_data(planned, place):
+    file = job_file(place)
+    (place / "corpus").rmdir()
+    assert planned(file)[1]["steps"].startswith("unknown: give maxSteps")
+
+
+def a_base(place):
+    """A base model beside the job file, as the claim `models`."""
+    a_gguf(place / "models/base.gguf", tiny_model(), a_tokenizer())
+    return {"base": {"claimName": "models", "path": "base.gguf"}}
+
+
+def test_base_model_is_measured_from_its_file(planned, place):
+    file = job_file(place, model=a_base(place), method={"type": "LoRA"}, data__sequenceLength=64,
+                    optimization={"maxSteps": 1})  # fmt: skip
+    total = tiny_model().num_parameters()
+    adapters = 2 * 16 * ((32 + 32) + (32 + 16))
+    assert planned(file)[1]["parameters"] == f"{total + adapters:,}, of which {adapters:,} are trained"
+
+
+def test_base_model_that_is_not_at_hand_is_named_with_the_way_out(planned, place):
+    file = job_file(place, model={"base": {"claimName": "models", "path": "base.gguf"}})
+    code, _, err = planned(file)
+    assert code == 64
+    assert "the claim models has no base.gguf: its size is not known" in err
+    assert "hint: --volume models=DIR names the directory that holds it" in err
+
+
+def test_plan_refuses_a_base_as_preparation_will(planned, place, tmp_path_factory):
+    file = job_file(place, model=a_base(place), data__sequenceLength=256)
+    code, _, err = planned(file)
+    paths, base = paths_with_base(tmp_path_factory.mktemp("pod"))
+    a_gguf(base, tiny_model(), a_tokenizer())
+    config = a_config(data={"train": {"claimName": "data"}, "sequenceLength": 256})
+    with pytest.raises(Exception, match="256 is longer") as caught:
+        prepare_model(config, paths, Vault.for_data(config, paths))
+    assert code == 64
+    assert f"dstj: error: {caught.value.problem}\n" in err
+
+
+def test_plan_without_data_imports_neither_torch_nor_transformers(place):
+    file = job_file(place, optimization={"maxSteps": 1})
+    program = f"""
+import sys
+from dstj.cli import main
+assert main(["plan", {str(file)!r}]) == 0
+assert not {{"torch", "transformers", "numpy", "tokenizers"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_base_model_needs_the_trainers_packages(planned, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.model_source", None)
+    code, _, err = planned(job_file(place, model={"base": {"claimName": "models"}}))
+    assert code == 64
+    assert "[trainer]" in err
+
+
+def test_steps_are_unknown_without_the_trainers_packages(planned, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.preparation", None)
+    assert planned(job_file(place))[1]["steps"].startswith("unknown")

@@ -1,0 +1,221 @@
+"""Memory of one rank, part by part, before anything is loaded.  Pure; without torch.
+
+What is counted follows model.py, loop.py, optimizer.py and saver.py; `benchmarks/trainer/bench_memory.py` holds it
+against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator keeps.
+
+Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
+from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
+from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
+
+FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
+BF16: Final = 2
+LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
+PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
+
+# From which tensor a linear layer of a block reads.
+_INPUT_OF: Final = {
+    "q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "heads",
+    "gate_proj": "feed-forward", "up_proj": "feed-forward", "down_proj": "product",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What of a job, besides the model's dimensions, the memory of a rank depends on."""
+
+    rows: int  # B
+    length: int  # T
+    lora: LoraSpec | None
+    is_bf16: bool
+    is_cuda: bool
+    ranks: int
+    is_asynchronous: bool
+    method: MethodSpec = field(default_factory=MethodSpec)
+    optimization: OptimizationSpec = field(default_factory=OptimizationSpec)
+
+    @classmethod
+    def of(cls, config: TrainingConfig, *, is_bf16: bool, is_cuda: bool) -> "Setup":
+        """Of a job whose method is settled.  `is_bf16`: it computes in two bytes."""
+        optimization, ranks = config.optimization, config.world_size
+        return cls(
+            rows=min(optimization.micro_batch_size, -(-optimization.global_batch_size // ranks)),
+            length=config.data.sequence_length,
+            lora=config.method.adapters,
+            is_bf16=is_bf16,
+            is_cuda=is_cuda,
+            ranks=ranks,
+            is_asynchronous=config.checkpoint.asynchronous,
+            method=config.method,
+            optimization=optimization,
+        )
+
+    @property
+    def shards(self) -> int:
+        """Ranks over which weights, gradients and moments are spread."""
+        return self.ranks if self.optimization.strategy is Strategy.FSDP else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """[bytes] of one rank."""
+
+    weights: int
+    gradients: int
+    moments: int
+    buckets: int  # DDP's copy of the gradients
+    activations: int  # kept for the backward pass of one micro-batch
+    logits: int
+    host_copy: int  # of what a save beside the training writes; in the host's memory
+
+    @property
+    def certain(self) -> int:
+        """What no setting but the method changes."""
+        return self.weights + self.gradients + self.moments
+
+    @property
+    def device(self) -> int:
+        """The sum of all but the host's copy: a peak that a rank does not pass."""
+        return self.certain + self.buckets + self.activations + self.logits
+
+
+def memory(dimensions: Dimensions, setup: Setup) -> Memory:
+    """Of one rank, all `setup.rows` x T positions learned: of Instruction data fewer are, and logits take less."""
+    count, averages = trainable(dimensions, setup), setup.optimization.ema_decay is not None
+    moments = _moments(dimensions, setup, count)
+    saved = FP32 * count * (2 if averages else 1) + moments
+    return Memory(
+        weights=(_weights(dimensions, setup) + (FP32 * count if averages else 0)) // setup.shards,
+        gradients=FP32 * count // setup.shards,
+        moments=moments // setup.shards,
+        buckets=_gathered(dimensions) if setup.shards > 1 else FP32 * count,
+        activations=_activations(dimensions, setup),
+        logits=_logits(dimensions, setup),
+        # Of what is saved each rank writes its share.
+        host_copy=saved // setup.ranks if setup.is_asynchronous else 0,
+    )
+
+
+def trainable(d: Dimensions, setup: Setup) -> int:
+    """Parameters with a gradient."""
+    if setup.lora:
+        return d.adapters(setup.lora)
+    frozen_layers = setup.method.frozen_layers
+    return d.parameters - (d.frozen(frozen_layers) if frozen_layers else 0)
+
+
+def _weights(d: Dimensions, setup: Setup) -> int:
+    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for 64 of them."""
+    whole = FP32 * (d.parameters + d.adapters(setup.lora))
+    if setup.method.type is not MethodType.QLORA:
+        return whole
+    return whole - FP32 * d.in_blocks + d.in_blocks // 2 + d.in_blocks // 64
+
+
+def _moments(d: Dimensions, setup: Setup, count: int) -> int:
+    """[bytes]; Muon keeps one for the blocks' matrices, AdamW two of each; in eight bits with a scale for 256."""
+    match setup.optimization.optimizer:
+        case Optimizer.ADAMW:
+            return 2 * FP32 * count
+        case Optimizer.ADAMW_8BIT:
+            return 2 * count + 2 * FP32 * count // 256
+        case Optimizer.MUON:
+            return 2 * FP32 * count - FP32 * min(count, d.in_blocks)
+
+
+def _gathered(d: Dimensions) -> int:
+    """[bytes] of what FSDP has whole at a time: the embeddings, and two blocks, of which one comes early."""
+    embeddings = (1 if d.tied else 2) * d.vocab * d.hidden
+    return FP32 * (2 * (d.in_blocks // d.layers) + embeddings)
+
+
+def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
+    """The largest micro-batch, up to `setup.rows`, that stays within `limit` [bytes]; 0: not even one row does."""
+    return bisect_right(range(1, setup.rows + 1), limit, key=lambda rows: needed(dimensions, replace(setup, rows=rows)))
+
+
+def needed(dimensions: Dimensions, setup: Setup) -> int:
+    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the program and the host's copy."""
+    found = memory(dimensions, setup)
+    return found.device + (0 if setup.is_cuda else PROGRAM + found.host_copy)
+
+
+def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:
+    """Raises ConfigError where weights, gradients and moments of `ranks` alone exceed the `limit` [bytes] of `what`."""
+    certain = ranks * found.certain
+    if certain > limit:
+        raise ConfigError(
+            f"weights, gradients and moments take {_gib(certain)}, {what} has {_gib(limit)}: "
+            "no micro-batch is small enough",
+            hint="optimization.strategy: FSDP, method.type: LoRA or QLoRA, a smaller model, or more memory",
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _activations(d: Dimensions, setup: Setup) -> int:
+    tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
+    of_block = tokens * (_attention(d, setup, width) + _block(d, setup, width))
+    if setup.optimization.recompute is Recompute.FULL:
+        of_blocks = d.layers * tokens * d.hidden * FP32 + of_block  # what each begins with, and one made again
+    else:
+        of_blocks = d.layers * of_block  # with Selective less; how much is not counted
+    # Autocast keeps each weight that it has cast until the backward pass has used it.
+    casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
+    return of_blocks + casts + tokens * (_norm(d, setup) + setup.length)  # the last norm; the mask, bool
+
+
+def _attention(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token that scaled_dot_product_attention keeps in one block.
+
+    Queries, keys and values (keys and values are repeated for each head), the result and its log-sum-exp, and the
+    mask, which it turns from bool into numbers, T of them a token.
+    """
+    return width * (4 * d.attention + setup.length) + FP32 * d.heads
+
+
+def _block(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token that the rest of one block keeps: two norms; gate, its SiLU and up; inputs of linear layers."""
+    normed = (d.heads + d.key_value_heads) * d.head_dim if d.has_head_norms else 0
+    head_norms = normed * (FP32 if setup.lora else FP32 + width)
+    return 2 * _norm(d, setup) + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
+
+
+def _norm(d: Dimensions, setup: Setup) -> int:
+    """[bytes] a token: its input, and for the gradient of its weight the normalised one; both FP32 under autocast."""
+    return FP32 * d.hidden * (1 if setup.lora else 2)
+
+
+def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token kept for the gradients of weights of linear layers.
+
+    Layers with the same input share it, unless autocast or dropout makes each a copy of its own.  The input of o_proj
+    is the result of attention, which is kept anyway.
+    """
+    if setup.lora is None:
+        kept = LINEAR if setup.is_bf16 else ("q_proj", "gate_proj", "down_proj")
+        return width * sum(d.linear[name][0] for name in kept if name != "o_proj")
+    targets, rank = targets_of(setup.lora), setup.lora.rank
+    if not setup.is_bf16 and not setup.lora.dropout:
+        sources = {_INPUT_OF[name]: d.linear[name][0] for name in targets if name != "o_proj"}
+        return width * (sum(sources.values()) + rank * len(targets))
+    # Dropout keeps what it multiplied with: of CUDA's a bool, of the CPU's an FP32 number.
+    noise = (1 if setup.is_cuda else FP32) if setup.lora.dropout else 0
+    return sum((width + noise) * d.linear[name][0] + width * rank for name in targets)
+
+
+def _logits(d: Dimensions, setup: Setup) -> int:
+    """The loss's log-softmax, its gradient and that of the logits in FP32, of one part; the positions' own input."""
+    tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
+    at_once = min(tokens, max(1, LOGITS_BYTES // (FP32 * d.vocab)))
+    return at_once * 3 * FP32 * d.vocab + tokens * (0 if setup.lora else width * d.hidden)

@@ -1,6 +1,6 @@
 """Training on one GPU: our `Loop`, a bare loop and Hugging Face's Trainer; and what each technique is worth.
 
-    python benchmarks/trainer/bench_gpu.py [--minutes 7] [--steps 5] [--out FILE.json] [--tiny]
+    python benchmarks/trainer/bench_gpu.py [--minutes 7] [--steps 5] [--only PART ...] [--out FILE.json] [--tiny]
 
 gpu.sh runs it from a checkout alone.  `--tiny` is the same code on small models, on any machine, the CPU too.  A row is
 the median of LAPS laps after a warm-up, at the micro-batch that was fastest for ours (the largest that fits where a
@@ -35,14 +35,13 @@ from ours import Ours
 from setting import Setting
 from sizes import SIZES, flop_per_token, peak_of
 
-from deepseek_trainer import model as trainer_model
 from deepseek_trainer.distributed import World
 from deepseek_trainer.model import count_parameters
 
 Make = Callable[[Setting, Corpus], Any]
+Others = dict[str, tuple[Make, bool]]  # how to make each, and whether the model is compiled
 LAPS, LENGTH, LONGEST_ROW_S = 3, 1024, 60.0
 GAIN = 1.02  # a larger micro-batch is tried while it brings this
-MICROS = {"article-002": (8, 16, 32, 64), "gpt2": (8, 16, 32, 64), "1b": (2, 4, 8, 16)}
 LORA = ("13b", "7b", "3b"), (1, 2, 4, 8)  # the largest first
 BARE = partial(Bare, fused=True)
 
@@ -156,21 +155,24 @@ class Bench:
             setting = replace(setting, rows=setting.micro // 2, micro=setting.micro // 2)
         return None
 
-    def case(
-        self, case: str, setting: Setting, micros: Sequence[int], others: dict[str, tuple[Make, bool]]
-    ) -> int | None:
-        """Ours, then `others`: how to make each, and whether the model is compiled."""
+    def case(self, case: str, setting: Setting, micros: Sequence[int], others: Others) -> int | None:
+        """Ours, then `others`, at the micro-batch that is given back; None where none fits."""
         micro = self.sweep(case, setting, micros)
         for name, (make, compiled) in others.items() if micro else ():
             self.fitting(case, name, make, replace(setting, rows=micro, micro=micro, compiled=compiled))
         return micro
 
-    def lora(self, sizes: Sequence[str], micros: Sequence[int]) -> None:
-        """Of the largest model that fits."""
-        for size in sizes:
-            setting = replace(self.setting, size=SIZES[size], lora=True)
-            if self.case(f"LoRA {size}", setting, micros, {"HF Trainer": (hf.HfTrainer, False)} if hf.IS_THERE else {}):
-                return
+    def part(self, name: str) -> None:
+        """`name`: of PARTS."""
+        tiny, cut = self.setting.length != LENGTH, slice(2 if self.setting.length != LENGTH else None)
+        if name == "lora":
+            for size in ("tiny",) if tiny else LORA[0]:
+                setting = replace(self.setting, size=SIZES[size], lora=True)
+                if self.case(f"LoRA, {size}", setting, LORA[1][cut], EAGER):
+                    return
+        else:
+            size = "tiny" if tiny else PARTS[name][0]
+            self.case(name, replace(self.setting, size=SIZES[size]), PARTS[name][1][cut], PARTS[name][2])
 
 
 def release(device: torch.device) -> None:
@@ -180,45 +182,30 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def logits_at_once(setting: Setting, corpus: Corpus) -> Ours:
-    trainer_model.LOGITS_BYTES = 1 << 60
-    return Ours(setting, corpus)
+EAGER: Others = {"bare": (BARE, False)} | ({"HF Trainer": (hf.HfTrainer, False)} if hf.IS_THERE else {})
+COMPILED: Others = {"bare, compiled": (BARE, True), "ours, decoder compiled": (Ours, True)}
+TECHNIQUES: Others = {
+    "bare": (BARE, False),
+    "bare, dense mask": (partial(BARE, dense_mask=True), False),
+    "bare, foreach AdamW": (partial(Bare, fused=False), False),
+    "bare, compiled": (BARE, True),
+    "bare, dense mask, compiled": (partial(BARE, dense_mask=True), True),
+}
 
-
-def others() -> dict[str, tuple[Make, bool]]:
-    found: dict[str, tuple[Make, bool]] = {
-        "bare": (BARE, False),
-        "bare, compiled": (BARE, True),
-        "ours, decoder compiled": (Ours, True),
-    }
-    return found | ({"HF Trainer": (hf.HfTrainer, False)} if hf.IS_THERE else {})
-
-
-def techniques() -> dict[str, tuple[Make, bool]]:
-    return {
-        "bare, dense mask": (partial(BARE, dense_mask=True), False),
-        "bare, dense mask, compiled": (partial(BARE, dense_mask=True), True),
-        "bare, foreach AdamW": (partial(Bare, fused=False), False),
-    }
-
-
-def measure(bench: Bench, tiny: bool) -> None:
-    for i, (case, micros) in enumerate(MICROS.items()):
-        setting = bench.setting if tiny else replace(bench.setting, size=SIZES[case])
-        switches = techniques() if i == 0 else {}
-        micro = bench.case(case, setting, micros[: 2 if tiny else None], others() | switches)
-        if i == 0 and micro and hasattr(trainer_model, "LOGITS_BYTES"):
-            usual = trainer_model.LOGITS_BYTES
-            bench.fitting(case, "ours, logits at once", logits_at_once, replace(setting, rows=micro, micro=micro))
-            trainer_model.LOGITS_BYTES = usual
-    sizes, micros = LORA
-    bench.lora(("tiny",) if tiny else sizes, micros[: 2 if tiny else None])
+PARTS: dict[str, tuple[str, tuple[int, ...], Others]] = {
+    "article-002": ("article-002", (8, 16, 32, 64), EAGER | COMPILED),
+    "1b": ("1b", (2, 4, 8, 16), EAGER | {"bare, compiled": (BARE, True)}),
+    "lora": ("", (), {}),
+    "techniques": ("article-002", (16,), TECHNIQUES),
+    "gpt2": ("gpt2", (8, 16, 32, 64), EAGER | COMPILED),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training on one GPU.")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no row that could end later")
     parser.add_argument("--steps", type=int, default=5, help="of a lap")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--tiny", action="store_true", help="small models, to try it anywhere")
     arguments = parser.parse_args()
@@ -235,7 +222,8 @@ def main() -> None:
         size, length = (SIZES["tiny"], 64) if arguments.tiny else (SIZES["article-002"], LENGTH)
         setting = Setting(size, length, 1, 1, World(0, 1, device), bf16=is_cuda)
         table = Table(arguments.out, arguments.minutes, device)
-        measure(Bench(table, setting, arguments.steps), arguments.tiny)
+        for part in arguments.only:
+            Bench(table, setting, arguments.steps).part(part)
         dist.destroy_process_group()
     print(", ".join(f"{key}: {value}" for key, value in table.about.items()), table.markdown(), sep="\n\n")
 

@@ -62,6 +62,7 @@ class Table:
 
     def __init__(self, out: Path | None, minutes: float, device: torch.device) -> None:
         self._out, self._end, self.rows = out, time.monotonic() + 60 * minutes, list[Row]()
+        self.failed: dict[str, str] = {}  # of what -> why
         self.about = {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
             "peakFlops": peak_of(device),
@@ -78,13 +79,21 @@ class Table:
         if row is None:
             return
         self.rows.append(row)
+        self._write()
         print(
             f"{row.case}, {row.contestant}, {row.micro}: {row.tokens_per_s:,.0f} tokens/s", file=sys.stderr, flush=True
         )
+
+    def fail(self, what: str, error: Exception) -> None:
+        """One that fails leaves the time to the others."""
+        self.failed[what] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"{what} failed: {self.failed[what]}", file=sys.stderr, flush=True)
+        self._write()
+
+    def _write(self) -> None:
         if self._out:
-            self._out.write_text(
-                json.dumps({**self.about, "rows": [asdict(row) for row in self.rows]}, indent=1) + "\n"
-            )
+            rows = [asdict(row) for row in self.rows]
+            self._out.write_text(json.dumps({**self.about, "rows": rows, "failed": self.failed}, indent=1) + "\n")
 
     def markdown(self) -> str:
         lines = [
@@ -159,7 +168,10 @@ class Bench:
         """Ours, then `others`, at the micro-batch that is given back; None where none fits."""
         micro = self.sweep(case, setting, micros)
         for name, (make, compiled) in others.items() if micro else ():
-            self.fitting(case, name, make, replace(setting, rows=micro, micro=micro, compiled=compiled))
+            try:
+                self.fitting(case, name, make, replace(setting, rows=micro, micro=micro, compiled=compiled))
+            except Exception as error:
+                self.table.fail(f"{case}, {name}", error)
         return micro
 
     def part(self, name: str) -> None:
@@ -223,9 +235,14 @@ def main() -> None:
         setting = Setting(size, length, 1, 1, World(0, 1, device), bf16=is_cuda)
         table = Table(arguments.out, arguments.minutes, device)
         for part in arguments.only:
-            Bench(table, setting, arguments.steps).part(part)
+            try:
+                Bench(table, setting, arguments.steps).part(part)
+            except Exception as error:
+                table.fail(part, error)
         dist.destroy_process_group()
     print(", ".join(f"{key}: {value}" for key, value in table.about.items()), table.markdown(), sep="\n\n")
+    if table.failed:
+        raise SystemExit("\n".join(f"{what} failed: {why}" for what, why in table.failed.items()))
 
 
 if __name__ == "__main__":

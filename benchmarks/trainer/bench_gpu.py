@@ -121,13 +121,12 @@ class Bench:
     def row(self, case: str, name: str, make: Make, setting: Setting) -> Row | None:
         """None where the memory does not suffice."""
         device = setting.world.device
+        release(device)  # here, where no exception holds what the row before has had
         corpus = fixed(setting.size.vocab_size, setting.length, 4 * setting.micro)
         try:
             rates, operations = self._laps(make, setting, corpus)
         except torch.OutOfMemoryError:
             return None
-        finally:
-            release(device)
         rate, peak = statistics.median(rates), peak_of(device)
         return Row(
             case, name, setting.micro, rate, (max(rates) - min(rates)) / rate,

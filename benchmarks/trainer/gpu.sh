@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training on one GPU, from a checkout alone, offline, in under 9 minutes: gpu.json and gpu.md in $OUT.
-# Needs torch, transformers and peft.  On a CPU, in 5 minutes: bash benchmarks/trainer/gpu.sh --tiny
+# Needs torch, transformers and peft.  To try it on a CPU: bash benchmarks/trainer/gpu.sh --tiny --steps 1
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH="trainer_image${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

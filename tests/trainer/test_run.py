@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
@@ -37,7 +39,7 @@ LEARNING = DIVERGING | {"learningRate": 0.001}
 
 
 @pytest.fixture
-def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
     """Of a worker with data, in the environment that torchrun and the operator give it."""
     for name, value in {
         "RANK": "0",
@@ -55,7 +57,9 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     paths = Paths(found.root, tmp_path / "scratch")
     paths.scratch.mkdir()
     write_jsonl(paths, "train/a.jsonl", texts(12))
-    return paths
+    yield paths
+    if dist.is_initialized():  # a run that failed does not leave the group
+        dist.destroy_process_group()
 
 
 def a_job(**optimization: Any) -> TrainingConfig:

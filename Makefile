@@ -28,7 +28,7 @@ $(VENV)/.done: pyproject.toml uv.lock
 demo: setup ## train, kill a rank, recover, evaluate, export: the main job without a cluster
 	@$(BIN)/python examples/demo.py
 
-test: setup ## unit and component tests, under a minute
+test: setup ## unit and component tests, a minute or two
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: lint types layers verify test ## all that needs no cluster

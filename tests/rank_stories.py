@@ -11,13 +11,18 @@ from torch import nn
 from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.dataset import Prepared
 from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.learner import Learner
+from deepseek_trainer.model import scratch_model
 from deepseek_trainer.shards import Prompt
 from gloo_ranks import store_of
 from loop_builders import (
+    LENGTH,
+    TINY,
     RandomRows,
     a_loop,
     a_model,
@@ -151,3 +156,19 @@ def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> lis
         if world.is_lead:
             loop.model(input_ids=torch.zeros(1, 4, dtype=torch.int64))
     return [float(tensor.sum()) for _, tensor in sorted(exported.items())]
+
+
+def train_after_one_rank_answered(world: World, root: Path) -> list[float]:
+    """Gradient norms of steps of a sharded model of three layers, of which rank 0 alone made use in between."""
+    model = scratch_model(TINY.model_copy(update={"num_layers": 3}), LENGTH, seed=0)
+    learner = Learner(model, OptimizationSpec(strategy="FSDP"), world)
+    batch, norms = RandomRows(2).batch([0, 1]), []
+    for step in (1, 2):
+        learner.accumulate([batch], 1.0)
+        norm = learner.gradient_norm()
+        learner.update(0.01, norm, 1.0, step)
+        norms.append(float(norm))
+        with learner.finished(), torch.no_grad():
+            for _ in range(3 if world.is_lead else 1):
+                model(input_ids=batch.tokens_BT)
+    return norms

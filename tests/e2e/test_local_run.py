@@ -117,6 +117,27 @@ def test_an_evaluation_writes_the_log_line_that_people_grep_for(whole: Job):
     assert re.search(line, log.read_text(), re.MULTILINE)
 
 
+def test_a_sharded_job_answers_and_exports_as_one_of_whole_copies(tmp_path: Path):
+    losses = {}
+    for strategy in ("DDP", "FSDP"):
+
+        def of_strategy(spec: dict[str, Any], strategy: str = strategy) -> None:
+            spec["optimization"] |= {"strategy": strategy, "emaDecay": 0.9, "schedule": "WSD"}
+            spec["evaluation"]["generations"] = 3
+
+        job = Job(tmp_path / strategy, of_strategy)
+        done = job.run()
+        assert done.returncode == 0, done.stdout + done.stderr
+        export = job.place / "work" / "export" / "pretrain-tiny"
+        assert AutoModelForCausalLM.from_pretrained(export).num_parameters() > 1_000_000
+        assert json.loads((export / "evaluation.json").read_text())["answers"][0][
+            "after"
+        ]  # one rank asks, one does not
+        assert job.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+        losses[strategy] = job.losses
+    assert losses["FSDP"] == pytest.approx(losses["DDP"], rel=1e-4)
+
+
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_an_uninterrupted_run(
     tmp_path: Path, whole: Job, node: int

@@ -18,6 +18,7 @@ from rank_stories import (
     losses_of,
     resumed_under,
     stop_during_an_evaluation,
+    train_after_one_rank_answered,
     weights_that_differ,
     what_it_can_do,
     whole_weights,
@@ -103,3 +104,9 @@ def test_a_compiled_decoder_trains_as_the_plain_one(tmp_path: Path):
     plain = on_ranks(1, losses_of, tmp_path / "plain", DDP, False)
     compiled = on_ranks(1, losses_of, tmp_path / "compiled", DDP | {"compile": True}, False)
     assert compiled[0][0] == pytest.approx(plain[0][0], rel=1e-5)
+
+
+def test_a_rank_that_answers_more_than_its_peer_does_not_part_their_next_steps(tmp_path: Path):
+    first, second = on_ranks(2, train_after_one_rank_answered, tmp_path)
+    assert first == second
+    assert len(first) == 2

@@ -35,7 +35,8 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
     """The adapters' weights under the names of peft's adapter_model.safetensors."""
     # By default peft asks the hub whether the vocabulary was changed.
-    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return dict(get_peft_model_state_dict(model, weights, save_embedding_layers=False))
 
 
 def adapter_settings(model: PeftModel) -> dict[str, Any]:

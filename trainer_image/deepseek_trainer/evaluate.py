@@ -166,7 +166,8 @@ def _answers(
         pad_token_id=pad_id(tokenizer),
         use_cache=True,
     )
-    grown_BT = inner.generate(tokens_BT, attention_mask=attended_BT, generation_config=greedy)
+    # Each rank answers by itself, also where weights are sharded: they are whole for that.
+    grown_BT = inner.generate(tokens_BT, attention_mask=attended_BT, generation_config=greedy, synced_gpus=False)
     texts = tokenizer.batch_decode(grown_BT[:, tokens_BT.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deepseek_trainer import card
@@ -118,17 +119,19 @@ def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: T
         output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
     if ExportFormat.MERGED in config.export.formats:
         complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
-        output.write("model.safetensors", stream(entries(_untied(complete.state_dict()))))
+        output.write("model.safetensors", stream(entries(_weights(complete))))
         for name, content in _companions(complete, tokenizer).items():
             output.write(name, [content])
 
 
-def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without second names of the same weights: the file holds them once, loading ties them again."""
-    first: dict[tuple[int, tuple[int, ...]], str] = {}
-    for name, tensor in state.items():
-        first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
-    return {name: state[name] for name in first.values()}
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights, without second names of the same: the file holds them once, loading ties them again.
+
+    Not of `state_dict`, at which FSDP would shard them again; the models that can be loaded save no buffers.  Of FSDP's
+    copies, for it frees what it has gathered, and cannot while the bytes are looked at.
+    """
+    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}
 
 
 def _companions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:

@@ -58,10 +58,12 @@ def spread(loss: SummedLoss, strategy: Strategy, world: World) -> nn.Module:
     if strategy is Strategy.DDP:
         return DistributedDataParallel(loss)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for layer in _layers(loss.model):
-        fully_shard(layer, mesh=mesh)
+    layers = [fully_shard(layer, mesh=mesh) for layer in _layers(loss.model)]
     # Weights change between passes, by steps and averages: none may stay gathered.
-    fully_shard(loss, mesh=mesh, reshard_after_forward=True)
+    root = fully_shard(loss, mesh=mesh, reshard_after_forward=True)
+    # By itself FSDP gathers ahead in the order of all forward passes, of which a rank that answers prompts has its own.
+    for module, ahead in zip((*layers, root), (root, *layers), strict=True):
+        module.set_modules_to_backward_prefetch([ahead])
     return loss
 
 
@@ -76,7 +78,10 @@ def sync_gradients(spread: nn.Module, *, now: bool) -> None:
 
 @contextmanager
 def whole(spread: nn.Module) -> Iterator[None]:
-    """Every weight on every rank, so that a rank can use the model alone.  Entering it is collective."""
+    """Every weight on every rank, so that a rank can use the model alone, once `spread` has run a first time.
+
+    Entering it is collective.
+    """
     sharded = [module for module in spread.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()

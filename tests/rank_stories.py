@@ -18,6 +18,7 @@ from deepseek_trainer.durable import StorageError
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.model import scratch_model
+from deepseek_trainer.order import Order
 from deepseek_trainer.shards import Prompt
 from gloo_ranks import store_of
 from loop_builders import (
@@ -69,7 +70,7 @@ def what_it_can_do(world: World, root: Path) -> dict[str, Any]:
     settings = config(evaluation={"labels": labels, "generations": 5, "maxNewTokens": 4})
     loop = a_loop(settings, root, world=world, model=tiny_model())
     rows = RandomRows(1)
-    prepared = Prepared(rows, rows, a_tokenizer(), "ab" * 32, prompts, counts={})
+    prepared = Prepared(rows, rows, a_tokenizer(), "ab" * 32, prompts, counts={}, sources=(), order=Order((1,)))
     return assessed(loop, prepared, EvalResult(1.0))
 
 

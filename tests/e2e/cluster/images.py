@@ -7,6 +7,7 @@ and of the image itself only manifest and config: gigabytes are neither packed n
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from machines import command_in, inside, is_on
 from shell import ClusterError, run, say, succeeds, wait_until
 
 STORAGE = CACHE / "images"
+ROOM_BYTES = 30 << 30  # the trainer's image with its layers twice, while it is committed
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates,libstdc++6"  # libstdc++6: torch; the public Python images have it
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -67,10 +69,18 @@ def build(name: str, dockerfile: Path, context: Path) -> None:
     base = f"--build-arg=BASE={base_image()}"
     if PACKAGE_CACHE.is_dir():
         site.append(f"--volume={PACKAGE_CACHE}:/root/.cache/uv")
+    make_room()
     say(f"building {name}")
     buildah(
         "bud", "--quiet", "--isolation=chroot", "--layers", base, *site, "--file", dockerfile, "--tag", name, context
     )
+
+
+def make_room() -> None:
+    """Forget images of earlier builds where the disk could not hold another; their layers are built again if needed."""
+    if STORAGE.is_dir() and shutil.disk_usage(STORAGE).free < ROOM_BYTES:
+        say("little space is left: forgetting images that nothing names")
+        buildah("rmi", "--prune", "--force")
 
 
 def base_image() -> str:

@@ -144,7 +144,7 @@ class OptimizationSpec(Model):
             lambda self: self.epochs is None or self.max_steps is None,
         ),
         Rule(
-            "self.strategy != 'FSDP' || self.optimizer == 'AdamW'",
+            "!has(self.strategy) || self.strategy != 'FSDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",
             "strategy FSDP shards AdamW only: set optimizer: AdamW or strategy: DDP",
             lambda self: self.strategy is not Strategy.FSDP or self.optimizer is Optimizer.ADAMW,
         ),

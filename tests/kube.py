@@ -93,6 +93,26 @@ def install(image: str, *settings: str) -> None:
     helm("upgrade", "--install", "--create-namespace", "--wait", "--timeout=3m", RELEASE, str(CHART), *sets)
 
 
+def operator_pods() -> list[Manifest]:
+    """Without those that have failed: one that a full disk evicted stays listed, and comes to nothing any more."""
+    where = ("-n", OPERATOR_NAMESPACE, "-l", SELECTOR, "--field-selector=status.phase!=Failed")
+    items: list[Manifest] = json.loads(kubectl("get", "pods", *where, "-o", "json"))["items"]
+    return items
+
+
+def operator_restarts() -> dict[str, int]:
+    """How often the container of each of the operator's pods was started again."""
+    return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator_pods()}
+
+
+def scale_operator(replicas: int) -> None:
+    """Returns when it has that many pods, and when they are ready."""
+    where = (f"deployment/{RELEASE}", "-n", OPERATOR_NAMESPACE)
+    kubectl("scale", *where, f"--replicas={replicas}")
+    wait_until(f"{replicas} pods of the operator", lambda: len(operator_pods()) == replicas)
+    kubectl("rollout", "status", *where, "--timeout=120s")
+
+
 def profile(name: str, image: str) -> Manifest:
     """A TrainingProfile for small jobs: one thread, as much of the machine as is free."""
     resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "4Gi"}}

@@ -49,6 +49,13 @@ def installation(images: Images, operator: None) -> Iterator[Images]:
 
 
 @pytest.fixture
+def operator_comes_back(operator: None) -> Iterator[None]:
+    """For tests that scale it down."""
+    yield
+    kube.scale_operator(2)
+
+
+@pytest.fixture
 def namespace(operator: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
     yield from namespace_called(request.node.name)
 

@@ -44,7 +44,9 @@ def place_of(value: Any, path: str = "spec") -> str:
     if isinstance(value, dict):
         key = next(iter(value))
         return place_of(value[key], f"{path}.{key}")
-    return place_of(value[0], f"{path}[0]") if isinstance(value, list) and value else path
+    return (
+        place_of(value[0], f"{path}[0]") if isinstance(value, list) and value and isinstance(value[0], dict) else path
+    )
 
 
 def objects(schema: Manifest, path: str) -> Iterator[tuple[str, Manifest]]:

@@ -110,7 +110,7 @@ def test_hostile_text_stays_text(team: Namespace, text: str) -> None:
 
 
 def test_annotations_give_no_orders(team: Namespace) -> None:
-    before = restarts()
+    before = kube.operator_restarts()
     job = TrainingJob(team, a_job("annotated", PROBE, annotations=ANNOTATIONS))
     plain = TrainingJob(team, a_job("bare", PROBE))
     assert pods_of(team, job) == pods_of(team, plain)
@@ -118,7 +118,7 @@ def test_annotations_give_no_orders(team: Namespace) -> None:
         child = team.get(kind, "dstj-annotated")
         assert child is not None
         assert not ANNOTATIONS.keys() & child["metadata"].get("annotations", {}).keys()
-    assert restarts() == before
+    assert kube.operator_restarts() == before
 
 
 def test_a_foreign_owner_takes_nothing_along(team: Namespace) -> None:
@@ -162,7 +162,7 @@ def test_who_may_edit_a_namespace_may_not_write_a_status(team: Namespace) -> Non
 def test_a_storm_of_updates_costs_others_nothing(team: Namespace) -> None:
     job = TrainingJob(team, a_job("storm", {"suspend": True}))
     job.wait_for("Suspended", 60)
-    before, settled = restarts(), job.status
+    before, settled = kube.operator_restarts(), job.status
     path = f"{jobs_of(team)}/storm"
     with connected() as server:
         for i in range(300):
@@ -170,23 +170,13 @@ def test_a_storm_of_updates_costs_others_nothing(team: Namespace) -> None:
             assert server.answer("PATCH", path, body)[0] == 200
     answering(team, "after-the-storm")
     assert job.status == settled, "an update of a label is no reason to write a status"
-    assert restarts() == before
+    assert kube.operator_restarts() == before
 
 
 def test_the_namespaces_of_these_tests_enforce_pod_security_restricted(team: Namespace) -> None:
     pod = {"hostNetwork": True, "containers": [{"name": "pause", "image": "localhost/pause:1"}]}
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
     assert 'violates PodSecurity "restricted:latest"' in refusal_of(team, manifest)
-
-
-def restarts() -> list[tuple[str, int]]:
-    """Of each of the operator's pods."""
-    pods = json.loads(kube.kubectl("get", "pods", "-n", kube.OPERATOR_NAMESPACE, "-l", kube.SELECTOR, "-o", "json"))
-    return [
-        (pod["metadata"]["name"], status["restartCount"])
-        for pod in pods["items"]
-        for status in pod["status"]["containerStatuses"]
-    ]
 
 
 def jobs_of(team: Namespace) -> str:

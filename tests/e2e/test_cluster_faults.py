@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import yaml
 
 import kube
 from kube import Namespace, TrainingJob, cluster, example, kubectl, wait_until
-
-OPERATOR = "deployment/deepseek-operator"
 
 
 def doomed(namespace: Namespace, name: str = "doomed") -> TrainingJob:
@@ -28,21 +25,9 @@ def doomed(namespace: Namespace, name: str = "doomed") -> TrainingJob:
 
 
 @pytest.fixture
-def no_operator(operator: None) -> Iterator[None]:
+def no_operator(operator_comes_back: None) -> None:
     """The installed operator is away for the time of a test."""
-    scale(0)
-    wait_until("the operator's pods are gone", lambda: not pods_of_operator() or None)
-    yield
-    scale(2)
-    kubectl("rollout", "status", "-n", kube.OPERATOR_NAMESPACE, OPERATOR, "--timeout=120s")
-
-
-def scale(replicas: int) -> None:
-    kubectl("scale", "-n", kube.OPERATOR_NAMESPACE, OPERATOR, f"--replicas={replicas}")
-
-
-def pods_of_operator() -> list[str]:
-    return kubectl("get", "pods", "-n", kube.OPERATOR_NAMESPACE, "-l", kube.SELECTOR, "-o", "name").split()
+    kube.scale_operator(0)
 
 
 def test_a_job_reaches_its_end_though_the_operator_dies_after_each_of_its_writes(
@@ -88,7 +73,7 @@ def kubeconfig_of_operator(directory: Path) -> Path:
 
 
 def test_a_job_ends_well_though_the_api_server_dies_under_it(namespace: Namespace, record_property: Any) -> None:
-    before = restarts_of_operator()
+    before = kube.operator_restarts()
     job = doomed(namespace)
     wait_until("the first pods", lambda: job.pods or None)
     cluster("restart", "kube-apiserver")
@@ -97,7 +82,7 @@ def test_a_job_ends_well_though_the_api_server_dies_under_it(namespace: Namespac
     status = wait_until("the end", lambda: job.status if job.status.get("phase") == "Failed" else None, 120)
     record_property("API server killed: seconds to the job's end in its status", round(time.monotonic() - began, 1))
     assert status["lastFailure"]["exitCode"] == 65
-    assert restarts_of_operator() == before, "the operator lived through it"
+    assert kube.operator_restarts() == before, "the operator lived through it"
 
 
 def is_ready() -> bool:
@@ -105,14 +90,8 @@ def is_ready() -> bool:
     return looked.stdout == "ok"
 
 
-def restarts_of_operator() -> dict[str, int]:
-    path = "{range .items[*]}{.metadata.name}={.status.containerStatuses[0].restartCount} {end}"
-    found = kubectl("get", "pods", "-n", kube.OPERATOR_NAMESPACE, "-l", kube.SELECTOR, "-o", f"jsonpath={path}")
-    return {name: int(count) for name, _, count in (pair.partition("=") for pair in found.split())}
-
-
 def test_rights_that_were_taken_and_given_back_need_no_restart(namespace: Namespace, record_property: Any) -> None:
-    before = restarts_of_operator()
+    before = kube.operator_restarts()
     binding = kubectl("get", "clusterrolebinding", "deepseek-operator", "-o", "yaml")
     kubectl("delete", "clusterrolebinding", "deepseek-operator")
     try:
@@ -124,7 +103,7 @@ def test_rights_that_were_taken_and_given_back_need_no_restart(namespace: Namesp
         kubectl("create", "-f", "-", input=binding)
     wait_until("the job is seen", lambda: job.status.get("phase"), 120)
     record_property("rights given back: seconds to the job's first status", round(time.monotonic() - began, 1))
-    assert restarts_of_operator() == before
+    assert kube.operator_restarts() == before
 
 
 def test_two_jobs_side_by_side_share_nothing(namespace: Namespace) -> None:

@@ -5,8 +5,6 @@ Only a Secret that is there and lacks the entry of the job ends it.
 And how a job goes: nothing of it is left, whether the operator is there or not.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 import kube
@@ -165,21 +163,6 @@ def test_a_quota_of_storage_is_named_too(namespace: Namespace) -> None:
     kube.wait_until("the worker job", lambda: namespace.get("job", "no-room-a1"), 60)
 
 
-def scaled(replicas: int) -> None:
-    """The operator, once it has that many pods."""
-    where = ("-n", kube.OPERATOR_NAMESPACE)
-    kube.kubectl("scale", "deployment", kube.RELEASE, *where, f"--replicas={replicas}")
-    count = ("get", "pods", *where, "-l", kube.SELECTOR, "-o", "name")
-    kube.wait_until(f"{replicas} pods of the operator", lambda: len(kube.kubectl(*count).split()) == replicas)
-
-
-@pytest.fixture
-def operator_comes_back(operator: None) -> Iterator[None]:
-    yield
-    scaled(2)
-    kube.kubectl("rollout", "status", "deployment", kube.RELEASE, "-n", kube.OPERATOR_NAMESPACE, "--timeout=60s")
-
-
 @pytest.mark.parametrize("operators", [2, 0], ids=["operator up", "operator down"])
 def test_deletion_leaves_nothing_of_a_job(namespace: Namespace, operator_comes_back: None, operators: int) -> None:
     volume = {"checkpoint": {"volume": {"whenDeleted": "Delete"}}}
@@ -188,7 +171,7 @@ def test_deletion_leaves_nothing_of_a_job(namespace: Namespace, operator_comes_b
     kube.wait_until("all objects of the job", lambda: len(namespace.list("pods", of_job[-1])) == 2)
     kinds = {name.split("/")[0].split(".")[0] for name in kube.everything(*of_job)}
     assert kinds >= {"configmap", "job", "networkpolicy", "persistentvolumeclaim", "pod", "service", "serviceaccount"}
-    scaled(operators)
+    kube.scale_operator(operators)
     namespace.kubectl("delete", "dstj", "gone")
     kube.wait_until(f"nothing is left: {kube.everything(*of_job)}", lambda: not kube.everything(*of_job), 40)
 

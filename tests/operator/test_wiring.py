@@ -128,6 +128,17 @@ async def test_watches_survive_a_list_that_fails_for_a_while(
     await until(lambda: KEY in {sighting.key for sighting in woken})
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 504])
+async def test_watches_survive_a_stream_that_is_refused_for_a_while(
+    cluster: Any, watching: Callable[[], Woken], status: int
+) -> None:
+    refused = cluster[kmock.action.WATCH, JOBS][:3] << status
+    woken = watching()
+    await until(lambda: len(refused) >= 3)
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    await until(lambda: KEY in {sighting.key for sighting in woken})
+
+
 @pytest.mark.parametrize("code", [410, 500, 504])
 async def test_watches_survive_an_error_in_the_stream(cluster: Any, watching: Callable[[], Woken], code: int) -> None:
     error = {"type": "ERROR", "object": {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code}}

@@ -93,23 +93,20 @@ def _rows(config: TrainingConfig, paths: Paths) -> Rows:
     from deepseek_trainer.tally import Tally
 
     inputs = Inputs.find(config, paths)
-    every = 1 + inputs.size_bytes() // SAMPLE_BYTES
-    tally = Tally(TRAIN, config.data, _tokenizer(config, paths, inputs, every))
+    every = inputs.every(SAMPLE_BYTES)
+    tally = Tally(TRAIN, config.data, _tokenizer(config, paths, inputs))
     count = sum(len(row) for row in tally.rows(islice(inputs.records(TRAIN), 0, None, every)))
     return Rows(count * every, is_exact=every == 1)
 
 
-def _tokenizer(config: TrainingConfig, paths: Paths, inputs: Any, every: int) -> Any:
+def _tokenizer(config: TrainingConfig, paths: Paths, inputs: Any) -> Any:
     from deepseek_trainer.model_source import source_model
-    from deepseek_trainer.preparation import TRAIN
     from deepseek_trainer.tokenizer import trained_tokenizer
     from deepseek_trainer.tokenizer_files import tokenizer_from
 
     if config.model.architecture is None:
         return tokenizer_from(source_model(_base(config, paths))[1])
-    sample = islice(inputs.records(TRAIN), 0, None, every)
-    texts = (text for record in sample for text in record.texts())
-    return trained_tokenizer(texts, config.model.architecture.vocab_size)
+    return trained_tokenizer(inputs.texts(SAMPLE_BYTES), config.model.architecture.vocab_size)
 
 
 def _base(config: TrainingConfig, paths: Paths) -> Path:

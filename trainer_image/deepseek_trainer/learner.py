@@ -4,13 +4,12 @@ What a checkpoint holds of it: weights, moments and averages that are trained, a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore
@@ -35,7 +34,8 @@ class Learner:
         self.model, self._optimization, self._world = model, optimization, world
         self.autocast = autocast(optimization.precision, world.device)
         recompute_activations(model, optimization.recompute)
-        self._spread = spread(SummedLoss(model, self.autocast, optimization), optimization.strategy, world)
+        self._loss = SummedLoss(model, self.autocast, optimization)
+        self._spread = spread(self._loss, optimization.strategy, world)
         # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizers = optimizers(model, optimization)
@@ -84,8 +84,6 @@ class Learner:
         It lays them out anew after its first backward pass.  From three ranks on that changes the order of sums,
         and a resumed run, for which a later step is the first, would part from an uninterrupted one.
         """
-        if self._world.size < 3 or not isinstance(self._spread, DistributedDataParallel):
-            return
         gpus = [self._world.device] if self._world.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
             self._spread(batch).backward()
@@ -93,13 +91,12 @@ class Learner:
 
     def measured(self, batch: Batch) -> Tensor:
         """The sum of the losses as evaluation wants it; for `averaged` weights, inside of that."""
-        inner = self._spread.module if isinstance(self._spread, DistributedDataParallel) else self._spread
-        loss: Tensor = inner(batch)
+        loss: Tensor = self._loss(batch)
         return loss
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights that are evaluated and exported: their averages, where the job keeps them."""
-        return self._ema.in_place() if self._ema else _as_they_are()
+        return self._ema.in_place() if self._ema else nullcontext()
 
     @contextmanager
     def finished(self) -> Iterator[nn.Module]:
@@ -129,22 +126,14 @@ class Learner:
         return {"model": weights} | ({"ema": self._ema.averages} if self._ema else {})
 
     def _shards(self, info: CheckpointInfo) -> dict[str, Tensor]:
-        """Places for this rank's shards of what the checkpoint has, by path."""
-        moments = {name: _moments(name, weight.detach(), info) for name, weight in self._weights.items()}
-        places = split(self._trained() | {"optimizer": moments})[0]
-        known = {tensor.name for tensor in info.manifest.tensors}
-        return {path: place for path, place in places.items() if isinstance(place, DTensor) and path in known}
-
-
-def _moments(name: str, weight: Tensor, info: CheckpointInfo) -> dict[str, Tensor]:
-    """Empty tensors laid out as `weight`, for the moments of it that have its shape."""
-    prefix = next(iter(split({"optimizer": {name: {"": weight}}})[0]))
-    shape = tuple(weight.shape)
-    found = {t.name.removeprefix(prefix) for t in info.manifest.tensors if t.name.startswith(prefix)}
-    like = {t.name for t in info.manifest.tensors if tuple(t.whole or t.shape) == shape}
-    return {key: torch.empty_like(weight) for key in sorted(found) if prefix + key in like}
-
-
-@contextmanager
-def _as_they_are() -> Iterator[None]:
-    yield
+        """Places for this rank's shards of what the checkpoint has, by path; nothing where weights are whole."""
+        trained, _ = split(self._trained())
+        owners, _ = split({"optimizer": {name: weight.detach() for name, weight in self._weights.items()}})
+        places: dict[str, Tensor] = {}
+        for tensor in info.manifest.tensors:
+            weight, owner = trained.get(tensor.name), owners.get(tensor.name.rpartition("/")[0])
+            if isinstance(weight, DTensor):
+                places[tensor.name] = weight
+            elif isinstance(owner, DTensor) and owner.shape == (tensor.whole or tensor.shape):
+                places[tensor.name] = torch.empty_like(owner)  # a moment that is laid out as its weight
+        return places

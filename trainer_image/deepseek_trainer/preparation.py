@@ -101,8 +101,14 @@ class Inputs:
             return records
         return (record for record in records if self.split.holds_out(record) is held_out)
 
-    def size_bytes(self) -> int:
-        return sum(source.size_bytes() for source in self.train.values())
+    def texts(self, enough: int) -> Iterator[str]:
+        """Of every n-th training record: a sample of about `enough` bytes, where there are that many."""
+        sample = islice(self.records(TRAIN), 0, None, self.every(enough))
+        return (text for record in sample for text in record.texts())
+
+    def every(self, enough: int) -> int:
+        """The n whose every n-th training record makes about `enough` bytes."""
+        return 1 + sum(source.size_bytes() for source in self.train.values()) // enough
 
 
 def prepare_node() -> None:
@@ -221,10 +227,7 @@ class _Writer:
         """The tokenizer of a model from scratch, trained on the data and kept beside them."""
         assert self.config.model.architecture is not None, "the spec asks for exactly one of base and architecture"
         vocab_size = self.config.model.architecture.vocab_size
-        every = 1 + self.inputs.size_bytes() // TOKENIZER_BYTES
-        sample = islice(self.inputs.records(TRAIN), 0, None, every)
-        texts = (text for record in sample for text in record.texts())
-        tokenizer = trained_tokenizer(texts, vocab_size)
+        tokenizer = trained_tokenizer(self.inputs.texts(TOKENIZER_BYTES), vocab_size)
         log.info("trained a tokenizer of %d tokens (vocabSize %d)", id_limit(tokenizer), vocab_size)
         save_tokenizer(tokenizer, self.directory, self.vault)
         return tokenizer

@@ -1,4 +1,6 @@
 import operator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ def test_the_operator_directory_never_shadows_the_standard_library():
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.stem)
 def test_a_source_file_fits_in_one_reading(file: Path):
     assert len(file.read_text().splitlines()) <= 350, f"{file.name}: split it"
+
+
+def test_the_operator_starts_without_the_generated_classes_that_its_image_leaves_out():
+    left_out = ("kubernetes.client.api", "kubernetes.aio.client.api")
+    without = f"import sys; sys.modules.update(dict.fromkeys({left_out}))"
+    subprocess.run([sys.executable, "-c", f"{without}; import deepseek_operator.__main__"], check=True)
 
 
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX"])

@@ -22,7 +22,9 @@ from shell import ClusterError, run, say, succeeds, wait_until
 STORAGE = CACHE / "images"
 ROOM_BYTES = 30 << 30  # the trainer's image with its layers twice, while it is committed
 SUITE = "bookworm"
-PACKAGES = "python3,python3-venv,ca-certificates,libstdc++6"  # libstdc++6: torch; the public Python images have it
+# libstdc++6: torch; the public Python images have it.  usr-is-merged: else usrmerge brings 60 MB of Perl.
+PACKAGES = "python3,python3-venv,ca-certificates,libstdc++6,usr-is-merged"
+MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # What a build needs from a site: its certificate authorities and its package index.
 SITE_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
@@ -110,6 +112,7 @@ def bootstrap(archive: Path) -> None:
         "--quiet",
         "--variant=essential",
         f"--include={PACKAGES}",
+        f"--hook-dir={MERGED_USR}",
         *without,
         link,
         SUITE,

@@ -13,6 +13,7 @@ SHARDED = {"optimization": {"strategy": "FSDP"}}
 FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
+BALANCED = {"data": {"balanceBy": "label"}}
 BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
 CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction"}}
 KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
@@ -68,6 +69,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("minimumShare, rounded up", mix("a", "b", a=0.6, b=0.4), mix("a", "b", a=0.6, b=0.4001)),
     ("minimumShare, rounded up", mix("a", "b", "c", a=0.929, b=0.07), mix("a", "b", "c", a=0.93, b=0.07)),
     ("minimumShare, rounded up", mix("a", "b", a=0.999), mix("a", "b", a=0.9991)),
+    ("balanceBy gives every class", BALANCED, merged(mix("a", "b"), BALANCED)),
     ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
     ("lora is not read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
     ("lora is not read", {"method": {"type": "Auto", "lora": {"rank": 8}}}, {"method": {"lora": {}}}),
@@ -128,6 +130,7 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},
     ),
     ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
+    ({"data": {"balanceBy": "a" * 63}}, {"data": {"balanceBy": "a" * 64}}),
     ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
     ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
     ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),

@@ -94,8 +94,10 @@ def _rows(config: TrainingConfig, paths: Paths) -> Rows:
 
     inputs = Inputs.find(config, paths)
     every = inputs.every(SAMPLE_BYTES)
-    tally = Tally(TRAIN, config.data, _tokenizer(config, paths, inputs))
-    count = sum(len(row) for row in tally.rows(islice(inputs.records(TRAIN), 0, None, every)))
+    tokenizer, count = _tokenizer(config, paths, inputs), 0
+    for name in inputs.names(TRAIN):
+        tally = Tally(TRAIN, config.data, tokenizer, fills_row=inputs.fills_rows(TRAIN))
+        count += sum(len(row) for row in tally.rows(islice(inputs.records(TRAIN, name), 0, None, every)))
     return Rows(count * every, is_exact=every == 1)
 
 

@@ -174,7 +174,7 @@ def test_a_run_does_not_go_on_with_another_mix(other):
     assert len(state) == 32
     with pytest.raises(DataError, match="nor with other shares or another order") as error:
         Cursor.from_state(state, rows=100, global_batch=48, data_digest=other.digest(DIGEST), order=other)
-    assert "data.sources, data.curriculum" in error.value.hint
+    assert "data.sources, data.balanceBy, data.curriculum" in error.value.hint
 
 
 @settings(max_examples=20, deadline=None)

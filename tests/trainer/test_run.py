@@ -234,6 +234,32 @@ def test_a_job_of_two_sources_resumes_as_if_it_had_never_stopped_and_tells_what_
         trained(a_mix(weight=0.01, maxSteps=6), elsewhere)
 
 
+def a_balanced_job(**optimization: Any) -> TrainingConfig:
+    """A job of two classes, of which one has a twentieth of the records."""
+    place = {"claimName": CLAIM, "path": "train/mail.jsonl"}
+    data = {"train": place, "balanceBy": "kind", "sequenceLength": 64, "validation": place}
+    job = a_job(**LEARNING | {"globalBatchSize": 5, "warmupSteps": 0} | optimization)
+    return job.model_copy(update={"data": DataSpec.model_validate(data)})
+
+
+def test_a_job_of_balanced_classes_resumes_as_if_it_had_never_stopped_and_tells_what_each_gave(
+    paths: Paths, tmp_path: Path
+):
+    elsewhere = Paths(tmp_path / "elsewhere", tmp_path / "other scratch")
+    elsewhere.scratch.mkdir()
+    for place in (paths, elsewhere):
+        records = [{"text": f"mail {i:02} says no", "kind": "spam" if i == 7 else "ham"} for i in range(20)]
+        write_jsonl(place, "train/mail.jsonl", records)
+    trained(a_balanced_job(maxSteps=4), paths)
+    trained(a_balanced_job(maxSteps=2), elsewhere)
+    result = trained(a_balanced_job(maxSteps=4), elsewhere)
+    assert (step := evaluations(elsewhere)) == evaluations(paths)
+    assert step.keys() == {0, 1, 2, 3, 4}
+    card = (result / "README.md").read_text()
+    assert "| classes.ham.records | 19 |" in card
+    assert "| classes.spam.records | 1 |" in card
+
+
 def a_rank(root: Path, resume_from: str) -> Rank:
     job = a_job()
     policy = job.checkpoint.model_copy(update={"resume_from": resume_from})

@@ -39,7 +39,7 @@ class Cursor:
     def epoch(self) -> float:
         """Passes over the data done so far; 1.5 is the middle of the second.
 
-        Of a mix: as many rows as all sources have together, whichever source they came from.
+        Of a mix: as many rows as all sources or classes have together, whichever they came from.
         """
         return self.consumed / self.rows
 
@@ -73,8 +73,8 @@ class Cursor:
             raise DataError(
                 f"the checkpoint was trained on data {prefix.hex()}, the prepared data are {data_digest[:32]}: "
                 "a run cannot go on with other data, nor with other shares or another order of them",
-                hint="restore the data and what orders them (data.sources, data.curriculum), or start over with "
-                "checkpoint.resumeFrom: None",
+                hint="restore the data and what orders them (data.sources, data.balanceBy, data.curriculum), or "
+                "start over with checkpoint.resumeFrom: None",
             )
         return cls(
             seed=seed, rows=rows, global_batch=global_batch, data_digest=data_digest, consumed=consumed, order=order

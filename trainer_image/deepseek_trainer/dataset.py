@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from deepseek_trainer.classes import equal_slots
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import TryAgainError
@@ -104,7 +105,7 @@ class Prepared:
     digest: str
     prompts: tuple[Prompt, ...]  # at most 1000, in the order of the data; none for Text
     counts: Mapping[str, SplitCounts]  # "train", "validation"
-    sources: tuple[SourceRows, ...]  # of a mix
+    sources: tuple[SourceRows, ...]  # of a mix, or the classes of balanceBy
     order: Order  # of the train rows
 
     def token_bytes(self) -> Tensor | None:
@@ -142,12 +143,14 @@ def open_prepared(
 
 
 def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault) -> Order:
-    """How the job wants its train rows read: sources by weight, or easy rows first."""
+    """How the job wants its train rows read: sources by weight, classes alike, or easy rows first."""
     rows = tuple(source.counts.rows for source in manifest.sources) or (manifest.counts["train"].rows,)
     order = Order(rows)
     if data.sources:
         weights, minimum = [s.weight for s in data.sources], [s.minimum_slots for s in data.sources]
         order = replace(order, slots=slots_of(weights, minimum))
+    if data.balance_by is not None:
+        order = replace(order, slots=equal_slots([s.counts for s in manifest.sources], data.sequence_length))
     if data.curriculum is not None:
         table = read_order(manifest, directory, vault)
         order = replace(order, buckets=data.curriculum.buckets, by_difficulty=table)

@@ -1,9 +1,9 @@
 """The endless stream of rows that a run reads: a function of seed and position, with no state of its own.
 
-One source: its rows under a keyed permutation, another one each epoch.  Several: the stream is cut into blocks of
-1000, in which a source has as many slots as thousandths of the rows, and its slots read its own endless stream in
-order.  A source's r-th of n slots lies in the r-th n-th of a block, at a keyed place: any stretch of the stream has
-the shares of the whole, off by fewer rows than there are sources at each end.
+One source: its rows under a keyed permutation, another one each epoch.  Several: the stream is cut into blocks, of
+1000 rows in a mix, in which a source has so many slots, and its slots read its own endless stream in order.  A source's
+r-th of n slots lies in the r-th n-th of a block, at a keyed place: any stretch of the stream has the shares of the
+whole, off by fewer rows than there are sources at each end.
 """
 
 import hashlib
@@ -30,12 +30,18 @@ class Order:
 
     `rows` and `slots` are those of each source; the sources' rows lie one after the other.  `by_difficulty` holds
     row indices, for each source its own, easy ones first; a source's first epoch follows them in so many `buckets`.
+    The classes of data.balanceBy are sources, too.
     """
 
     rows: tuple[int, ...]
     slots: tuple[int, ...] = (BLOCK,)
     buckets: int = 1
     by_difficulty: Indices | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def block(self) -> int:
+        """Rows in which every source has the same number of slots."""
+        return sum(self.slots)
 
     def indices(self, seed: int, start: int, stop: int) -> Indices:
         """Row indices at positions `start` to `stop` of the stream; as cheap at its far end as at its beginning."""
@@ -52,16 +58,16 @@ class Order:
         """The source of each position, and the place in the source's own endless stream."""
         if len(self.rows) == 1:
             return np.zeros_like(positions), positions
-        slots = np.array(self.slots)
+        slots, block_rows = np.array(self.slots), self.block
         owners = np.repeat(np.arange(len(slots)), slots)
-        ranks = np.arange(BLOCK) - (np.cumsum(slots) - slots)[owners]
+        ranks = np.arange(block_rows) - (np.cumsum(slots) - slots)[owners]
 
         def spread(block: int, offsets: Indices) -> Indices:
-            jitter = permuted(np.arange(BLOCK), BLOCK, seed | _SLOTS, block) / BLOCK
+            jitter = permuted(np.arange(block_rows), block_rows, seed | _SLOTS, block) / block_rows
             return np.argsort((ranks + jitter) / slots[owners], kind="stable")[offsets]
 
-        blocks = positions // BLOCK
-        drawn = _grouped(blocks, positions % BLOCK, spread)
+        blocks = positions // block_rows
+        drawn = _grouped(blocks, positions % block_rows, spread)
         return owners[drawn], blocks * slots[owners[drawn]] + ranks[drawn]
 
     def _of_source(self, source: int, places: Indices, seed: int) -> Indices:
@@ -74,22 +80,22 @@ class Order:
         return found
 
 
-def slots_of(weights: Sequence[float], minimum: Sequence[int]) -> tuple[int, ...]:
-    """Slots of a block for each source: `minimum` [slots] where its weight gives less, the rest by weight.
+def slots_of(weights: Sequence[float], minimum: Sequence[int], block: int = BLOCK) -> tuple[int, ...]:
+    """Slots of a `block` [rows] for each source: `minimum` [slots] where its weight gives less, the rest by weight.
 
-    By largest remainder; of equal ones the first.  The minima are at least 1 and at most BLOCK together.
+    By largest remainder; of equal ones the first.  The minima are at least 1 and at most `block` together.
     """
     exact = [Fraction(weight) for weight in weights]
     held: set[int] = set()
     while True:
         free = [k for k in range(len(exact)) if k not in held]
-        rest = BLOCK - sum(minimum[k] for k in held)
+        rest = block - sum(minimum[k] for k in held)
         quotas = {k: rest * exact[k] / sum(exact[j] for j in free) for k in free}
         if not (low := {k for k in free if quotas[k] < minimum[k]}):
             break
         held |= low
     slots = [int(quotas[k]) if k in quotas else minimum[k] for k in range(len(exact))]
-    for k in sorted(free, key=lambda k: int(quotas[k]) - quotas[k])[: BLOCK - sum(slots)]:
+    for k in sorted(free, key=lambda k: int(quotas[k]) - quotas[k])[: block - sum(slots)]:
         slots[k] += 1
     return tuple(slots)
 

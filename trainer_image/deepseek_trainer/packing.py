@@ -9,6 +9,7 @@ Shapes: B rows in a micro-batch, T tokens in a row.
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -91,6 +92,23 @@ def best_fit(lengths: Sequence[int], length: int) -> list[list[int]]:
             bisect.insort(rooms, left)
         by_room.setdefault(left, []).append(row)
     return sorted(map(sorted, rows))
+
+
+def again(documents: Iterator[Document], length: int) -> Iterator[Document]:
+    """The documents; where all together are shorter than a row, as often as they go into it whole (`rounds`)."""
+    few: list[Document] = []
+    tokens = 0
+    for document in documents:
+        few.append(document)
+        tokens += len(document)
+        if rounds(tokens, length) == 1:
+            break
+    return chain(few * rounds(tokens, length), documents)
+
+
+def rounds(tokens: int, length: int) -> int:
+    """How often documents of so many `tokens` together go into a row, or 1."""
+    return max(1, length // max(1, tokens))
 
 
 def row_dtype(length: int, vocab_size: int) -> np.dtype[np.void]:

@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Self
 
+from deepseek_trainer.classes import Classes, unbalanced
 from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
@@ -60,7 +61,7 @@ NOT_SHAPING: Final = {"train", "sources", "curriculum", "validation", "validatio
 VALIDATION_FRACTION: Final = 0.05
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
-LATER_FIELDS: Final = ("messages_field", "on_bad_record")  # of DataSpec, since the first `FORMAT`
+LATER_FIELDS: Final = ("messages_field", "on_bad_record", "balance_by")  # of DataSpec, since the first `FORMAT`
 TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
 
 
@@ -71,28 +72,42 @@ class Inputs:
     train: Mapping[str, Source]  # by name; that of `data.train` is empty
     validation: Source | None
     split: Split | None
+    classes: Classes | None = None  # of the training records, with data.balanceBy
 
     @classmethod
     def find(cls, config: TrainingConfig, paths: Paths) -> Self:
         """Raises DataError for all that is wrong with places and files, and, where it must split, with records."""
         spec = config.data
         train = {name: Source.find(place, spec, paths) for name, place in spec.training_places.items()}
-        if spec.validation is not None:
-            return cls(train, Source.find(spec.validation, spec, paths), None)
-        records = chain.from_iterable(source.records() for source in train.values())
-        return cls(train, None, Split.of(records, spec.validation_fraction or VALIDATION_FRACTION))
+        validation = Source.find(spec.validation, unbalanced(spec), paths) if spec.validation else None
+        split = None
+        if validation is None:
+            records = chain.from_iterable(source.records() for source in train.values())
+            split = Split.of(records, spec.validation_fraction or VALIDATION_FRACTION)
+        classes = Classes.of(train[""], split) if spec.balance_by else None
+        return cls(train, validation, split, classes)
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Sources that are packed apart; validation is one whole."""
-        return tuple(self.train) if split == TRAIN else ("",)
+        """Sources or classes that are packed apart; validation is one whole."""
+        if split != TRAIN:
+            return ("",)
+        return tuple(self.classes.places if self.classes else self.train)
+
+    def place(self, split: str, name: str) -> str:
+        """Where the job file or, of a class, the data speak of it; a class itself is content and not told."""
+        if not name:
+            return split
+        return f"balanceBy[class of {self.classes.places[name]}]" if self.classes else f"sources[{name}]"
 
     def records(self, split: str, name: str = "", skipped: Skipped = unheard) -> Iterator[Record]:
-        """Those of one split: of the source `name` or, where it is empty, of all in turn.
+        """Those of one split: of the source or class `name` or, where it is empty, of all in turn.
 
         Tells `skipped` of bad records that are left out; where one source is for both splits, only while train is read.
         """
         if split == VALIDATION and self.validation is not None:
             return self.validation.records(skipped)
+        if name and self.classes is not None:
+            return self.train[""].records(skipped, self.classes.entries(name))
         held_out = split == VALIDATION
         told = unheard if held_out else skipped
         sources = (self.train[name],) if name else self.train.values()
@@ -100,6 +115,10 @@ class Inputs:
         if self.split is None:
             return records
         return (record for record in records if self.split.holds_out(record) is held_out)
+
+    def fills_rows(self, split: str) -> bool:
+        """Whether the few records of a rare class are repeated until they fill a row."""
+        return split == TRAIN and self.classes is not None
 
     def texts(self, enough: int) -> Iterator[str]:
         """Of every n-th training record: a sample of about `enough` bytes, where there are that many."""
@@ -196,7 +215,7 @@ class _Writer:
         write_prompts(self._prompts(), self.directory, self.vault)
         shards = {split: shards for split, (shards, _) in parts.items()}
         counts = {split: total(tuple(by_source.values())) for split, (_, by_source) in parts.items()}
-        sources = source_rows(parts[TRAIN][1]) if self.config.data.sources else ()
+        sources = source_rows(parts[TRAIN][1]) if len(parts[TRAIN][1]) > 1 else ()
         manifest = Manifest(digest, length, id_limit(tokenizer), counts, shards, sources)
         write_manifest(manifest, self.directory, self.vault)
 
@@ -214,10 +233,10 @@ class _Writer:
         return shards, counts
 
     def _rows(self, split: str, tokenizer: Any, counts: dict[str, SplitCounts]) -> Iterator[RowArray]:
-        """Rows of one source after the other, so that none holds records of two; fills in `counts`."""
+        """Rows of one source or class after the other, so that none holds records of two; fills in `counts`."""
         for name in self.inputs.names(split):
-            place = f"sources[{name}]" if name else split
-            tally = Tally(place, self.config.data, tokenizer)
+            place = self.inputs.place(split, name)
+            tally = Tally(place, self.config.data, tokenizer, fills_row=self.inputs.fills_rows(split))
             yield from tally.rows(self.inputs.records(split, name, tally.skip))
             tally.report()
             counts[name] = tally.counts()

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
@@ -15,6 +15,7 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.conversation import ROLES, Conversation, Message, Question, as_text, out_of_order
 
 MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
+MAX_LABEL: Final = 256  # [characters], as evaluation.labels
 _SHOWN: Final = 10  # names of files or fields in a message
 _MESSAGE: Final = 'a message is {"role": "system", "user" or "assistant", "content": "..."}'
 _ORDER: Final = "after an optional system message, user and assistant take turns, and the assistant has the last word"
@@ -30,6 +31,11 @@ class Record:
     source: str
     line: int  # of a table the row
     must_contain: tuple[str, ...] = ()
+    label: str | None = None  # its class, with data.balanceBy
+
+    @property
+    def place(self) -> str:
+        return f"{self.source}:{self.line}"
 
     def texts(self) -> Iterator[str]:
         """All that is said in it, in order."""
@@ -53,6 +59,13 @@ def record_of(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Re
 
     Raises DataError where a field is missing or of the wrong kind.
     """
+    record = _record(value, name, line, spec)
+    if record is None or spec.balance_by is None:
+        return record
+    return replace(record, label=_label(value, spec.balance_by, record.place))
+
+
+def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
     place = f"{name}:{line}"
     if spec.format is DataFormat.TEXT:
         text = _string(value, spec.text_field, place, "textField")
@@ -82,6 +95,10 @@ def columns(names: list[str], spec: DataSpec, place: str) -> list[str]:
         for setting, field in needed.items():
             if field not in names:
                 _refuse_missing(field, names, place, setting)
+    if spec.balance_by is not None:
+        needed["balanceBy"] = spec.balance_by
+        if spec.balance_by not in names:
+            _refuse_missing(spec.balance_by, names, place, "balanceBy")
     wanted = [name for name in dict.fromkeys([*needed.values(), *optional]) if name in names]
     if twice := [name for name in wanted if names.count(name) > 1]:
         raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
@@ -114,6 +131,25 @@ def _refuse_missing(field: str, names: list[str], place: str, setting: str) -> N
         f"{place}: no field {field!r}{instead}; it has: {some(names) or 'none'}",
         hint=f"set data.{setting} to the field's name",
     )
+
+
+def _label(value: dict[str, Any], field: str, place: str) -> str:
+    """A class may be a word, a number or a truth value; 1 and "1" are the same, as a table cannot tell them apart."""
+    if field not in value:
+        _refuse_missing(field, list(value), place, "balanceBy")
+    found = value[field]
+    if not isinstance(found, str | int):
+        raise DataError(
+            f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    text = _encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
+    if not 0 < len(text) <= MAX_LABEL:
+        raise DataError(
+            f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    return text
 
 
 def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import MethodSpec, MethodType
-from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
 from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
@@ -215,7 +214,7 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
         method=rank.method,
         data={"digest": rank.prepared.digest}
         | {name: asdict(counts) for name, counts in rank.prepared.counts.items()}
-        | {"sources": _drawn(rank.prepared, loop.cursor.consumed)},
+        | {"classes" if rank.config.data.balance_by else "sources": _drawn(rank.prepared, loop.cursor.consumed)},
         before=before["scores"],
         after=after["scores"],
         answers=[
@@ -226,8 +225,8 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
 
 
 def _drawn(prepared: Prepared, consumed: int) -> Json:
-    """What each source of a mix gave: its share of the rows, and how often its own were passed over."""
-    shares = [slots / BLOCK for slots in prepared.order.slots]
+    """What each source or class gave: its share of the rows, and how often its own were passed over."""
+    shares = [slots / prepared.order.block for slots in prepared.order.slots]
     return {
         source.name: asdict(source.counts) | {"share": share, "passes": round(share * consumed / source.counts.rows, 2)}
         for source, share in zip(prepared.sources, shares, strict=False)

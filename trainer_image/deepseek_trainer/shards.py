@@ -3,9 +3,9 @@
 A prepared directory, named by its digest:
 
     manifest.json          format, digest, counts, shards; written last
-    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file; source after source
+    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file; source, or class, after the other
     validation-00000.rows ...
-    train.order            only with a curriculum: row indices (i64), for each source its own, easy ones first
+    train.order            only with a curriculum: row indices (i64), for each source or class its own, easy ones first
     prompts.json           held-out Instruction records
     tokenizer files        only where the tokenizer was trained on the data
 
@@ -63,7 +63,10 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """Which rows of the train split are one source's, and what became of its records."""
+    """Which rows of the train split are one source's or class's, and what became of its records.
+
+    A bad record has no class: it counts for the first.
+    """
 
     name: str
     first: int
@@ -88,7 +91,7 @@ class Manifest:
     vocab_size: int
     counts: dict[str, SplitCounts]
     shards: dict[str, tuple[Shard, ...]]
-    sources: tuple[SourceRows, ...] = ()  # of the train split, where it has several
+    sources: tuple[SourceRows, ...] = ()  # of the train split, where it has several; or classes
 
     def to_json(self) -> bytes:
         fields = asdict(self)

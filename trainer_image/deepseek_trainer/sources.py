@@ -8,8 +8,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress, repeat
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from deepseek_trainer.contract.data import BadRecord, DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
@@ -19,6 +20,7 @@ from deepseek_trainer.formats import READERS, Load, read
 from deepseek_trainer.records import Record, record_of, some
 
 Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
+EVERY: Final[Iterable[bool]] = repeat(True)
 
 
 def unheard(_: DataError) -> None:
@@ -59,15 +61,19 @@ class Source:
                 )
         return cls(root if root.is_dir() else root.parent, files, spec)
 
-    def records(self, skipped: Skipped = unheard) -> Iterator[Record]:
-        """All records, files in name order.  Texts that are empty are left out.
+    def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[Record]:
+        """All records, or those of the entries that are `wanted`; files in name order.  As `numbered`."""
+        return (record for _, record in self.numbered(skipped, wanted))
+
+    def numbered(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[tuple[int, Record]]:
+        """Each record with the number of its entry; blank lines, empty texts and bad records are entries, too.
 
         Raises DataError at the first record or file that is bad.  With onBadRecord Skip it tells `skipped` of each
-        instead, and raises DataError at the end where there was nothing else.
+        instead, and raises DataError at the end where there was nothing else.  Others than `wanted` are not looked at.
         """
         first: DataError | None = None
         bad = good = 0
-        for load in self._loads():
+        for i, load in compress(enumerate(self._loads()), wanted):
             try:
                 found = load()
             except DataError as error:
@@ -78,7 +84,7 @@ class Source:
                 continue
             if found is not None:
                 good += 1
-                yield found
+                yield i, found
         if first is not None and not good:
             raise DataError(
                 f"no record is left: {bad} were bad and skipped, the first: {first.problem}", hint=first.hint

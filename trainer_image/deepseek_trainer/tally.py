@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.packing import Document, best_fit, packed_row, row_dtype, split_rows
+from deepseek_trainer.packing import Document, again, best_fit, packed_row, row_dtype, split_rows
 from deepseek_trainer.records import Record
 from deepseek_trainer.shards import RowArray, SplitCounts
 from deepseek_trainer.tokenizer import documents, id_limit, pad_id
@@ -28,6 +28,7 @@ class Tally:
     split: str
     spec: DataSpec
     tokenizer: Any
+    fills_row: bool = False  # by its records again, where all of them are shorter than a row
     _records: int = 0
     _bytes: int = 0  # of text [UTF-8 bytes]
     _tokens: int = 0
@@ -44,11 +45,12 @@ class Tally:
         dtype = row_dtype(self.spec.sequence_length, id_limit(self.tokenizer))
         pad = pad_id(self.tokenizer)
         fitted = self._fitted(documents(self.tokenizer, self._counted(records)))
+        if self.fills_row:
+            fitted = again(fitted, self.spec.sequence_length)
         is_text = self.spec.format is DataFormat.TEXT
         packed = split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
         for parts in packed:
             self._rows += 1
-            self._learned += sum(part.num_targets for part in parts)
             yield packed_row(parts, dtype, pad)
 
     def counts(self) -> SplitCounts:
@@ -95,6 +97,7 @@ class Tally:
                 self._cut += len(fits) < len(document)
             if fits.num_targets:
                 self._tokens += len(fits)
+                self._learned += fits.num_targets
                 yield fits
             else:
                 self._dropped += 1

@@ -130,7 +130,7 @@ def _conversations(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
     for record in records:
         assert isinstance(record.prompt, tuple), "one kind of record at a time"
         turns = (*record.prompt, Message(ASSISTANT, record.text))
-        yield _document(list(_spans(tokenizer, turns, f"{record.source}:{record.line}")), tokenizer.eos_token_id)
+        yield _document(list(_spans(tokenizer, turns, record.place)), tokenizer.eos_token_id)
 
 
 def _document(parts: list[Span], end: int) -> Document:

@@ -31,6 +31,15 @@ class DataSpec(Model):
     curriculum: Annotated[
         Curriculum | None, Field(description="Easy rows first, in the first epoch of each source. Default: shuffled.")
     ] = None
+    balance_by: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=63,
+            description="Field that holds a record's class: records of every class are drawn as often, however few "
+            "there are. Default: classes play no part.",
+        ),
+    ] = None
     validation: Annotated[
         VolumePath | None, Field(description="Held-out records; default: a share of train or of all sources.")
     ] = None
@@ -92,6 +101,11 @@ class DataSpec(Model):
             "minimumShare, rounded up to thousandths, and a thousandth for each of the other sources must sum to "
             "at most 1",
             lambda self: sum(s.minimum_slots for s in self.sources or ()) <= BLOCK,
+        ),
+        Rule(
+            "!(has(self.balanceBy) && has(self.sources))",
+            "balanceBy gives every class the same share, sources have their own: give balanceBy with train, or drop it",
+            lambda self: self.balance_by is None or self.sources is None,
         ),
         Rule(
             "!(has(self.validation) && has(self.validationFraction))",

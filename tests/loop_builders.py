@@ -114,7 +114,9 @@ def a_loop(
         cursor = Cursor.from_state(
             bytes.fromhex(info.meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
         )
-    loop = Loop(config, world, learner, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, "uid")
+    loop = Loop(
+        config, world, learner, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, {"jobUid": "uid"}
+    )
     if stop_after is not None:
         loop.stop_requested = lambda: loop.state.step >= stop_after
     return loop

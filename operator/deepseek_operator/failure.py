@@ -13,7 +13,7 @@ from typing import Any, Final
 from deepseek_operator.labels import index_of
 from deepseek_operator.observed import Manifest
 from deepseek_operator.pods import lost_since
-from deepseek_trainer.contract.errors import PEER_GONE, STORAGE
+from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
 # Failures this long before the last one belong to the same incident: gloo and NCCL notice a dead
@@ -80,7 +80,7 @@ def _suspicion(failure: Failure) -> int:
         return 0
     if failure.disrupted:
         return 1
-    if failure.reason == STORAGE:
+    if failure.reason in (STORAGE, OUT_OF_MEMORY):
         return 2  # its peers end with the same code
     if failure.reason == PEER_GONE:
         return 4

@@ -1,5 +1,6 @@
 """The real torchrun agent under the real launcher, over ranks of a few lines."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -32,6 +33,17 @@ failure = Failure.of(error, rank)
 failure.save(scratch.failure)
 sys.exit(failure.exit_code)
 """
+# A rank that fails as it is told to: round by round, and in the last way ever after.
+FAILING = """
+import os, sys
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.failure import Failure
+from deepseek_trainer.scratch import Scratch
+scratch = Scratch(Paths.from_env().scratch)
+restarts = scratch.record(0)
+Failure(75, REASONS[min(restarts, len(REASONS) - 1)], "again", 0).save(scratch.failure)
+sys.exit(75)
+"""
 PEER_GONE = Failure.of(PeerGoneError("connection closed by peer"), 0)
 
 
@@ -53,6 +65,26 @@ def test_a_lone_failure_that_no_restart_helps_is_not_hidden_by_its_peers_last_wo
         monkeypatch.setenv(name, value)
     failure = Launcher(Scratch(tmp_path / "scratch"), StopFlag(), agent_with(LONE_FAILURE)).run()
     assert failure == Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "rounds"),
+    [
+        pytest.param(["KeyError"], 4, id="failures"),
+        pytest.param(["Adapting"] * 5 + ["KeyError"], 9, id="after all rungs"),
+        pytest.param(["KeyError"] * 3 + ["Adapting"] * 2 + ["KeyError"], 6, id="between rungs"),
+    ],
+)
+def test_a_pod_fails_after_three_restarts_and_rungs_that_are_climbed_do_not_count(
+    tmp_path: Path, reasons: list[str], rounds: int
+):
+    write_config(tmp_path)  # microBatchSize 8 on one rank: five rungs
+    done = subprocess.run(
+        agent_with(f"REASONS = {reasons}\n{FAILING}"), env=os.environ | variables(tmp_path), check=False
+    )
+    assert done.returncode == ExitCode.TRY_AGAIN
+    assert Scratch(tmp_path / "scratch").record(0) == rounds
+    assert Failure.load(tmp_path / "scratch" / "failure.json").reason == "KeyError"
 
 
 def test_nodes_that_do_not_meet_end_with_code_75_and_say_what_to_look_at(tmp_path: Path):

@@ -67,6 +67,13 @@ def test_the_launchers_words_are_taken() -> None:
     assert str(failure) == "node 1 rank 3 failed with exit code 75 (TryAgain): connection reset"
 
 
+@pytest.mark.parametrize("reason", ["Storage", "OutOfMemory"])
+def test_a_pod_that_tells_what_it_lacked_is_the_cause_and_worth_a_counted_retry(reason: str) -> None:
+    cause = failed(1, 75, at=9, message=json.dumps({"rank": 1, "reason": reason, "message": "too little"}))
+    failure = failure_of(JOB, [failed(0, 75, message=json.dumps({"rank": 0, "reason": "TryAgain"})), cause])
+    assert (failure.node, failure.reason, failure.verdict) == (1, reason, Verdict.RETRY)
+
+
 @pytest.mark.parametrize("text", ["", "no json", "[1]", '{"rank": -1}', '{"rank": "x", "message": 3}', "[" * 5000])
 def test_odd_words_of_a_launcher_do_no_harm(text: str) -> None:
     failure = failure_of(JOB, [failed(0, 1, message=text)])

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_trainer.contract.errors import DataError, PeerGoneError
+from deepseek_trainer.contract.errors import AdaptingError, DataError, PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.failure import MAX_BYTES, MAX_MESSAGE, Failure
 
 DATA = Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
-MEMORY = Failure.of(MemoryError("out of memory"), 2)
+ADAPTING = Failure.of(AdaptingError("out of memory"), 2)
 PEER_GONE = Failure.of(PeerGoneError("another rank went away"), 0)
 any_text = st.text(st.characters(), max_size=2 * MAX_MESSAGE)  # lone surrogates too: file names have them
 
@@ -49,7 +49,7 @@ def test_a_failure_survives_the_file_that_the_launcher_reads(tmp_path: Path):
     assert Failure.load(tmp_path / "missing.json") is None
 
 
-@pytest.mark.parametrize("order", list(permutations((DATA, MEMORY, PEER_GONE))))
+@pytest.mark.parametrize("order", list(permutations((DATA, ADAPTING, PEER_GONE))))
 def test_what_no_restart_helps_is_kept_whoever_is_first(tmp_path: Path, order: tuple[Failure, ...]):
     for failure in order:
         failure.save(tmp_path / "failure.json")
@@ -60,9 +60,9 @@ def test_what_no_restart_helps_is_kept_whoever_is_first(tmp_path: Path, order: t
     ("first", "second", "kept"),
     [
         pytest.param(DATA, Failure(70, "NotFinite", "loss is nan", 0), DATA, id="the-first-of-equals"),
-        pytest.param(PEER_GONE, MEMORY, MEMORY, id="a-cause-over-a-lost-peer"),
-        pytest.param(MEMORY, PEER_GONE, MEMORY, id="a-lost-peer-is-a-consequence"),
-        pytest.param(MEMORY, Failure(1, "KeyError", "a bug", 0), MEMORY, id="the-first-of-causes"),
+        pytest.param(PEER_GONE, ADAPTING, ADAPTING, id="a-cause-over-a-lost-peer"),
+        pytest.param(ADAPTING, PEER_GONE, ADAPTING, id="a-lost-peer-is-a-consequence"),
+        pytest.param(ADAPTING, Failure(1, "KeyError", "a bug", 0), ADAPTING, id="the-first-of-causes"),
     ],
 )
 def test_of_two_failures_the_one_closer_to_the_cause_is_kept(
@@ -100,6 +100,23 @@ def test_every_exception_can_be_told(kind: type[Exception], text: str):
     failure = Failure.of(kind(text), rank=1)
     assert failure.message or kind is DataError  # which always has a text of ours
     assert len(failure.message) <= MAX_MESSAGE + 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ...",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    ],
+)
+def test_a_bare_error_of_torch_about_memory_is_told_as_such_and_ends_the_worker(text: str):
+    failure = Failure.of(RuntimeError(text), 1)
+    assert (failure.exit_code, failure.reason, failure.ends_worker) == (ExitCode.TRY_AGAIN, "OutOfMemory", True)
+    assert failure.message.startswith(text.partition("\n")[0])
+
+
+def test_a_rung_that_is_climbed_does_not_end_the_worker():
+    assert (ADAPTING.exit_code, ADAPTING.reason, ADAPTING.ends_worker) == (ExitCode.TRY_AGAIN, "Adapting", False)
 
 
 def test_an_exception_without_text_can_be_told():

@@ -2,19 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
-from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
+from deepseek_trainer.contract.errors import AdaptingError, ConfigError, DataError, IntegrityError, OutOfMemoryError
 from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
@@ -25,9 +27,12 @@ from deepseek_trainer.contract.names import (
     ENV_RUN_ID,
     Paths,
 )
+from deepseek_trainer.dataset import Batch
+from deepseek_trainer.learner import Learner
 from deepseek_trainer.preparation import prepare
 from deepseek_trainer.process import StopFlag, StopRequested
 from deepseek_trainer.run import Rank, checkpoint_to_resume, run
+from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.vault import Vault
 from loop_builders import ALONE
 from model_builders import a_gguf, a_tokenizer, tiny_model
@@ -36,6 +41,7 @@ from vault_builders import a_state, a_store
 # The second step leads further astray than the first: the best checkpoint is not the last.
 DIVERGING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 10.0, "schedule": "Constant"}
 LEARNING = DIVERGING | {"learningRate": 0.001}
+ACCUMULATE = Learner.accumulate
 
 
 @pytest.fixture
@@ -204,6 +210,52 @@ def test_a_stop_ends_the_first_evaluation_and_the_next_run_begins_with_it(paths:
     assert not evaluations(paths)
     trained(job, paths)
     assert evaluations(paths).keys() == {0, 1, 2}
+
+
+def memory_for(rows: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a micro-batch of more than `rows` is too much, once `after` steps are done."""
+    steps: list[float] = []
+
+    def short_of_memory(learner: Learner, batches: Sequence[Batch], targets: float) -> Tensor:
+        if len(batches[0].tokens_BT) > rows and len(steps) >= after:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        steps.append(targets)
+        return ACCUMULATE(learner, batches, targets)
+
+    monkeypatch.setattr(Learner, "accumulate", short_of_memory)
+
+
+def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_does_the_next_attempt(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = a_job(**LEARNING | {"maxSteps": 4, "globalBatchSize": 4, "microBatchSize": 4})
+    saves_at_once = job.checkpoint.model_copy(update={"asynchronous": False})  # no thread outlives its run
+    job = job.model_copy(update={"checkpoint": saves_at_once})
+    memory_for(2, 1, monkeypatch)
+    with pytest.raises(AdaptingError, match=r"Tried to allocate 2 GiB; the ranks start again with microBatchSize 2"):
+        trained(job, paths)
+    dist.destroy_process_group()
+    memory_for(1, 2, monkeypatch)
+    with pytest.raises(AdaptingError, match="microBatchSize 1"):
+        trained(job, paths)
+    dist.destroy_process_group()
+    monkeypatch.setenv(ENV_ATTEMPT, "2")
+    fresh = Paths(paths.root, tmp_path / "another pod's scratch")
+    fresh.scratch.mkdir()
+    memory_for(2, 0, monkeypatch)
+    result = trained(job, fresh)
+    told = [(event["step"], event["rung"]) for event in events(paths) if event["event"] == "adapted"]
+    assert told == [(1, 1)], "the checkpoint of rung 1 has told of it"
+    assert not [event for event in events(paths) if event["event"] == "config_changed"]
+    assert "| microBatchSize | 2 |" in (result / "README.md").read_text()
+    assert "microBatchSize" in section("Adapted to the memory", (result / "report.html").read_text())
+
+
+def test_a_run_that_has_nothing_left_ends_and_says_what_to_change(paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    memory_for(0, 0, monkeypatch)
+    with pytest.raises(OutOfMemoryError, match=r"even with microBatchSize 1, recompute Full.*hint: lower data"):
+        trained(a_job(**LEARNING, microBatchSize=1, recompute="Full"), paths)
+    assert Scratch(paths.scratch).rungs == 0
 
 
 def a_mix(weight: float = 1, **optimization: Any) -> TrainingConfig:

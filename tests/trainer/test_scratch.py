@@ -29,7 +29,7 @@ def test_a_pid_that_is_being_written_is_not_read(scratch: Scratch):
 def test_a_round_begins_without_the_last_ones_ranks_words_and_failure(scratch: Scratch):
     scratch.record(0)
     scratch.leave_progress(b'{"step": 11}')
-    Failure(ExitCode.TRY_AGAIN, "OutOfMemory", "too big", 0).save(scratch.failure)
+    Failure(ExitCode.TRY_AGAIN, "Adapting", "too big", 0).save(scratch.failure)
     scratch.begin_round()
     assert scratch.pids() == ()
     assert Failure.load(scratch.failure) is None
@@ -39,7 +39,11 @@ def test_a_round_begins_without_the_last_ones_ranks_words_and_failure(scratch: S
 
 @pytest.mark.parametrize(
     "failure",
-    [Failure(ExitCode.INTEGRITY, "Integrity", "bad tag", 0), Failure(ExitCode.TRY_AGAIN, "Storage", "disk full", 0)],
+    [
+        Failure(ExitCode.INTEGRITY, "Integrity", "bad tag", 0),
+        Failure(ExitCode.TRY_AGAIN, "Storage", "disk full", 0),
+        Failure(ExitCode.TRY_AGAIN, "OutOfMemory", "too big", 0),
+    ],
 )
 def test_a_round_keeps_a_failure_that_ends_the_worker(scratch: Scratch, failure: Failure):
     failure.save(scratch.failure)
@@ -47,6 +51,17 @@ def test_a_round_keeps_a_failure_that_ends_the_worker(scratch: Scratch, failure:
     scratch.begin_round()
     assert Failure.load(scratch.failure) == failure
     assert scratch.last_progress() == {"step": 11}
+
+
+def test_what_was_climbed_outlives_rounds_and_never_falls_but_with_a_new_worker(scratch: Scratch):
+    scratch.begin_round()
+    assert scratch.rungs == 0
+    scratch.climb_to(2)
+    scratch.begin_round()
+    scratch.climb_to(1)
+    assert scratch.rungs == 2
+    scratch.clear()
+    assert scratch.rungs == 0
 
 
 def test_words_that_were_cut_short_are_none(scratch: Scratch):

@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.errors import PeerGoneError
+from deepseek_trainer.contract.errors import ADAPTING, PEER_GONE, PeerGoneError
 from deepseek_trainer.contract.names import (
     ENV_NODE_ADDRESS,
     ENV_NODE_INDEX,
@@ -30,11 +30,12 @@ from deepseek_trainer.contract.names import (
 )
 from deepseek_trainer.failure import Failure, run
 from deepseek_trainer.heartbeat import Heartbeat
+from deepseek_trainer.ladder import ladder
 from deepseek_trainer.process import die_with_parent, forbid_core_dumps
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.training_config import load_config
 
-IN_PLACE_RESTARTS = 3  # of the ranks of one pod; after that the pod fails and the operator starts a new attempt
+IN_PLACE_RESTARTS = 3  # after failures in one pod; the next one fails the pod, and the operator starts a new attempt
 JOIN_TIMEOUT_S = 900  # image pulls of the slowest node
 RANK = ("-m", "deepseek_trainer.train")
 
@@ -67,6 +68,22 @@ class Rounds(DefaultLogsSpecs):
         return super().reify(envs)
 
 
+class Patience:
+    """With the ranks of this pod.  A rung that they climb is no failure; a lost peer is one of that peer's own pod."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch, self._failures = scratch, 0
+
+    def begin_round(self) -> None:
+        """End this process where the ranks have failed too often; torchrun allows a restart for every rung besides."""
+        failure = Failure.load(self._scratch.failure)
+        if failure is not None and failure.reason not in (ADAPTING, PEER_GONE):
+            self._failures += 1
+        if self._failures > IN_PLACE_RESTARTS:
+            os._exit(ExitCode.TRY_AGAIN)  # not in order: the other nodes have met this one, and must miss its beat
+        self._scratch.begin_round()
+
+
 def launch_config(config: TrainingConfig, node: Node, rounds: Rounds) -> LaunchConfig:
     return LaunchConfig(
         min_nodes=config.num_nodes,
@@ -76,7 +93,7 @@ def launch_config(config: TrainingConfig, node: Node, rounds: Rounds) -> LaunchC
         rdzv_backend="c10d",
         rdzv_endpoint=node.rendezvous,
         rdzv_configs={"is_host": node.index == 0, "join_timeout": JOIN_TIMEOUT_S},
-        max_restarts=IN_PLACE_RESTARTS,
+        max_restarts=IN_PLACE_RESTARTS + len([*ladder(config)]),
         monitor_interval=0.1,
         local_addr=node.address,
         logs_specs=rounds,
@@ -107,7 +124,8 @@ def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
     heartbeat = Heartbeat(node.rendezvous, node.run_id, node.index, config.num_nodes, give_up)
     try:
         # The nodes have met when a round begins: from then on their silence means something.
-        elastic_launch(launch_config(config, node, Rounds(scratch.begin_round, heartbeat.start)), sys.executable)(*RANK)
+        rounds = Rounds(Patience(scratch).begin_round, heartbeat.start)
+        elastic_launch(launch_config(config, node, rounds), sys.executable)(*RANK)
     except ChildFailedError as error:
         _speak_for_the_silent(error, scratch)
         sys.exit(ExitCode.TRY_AGAIN)

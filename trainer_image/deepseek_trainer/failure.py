@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
-from deepseek_trainer.contract.errors import PEER_GONE, STORAGE, JobError
+from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
 from deepseek_trainer.durable import STORAGE_ERRORS, replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
 MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
+# In a bare RuntimeError: torch on the CPU; CUDA where torch's own allocator did not ask.
+NO_MEMORY: Final = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class Failure:
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
             return cls(ExitCode.TRY_AGAIN, STORAGE, text, rank)
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
+        if is_out_of_memory(error):
             hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
             text = f"{first_line(error)[:MAX_MESSAGE] or 'out of memory'} (hint: {hint})"
-            return cls(ExitCode.TRY_AGAIN, "OutOfMemory", text, rank)
+            return cls(ExitCode.TRY_AGAIN, OUT_OF_MEMORY, text, rank)
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         return cls(ExitCode.INTERNAL, type(error).__name__, "\n".join(lines[-8:])[-MAX_MESSAGE:], rank)
 
@@ -78,7 +80,7 @@ class Failure:
     @property
     def ends_worker(self) -> bool:
         """Whether the same ranks in the same pod would fail again: a full volume is for the job's status to tell."""
-        return self.exit_code in NOT_RETRYABLE or self.reason == STORAGE
+        return self.exit_code in NOT_RETRYABLE or self.reason in (STORAGE, OUT_OF_MEMORY)
 
     @property
     def _distance(self) -> int:
@@ -97,6 +99,13 @@ class Failure:
 
 def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the host or of a GPU.  torch's own error is known by its name: torch is not imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def exit_with(

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from deepseek_trainer.reporter import Reporter, StepResult
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.schedule import learning_rate
 from deepseek_trainer.state import RunState
-from deepseek_trainer.training_config import config_digest
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class Loop:
     saver: Saver
     reporter: Reporter
     stop_requested: Callable[[], bool]
-    job_uid: str
+    origin: Mapping[str, Any]  # of its checkpoints: what they tell beside the state
     token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
     now: Callable[[], float] = time.monotonic  # [s]
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
@@ -137,10 +136,9 @@ class Loop:
                 self.saver.prune(best)
             return
         meta = {
+            **self.origin,
             "run": self.state.to_json() | {"history": self.reporter.history},
             "cursor": self.cursor.state().hex(),
-            "jobUid": self.job_uid,
-            "configDigest": config_digest(self.config),
         }
         self.saver.save(self.state.step, self.learner.state(), meta, best)
         self._saved_step, self._saved_at = self.state.step, self.now()

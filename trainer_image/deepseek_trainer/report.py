@@ -60,6 +60,12 @@ def render(report: Report) -> str:
         _classification(report.after),
         _answers(report.answers),
         _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
+        _events(
+            report.events,
+            "adapted",
+            "Adapted to the memory",
+            ("time", "step", "rung", "microBatchSize", "recompute", "strategy"),
+        ),
         _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
         _events(
             report.events,

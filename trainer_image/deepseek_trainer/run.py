@@ -1,7 +1,7 @@
 """A run from prepared data to exported model, on one rank."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
+from deepseek_trainer.climb import agreed_rungs, climbing, saved_rungs
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import MethodSpec, MethodType
@@ -18,6 +19,7 @@ from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.export import Results, export
+from deepseek_trainer.ladder import climbed, settings
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.method import trainable
@@ -42,12 +44,23 @@ Json = dict[str, Any]
 class Rank:
     """What every part of a run needs to know."""
 
-    config: TrainingConfig
+    asked: TrainingConfig  # the job as its file has it
     paths: Paths
     world: World
     stop: StopFlag
     prepared: Prepared
     store: CheckpointStore
+    rungs: int = 0  # of the job's ladder that all ranks have climbed
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The job as it is done in the memory that there is."""
+        return climbed(self.asked, self.rungs)
+
+    @property
+    def origin(self) -> Json:
+        """What the checkpoints tell of the job."""
+        return {"jobUid": _job_uid(), "configDigest": config_digest(self.asked), "rungs": self.rungs}
 
     @property
     def method(self) -> MethodSpec:
@@ -76,16 +89,21 @@ def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
 
 def _train_and_tell(rank: Rank, progress: Progress, scratch: Scratch) -> None:
     try:
-        _train_and_export(rank, progress)
+        info = checkpoint_to_resume(rank)
+        rungs = agreed_rungs(rank.asked, info, scratch, rank.world)
+        rank = replace(rank, rungs=rungs)
+        loop = _loop(rank, info, progress)
+        with climbing(rank.asked, rungs, scratch):
+            _evaluate_before(rank, loop)
+            loop.run()
+        _export(rank, loop)
     finally:
         if rank.world.is_lead:
             scratch.leave_progress(progress.to_json())
 
 
-def _train_and_export(rank: Rank, progress: Progress) -> None:
-    loop = _loop(rank, progress)
-    _evaluate_before(rank, loop)
-    loop.run()
+def _export(rank: Rank, loop: Loop) -> None:
+    """The weights that were chosen, measured once more."""
     step, weights = _choose_weights(rank, loop)
     after = assessed(loop, rank.prepared, loop.evaluation or loop.measure())
     loop.reporter.event("result", weights=weights, step=step, **after["scores"], before=loop.state.before["scores"])
@@ -101,8 +119,8 @@ def _train_and_export(rank: Rank, progress: Progress) -> None:
         rank.world.barrier()
 
 
-def _loop(rank: Rank, progress: Progress) -> Loop:
-    """The loop where it stands: at the newest checkpoint, or at the first step."""
+def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
+    """The loop where it stands: at the checkpoint, or at the first step."""
     config, world = rank.config, rank.world
     learner = Learner(_model(rank), config.optimization, world)
     cursor = Cursor(
@@ -113,7 +131,7 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         order=rank.prepared.order,
     )
     state = RunState()
-    if (info := checkpoint_to_resume(rank)) is not None:
+    if info is not None:
         learner.load(rank.store, info)
         state = RunState.from_json(info.meta["run"])
         cursor = Cursor.from_state(
@@ -130,14 +148,16 @@ def _loop(rank: Rank, progress: Progress) -> Loop:
         reporter.event("method", type=rank.method.type.value, records=rank.prepared.counts["train"].records)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
-        if info.meta.get("configDigest") not in (None, config_digest(config)):
+        if info.meta.get("configDigest") not in (None, rank.origin["configDigest"]):
             reporter.event("config_changed", step=info.step)
+    if rank.rungs > saved_rungs(rank.asked, info):
+        reporter.event("adapted", step=state.step, rung=rank.rungs, **settings(config))
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     waits = config.checkpoint.wait_for_copy
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
     return Loop(
         config, world, learner, rank.prepared.train, rank.prepared.validation,
-        cursor, state, saver, reporter, lambda: rank.stop.is_set, _job_uid(), rank.prepared.token_bytes(),
+        cursor, state, saver, reporter, lambda: rank.stop.is_set, rank.origin, rank.prepared.token_bytes(),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deepseek_trainer.durable import replace_file
 from deepseek_trainer.failure import Failure
 
 
@@ -18,10 +19,11 @@ class Scratch:
         self.stopped = directory / "stopped"  # the ranks agreed to stop, and saved
         self._progress = directory / "progress.json"  # on node 0: what /progress told last
         self._ranks = directory / "ranks"  # process ids, one file for each rank
+        self._rungs = directory / "rungs"  # how far the job's ladder was climbed; outlives a round
 
     def clear(self) -> None:
         """Before the first round: as if there had been none."""
-        self._remove(self.failure, self.stopped, self._progress, *self._rank_files())
+        self._remove(self.failure, self.stopped, self._progress, self._rungs, *self._rank_files())
         with suppress(FileNotFoundError):
             self._ranks.rmdir()
 
@@ -53,6 +55,18 @@ class Scratch:
             restarts = starts.tell() - 1
         (self._ranks / str(local_rank)).write_text(str(os.getpid()))
         return restarts
+
+    @property
+    def rungs(self) -> int:
+        try:
+            return int(self._rungs.read_text())
+        except FileNotFoundError:
+            return 0
+
+    def climb_to(self, rungs: int) -> None:
+        """Remember it, unless this node has climbed as far."""
+        if rungs > self.rungs:
+            replace_file(self._rungs, str(rungs).encode())
 
     def leave_progress(self, progress: bytes) -> None:
         self._progress.write_bytes(progress)

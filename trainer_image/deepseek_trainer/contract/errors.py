@@ -6,6 +6,8 @@ from deepseek_trainer.contract.names import ExitCode
 
 PEER_GONE: Final = "PeerGone"  # reason of a failure by PeerGoneError
 STORAGE: Final = "Storage"  # reason of a failure by a full or failing volume
+OUT_OF_MEMORY: Final = "OutOfMemory"  # reason of a failure by too little memory, of the host or of a GPU
+ADAPTING: Final = "Adapting"  # reason of a failure by AdaptingError
 
 
 class JobError(Exception):
@@ -43,6 +45,14 @@ class TryAgainError(JobError):
 
 class PeerGoneError(TryAgainError):
     """Another rank or node went away: only that one can tell why."""
+
+
+class OutOfMemoryError(TryAgainError):
+    """Too little memory, and nothing left that a run may do about it by itself."""
+
+
+class AdaptingError(TryAgainError):
+    """Too little memory: the next round of ranks does with less."""
 
 
 class IntegrityError(JobError):

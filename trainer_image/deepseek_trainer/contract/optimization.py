@@ -40,6 +40,11 @@ class Recompute(StrEnum):
     FULL = "Full"
 
 
+class OnOutOfMemory(StrEnum):
+    ADAPT = "Adapt"
+    FAIL = "Fail"
+
+
 class EarlyStopping(Model):
     """Stop when the validation loss no longer falls."""
 
@@ -132,6 +137,13 @@ class OptimizationSpec(Model):
             "layer. Selective: all but the results of matrix products."
         ),
     ] = Recompute.NONE
+    on_out_of_memory: Annotated[
+        OnOutOfMemory,
+        Field(
+            description="Adapt: go on with a smaller micro-batch, then more recompute, then FSDP, at the same global "
+            "batch. Fail: the attempt fails at once."
+        ),
+    ] = OnOutOfMemory.ADAPT
     compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False
     guard: Annotated[Guard, Field(description="Steps that change no weight.")] = Guard()
     early_stopping: Annotated[EarlyStopping | None, Field(description="Default: run to the end.")] = None

@@ -1,0 +1,117 @@
+"""What a job does without when memory runs out; that it goes on is tested in test_climb.py and with real ranks."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_builders import a_config
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.method import MethodSpec, MethodType
+from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
+from deepseek_trainer.ladder import climbed, ladder, settings
+
+NAMES = ("microBatchSize", "recompute", "strategy")
+
+
+def a_job(ranks: int = 1, method: MethodType = MethodType.FULL, **optimization: Any) -> TrainingConfig:
+    """A job of `ranks` ranks; `optimization` in the job file's own names."""
+    parts = {"optimization": OptimizationSpec.model_validate(optimization), "method": MethodSpec(type=method)}
+    return a_config().model_copy(update={"num_nodes": ranks} | parts)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> TrainingConfig:
+    """Any that the API lets through."""
+    ranks = draw(st.integers(1, 64))
+    optimizer, method = draw(st.sampled_from(Optimizer)), draw(st.sampled_from(MethodType))
+    is_sharded = optimizer is Optimizer.ADAMW and method is not MethodType.QLORA and draw(st.booleans())
+    return a_job(
+        ranks,
+        method,
+        globalBatchSize=ranks * draw(st.integers(1, 2**14)),
+        microBatchSize=draw(st.integers(1, 2**16)),
+        optimizer=optimizer,
+        recompute=draw(st.sampled_from(Recompute)),
+        strategy=Strategy.FSDP if is_sharded else Strategy.DDP,
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+def rows(config: TrainingConfig) -> int:
+    """Of the largest micro-batch that a rank really makes."""
+    optimization = config.optimization
+    return min(optimization.micro_batch_size, optimization.global_batch_size // config.world_size)
+
+
+@given(jobs())
+def test_a_ladder_ends_and_changes_nothing_but_its_settings(config: TrainingConfig):
+    rungs = [config, *ladder(config)]
+    assert len(rungs) <= 1 + 17 + 2 + 1, "65536 is halved 16 times"
+    for rung in rungs:
+        changed = {name: getattr(config.optimization, name) for name in ("micro_batch_size", "recompute", "strategy")}
+        restored = rung.optimization.model_copy(update=changed)
+        assert rung.model_copy(update={"optimization": restored}) == config
+
+
+@given(jobs())
+def test_every_rung_is_a_job_that_the_api_lets_through_and_differs_from_the_one_below(config: TrainingConfig):
+    rungs = [config, *ladder(config)]
+    for rung in rungs:
+        OptimizationSpec.model_validate(rung.optimization.model_dump())
+        assert rung.optimization.strategy is Strategy.DDP or rung.method.type is not MethodType.QLORA
+    assert len({tuple(settings(rung).values()) for rung in rungs}) == len(rungs)
+
+
+@given(jobs())
+def test_a_rung_never_takes_more_memory_than_the_one_below(config: TrainingConfig):
+    order = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
+    costs = [(rows(rung), -order.index(rung.optimization.recompute)) for rung in (config, *ladder(config))]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] == (1, -2)
+
+
+def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_shards():
+    found = [settings(rung) for rung in ladder(a_job(2, globalBatchSize=12, microBatchSize=8))]
+    assert [tuple(each.values()) for each in found] == [
+        (3, "None", "DDP"),  # a rank has 6 of the 12 rows
+        (1, "None", "DDP"),
+        (1, "Selective", "DDP"),
+        (1, "Full", "DDP"),
+        (1, "Full", "FSDP"),
+    ]
+    assert all(tuple(each) == NAMES for each in found)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        a_job(1),
+        a_job(2, optimizer="Muon"),
+        a_job(2, optimizer="AdamW8bit"),
+        a_job(2, MethodType.QLORA),
+    ],
+    ids=["a single rank", "Muon", "AdamW8bit", "QLoRA"],
+)
+def test_where_shards_save_nothing_or_are_not_allowed_there_is_no_such_rung(job: TrainingConfig):
+    assert [*ladder(job)][-1].optimization.strategy is Strategy.DDP
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        a_job(2, onOutOfMemory="Fail"),
+        a_job(1, microBatchSize=1, recompute="Full"),
+        a_job(2, microBatchSize=1, recompute="Full", strategy="FSDP"),
+    ],
+    ids=["not wanted", "one rank", "shards already"],
+)
+def test_a_job_that_wants_none_or_has_nothing_left_has_no_rung(job: TrainingConfig):
+    assert not [*ladder(job)]
+
+
+@given(jobs(), st.integers(0, 40))
+def test_a_rung_is_found_by_its_number_and_the_last_one_by_any_higher(config: TrainingConfig, number: int):
+    rungs = [config, *ladder(config)]
+    assert climbed(config, number) == rungs[min(number, len(rungs) - 1)]

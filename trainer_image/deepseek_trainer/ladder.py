@@ -1,0 +1,52 @@
+"""Out of memory: what a job does without, a rung at a time, before it fails.  Pure; without torch.
+
+Every rung keeps the global batch and all else that was asked for: results are the same up to rounding, and up to what
+dropout draws, which depends on the micro-batch.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.method import MethodType
+from deepseek_trainer.contract.optimization import OnOutOfMemory, Optimizer, Recompute, Strategy
+
+
+def ladder(config: TrainingConfig) -> Iterator[TrainingConfig]:
+    """`config` with ever less memory, the rungs from the first to the last; none where the job wants none."""
+    while config.optimization.on_out_of_memory is OnOutOfMemory.ADAPT and (lighter := _lighter(config)):
+        config = config.model_copy(update={"optimization": config.optimization.model_copy(update=lighter)})
+        yield config
+
+
+def climbed(config: TrainingConfig, rungs: int) -> TrainingConfig:
+    """`config` on a rung of its ladder, 0: as it is; on the last where there are fewer."""
+    return [config, *ladder(config)][: rungs + 1][-1]
+
+
+def settings(config: TrainingConfig) -> dict[str, Any]:
+    """All that a rung may change, as the job's file names it."""
+    now = config.optimization
+    return {
+        "microBatchSize": now.micro_batch_size,
+        "recompute": now.recompute.value,
+        "strategy": now.strategy.value,
+    }
+
+
+def _lighter(config: TrainingConfig) -> dict[str, Any]:
+    """What the next rung changes, the cheapest first; empty where nothing is left."""
+    now = config.optimization
+    if now.micro_batch_size > 1:
+        rows = min(now.micro_batch_size, now.global_batch_size // config.world_size)
+        return {"micro_batch_size": max(1, rows // 2)}
+    if now.recompute is not Recompute.FULL:
+        return {"recompute": Recompute.SELECTIVE if now.recompute is Recompute.NONE else Recompute.FULL}
+    return {"strategy": Strategy.FSDP} if _can_shard(config) else {}
+
+
+def _can_shard(config: TrainingConfig) -> bool:
+    """Whether shards save memory, and the rules of the API allow them."""
+    now = config.optimization
+    is_allowed = now.optimizer is Optimizer.ADAMW and config.method.type is not MethodType.QLORA
+    return is_allowed and config.world_size > 1 and now.strategy is Strategy.DDP

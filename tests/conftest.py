@@ -1,6 +1,7 @@
 """Options and fixtures of every test."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,24 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing with them")
+
+
+@pytest.fixture
+def golden_numbers(request: pytest.FixtureRequest) -> Callable[[str, Mapping[str, list[float]], float], None]:
+    """`golden_numbers(name, found, rel)`: the file tests/golden/<name> has the numbers `found`, up to a share `rel`."""
+    update = request.config.getoption("--update-golden")
+
+    def check(name: str, found: Mapping[str, list[float]], rel: float) -> None:
+        path = GOLDEN / name
+        if update:
+            path.write_text(json.dumps(found, indent=2) + "\n")
+        assert path.exists(), f"{path} is missing: run `make golden`"
+        expected = json.loads(path.read_text())
+        assert found.keys() == expected.keys()
+        for series, numbers in expected.items():
+            assert found[series] == pytest.approx(numbers, rel=rel), f"{series}: run `make golden` and read the diff"
+
+    return check
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """What each of several ranks does in test_ranks.py; here, because its processes must be able to import it."""
 
 import hashlib
+import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointStore
@@ -17,8 +21,10 @@ from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.learner import Learner
-from deepseek_trainer.model import scratch_model
+from deepseek_trainer.loop import Loop
+from deepseek_trainer.model import scratch_model, transformer
 from deepseek_trainer.order import Order
+from deepseek_trainer.process import StopFlag
 from deepseek_trainer.shards import Prompt
 from gloo_ranks import store_of
 from loop_builders import (
@@ -52,15 +58,55 @@ def interrupted_run(world: World, root: Path, model: Callable[[], nn.Module]) ->
 
 
 def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
-    """Only rank 1, in its only batch of three, hears of a stop; (step of the checkpoint, batches that were read)."""
-    loop = a_loop(config(evaluation={"intervalSteps": 2}, microBatchSize=1), root, world=world)
-    read = []
-    loop.validation_rows.before_batch = lambda: read.append(loop.state.step)
-    loop.stop_requested = lambda: world.rank == 1 and bool(read)
+    """Only rank 1, in its only batch of three, gets a SIGTERM; (step of the checkpoint, batches that were read)."""
+    loop, stop = (
+        a_loop(config(evaluation={"intervalSteps": 2}, microBatchSize=1), root, world=world),
+        StopFlag.on_signal(),
+    )
+    read: list[int] = []
+
+    def before_batch() -> None:
+        read.append(loop.state.step)
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.validation_rows.before_batch = before_batch
+    loop.stop_requested = lambda: stop.is_set
     run_until_stopped(loop)
     info = loop.saver.store.latest()
     assert info is not None
     return info.step, len(read)
+
+
+def weights_of_32_rows(world: World, root: Path, micro_batch: int) -> dict[str, Tensor]:
+    """After three steps of 32 rows, cut into such micro-batches."""
+    settings = config(globalBatchSize=32, microBatchSize=micro_batch, maxSteps=3, warmupSteps=0)
+    loop = a_loop(settings, root, world=world, model=with_dropout(a_model(), 0.0))
+    loop.run()
+    return weights(loop)
+
+
+def not_finite_on_rank_1(world: World, root: Path, strategy: str) -> dict[str, Any]:
+    """A run in whose third step one activation of rank 1 is NaN: what was skipped, and which steps changed weights."""
+    loop = a_loop(config(strategy=strategy), root, world=world, model=with_dropout(a_model(), 0.0))
+    norm = transformer(loop.model).model.norm
+    norm.register_forward_hook(
+        lambda _module, _inputs, output: output * math.nan if (world.rank, loop.state.step) == (1, 2) else output
+    )
+    digests = {0: digest_of(loop)}
+    loop.reporter.step = lambda result, _tokens, _seconds: digests.update({result.step: digest_of(loop)})  # type: ignore[method-assign]
+    loop.run()
+    changed = [step for step in range(1, 7) if digests[step] != digests[step - 1]]
+    return {
+        "skipped": [fields["step"] for event, fields in loop.reporter.events if event == "skipped"],
+        "changed": changed,
+    }
+
+
+def digest_of(loop: Loop) -> str:
+    """Of the weights, or the shards of them, that this rank has."""
+    whole_or_own = [p.to_local() if isinstance(p, DTensor) else p for p in loop.model.parameters()]
+    return hashlib.sha256(b"".join(part.detach().numpy().tobytes() for part in whole_or_own)).hexdigest()
 
 
 def what_it_can_do(world: World, root: Path) -> dict[str, Any]:

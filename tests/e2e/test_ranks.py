@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from deepseek_trainer.contract.errors import TryAgainError
@@ -16,9 +17,11 @@ from rank_stories import (
     a_save_fails_on_rank_1,
     interrupted_run,
     losses_of,
+    not_finite_on_rank_1,
     resumed_under,
     stop_during_an_evaluation,
     train_after_one_rank_answered,
+    weights_of_32_rows,
     weights_that_differ,
     what_it_can_do,
     whole_weights,
@@ -32,6 +35,21 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(
 ):
     """Of three numbers, other than of two, the sum depends on the order; each rank quantises its base itself."""
     assert on_ranks(ranks, interrupted_run, tmp_path, model) == [(True, True, True)] * ranks
+
+
+def test_32_rows_give_the_same_weights_at_once_in_four_parts_and_on_two_ranks(tmp_path: Path):
+    (whole,) = on_ranks(1, weights_of_32_rows, tmp_path / "whole", 32)
+    cut = on_ranks(1, weights_of_32_rows, tmp_path / "cut", 8)
+    shared = on_ranks(2, weights_of_32_rows, tmp_path / "shared", 16)
+    for found in cut + shared:
+        assert found.keys() == whole.keys()
+        assert all(torch.allclose(found[name], whole[name], rtol=0, atol=1e-6) for name in whole)
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(tmp_path: Path, strategy: str):
+    outcome = {"skipped": [3], "changed": [1, 2, 4, 5, 6]}
+    assert on_ranks(2, not_finite_on_rank_1, tmp_path, strategy) == [outcome] * 2
 
 
 def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path: Path):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
+from data_builders import CLAIM, RUN_ID, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
@@ -22,20 +22,16 @@ from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
 from deepseek_trainer.contract.names import (
     ENV_ATTEMPT,
-    ENV_METRICS_PORT,
-    ENV_NODE_ADDRESS,
-    ENV_RUN_ID,
     Paths,
 )
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.learner import Learner
-from deepseek_trainer.preparation import prepare
 from deepseek_trainer.process import StopFlag, StopRequested
-from deepseek_trainer.run import Rank, checkpoint_to_resume, run
+from deepseek_trainer.run import Rank, checkpoint_to_resume
 from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.vault import Vault
 from loop_builders import ALONE
 from model_builders import a_gguf, a_tokenizer, tiny_model
+from run_builders import a_job, a_worker, events, trained
 from vault_builders import a_state, a_store
 
 # The second step leads further astray than the first: the best checkpoint is not the last.
@@ -46,52 +42,8 @@ ACCUMULATE = Learner.accumulate
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
-    """Of a worker with data, in the environment that torchrun and the operator give it."""
-    for name, value in {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-        ENV_ATTEMPT: "1",
-        ENV_RUN_ID: RUN_ID,
-        ENV_NODE_ADDRESS: "127.0.0.1",
-        ENV_METRICS_PORT: "0",
-    }.items():
-        monkeypatch.setenv(name, value)
-    found = some_paths(tmp_path)
-    paths = Paths(found.root, tmp_path / "scratch")
-    paths.scratch.mkdir()
-    write_jsonl(paths, "train/a.jsonl", texts(12))
-    yield paths
-    if dist.is_initialized():  # a run that failed does not leave the group
-        dist.destroy_process_group()
-
-
-def a_job(**optimization: Any) -> TrainingConfig:
-    return TrainingConfig.model_validate(
-        {
-            "job": {"namespace": "ml", "name": "demo"},
-            "numNodes": 1,
-            "numProcPerNode": 1,
-            "model": TINY_MODEL,
-            "data": {"train": {"claimName": CLAIM}, "sequenceLength": 64, "validationFraction": 0.3},
-            "method": {},
-            "optimization": optimization,
-            "checkpoint": {"interval": {"steps": 1}},
-            "evaluation": {"intervalSteps": 1, "generations": 2, "maxNewTokens": 2},
-            "export": {},
-        }
-    )
-
-
-def trained(config: TrainingConfig, paths: Paths, stop: StopFlag | None = None) -> Path:
-    """The result of a run of `config`."""
-    paths.config.parent.mkdir(parents=True, exist_ok=True)
-    paths.config.write_text(config.model_dump_json(by_alias=True, exclude_none=True))
-    prepare(config, paths, Vault.for_data(config, paths), RUN_ID)
-    run(paths, stop or StopFlag(), restarts=0)
-    return paths.export / "demo"
+    with a_worker(tmp_path, monkeypatch) as paths:
+        yield paths
 
 
 def test_the_best_weights_are_exported_and_the_card_and_the_report_say_so(paths: Paths):
@@ -187,10 +139,6 @@ def loss_after(result: Path) -> float:
 def evaluations(paths: Paths) -> dict[int, float]:
     """Validation loss by step, as told while training."""
     return {event["step"]: event["loss"] for event in events(paths) if event["event"] == "evaluation"}
-
-
-def events(paths: Paths) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (paths.logs / "events.jsonl").read_text().splitlines()]
 
 
 def test_the_last_weights_are_evaluated_once(paths: Paths, monkeypatch: pytest.MonkeyPatch):

@@ -5,8 +5,8 @@
 gpu.sh runs it from a checkout alone.  `--tiny` is the same code on small models, on any machine, the CPU too.  A row is
 the median of LAPS laps after a warm-up, at the micro-batch that was fastest for ours (the largest that fits where a
 contestant needs more memory), one pass a step.  Rows come in order of worth until the time is up; the JSON file is
-written after each.  MFU: 6N + 12 L H Q T operations a token (arXiv:2204.02311), N all parameters; a frozen one counts
-4, not 6; of NVIDIA's dense BF16 peak, where we know the device's.
+written after each.  MFU: 6N + 12 L H Q T operations a token (arXiv:2204.02311), N the parameters that it is multiplied
+with; a frozen one counts 4, not 6; of NVIDIA's dense BF16 peak, where we know the device's (`deepseek_trainer.perf`).
 """
 
 import argparse
@@ -33,10 +33,9 @@ from bare import Bare
 from corpora import Corpus, fixed
 from ours import Ours
 from setting import Setting
-from sizes import SIZES, flop_per_token, peak_of
+from sizes import SIZES, peak_of
 
 from deepseek_trainer.distributed import World
-from deepseek_trainer.model import count_parameters
 
 Make = Callable[[Setting, Corpus], Any]
 Others = dict[str, tuple[Make, bool]]  # how to make each, and whether the model is compiled
@@ -124,23 +123,22 @@ class Bench:
         release(device)  # here, where no exception holds what the row before has had
         corpus = fixed(setting.size.vocab_size, setting.length, 4 * setting.micro)
         try:
-            rates, operations = self._laps(make, setting, corpus)
+            rates = self._laps(make, setting, corpus)
         except torch.OutOfMemoryError:
             return None
         rate, peak = statistics.median(rates), peak_of(device)
         return Row(
             case, name, setting.micro, rate, (max(rates) - min(rates)) / rate,
-            mfu=rate * operations / peak if peak else None,
+            mfu=rate * setting.flops / peak if peak else None,
             peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
         )  # fmt: skip
 
-    def _laps(self, make: Make, setting: Setting, corpus: Corpus) -> tuple[list[float], float]:
+    def _laps(self, make: Make, setting: Setting, corpus: Corpus) -> list[float]:
         if setting.world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(setting.world.device)
         contestant = make(setting, corpus)
-        operations = flop_per_token(setting.size, count_parameters(contestant.model), setting.length)
         contestant.run(3)  # allocates, and compiles
-        return [contestant.run(self.steps).rate for _ in range(LAPS)], operations
+        return [contestant.run(self.steps).rate for _ in range(LAPS)]
 
     def sweep(self, case: str, setting: Setting, micros: Sequence[int]) -> int | None:
         """The micro-batch that is fastest for ours; None where none fits."""

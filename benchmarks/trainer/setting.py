@@ -12,10 +12,13 @@ from torch import nn
 from deepseek_trainer.adapters import with_adapters
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.distributed import World
 from deepseek_trainer.model import scratch_model, trainable_parameters
+from deepseek_trainer.perf import flops_per_token
 
 RATE, DECAY, BETAS, MAX_NORM = 3e-4, 0.01, (0.9, 0.95), 1.0
+LORA = LoraSpec(dropout=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Setting:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
+    @property
+    def flops(self) -> int:
+        """Of a token, in PaLM's convention."""
+        return flops_per_token(Dimensions.of_architecture(self.size), self.length, LORA if self.lora else None)
+
     def documents(self, corpus: Corpus) -> int:
         """In a pass: as many as our rows hold on average."""
         return max(1, round(self.rows / self.world.size / self.passes * corpus.documents_per_row))
@@ -47,7 +55,7 @@ class Setting:
         torch.manual_seed(0)
         with self.world.device:  # billions of weights are drawn faster where they are needed
             model = scratch_model(self.size, self.length, seed=0).train()
-            return with_adapters(model, LoraSpec(dropout=0.0), seed=0) if self.lora else model
+            return with_adapters(model, LORA, seed=0) if self.lora else model
 
 
 def adamw(model: nn.Module, fused: bool) -> torch.optim.AdamW:

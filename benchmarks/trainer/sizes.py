@@ -1,4 +1,4 @@
-"""Models to measure with, and the operations that a token costs."""
+"""Models to measure with, and what a GPU could do."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ import bare_machine  # noqa: F401 first
 import torch
 
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.model import ParameterCount
+from deepseek_trainer.perf import GPUS
 
 VOCAB: Final = 50_304  # GPT-2's 50,257, padded to a multiple of 128
 
@@ -28,21 +28,8 @@ SIZES: Final = {
     "13b": size(5120, 40, 40, 13_824),
 }
 
-PEAKS: Final = {"H100": 989e12, "H200": 989e12}  # dense BF16 [FLOP/s] of the SXM modules; NVIDIA's data sheets
-
-
-def flop_per_token(model: Architecture, count: ParameterCount, length: int) -> float:
-    """6N + 12 L H Q T, as arXiv:2204.02311, appendix B: N all parameters, full attention, nothing done twice.
-
-    A frozen weight costs 4 instead of 6: it has no gradient of its own.
-    """
-    head = model.hidden_size // model.num_heads
-    attention = 12 * model.num_layers * model.num_heads * head * length
-    return 4.0 * count.total + 2.0 * count.trainable + attention
-
 
 def peak_of(device: torch.device) -> float | None:
     """FLOP/s; None where we do not know."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    is_other = "PCIe" in name or "NVL" in name  # other clocks under the same names
-    return None if is_other else next((peak for key, peak in PEAKS.items() if key in name), None)
+    return GPUS[name].peak if name in GPUS else None

@@ -64,7 +64,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """For each token."""
-        return flops_per_token(self.dimensions, self.setup.length, self.setup.lora)
+        return flops_per_token(self.dimensions, self.setup.length, self.setup.lora, self.setup.method.frozen_layers)
 
     def tokens_per_second(self, mfu: float) -> float | None:
         """Of all ranks, at this share of the GPUs' peak; None where the peak is not known, or is not that of FP32."""

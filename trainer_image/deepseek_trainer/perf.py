@@ -1,15 +1,18 @@
-"""FLOPs of a token, peaks of GPUs, and how much of its peak a GPU uses (MFU).  Pure; without torch.
+"""FLOPs of a token, peaks of GPUs, and how much of its peak a GPU uses (MFU, HFU).  Pure; without torch.
 
 A multiplication and an addition are two FLOPs.  Every number names its convention, for without it none can be
-compared: `palm_flops` counts what the model needs, `recomputed_flops` what the hardware does where activations are
-made again in the backward pass.  Attention counts all T x T scores, as is usual, also those that the mask hides.
+compared, both as arXiv:2204.02311, appendix B: `flops_per_token` and MFU count what the model needs, `hardware_flops`
+and HFU what the GPU does, padding and activations that are made again included.  Attention counts all T x T scores,
+as is usual, also those that the mask hides.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.contract.optimization import Recompute
 from deepseek_trainer.dimensions import Dimensions
 
 
@@ -68,28 +71,68 @@ def palm_flops(parameters: int, layers: int, width: int, length: int) -> int:
     return 6 * parameters + 12 * layers * width * length
 
 
-def recomputed_flops(parameters: int, layers: int, width: int, length: int) -> int:
-    """What the hardware does where all activations are made again: a second forward pass, 8 N + 16 L H Q T."""
-    return 8 * parameters + 16 * layers * width * length
-
-
 def lora_flops(frozen: int, adapters: int, layers: int, width: int, length: int) -> int:
     """Through frozen weights 2 N forward and 2 N backward; 6 for each weight of an adapter; attention as ever."""
     return 4 * frozen + palm_flops(adapters, layers, width, length)
 
 
-def flops_per_token(dimensions: Dimensions, length: int, lora: LoraSpec | None = None) -> int:
-    """FLOPs to train on one token of a row of `length`, in PaLM's convention."""
+def flops_per_token(
+    dimensions: Dimensions, length: int, lora: LoraSpec | None = None, frozen_layers: int | None = None
+) -> int:
+    """FLOPs to train on one token of a row of `length`, in PaLM's convention; of frozen weights what they need."""
     used, width = dimensions.parameters - dimensions.looked_up, dimensions.attention
-    if lora is None:
-        return palm_flops(used, dimensions.layers, width, length)
-    return lora_flops(used, dimensions.adapters(lora), dimensions.layers, width, length)
+    if lora is not None:
+        return lora_flops(used, dimensions.adapters(lora), dimensions.layers, width, length)
+    return palm_flops(used, dimensions.layers, width, length) - _spared(dimensions, length, frozen_layers or 0)
 
 
-def mfu(tokens_per_second: float, flops_per_token: float, devices: int, name: str) -> float | None:
-    """Share of the peak of `devices` GPUs called `name` that the model's FLOPs take; None for an unknown GPU.
+def hardware_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
+    """What a GPU does for one position of a row: with recompute Full the trained layers' forward pass twice.
 
-    `tokens_per_second`: of all devices together.
+    Of a job whose method is settled.  Not counted: logits that are made again, of a micro-batch that has many.
     """
-    gpu = GPUS.get(name)
-    return None if gpu is None else tokens_per_second * flops_per_token / (devices * gpu.peak)
+    method, length = config.method, config.data.sequence_length
+    flops = flops_per_token(dimensions, length, method.adapters, method.frozen_layers)
+    if config.optimization.recompute is not Recompute.FULL:
+        return flops  # Selective keeps all that is counted here
+    of_layer = (dimensions.in_blocks + dimensions.adapters(method.adapters)) // dimensions.layers
+    again = dimensions.layers - (method.frozen_layers or 0)
+    return flops + again * (2 * of_layer + 4 * dimensions.attention * length)
+
+
+def _spared(dimensions: Dimensions, length: int, layers: int) -> int:
+    """FLOPs that the lowest `layers` layers, frozen, do without: their backward pass; and a tied head its gradient."""
+    if not layers:
+        return 0
+    embedding = dimensions.vocab * dimensions.hidden
+    below = 4 * (dimensions.frozen(layers) - embedding) + 8 * layers * dimensions.attention * length
+    return below + (2 * embedding if dimensions.tied else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What the speed of a run is held against."""
+
+    peak: float  # of all its GPUs [FLOP/s]
+    of_token: int  # FLOPs that the model needs
+    of_row: int  # FLOPs that a GPU does
+
+    @classmethod
+    def of(cls, gpu: str | None, config: TrainingConfig, dimensions: Dimensions) -> "Yardstick | None":
+        """Of a job whose method is settled, on GPUs of this name; None where their peak is not known."""
+        if gpu not in GPUS:
+            return None
+        method, length = config.method, config.data.sequence_length
+        return cls(
+            peak=config.world_size * GPUS[gpu].peak,
+            of_token=flops_per_token(dimensions, length, method.adapters, method.frozen_layers),
+            of_row=length * hardware_flops(config, dimensions),
+        )
+
+    def mfu(self, tokens_per_second: float) -> float:
+        """Share of the peak that the model's FLOPs take; tokens of all ranks, padding left out."""
+        return tokens_per_second * self.of_token / self.peak
+
+    def hfu(self, rows_per_second: float) -> float:
+        """Share of the peak that all FLOPs take; rows of all ranks."""
+        return rows_per_second * self.of_row / self.peak

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from deepseek_trainer.durable import StorageError
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.meter import Meter
 from deepseek_trainer.model import scratch_model, transformer
 from deepseek_trainer.order import Order
 from deepseek_trainer.process import StopFlag
@@ -192,6 +194,16 @@ def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[
     again = a_loop(config(**second), root, world=world, model=with_dropout(a_model(), 0.0))
     again.run()
     return loop.reporter.losses + again.reporter.losses
+
+
+def a_slow_rank(world: World, root: Path, strategy: str) -> tuple[float | None, int | None, bool]:
+    """Skew and slowest rank as the last step of a run tells them; rank 1's clock goes three times as fast."""
+    loop = a_loop(config(strategy=strategy, maxSteps=3), root, world=world)
+    loop._meter = Meter(world.device, count(0.0, 1.0 + 2.0 * world.rank).__next__)
+    told = []
+    loop.reporter.step = lambda result, tokens, seconds: told.append(result.ranks)  # type: ignore[method-assign]
+    loop.run()
+    return told[-1].skew, told[-1].slowest, min(told[-1].memory) > 0
 
 
 def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> list[float]:

@@ -15,6 +15,7 @@ from rank_stories import (
     ACTS,
     a_read_error_on_rank_1,
     a_save_fails_on_rank_1,
+    a_slow_rank,
     interrupted_run,
     losses_of,
     not_finite_on_rank_1,
@@ -128,3 +129,11 @@ def test_a_rank_that_answers_more_than_its_peer_does_not_part_their_next_steps(t
     first, second = on_ranks(2, train_after_one_rank_answered, tmp_path)
     assert first == second
     assert len(first) == 2
+
+
+def test_every_rank_learns_which_one_is_slow(tmp_path: Path):
+    assert on_ranks(2, a_slow_rank, tmp_path, "DDP") == [(3.0, 1, True)] * 2
+
+
+def test_ranks_that_wait_for_each_other_in_every_layer_know_no_slow_one(tmp_path: Path):
+    assert on_ranks(2, a_slow_rank, tmp_path, "FSDP") == [(None, None, True)] * 2

@@ -41,7 +41,7 @@ def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> 
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = run(program("promtool"), "check", "rules", file)
     assert done.returncode == 0, done.stderr
-    assert len(rules) == 21
+    assert len(rules) == 27
 
 
 def test_panels_of_the_dashboard_do_not_overlap() -> None:

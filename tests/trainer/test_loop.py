@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -17,8 +18,10 @@ from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.meter import Meter
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import transformer
+from deepseek_trainer.reporter import StepResult
 from deepseek_trainer.saver import HostCopies
 from loop_builders import (
     ALONE,
@@ -311,3 +314,16 @@ def test_without_a_compiler_a_job_that_compiles_is_refused(tmp_path: Path, monke
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"optimization.compile: there is no no-such-compiler"):
         a_loop(config(compile=True), tmp_path)
+
+
+def test_each_logged_step_tells_what_the_ranks_measured_since_the_one_before(tmp_path: Path):
+    loop = a_loop(config(maxSteps=405, microBatchSize=2), tmp_path, stop_after=4)
+    loop._meter = Meter(ALONE.device, count(0.0).__next__)
+    found: list[StepResult] = []
+    loop.reporter.step = lambda result, tokens, seconds: found.append(result)
+    run_until_stopped(loop)
+    assert [result.rows for result in found] == [4] * 4
+    assert [result.ranks is None for result in found] == [True, False, True, False]
+    ranks = found[1].ranks
+    assert (ranks.waited, ranks.alone) == ([2.0], [2.0])  # of two steps: the clock moves on whenever it is read
+    assert ranks.memory[0] > 1e8

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES, Progress, serve
+from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES, Progress, serve
 
 
 def served(progress: Progress, path: str) -> str:
@@ -28,11 +28,11 @@ def test_progress_shows_the_latest_facts_as_json():
 
 def test_metrics_show_every_gauge_that_has_a_fact():
     progress = Progress()
-    progress.update(**dict.fromkeys((field for _, _, field in GAUGES), 7))
+    progress.update(**dict.fromkeys((field for _, _, field in (*GAUGES, *MEASURED_GAUGES)), 7))
     progress.update(lastCheckpoint=dict.fromkeys((field for _, _, field in CHECKPOINT_GAUGES), 7))
     progress.count_tokens(41)
     page = served(progress, "/metrics")
-    for name, _, _ in (*GAUGES, *CHECKPOINT_GAUGES):
+    for name, _, _ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES):
         assert f"\n{name} 7.0" in page
     assert "dst_trainer_tokens_total 41.0" in page
 

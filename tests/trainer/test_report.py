@@ -84,6 +84,16 @@ def test_report_escapes_what_people_and_models_wrote():
     assert not re.search("<b>|<i>", report)
 
 
+def test_report_tells_the_median_and_the_largest_of_what_was_measured():
+    measured = [{"mfu": 0.25}, {"mfu": 0.5, "rankSkew": 1.5}, {"mfu": 0.4, "rankSkew": 3.0}]
+    steps = [{"event": "step", "time": 1e9, "step": i, "loss": 2.0} | more for i, more in enumerate(measured)]
+    report = a_report(events=steps)
+    assert re.search("<td>MFU: [^<]*</td><td>0.4</td><td>0.5</td>", report)
+    assert re.search("<td>time of the slowest rank [^<]*</td><td>1.5</td><td>3</td>", report)
+    assert "peak memory" not in report
+    assert Tags(report).seen.count("svg") == 2  # loss and share of the peak
+
+
 def test_report_compares_before_and_after():
     assert "<tr><td>loss</td><td>4</td><td>1.5</td></tr><tr><td>right</td><td>0</td><td>3</td></tr>" in a_report()
 

@@ -1,6 +1,7 @@
 """One story in every form: /progress, events and TensorBoard tell the same."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.progress import Progress
+from deepseek_trainer.events import snake
+from deepseek_trainer.meter import Ranks
+from deepseek_trainer.perf import Yardstick
+from deepseek_trainer.progress import MEASURED_GAUGES, Progress
 from deepseek_trainer.reporter import Reporter, StepResult
 from deepseek_trainer.saver import Saved
 from vault_builders import a_state, a_store
@@ -20,8 +24,10 @@ def facts_of(progress: Progress) -> dict[str, Any]:
     return facts
 
 
-def a_step(step: int, loss: float | None) -> StepResult:
-    return StepResult(step=step, max_steps=600, epoch=step / 10, loss=loss, grad_norm=1.0, learning_rate=0.1)
+def a_step(step: int, loss: float | None, ranks: Ranks | None = None) -> StepResult:
+    return StepResult(
+        step=step, max_steps=600, epoch=step / 10, rows=4, loss=loss, grad_norm=1.0, learning_rate=0.1, ranks=ranks
+    )
 
 
 def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(tmp_path: Path):
@@ -35,6 +41,44 @@ def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(
     assert (facts["step"], facts["loss"], facts["tokensPerSecond"], facts["etaSeconds"]) == (3, 4.0, 10.0, 598 * 2)
     assert b"dst_trainer_step 3.0" in progress.to_prometheus()
     assert [(event["step"], event["loss"]) for event in reporter.history] == [(2, 4.0)]
+
+
+def test_what_the_ranks_measured_is_told_alike_everywhere(tmp_path: Path):
+    progress = Progress()
+    reporter = Reporter(Paths(tmp_path), progress, yardstick=Yardstick(peak=1000.0, of_token=50, of_row=400))
+    ranks = Ranks(waited=[0.1, 0.2, 0.4], alone=[1.0, 3.0, 1.5], memory=[5e9, 7e9, 6e9])
+    reporter.step(a_step(1, None), tokens=10, seconds=1.0)
+    reporter.step(a_step(2, 4.0, ranks), tokens=30, seconds=3.0)
+    reporter.close()
+    expected = {
+        "samplesPerSecond": 2.0,
+        "tokensPerSecond": 10.0,
+        "mfu": 0.5,
+        "hfu": 0.8,
+        "dataWaitShare": 0.1,
+        "peakMemoryBytes": 7e9,
+        "rankSkew": 2.0,
+        "slowestRank": 1,
+    }
+    assert facts_of(progress).items() >= expected.items()
+    assert reporter.history[-1].items() >= expected.items()
+    board = EventAccumulator(str(tmp_path / "work" / "logs" / "tensorboard"))
+    board.Reload()
+    for name, value in expected.items():
+        assert board.Scalars(f"{snake(name)}/train")[-1].value == pytest.approx(value)
+    page = progress.to_prometheus().decode()
+    for gauge, _, field in MEASURED_GAUGES:
+        assert float(re.search(rf"^{gauge} (\S+)$", page, re.MULTILINE)[1]) == expected[field]
+
+
+def test_what_is_not_known_is_told_nowhere(tmp_path: Path):
+    progress = Progress()
+    reporter = Reporter(Paths(tmp_path), progress)
+    reporter.step(a_step(1, 4.0, Ranks(waited=[0.0], alone=[1.0], memory=[5e9])), tokens=30, seconds=3.0)
+    assert not {"mfu", "hfu", "rankSkew", "slowestRank"} & (facts_of(progress).keys() | reporter.history[-1].keys())
+    page = progress.to_prometheus()
+    assert b"dst_trainer_samples_per_second" in page
+    assert b"dst_trainer_mfu" not in page
 
 
 def test_what_led_to_a_checkpoint_is_on_the_disk_with_it(tmp_path: Path):

@@ -51,7 +51,7 @@ def log_line(entry: Event) -> str:
     """
     kind = entry["event"]
     names = {"loss": LOSS_NAMES.get(kind, "loss")}
-    fields = {names.get(key) or _snake(key): value for key, value in entry.items() if key not in ("event", "time")}
+    fields = {names.get(key) or snake(key): value for key, value in entry.items() if key not in ("event", "time")}
     text = ", ".join(
         f"{key}={_short(value)}" for key, value in fields.items() if value is not None and not isinstance(value, dict)
     )
@@ -62,5 +62,6 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """`snake_case` of `camelCase`."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)

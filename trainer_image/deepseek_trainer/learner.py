@@ -3,7 +3,7 @@
 What a checkpoint holds of it: weights, moments and averages that are trained, and each rank's random state.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
 from deepseek_trainer.ema import Ema
@@ -41,15 +41,22 @@ class Learner:
         self._optimizers = optimizers(model, optimization)
         self._ema = Ema(self._weights, optimization.ema_decay) if optimization.ema_decay else None
 
-    def accumulate(self, batches: Sequence[Batch], targets: float) -> Tensor:
+    def accumulate(
+        self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
 
-        `targets`: learned positions of all ranks, over a loss scale where there is one.
+        `targets`: learned positions of all ranks, over a loss scale where there is one.  `before_exchange` is called
+        where a rank first waits for others, in its last backward pass; not under FSDP, where it does so in every layer.
         """
+        computes_alone = self._optimization.strategy is Strategy.DDP
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for i, batch in enumerate(batches):
-            sync_gradients(self._spread, now=i == len(batches) - 1)
+            is_last = i == len(batches) - 1
+            sync_gradients(self._spread, now=is_last)
             loss = self._spread(batch)
+            if is_last and computes_alone:
+                before_exchange()
             # The ranks' mean is taken and we want the sum: `targets` already counts all ranks.
             (loss * (self._world.size / targets)).backward()
             total += loss.detach()

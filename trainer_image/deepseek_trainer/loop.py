@@ -19,6 +19,7 @@ from deepseek_trainer.evaluate import EvalResult, evaluate_loss
 from deepseek_trainer.guard import Verdict
 from deepseek_trainer.horizon import Horizon
 from deepseek_trainer.learner import Learner
+from deepseek_trainer.meter import Meter, Ranks
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Reporter, StepResult
@@ -46,6 +47,7 @@ class Loop:
     now: Callable[[], float] = time.monotonic  # [s]
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
     _horizon: Horizon = field(init=False)
+    _meter: Meter = field(init=False)
     _scales_loss: bool = field(init=False)
     _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
     _saved_step: int = field(init=False)
@@ -55,6 +57,7 @@ class Loop:
     def __post_init__(self) -> None:
         optimization = self.config.optimization
         self._horizon = Horizon.of(optimization, len(self.train_rows))
+        self._meter = Meter(self.world.device, self.now)
         self._scales_loss = compute_dtype(optimization.precision, self.world.device) is torch.float16
         self._saved_step, self._saved_at = self.state.step, self.now()
 
@@ -166,16 +169,19 @@ class Loop:
 
     def _next_batches(self) -> list[Batch]:
         """This rank's rows of the next step, in micro-batches."""
-        indices = self.cursor.rank_slice(self.world.rank, self.world.size)
-        size = self.config.optimization.micro_batch_size
-        return [self.train_rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
+        with self._meter.waiting():
+            indices = self.cursor.rank_slice(self.world.rank, self.world.size)
+            size = self.config.optimization.micro_batch_size
+            return [self.train_rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
 
     def _step(self, batches: Sequence[Batch], targets: int) -> StepResult:
         """One optimizer step, or one that is skipped.  Raises NotFiniteError on every rank, the weights unchanged."""
         scale = self.state.loss_scale.value if self._scales_loss else 1.0
-        summed = self.learner.accumulate(batches, targets / scale)
+        self._meter.begin()
+        summed = self.learner.accumulate(batches, targets / scale, self._meter.end)
         scaled_norm = self.learner.gradient_norm()
         loss, norm = torch.stack([summed, scaled_norm.double() / scale]).tolist()  # the only wait for the device
+        self._meter.add()
         rate = self._rate()
         self.cursor = self.cursor.advanced()
         self.state.step += 1
@@ -185,14 +191,22 @@ class Loop:
             self.learner.update(rate, scaled_norm, scale, self.state.step)
         else:
             self.learner.discard()
+        mean, ranks = self._agreed(loss, targets) if self._is_logged() else (None, None)
         return StepResult(
             step=self.state.step,
             max_steps=self._horizon.expected_steps(self.state.step, self.state.train_seconds),
             epoch=self.cursor.epoch,
-            loss=self.world.sum([loss])[0] / targets if self._is_logged() else None,
+            rows=self.cursor.global_batch,
+            loss=mean,
             grad_norm=norm,
             learning_rate=rate,
+            ranks=ranks,
         )
+
+    def _agreed(self, loss: float, targets: int) -> tuple[float, Ranks]:
+        """Of the ranks' sums the mean over `targets`, and what the ranks measured since the last logged step."""
+        total, *told = self.world.sum([loss, *self._meter.told(self.world.rank, self.world.size)])
+        return total / targets, Ranks.of(told)
 
     def _rate(self) -> float:
         spent = self._horizon.time_spent(self.state.train_seconds)

@@ -22,6 +22,35 @@ GAUGES = (
     ("dst_trainer_tokens_per_second", "Tokens trained per second over all ranks, padding left out.", "tokensPerSecond"),
     ("dst_trainer_restarts", "Restarts of the ranks inside their pods.", "restartCount"),
 )
+# The same; absent until they are known, for 0 would be a claim.
+MEASURED_GAUGES = (
+    ("dst_trainer_samples_per_second", "Rows trained per second over all ranks.", "samplesPerSecond"),
+    (
+        "dst_trainer_mfu",
+        "Share of the GPUs' peak that the model needs, by PaLM's count (arXiv:2204.02311), padding left out.",
+        "mfu",
+    ),
+    (
+        "dst_trainer_hfu",
+        "Share of the GPUs' peak with what is computed for padding, and again where optimization.recompute is Full.",
+        "hfu",
+    ),
+    (
+        "dst_trainer_data_wait_share",
+        "Share of the step time in which the rank that waited longest waited for data.",
+        "dataWaitShare",
+    ),
+    (
+        "dst_trainer_peak_memory_bytes",
+        "Of the largest rank: allocated by torch on its GPU; on the CPU resident.",
+        "peakMemoryBytes",
+    ),
+    (
+        "dst_trainer_rank_skew",
+        "Time that the slowest rank computes before it waits for others, over the median rank's. DDP only.",
+        "rankSkew",
+    ),
+)
 CHECKPOINT_GAUGES = (
     ("dst_checkpoint_step", "Step of the last complete checkpoint.", "step"),
     ("dst_checkpoint_size_bytes", "Size of the last complete checkpoint.", "sizeBytes"),
@@ -45,6 +74,9 @@ class Progress:
         with self._lock:
             self._facts |= {name: finite(value) for name, value in facts.items()}
             self._facts["updatedTime"] = utc_now()
+        for name, text, field in MEASURED_GAUGES:
+            if facts.get(field) is not None and field not in self._gauges:
+                self._gauges[field] = Gauge(name, text, registry=self._registry)
         _show(self._gauges, facts)
         _show(self._checkpoint, facts.get("lastCheckpoint") or {})
 

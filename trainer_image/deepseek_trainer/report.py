@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median_low
 from typing import Any, Final
 
 from deepseek_trainer.chart import Point, line_chart
@@ -11,6 +12,17 @@ from deepseek_trainer.chart import Point, line_chart
 Event = Mapping[str, Any]
 
 SMALL_GAP: Final = 0.05  # [nats/token] of validation loss above training loss: below, little is learned by heart
+
+# Field of a step's event -> what it is.
+SPEED: Final = {
+    "tokensPerSecond": "tokens/s, padding left out",
+    "samplesPerSecond": "rows/s",
+    "mfu": "MFU: share of the GPUs' peak that the model needs, by PaLM's count",
+    "hfu": "HFU: the same with padding, and with what recompute Full does again",
+    "dataWaitShare": "share of the time that the rank that waited longest waited for data",
+    "rankSkew": "time of the slowest rank before it waits for others, over the median rank's",
+    "peakMemoryBytes": "peak memory of the largest rank [bytes]",
+}
 
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
@@ -56,6 +68,7 @@ def render(report: Report) -> str:
         f"<h1>{_text(report.title)}</h1>",
         _table(("", ""), report.summary.items()),
         _charts(report.events),
+        _speed(report.events),
         _evaluation(report),
         _classification(report.after),
         _answers(report.answers),
@@ -130,12 +143,20 @@ def _charts(events: Sequence[Event]) -> str:
         ("Learning rate", {"learning rate": ("step", "learningRate")}),
         ("Gradient norm before clipping", {"gradient norm": ("step", "gradNorm")}),
         ("Throughput [tokens/s, padding left out]", {"tokens/s": ("step", "tokensPerSecond")}),
+        ("Share of the GPUs' peak", {"MFU": ("step", "mfu"), "HFU": ("step", "hfu")}),
     )
     drawn = [
         line_chart(title, {name: _points(events, *source) for name, source in series.items()}, restarts)
         for title, series in charts
     ]
     return _section("Course", "".join(drawn))
+
+
+def _speed(events: Sequence[Event]) -> str:
+    steps = _named(events, "step")
+    told = [(title, [event[name] for event in steps if name in event]) for name, title in SPEED.items()]
+    rows = [(title, median_low(values), max(values)) for title, values in told if values]
+    return _section("Speed and memory", _table(("Of the logged steps", "Median", "Largest"), rows) if rows else "")
 
 
 def _points(events: Sequence[Event], kind: str, field: str) -> list[Point]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.events import Event, EventLog
+from deepseek_trainer.events import Event, EventLog, snake
+from deepseek_trainer.meter import Ranks
+from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,9 +22,11 @@ class StepResult:
     step: int  # 1 after the first
     max_steps: int
     epoch: float
+    rows: int
     loss: float | None  # mean over the learned tokens, before the update [nats/token]; None where it is not logged
     grad_norm: float  # before clipping
     learning_rate: float
+    ranks: Ranks | None = None  # what they measured; with the loss
 
 
 @dataclass(slots=True)
@@ -30,21 +34,47 @@ class Work:
     """What was done since the last log line."""
 
     steps: int = 0
+    rows: int = 0
     tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
-        self.steps, self.tokens, self.seconds = self.steps + 1, self.tokens + tokens, self.seconds + seconds
+    def add(self, rows: int, tokens: int, seconds: float) -> None:
+        self.steps, self.rows = self.steps + 1, self.rows + rows
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def speed(self, yardstick: Yardstick | None) -> dict[str, float]:
+        tokens, rows = self.tokens / self.seconds, self.rows / self.seconds
+        speed = {"tokensPerSecond": round(tokens, 1), "samplesPerSecond": round(rows, 3)}
+        if yardstick is not None:
+            speed |= {"mfu": round(yardstick.mfu(tokens), 4), "hfu": round(yardstick.hfu(rows), 4)}
+        return speed
+
+    def of_ranks(self, ranks: Ranks) -> dict[str, float]:
+        """What the worst of them makes the others wait for."""
+        facts = {
+            "dataWaitShare": round(max(ranks.waited) / self.seconds, 6),
+            "peakMemoryBytes": int(max(ranks.memory)),
+        }
+        if ranks.skew is not None and ranks.slowest is not None:
+            facts |= {"rankSkew": round(ranks.skew, 3), "slowestRank": ranks.slowest}
+        return facts
 
 
 class Reporter:
     """The voice of the lead rank; the other ranks have a `Silent` one."""
 
-    def __init__(self, paths: Paths, progress: Progress, history: Iterable[Event] = ()) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        progress: Progress,
+        history: Iterable[Event] = (),
+        yardstick: Yardstick | None = None,
+    ) -> None:
+        """`yardstick`: None where it is not known what the devices could do."""
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 seconds of import that only the lead needs
 
         self._events = EventLog(paths.logs / "events.jsonl", history)
-        self._progress = progress
+        self._progress, self._yardstick = progress, yardstick
         self._board = SummaryWriter(str(paths.logs / "tensorboard"))
         self._unlogged = Work()
 
@@ -64,7 +94,7 @@ class Reporter:
         self._progress.update(
             stage="training", step=result.step, maxSteps=result.max_steps, epoch=round(result.epoch, 3)
         )
-        self._unlogged.add(tokens, seconds)
+        self._unlogged.add(result.rows, tokens, seconds)
         if result.loss is not None:
             self._log_step(result)
 
@@ -113,26 +143,17 @@ class Reporter:
 
     def _log_step(self, result: StepResult) -> None:
         work, self._unlogged = self._unlogged, Work()
-        rate = work.tokens / work.seconds
-        self._events.emit(
-            "step",
-            epoch=round(result.epoch, 3),
-            step=result.step,
-            loss=result.loss,
-            learningRate=result.learning_rate,
-            gradNorm=result.grad_norm,
-            tokensPerSecond=round(rate, 1),
-        )
-        for name in ("loss", "grad_norm", "learning_rate"):
-            self._board.add_scalar(f"{name}/train", getattr(result, name), result.step)
-        self._board.add_scalar("tokens_per_second/train", rate, result.step)
-        self._progress.update(
-            loss=result.loss,
-            learningRate=result.learning_rate,
-            gradNorm=result.grad_norm,
-            tokensPerSecond=round(rate, 1),
-            etaSeconds=round((result.max_steps - result.step) * work.seconds / work.steps),
-        )
+        facts: dict[str, float] = {
+            "learningRate": result.learning_rate,
+            "gradNorm": result.grad_norm,
+            **work.speed(self._yardstick),
+            **(work.of_ranks(result.ranks) if result.ranks else {}),
+        }
+        self._events.emit("step", epoch=round(result.epoch, 3), step=result.step, loss=result.loss, **facts)
+        for name, value in {"loss": result.loss, **facts}.items():
+            self._board.add_scalar(f"{snake(name)}/train", value, result.step)
+        eta_s = round((result.max_steps - result.step) * work.seconds / work.steps)
+        self._progress.update(loss=result.loss, etaSeconds=eta_s, **facts)
 
 
 class Silent(Reporter):

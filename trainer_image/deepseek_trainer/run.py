@@ -22,9 +22,11 @@ from deepseek_trainer.export import Results, export
 from deepseek_trainer.ladder import climbed, settings
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
+from deepseek_trainer.meter import gpu_at_work
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import load_model
 from deepseek_trainer.model_source import dimensions_of
+from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.preflight import refuse_too_large
 from deepseek_trainer.process import StopFlag, StopRequested
@@ -67,6 +69,11 @@ class Rank:
         """The same on every rank and attempt: the records were counted when the data were prepared."""
         has_base = self.config.model.base is not None
         return self.config.method.settled(self.prepared.counts["train"].records, has_base=has_base)
+
+    @property
+    def settled(self) -> TrainingConfig:
+        """The job with its method."""
+        return self.config.model_copy(update={"method": self.method})
 
 
 def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
@@ -141,7 +148,7 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
             data_digest=cursor.data_digest,
             order=cursor.order,
         )
-    reporter = Reporter(rank.paths, progress, state.history) if world.is_lead else Silent()
+    reporter = Reporter(rank.paths, progress, state.history, _yardstick(rank)) if world.is_lead else Silent()
     for refused in rank.store.refused:
         reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is None and config.method.type is MethodType.AUTO:
@@ -161,6 +168,13 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     )  # fmt: skip
 
 
+def _yardstick(rank: Rank) -> Yardstick | None:
+    """None on devices whose peak is not known."""
+    gpu = gpu_at_work(rank.world.device, rank.config.optimization.precision)
+    vault = Vault.for_data(rank.config, rank.paths)
+    return Yardstick.of(gpu, rank.settled, dimensions_of(rank.config, rank.paths, vault))
+
+
 def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStore:
     return CheckpointStore(
         paths.checkpoints,
@@ -176,8 +190,7 @@ def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.config, rank.world.device, rank.config.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
     vault = Vault.for_data(config, rank.paths)
-    settled = config.model_copy(update={"method": rank.method})
-    refuse_too_large(settled, dimensions_of(config, rank.paths, vault), device)
+    refuse_too_large(rank.settled, dimensions_of(config, rank.paths, vault), device)
     model = load_model(config, rank.paths, vault, torch.device("cpu"))
     return trainable(model, rank.method, seed, device, compute_dtype(config.optimization.precision, device))
 

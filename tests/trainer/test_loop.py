@@ -17,6 +17,7 @@ from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.evaluate import EvalResult
+from deepseek_trainer.loader import Ahead
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.meter import Meter
 from deepseek_trainer.method import trainable
@@ -314,6 +315,43 @@ def test_without_a_compiler_a_job_that_compiles_is_refused(tmp_path: Path, monke
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"optimization.compile: there is no no-such-compiler"):
         a_loop(config(compile=True), tmp_path)
+
+
+def with_batches(loop: Loop, made: str) -> Loop:
+    """`made`: "plain", or "ahead" as on a GPU."""
+    if made == "ahead":
+        loop._load = Ahead(loop._load)
+    return loop
+
+
+def test_a_run_whose_batches_are_made_ahead_stops_rolls_back_and_ends_as_any_other(tmp_path: Path):
+    settings = config(checkpoint={"interval": {"steps": 2}}, maxSteps=8)
+    losses, cursors = [], []
+    for name in ("plain", "ahead"):
+        first = with_batches(a_loop(settings, tmp_path / name, stop_after=3), name)
+        run_until_stopped(first)
+        second = with_batches(a_loop(settings, tmp_path / name), name)
+        BadBatches(second, {5, 6, 7, 8})
+        second.run()
+        assert second.reporter.events[-1][0] == "rolled_back"
+        losses.append(first.reporter.losses + second.reporter.losses)
+        cursors.append(second.saver.store.latest().meta["cursor"])
+    assert losses[0] == losses[1]
+    assert cursors[0] == cursors[1] == second.cursor.state().hex()
+
+
+def test_an_error_of_a_row_that_is_read_ahead_ends_the_loop(tmp_path: Path):
+    loop = a_loop(config(), tmp_path)
+    loop._load = Ahead(loop._load)
+
+    def broken() -> None:
+        if loop.state.step >= 2:
+            raise OSError(116, "Stale file handle")
+
+    loop.train_rows.before_batch = broken
+    with pytest.raises(OSError, match="Stale file handle"):
+        loop.run()
+    assert loop.state.step in (2, 3)  # the thread may have read its rows just before
 
 
 def test_each_logged_step_tells_what_the_ranks_measured_since_the_one_before(tmp_path: Path):

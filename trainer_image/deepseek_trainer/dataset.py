@@ -5,8 +5,9 @@ Shapes: B rows in a micro-batch, T = data.sequenceLength tokens in a row.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -64,6 +65,10 @@ class Batch:
         in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
         is_padded_B = ~((self.targets_BT != IGNORED) & in_last_BT).any(1)
         return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
+
+    def pinned(self) -> Self:
+        """A copy in memory that a GPU reads by itself, while the host goes on."""
+        return replace(self, **{each.name: getattr(self, each.name).pin_memory() for each in fields(self)})
 
 
 class Rows:

@@ -19,6 +19,7 @@ from deepseek_trainer.evaluate import EvalResult, evaluate_loss
 from deepseek_trainer.guard import Verdict
 from deepseek_trainer.horizon import Horizon
 from deepseek_trainer.learner import Learner
+from deepseek_trainer.loader import Load, loader
 from deepseek_trainer.meter import Meter, Ranks
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.process import StopRequested
@@ -47,6 +48,7 @@ class Loop:
     now: Callable[[], float] = time.monotonic  # [s]
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
     _horizon: Horizon = field(init=False)
+    _load: Load = field(init=False)
     _meter: Meter = field(init=False)
     _scales_loss: bool = field(init=False)
     _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
@@ -57,6 +59,7 @@ class Loop:
     def __post_init__(self) -> None:
         optimization = self.config.optimization
         self._horizon = Horizon.of(optimization, len(self.train_rows))
+        self._load = loader(self.train_rows, self.world, optimization.micro_batch_size)
         self._meter = Meter(self.world.device, self.now)
         self._scales_loss = compute_dtype(optimization.precision, self.world.device) is torch.float16
         self._saved_step, self._saved_at = self.state.step, self.now()
@@ -170,9 +173,7 @@ class Loop:
     def _next_batches(self) -> list[Batch]:
         """This rank's rows of the next step, in micro-batches."""
         with self._meter.waiting():
-            indices = self.cursor.rank_slice(self.world.rank, self.world.size)
-            size = self.config.optimization.micro_batch_size
-            return [self.train_rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
+            return self._load(self.cursor)
 
     def _step(self, batches: Sequence[Batch], targets: int) -> StepResult:
         """One optimizer step, or one that is skipped.  Raises NotFiniteError on every rank, the weights unchanged."""

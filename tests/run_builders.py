@@ -19,7 +19,7 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.preparation import prepare
-from deepseek_trainer.process import StopFlag
+from deepseek_trainer.process import ProfileFlag, StopFlag
 from deepseek_trainer.run import run
 from deepseek_trainer.vault import Vault
 
@@ -69,7 +69,7 @@ def trained(config: TrainingConfig, paths: Paths, stop: StopFlag | None = None) 
     paths.config.parent.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(config.model_dump_json(by_alias=True, exclude_none=True))
     prepare(config, paths, Vault.for_data(config, paths), RUN_ID)
-    run(paths, stop or StopFlag(), restarts=0)
+    run(paths, stop or StopFlag(), ProfileFlag(), restarts=0)
     return paths.export / "demo"
 
 

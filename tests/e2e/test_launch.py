@@ -14,10 +14,23 @@ from deepseek_trainer import launch
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.failure import Failure
 from deepseek_trainer.launch import STOPPED, STOPPED_IDLE, Launcher
-from deepseek_trainer.process import StopFlag
+from deepseek_trainer.process import ProfileFlag, StopFlag
 from deepseek_trainer.scratch import Scratch
-from worker_builders import variables, write_config
+from worker_builders import agent_with, variables, write_config
 
+# A rank that ends when it is asked for a profile.
+WAITS_FOR_PROFILE = """
+import os, time
+from pathlib import Path
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.process import ProfileFlag
+from deepseek_trainer.scratch import Scratch
+flag, paths, rank = ProfileFlag.on_signal(), Paths.from_env(), int(os.environ["RANK"])
+Scratch(paths.scratch).record(rank)
+while not flag.take():
+    time.sleep(0.01)
+(paths.root / f"profiled-{rank}").touch()
+"""
 LAUNCH = (sys.executable, "-m", "deepseek_trainer.launch")
 
 
@@ -128,3 +141,25 @@ def test_what_an_earlier_worker_left_in_the_scratch_directory_is_not_this_ones(s
 def test_an_agent_that_ends_without_a_word_is_told_by_its_exit(scratch: Scratch):
     failure = Launcher(scratch, StopFlag(), ["bash", "-c", "kill -9 $$"]).run()
     assert failure == Failure.of_exit(-signal.SIGKILL)
+
+
+def test_a_profile_asked_of_the_worker_reaches_every_rank(tmp_path: Path):
+    """The real launcher and agent, over two ranks that wait for a SIGUSR1 each."""
+    write_config(tmp_path, processes=2)
+    code = "from deepseek_trainer.launch import *\n"
+    code += f"Launcher(Scratch(Paths.from_env().scratch), StopFlag(), {agent_with(WAITS_FOR_PROFILE)!r}, "
+    code += "ProfileFlag.on_signal()).run()"
+    worker = subprocess.Popen([sys.executable, "-c", code], env=variables(tmp_path))
+    ranks = tmp_path / "scratch" / "ranks"
+    while sum(file.read_text() != "" for file in ranks.glob("*")) < 2:
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGUSR1)
+    assert worker.wait(timeout=30) == 0
+    assert sorted(file.name for file in tmp_path.glob("profiled-*")) == ["profiled-0", "profiled-1"]
+
+
+def test_a_profile_asked_before_there_are_ranks_is_no_harm(scratch: Scratch):
+    profile = ProfileFlag()
+    profile._set(0, None)
+    assert Launcher(scratch, StopFlag(), ["sleep", "0.3"], profile).run() is None

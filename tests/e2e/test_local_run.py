@@ -1,5 +1,6 @@
 """Whole jobs through `dstj run`: real files, real processes, two ranks over gloo."""
 
+import gzip
 import importlib.util
 import json
 import os
@@ -71,6 +72,14 @@ class Job:
     def kill_rank(self, node: int) -> None:
         (file,) = self.place.glob(f"tmp/*-{node}/ranks/0")
         os.kill(int(file.read_text()), signal.SIGKILL)
+
+    def ask_for_profile(self, node: int) -> None:
+        """As `kubectl exec POD -c trainer -- sh -c 'kill -USR1 1'`: the launcher is the parent of the ranks' parent."""
+        (file,) = self.place.glob(f"tmp/*-{node}/ranks/0")
+        pid = int(file.read_text())
+        for _ in range(2):
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(pid, signal.SIGUSR1)
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "dstj.cli", *arguments]
@@ -152,6 +161,23 @@ def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_an_uninterrupted
     assert job.status["restarts"] == {"job": 0, "inPlace": 1, "disruption": 0}
     assert job.losses == whole.losses
     assert job.status["attempt"] == 1
+
+
+def test_a_profile_of_a_running_job_is_where_the_log_says(tmp_path: Path):
+    job = Job(tmp_path / "job", longer)
+    run = job.start()
+    job.wait_for_step(2, run)
+    job.ask_for_profile(0)
+    while not any(event["event"] == "profiled" for event in job.events):
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.05)
+    (profiled,) = (event for event in job.events if event["event"] == "profiled")
+    assert (profiled["rank"], profiled["steps"]) == (0, 5)
+    trace = json.loads(gzip.decompress(Path(profiled["path"]).read_bytes()))
+    assert "aten::mm" in {event["name"] for event in trace["traceEvents"]}
+    run.terminate()
+    output, _ = run.communicate()
+    assert job.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}, output
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on_bit_for_bit(tmp_path: Path, whole: Job):

@@ -1,5 +1,7 @@
 """The loop on one rank, with a model of a few thousand weights; more ranks are in test_ranks.py."""
 
+import gzip
+import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from deepseek_trainer.loop import Loop
 from deepseek_trainer.meter import Meter
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import transformer
+from deepseek_trainer.profiler import STEPS, Profiler
 from deepseek_trainer.reporter import StepResult
 from deepseek_trainer.saver import HostCopies
 from loop_builders import (
@@ -365,3 +368,16 @@ def test_each_logged_step_tells_what_the_ranks_measured_since_the_one_before(tmp
     ranks = found[1].ranks
     assert (ranks.waited, ranks.alone) == ([2.0], [2.0])  # of two steps: the clock moves on whenever it is read
     assert ranks.memory[0] > 1e8
+
+
+def test_a_profile_that_is_asked_for_records_the_next_steps_and_changes_nothing(tmp_path: Path):
+    trace = tmp_path / "trace.json.gz"
+    plain = a_loop(config(maxSteps=8), tmp_path / "plain")
+    plain.run()
+    profiled = a_loop(config(maxSteps=8), tmp_path / "profiled")
+    profiled.profiler = Profiler(trace, lambda: profiled.state.step == 1, profiled.reporter.event)
+    profiled.run()
+    assert profiled.reporter.events == [("profiled", {"step": 2, "steps": STEPS, "path": str(trace)})]
+    names = [event["name"] for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
+    assert names.count("aten::embedding") == STEPS
+    assert profiled.reporter.losses == plain.reporter.losses

@@ -47,3 +47,23 @@ def test_a_process_dies_with_its_parent(tmp_path: Path):
     child_pid = int(pid_file.read_text())
     while Path(f"/proc/{child_pid}/stat").exists() and " Z " not in Path(f"/proc/{child_pid}/stat").read_text():
         time.sleep(0.01)
+
+
+def test_a_profile_flag_is_set_by_sigusr1_until_it_is_taken():
+    code = (
+        "import os, signal; from deepseek_trainer.process import ProfileFlag\n"
+        "flag = ProfileFlag.on_signal(); print(flag.take())\n"
+        "os.kill(os.getpid(), signal.SIGUSR1); print(flag.take(), flag.take())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
+
+
+def test_who_ignores_a_profile_lives_through_it_as_do_its_children():
+    child = "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)"
+    code = (
+        "import os, signal, subprocess, sys; from deepseek_trainer.process import ignore_profile\n"
+        "ignore_profile(); os.kill(os.getpid(), signal.SIGUSR1)\n"
+        f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,7 +14,7 @@ from deepseek_trainer.events import snake
 from deepseek_trainer.meter import Ranks
 from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.progress import MEASURED_GAUGES, Progress
-from deepseek_trainer.reporter import Reporter, StepResult
+from deepseek_trainer.reporter import Reporter, Silent, StepResult
 from deepseek_trainer.saver import Saved
 from vault_builders import a_state, a_store
 
@@ -79,6 +79,11 @@ def test_what_is_not_known_is_told_nowhere(tmp_path: Path):
     page = progress.to_prometheus()
     assert b"dst_trainer_samples_per_second" in page
     assert b"dst_trainer_mfu" not in page
+
+
+def test_a_rank_that_is_not_the_lead_tells_its_own_on_its_output(capsys: pytest.CaptureFixture[str]):
+    Silent().own("profiled", rank=3, path="/tmp/profile")
+    assert capsys.readouterr().out.endswith("INFO: profiled: rank=3, path=/tmp/profile\n")
 
 
 def test_what_led_to_a_checkpoint_is_on_the_disk_with_it(tmp_path: Path):

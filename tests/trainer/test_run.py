@@ -26,7 +26,7 @@ from deepseek_trainer.contract.names import (
 )
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.learner import Learner
-from deepseek_trainer.process import StopFlag, StopRequested
+from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.run import Rank, checkpoint_to_resume
 from deepseek_trainer.scratch import Scratch
 from loop_builders import ALONE
@@ -264,7 +264,7 @@ def a_rank(root: Path, resume_from: str) -> Rank:
     job = a_job()
     policy = job.checkpoint.model_copy(update={"resume_from": resume_from})
     config = job.model_copy(update={"checkpoint": policy})
-    return Rank(config, Paths(root), ALONE, StopFlag(), prepared=None, store=a_store(root))
+    return Rank(config, Paths(root), ALONE, StopFlag(), ProfileFlag(), prepared=None, store=a_store(root))
 
 
 def saved_by(root: Path, run_id: str, *steps: int) -> None:

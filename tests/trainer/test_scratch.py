@@ -85,3 +85,10 @@ def test_no_round_has_begun_before_the_first_and_after_clearing(scratch: Scratch
     assert scratch.has_begun
     scratch.clear()
     assert not scratch.has_begun
+
+
+def test_each_rank_leaves_its_profile_in_a_file_of_its_own(scratch: Scratch):
+    assert {path.relative_to(scratch.directory).name for path in map(scratch.trace, (0, 1))} == {
+        "profile-rank-0.json.gz",
+        "profile-rank-1.json.gz",
+    }

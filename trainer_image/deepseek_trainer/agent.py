@@ -31,7 +31,7 @@ from deepseek_trainer.contract.names import (
 from deepseek_trainer.failure import Failure, run
 from deepseek_trainer.heartbeat import Heartbeat
 from deepseek_trainer.ladder import ladder
-from deepseek_trainer.process import die_with_parent, forbid_core_dumps
+from deepseek_trainer.process import die_with_parent, forbid_core_dumps, ignore_profile
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.training_config import load_config
 
@@ -103,6 +103,7 @@ def launch_config(config: TrainingConfig, node: Node, rounds: Rounds) -> LaunchC
 def main() -> None:
     die_with_parent()
     forbid_core_dumps()
+    ignore_profile()
     paths = Paths.from_env()
     scratch = Scratch(paths.scratch)
     try:

@@ -1,4 +1,4 @@
-"""PID 1 of a worker: keeps the torchrun agent, passes a stop on to the ranks, translates how it all ended.
+"""PID 1 of a worker: keeps the torchrun agent, passes signals on to the ranks, translates how it all ended.
 
 The agent itself never sees SIGTERM: it would kill its ranks after 30 s, while a last checkpoint
 may take longer.  The ranks get it instead, agree, save, and end with code 0.
@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, ExitCode, Paths
 from deepseek_trainer.failure import Failure, exit_with, run
-from deepseek_trainer.process import StopFlag, die_with_parent
+from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent
 from deepseek_trainer.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
@@ -32,8 +33,11 @@ STOPPED_IDLE = Failure(ExitCode.STOPPED, "Stopped", "asked to stop while no rank
 class Launcher:
     """One worker from start to end."""
 
-    def __init__(self, scratch: Scratch, stop: StopFlag, command: Sequence[str] = AGENT) -> None:
+    def __init__(
+        self, scratch: Scratch, stop: StopFlag, command: Sequence[str] = AGENT, profile: ProfileFlag | None = None
+    ) -> None:
         self._scratch, self._stop, self._command = scratch, stop, command
+        self._profile = profile or ProfileFlag()
         self._told: set[int] = set()
         self._last_alive = 0.0  # time.monotonic() when a rank was last seen after a stop [s]
         scratch.clear()
@@ -43,6 +47,8 @@ class Launcher:
         agent = subprocess.Popen(self._command, env=os.environ | AGENT_ENV, start_new_session=True)
         while agent.poll() is None:
             time.sleep(POLL_S)
+            if self._profile.take():
+                self._ask_for_profiles()
             if self._is_hopeless() or self._stops_idle():
                 agent.kill()  # its ranks die with it
         return self._outcome(agent.returncode)
@@ -61,6 +67,11 @@ class Launcher:
             self._last_alive = now
         patience = SAVED_STOP_S if self._scratch.stopped.exists() else IDLE_STOP_S
         return now - max(self._stop.since, self._last_alive) > patience
+
+    def _ask_for_profiles(self) -> None:
+        for pid in self._scratch.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, PROFILE_SIGNAL)
 
     def _tell(self, pid: int) -> bool:
         """Send a rank its one SIGTERM; whether it lives."""
@@ -85,10 +96,10 @@ class Launcher:
 
 
 def main() -> None:
-    stop = StopFlag.on_signal()
+    stop, profile = StopFlag.on_signal(), ProfileFlag.on_signal()
     die_with_parent()
     scratch = Scratch(Paths.from_env().scratch)
-    failure = Launcher(scratch, stop).run()
+    failure = Launcher(scratch, stop, profile=profile).run()
     progress = scratch.last_progress()
     if failure is not None:
         exit_with(failure, progress)

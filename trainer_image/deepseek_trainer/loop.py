@@ -23,6 +23,7 @@ from deepseek_trainer.loader import Load, loader
 from deepseek_trainer.meter import Meter, Ranks
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.process import StopRequested
+from deepseek_trainer.profiler import Profiler
 from deepseek_trainer.reporter import Reporter, StepResult
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.schedule import learning_rate
@@ -46,6 +47,7 @@ class Loop:
     origin: Mapping[str, Any]  # of its checkpoints: what they tell beside the state
     token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
     now: Callable[[], float] = time.monotonic  # [s]
+    profiler: Profiler | None = None
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
     _horizon: Horizon = field(init=False)
     _load: Load = field(init=False)
@@ -75,6 +77,8 @@ class Loop:
         self._complete_step()
         while not (self._is_last() or self._has_stalled()):
             started = self.now()
+            if self.profiler:
+                self.profiler.before_step(self.state.step + 1)
             batches = self._next_batches()
             targets, tokens, stop, save, has_failed, self.state.train_seconds = self.world.sum(
                 [
@@ -154,6 +158,8 @@ class Loop:
         raise StopRequested
 
     def _save_to_the_end(self) -> None:
+        if self.profiler:
+            self.profiler.finish(self.state.step + 1)
         self.save()
         self.saver.wait()
         self._report_saves()

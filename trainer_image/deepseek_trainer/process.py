@@ -1,4 +1,4 @@
-"""What a trainer process asks of the kernel: to die with its parent, to leave no core file, to hear a stop."""
+"""What a trainer process asks of the kernel: to die with its parent, to leave no core file, to hear signals."""
 
 import ctypes
 import os
@@ -12,6 +12,7 @@ from typing import Final, Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+PROFILE_SIGNAL: Final = signal.SIGUSR1
 
 
 class StopRequested(Exception):  # noqa: N818 not an error: the state is saved
@@ -61,3 +62,30 @@ class StopFlag:
 
     def _set(self, _signal: int, _frame: FrameType | None) -> None:
         self.since = self.since or time.monotonic()
+
+
+class ProfileFlag:
+    """Whether this process was asked for a profile."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    @classmethod
+    def on_signal(cls) -> Self:
+        """A flag that SIGUSR1, which would end a process that does not expect it, sets from now on."""
+        flag = cls()
+        signal.signal(PROFILE_SIGNAL, flag._set)
+        return flag
+
+    def take(self) -> bool:
+        """Whether it was asked since the last call."""
+        was_set, self._is_set = self._is_set, False
+        return was_set
+
+    def _set(self, _signal: int, _frame: FrameType | None) -> None:
+        self._is_set = True
+
+
+def ignore_profile() -> None:
+    """Live through SIGUSR1, as do processes started from here until they expect it."""
+    signal.signal(PROFILE_SIGNAL, signal.SIG_IGN)

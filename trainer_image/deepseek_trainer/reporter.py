@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.events import Event, EventLog, snake
+from deepseek_trainer.events import Event, EventLog, log, log_line, snake
 from deepseek_trainer.meter import Ranks
 from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.progress import Progress
@@ -88,6 +88,10 @@ class Reporter:
     def event(self, event: str, **fields: Any) -> None:
         self._events.emit(event, **fields)
 
+    def own(self, event: str, **fields: Any) -> None:
+        """An event that every rank has by itself."""
+        self._events.emit(event, **fields)
+
     def step(self, result: StepResult, tokens: int, seconds: float) -> None:
         """A step over `tokens` tokens of all ranks, padding left out, that took `seconds`."""
         self._progress.count_tokens(tokens)
@@ -157,7 +161,7 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Says nothing: for every rank but the lead."""
+    """Says nothing but what is this rank's own: for every rank but the lead."""
 
     def __init__(self) -> None:
         self._history: list[Event] = []
@@ -168,6 +172,9 @@ class Silent(Reporter):
 
     def stage(self, stage: str, **facts: Any) -> None: ...
     def event(self, event: str, **fields: Any) -> None: ...
+    def own(self, event: str, **fields: Any) -> None:
+        log(log_line({"event": event, **fields}))
+
     def step(self, result: StepResult, tokens: int, seconds: float) -> None: ...
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
     def checkpoint(self, saved: "Saved") -> None: ...

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ from deepseek_trainer.model_source import dimensions_of
 from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.preflight import refuse_too_large
-from deepseek_trainer.process import StopFlag, StopRequested
+from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
+from deepseek_trainer.profiler import Profiler
 from deepseek_trainer.progress import Progress, serve
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
@@ -50,6 +52,7 @@ class Rank:
     paths: Paths
     world: World
     stop: StopFlag
+    profile: ProfileFlag
     prepared: Prepared
     store: CheckpointStore
     rungs: int = 0  # of the job's ladder that all ranks have climbed
@@ -76,7 +79,7 @@ class Rank:
         return self.config.model_copy(update={"method": self.method})
 
 
-def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
+def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> None:
     """Train, evaluate, export.  Raises StopRequested when a stop was agreed and the state is saved."""
     config = load_config(paths.config)
     with joined() as world:
@@ -85,7 +88,7 @@ def run(paths: Paths, stop: StopFlag, restarts: int) -> None:
             progress.update(stage="preparing", restartCount=restarts)
             serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
         prepared = open_prepared(config, paths, Vault.for_data(config, paths))
-        rank = Rank(config, paths, world, stop, prepared, _store(config, paths, world))
+        rank = Rank(config, paths, world, stop, profile, prepared, _store(config, paths, world))
         scratch = Scratch(paths.scratch)
         try:
             _train_and_tell(rank, progress, scratch)
@@ -162,9 +165,11 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     waits = config.checkpoint.wait_for_copy
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
+    trace, tell = Scratch(rank.paths.scratch).trace(world.rank), partial(reporter.own, rank=world.rank)
     return Loop(
         config, world, learner, rank.prepared.train, rank.prepared.validation,
         cursor, state, saver, reporter, lambda: rank.stop.is_set, rank.origin, rank.prepared.token_bytes(),
+        profiler=Profiler(trace, rank.profile.take, tell),
     )  # fmt: skip
 
 

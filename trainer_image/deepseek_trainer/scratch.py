@@ -68,6 +68,10 @@ class Scratch:
         if rungs > self.rungs:
             replace_file(self._rungs, str(rungs).encode())
 
+    def trace(self, rank: int) -> Path:
+        """Where a rank leaves its last profile."""
+        return self.directory / f"profile-rank-{rank}.json.gz"
+
     def leave_progress(self, progress: bytes) -> None:
         self._progress.write_bytes(progress)
 

@@ -7,23 +7,23 @@ from typing import NoReturn
 
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.failure import Failure
-from deepseek_trainer.process import StopFlag, StopRequested, die_with_parent, forbid_core_dumps
+from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested, die_with_parent, forbid_core_dumps
 from deepseek_trainer.scratch import Scratch
 
 
 def main() -> None:
     die_with_parent()
     forbid_core_dumps()
-    stop = StopFlag.on_signal()
+    stop, profile = StopFlag.on_signal(), ProfileFlag.on_signal()
     paths, rank = Paths.from_env(), int(os.environ["RANK"])
     scratch = Scratch(paths.scratch)
-    # From here on the launcher may pass a stop on: the handler is in place.
+    # From here on the launcher may pass signals on: the handlers are in place.
     restarts = scratch.record(int(os.environ["LOCAL_RANK"]))
     _quieten()
     try:
         from deepseek_trainer.run import run  # noqa: PLC0415 seconds of import, after the handler
 
-        run(paths, stop, restarts)
+        run(paths, stop, profile, restarts)
     except StopRequested:
         pass
     except Exception as error:  # the edge: nothing may leave without a word

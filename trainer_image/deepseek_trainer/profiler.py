@@ -1,0 +1,59 @@
+"""A look at a few steps of one rank, on demand: which operations take the time.
+
+The trace has names of operations, their times and shapes, and single numbers that they are given, such as a learning
+rate; of no tensor the content.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+
+STEPS: Final = 5
+
+
+class Profiler:
+    """Records `STEPS` steps after each request; a request while it records is dropped.
+
+    What goes wrong is told, and never stops the training.
+    """
+
+    def __init__(self, trace: Path, asked: Callable[[], bool], tell: Callable[..., None]) -> None:
+        """`trace`: where the last trace lies, `*.json.gz`; `asked`: since the last call; `tell(event, **fields)`."""
+        self._trace, self._asked, self._tell = trace, asked, tell
+        self._recorder: torch.profiler.profile | None = None
+        self._first = 0
+
+    def before_step(self, step: int) -> None:
+        """`step` is about to be taken."""
+        is_asked = self._asked()
+        if self._recorder is not None and step >= self._first + STEPS:
+            self.finish(step)
+        if self._recorder is None and is_asked:
+            self._guarded(self._begin, step)
+
+    def finish(self, step: int) -> None:
+        """End a record that is under way; `step` is the first that is not in it."""
+        if self._recorder is not None:
+            self._guarded(self._write, step)
+            self._recorder = None
+
+    def _begin(self, step: int) -> None:
+        self._recorder, self._first = torch.profiler.profile(record_shapes=True), step
+        self._recorder.start()
+
+    def _write(self, step: int) -> None:
+        assert self._recorder is not None
+        self._recorder.stop()
+        partial = self._trace.with_name(f"partial-{self._trace.name}")
+        self._recorder.export_chrome_trace(str(partial))
+        partial.replace(self._trace)
+        self._tell("profiled", step=self._first, steps=step - self._first, path=str(self._trace))
+
+    def _guarded(self, act: Callable[[int], None], step: int) -> None:
+        try:
+            act(step)
+        except Exception as error:  # of a tool beside the training
+            self._recorder = None
+            self._tell("profile_failed", step=step, error=f"{type(error).__name__}: {error}")

@@ -26,11 +26,11 @@ from deepseek_trainer import train
 from deepseek_trainer.learner import Learner
 accumulate, steps = Learner.accumulate, []
 
-def short_of_memory(self, batches, targets):
+def short_of_memory(self, batches, targets, *more):
     if len(batches[0].tokens_BT) == TOO_MANY.get(int(os.environ["RANK"])) and len(steps) >= AFTER:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     steps.append(targets)
-    return accumulate(self, batches, targets)
+    return accumulate(self, batches, targets, *more)
 
 Learner.accumulate = short_of_memory
 train.main()

@@ -164,11 +164,11 @@ def memory_for(rows: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a micro-batch of more than `rows` is too much, once `after` steps are done."""
     steps: list[float] = []
 
-    def short_of_memory(learner: Learner, batches: Sequence[Batch], targets: float) -> Tensor:
+    def short_of_memory(learner: Learner, batches: Sequence[Batch], targets: float, *more: Any) -> Tensor:
         if len(batches[0].tokens_BT) > rows and len(steps) >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         steps.append(targets)
-        return ACCUMULATE(learner, batches, targets)
+        return ACCUMULATE(learner, batches, targets, *more)
 
     monkeypatch.setattr(Learner, "accumulate", short_of_memory)
 

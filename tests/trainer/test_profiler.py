@@ -73,10 +73,3 @@ def test_a_place_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path
     requests.run(last=8)
     ((event, fields),) = requests.told
     assert (event, fields["step"]) == ("profile_failed", 1 + STEPS)
-
-
-def test_a_profiler_that_runs_already_is_told_and_stops_nothing(tmp_path: Path):
-    requests = Requests(tmp_path / "trace.json.gz", 1)
-    with torch.profiler.profile():
-        requests.run(last=8)
-    assert {event for event, _ in requests.told} <= {"profiled", "profile_failed"}

@@ -9,7 +9,6 @@ from operator_builders import merged
 
 BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
 LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
-SHARDED = {"optimization": {"strategy": "FSDP"}}
 FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
@@ -21,6 +20,10 @@ KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
 
 def gpus(number: Any, processes: int) -> dict[str, Any]:
     return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
+
+
+def spread(strategy: str, **optimization: Any) -> dict[str, Any]:
+    return {"optimization": {"strategy": strategy} | optimization}
 
 
 def kv_heads(number: int) -> dict[str, Any]:
@@ -78,12 +81,12 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "LoRA"}})),
     ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "Auto"}})),
     ("method.frozenLayers needs", FROZEN, {"method": {"frozenLayers": 1}}),
-    (
-        "strategy FSDP shards AdamW only",
-        {"optimization": {"strategy": "FSDP"}},
-        {"optimization": {"strategy": "FSDP", "optimizer": "Muon"}},
-    ),
-    ("optimization.strategy FSDP cannot", merged(LORA, SHARDED), merged(QLORA, SHARDED)),
+    ("strategies other than DDP", spread("FSDP"), spread("FSDP", optimizer="Muon")),
+    ("strategies other than DDP", spread("DDP", optimizer="Muon"), spread("ZeRO3", optimizer="AdamW8bit")),
+    ("strategies ZeRO1 to ZeRO3 keep no", spread("FSDP", emaDecay=0.9), spread("ZeRO1", emaDecay=0.9)),
+    ("strategies ZeRO1 to ZeRO3 do not compile", spread("FSDP", compile=True), spread("ZeRO2", compile=True)),
+    ("no optimization.strategy but DDP", merged(LORA, spread("FSDP")), merged(QLORA, spread("FSDP"))),
+    ("no optimization.strategy but DDP", merged(LORA, spread("ZeRO3")), merged(QLORA, spread("ZeRO3"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),

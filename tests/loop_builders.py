@@ -101,7 +101,7 @@ def a_loop(
 ) -> Loop:
     """A loop where its directory's newest checkpoint left off."""
     torch.manual_seed(1 + world.rank)
-    learner = Learner(model or a_model(), config.optimization, world)
+    learner = Learner.of(model or a_model(), config.optimization, world)
     rows, state = RandomRows(10), RunState()
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)

@@ -220,7 +220,7 @@ def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> lis
 def train_after_one_rank_answered(world: World, root: Path) -> list[float]:
     """Gradient norms of steps of a sharded model of three layers, of which rank 0 alone made use in between."""
     model = scratch_model(TINY.model_copy(update={"num_layers": 3}), LENGTH, seed=0)
-    learner = Learner(model, OptimizationSpec(strategy="FSDP"), world)
+    learner = Learner.of(model, OptimizationSpec(strategy="FSDP"), world)
     batch, norms = RandomRows(2).batch([0, 1]), []
     for step in (1, 2):
         learner.accumulate([batch], 1.0)

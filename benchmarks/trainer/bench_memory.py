@@ -112,7 +112,7 @@ def train(case: Case, world: World) -> None:
     model = scratch_model(case.architecture, case.length, seed=0).train()
     if lora := config.method.adapters:
         model = with_adapters(model, lora, seed=0)
-    learner = Learner(model, config.optimization, world)
+    learner = Learner.of(model, config.optimization, world)
     rows = Noise(case)
     cursor = Cursor(seed=0, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest="ab" * 32)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:

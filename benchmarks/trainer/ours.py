@@ -94,7 +94,7 @@ class Ours:
     def _made(self, setting: Setting) -> Loop:
         config, rows, clock = a_config(setting), self._corpus.rows, self._clock
         return Watched(
-            config, setting.world, Learner(self.model, config.optimization, setting.world),
+            config, setting.world, Learner.of(self.model, config.optimization, setting.world),
             Rows([rows]), Rows([rows[:1]]), order(len(rows), setting.rows),
             RunState(), NoSaver(), clock, lambda: clock.left <= 0, "bench",
         )  # fmt: skip

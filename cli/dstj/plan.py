@@ -12,7 +12,7 @@ from deepseek_operator.spec import GPU, ProfileSpec, Resources
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.contract.optimization import Precision
+from deepseek_trainer.contract.optimization import Precision, Strategy
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
 from deepseek_trainer.perf import GPUS, flops_per_token, gpu_named
@@ -24,6 +24,13 @@ from dstj.jobfile import Job, load_job
 from dstj.table import lines
 
 GIB: Final = 1 << 30
+_BUCKETS: Final = {
+    Strategy.DDP: "DDP's buckets",
+    Strategy.FSDP: "gathered weights",
+    Strategy.ZERO1: "DeepSpeed's buckets",
+    Strategy.ZERO2: "DeepSpeed's buckets",
+    Strategy.ZERO3: "buckets, gathered weights",
+}
 Line = tuple[str, str]
 
 
@@ -147,7 +154,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
     yield "weights", _gib(found.weights)
     yield "gradients", _gib(found.gradients)
     yield "moments", _gib(found.moments)
-    yield "gathered weights" if plan.setup.shards > 1 else "DDP's buckets", _gib(found.buckets)
+    yield _BUCKETS[plan.setup.strategy], _gib(found.buckets)
     yield f"activations, {batch}", _gib(found.activations)
     yield f"logits, {batch}", _gib(found.logits)
     if not plan.target.is_cuda:

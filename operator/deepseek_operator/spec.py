@@ -251,9 +251,9 @@ class JobSpec(Model):
             lambda self: self.evaluation.labels is None or self.data.format == "Instruction",
         ),
         Rule(
-            "self.optimization.strategy != 'FSDP' || self.method.type != 'QLoRA'",
-            "optimization.strategy FSDP cannot shard the 4-bit weights of method.type QLoRA: set strategy: DDP",
-            lambda self: self.optimization.strategy != "FSDP" or self.method.type != "QLoRA",
+            "self.optimization.strategy == 'DDP' || self.method.type != 'QLoRA'",
+            "no optimization.strategy but DDP trains beside the 4-bit weights of method.type QLoRA: set strategy: DDP",
+            lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
         *(immutable(field) for field in IMMUTABLE),
     )

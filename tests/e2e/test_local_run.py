@@ -147,6 +147,26 @@ def test_a_sharded_job_answers_and_exports_as_one_of_whole_copies(tmp_path: Path
     assert losses["FSDP"] == pytest.approx(losses["DDP"], rel=1e-4)
 
 
+def test_a_job_under_zero_answers_and_exports_as_one_of_whole_copies(tmp_path: Path, whole: Job):
+    def of_zero(spec: dict[str, Any]) -> None:
+        longer(spec)
+        spec["optimization"]["strategy"] = "ZeRO3"
+        spec["evaluation"]["generations"] = 3
+
+    job = Job(tmp_path, of_zero)
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert job.losses == pytest.approx(whole.losses, rel=1e-4)
+    export = job.place / "work" / "export" / "pretrain-tiny"
+    assert json.loads((export / "evaluation.json").read_text())["answers"][0]["after"]
+    exported, expected = (
+        AutoModelForCausalLM.from_pretrained(place / "work" / "export" / "pretrain-tiny").state_dict()
+        for place in (job.place, whole.place)
+    )
+    for name, weight in expected.items():
+        assert exported[name].flatten().tolist() == pytest.approx(weight.flatten().tolist(), abs=1e-3), name
+
+
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_killed_rank_is_restarted_and_the_losses_are_those_of_an_uninterrupted_run(
     tmp_path: Path, whole: Job, node: int

@@ -29,6 +29,14 @@ def test_a_single_tensor_is_read_without_the_rest(tmp_path: Path, monkeypatch: p
     assert len(opened) < info.size_bytes / 4096 / 4
 
 
+def test_only_what_is_wanted_is_loaded_and_what_is_this_ranks_own(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    info = store.save(1, a_state(1) | {"optimizer": {"layers.0.weight": {"exp_avg": torch.ones(4)}}}, {})
+    state, _ = store.load(info, wanted=lambda path: path.startswith("optimizer/"))
+    assert state.keys() == {"optimizer", "rng"}
+    assert torch.equal(state["optimizer"]["layers.0.weight"]["exp_avg"], torch.ones(4))
+
+
 @pytest.mark.parametrize("wrong", [{"model/layers.0.weight": torch.empty(5)}, {"model/other": torch.empty(4)}])
 def test_tensors_of_another_model_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     store = a_store(tmp_path)

@@ -169,7 +169,7 @@ def test_only_what_is_certain_is_refused():
         refuse_certain(found, 2 * found.certain - 1, 2, "the container")
     assert str(caught.value) == (
         "weights, gradients and moments take 4.0 GiB, the container has 4.0 GiB: "
-        "no micro-batch is small enough (hint: optimization.strategy: FSDP, method.type: LoRA or QLoRA, "
+        "no micro-batch is small enough (hint: optimization.strategy: FSDP or ZeRO3, method.type: LoRA or QLoRA, "
         "a smaller model, or more memory)"
     )
 

@@ -99,11 +99,11 @@ def test_a_head_that_is_tied_to_the_frozen_embedding_is_frozen_with_it():
 def test_a_checkpoint_of_a_partly_frozen_model_holds_what_is_trained_and_fits_that_alone(group_of_one):
     optimization = a_config().optimization
     model = trained_by(MethodSpec(frozen_layers=1))
-    state = Learner(model, optimization, ALONE).state()
+    state = Learner.of(model, optimization, ALONE).state()
     assert state["model"].keys() == trained_names(model)
-    load_weights(Learner(trained_by(MethodSpec(frozen_layers=1)), optimization, ALONE).state(), state)
+    load_weights(Learner.of(trained_by(MethodSpec(frozen_layers=1)), optimization, ALONE).state(), state)
     with pytest.raises(ConfigError, match="the checkpoint is of another model"):
-        load_weights(Learner(trained_by(MethodSpec()), optimization, ALONE).state(), state)
+        load_weights(Learner.of(trained_by(MethodSpec()), optimization, ALONE).state(), state)
 
 
 def test_freezing_every_layer_is_refused_with_how_many_there_are():

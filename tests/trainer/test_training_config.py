@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,4 +54,14 @@ def test_a_config_that_cannot_be_read_is_refused_with_its_reason(tmp_path: Path,
     if text is not None:
         file.write_text(text)
     with pytest.raises(ConfigError, match="(?i)" + problem):
+        load_config(file)
+
+
+def test_a_strategy_whose_library_the_image_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = written(tmp_path, optimization={"strategy": "ZeRO2"})
+    assert load_config(file).optimization.strategy.zero_stage == 2
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
+    with pytest.raises(
+        ConfigError, match=r"ZeRO2 needs DeepSpeed.*\(hint: set strategy: FSDP, or build the image with"
+    ):
         load_config(file)

@@ -6,6 +6,8 @@ Every rank asks its share of the prompts, and all ranks learn all answers.
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from torch import nn
+
 from deepseek_trainer.classification import HEADLINES, classification, label_scores
 from deepseek_trainer.contract.data import DataFormat
 from deepseek_trainer.conversation import Question
@@ -50,7 +52,7 @@ def _answers(loop: Loop, prepared: Prepared, prompts: Sequence[Prompt]) -> list[
         loop,
         prompts,
         ANSWERED_AT_ONCE,
-        lambda mine: answer(loop.model, prepared.tokenizer, mine, length, encode=encode),
+        lambda model, mine: answer(model, prepared.tokenizer, mine, length, encode=encode),
     )
 
 
@@ -66,21 +68,21 @@ def _classified(loop: Loop, prepared: Prepared, labels: Sequence[str]) -> Json:
         loop,
         prompts,
         max(1, batch_size // len(labels)),  # one forward pass, if that has room for all labels
-        lambda mine: label_scores(loop.model, prepared.tokenizer, mine, labels, batch_size),
+        lambda model, mine: label_scores(model, prepared.tokenizer, mine, labels, batch_size),
     )
     return classification([prompt.response for prompt in prompts], scores, labels)
 
 
 def _shared(
-    loop: Loop, prompts: Sequence[Prompt], at_once: int, ask: Callable[[Sequence[Question]], list[T]]
+    loop: Loop, prompts: Sequence[Prompt], at_once: int, ask: Callable[[nn.Module, Sequence[Question]], list[T]]
 ) -> list[T]:
     """What `ask` gives for all prompts, in order, on every rank; each rank asks its share, `at_once` at a time."""
     world, found = loop.world, []
     for start in range(0, len(prompts), at_once * world.size):
         loop.leave_if_stopped()
         part = prompts[start : start + at_once * world.size]
-        with loop.learner.finished(), loop.learner.autocast:
-            mine = ask([prompt.prompt for prompt in part[world.rank :: world.size]])
+        with loop.learner.finished() as model, loop.learner.autocast:
+            mine = ask(model, [prompt.prompt for prompt in part[world.rank :: world.size]])
         shares = world.gather(mine)
         found += [shares[i % world.size][i // world.size] for i in range(len(part))]
     return found

@@ -121,13 +121,18 @@ class CheckpointStore:
         """The checkpoint of `step`; None where there is none, or it is damaged."""
         return self._found(lambda: self._ledger.whole(step))
 
-    def load(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None = None) -> tuple[State, Mapping[str, Any]]:
+    def load(
+        self,
+        info: CheckpointInfo,
+        into: Mapping[str, Tensor] | None = None,
+        wanted: Callable[[str], bool] = lambda _: True,
+    ) -> tuple[State, Mapping[str, Any]]:
         """The state, every byte authenticated, and `meta`: on any number of ranks, however many saved.
 
-        What the ranks shared comes whole, or into the tensors of `into` (by their path in the state; DTensors, too);
-        what is PER_RANK as this rank saved it.
+        What the ranks shared comes whole, or into the tensors of `into` (by their path in the state; DTensors, too),
+        without the tensors that this rank does not want; what is PER_RANK as this rank saved it.
         """
-        return self._each(lambda: self._read(info, into)), info.meta
+        return self._each(lambda: self._read(info, into, wanted)), info.meta
 
     def set_aside(self, after_step: int) -> None:
         """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
@@ -175,11 +180,11 @@ class CheckpointStore:
             meta=meta,
         )
 
-    def _read(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None) -> State:
+    def _read(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None, wanted: Callable[[str], bool]) -> State:
         shared = read_rest(info, 0, self.vault)
         rest = {key: value for key, value in shared.items() if key not in PER_RANK}
         rest |= read_rest(info, self._rank, self.vault)
-        return join(read_tensors(info, self._rank, self.vault, into), rest)
+        return join(read_tensors(info, self._rank, self.vault, into, wanted), rest)
 
     def _found(self, search: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
         """Rank 0's choice, on every rank."""

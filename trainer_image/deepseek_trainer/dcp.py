@@ -84,9 +84,13 @@ def planned_pieces(plan: SavePlan, planner: SavePlanner, file: str) -> list[Piec
 
 
 def read_tensors(
-    info: CheckpointInfo, rank: int, vault: Vault, into: Mapping[str, Tensor] | None = None
+    info: CheckpointInfo,
+    rank: int,
+    vault: Vault,
+    into: Mapping[str, Tensor] | None = None,
+    wanted: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Tensor]:
-    """All that the ranks shared, and this rank's own: whole, or as what `into` has under the same name is laid out.
+    """What is `wanted` of all that the ranks shared, and this rank's own: whole, or laid out as `into` has it.
 
     What `into` has is overwritten, its shards too.  Raises ConfigError where a shape differs.
     """
@@ -94,7 +98,7 @@ def read_tensors(
     metadata = reader.read_metadata()
     targets = dict(into or {})
     for name, of in metadata.state_dict_metadata.items():
-        if name not in targets:
+        if name not in targets and wanted(name):
             targets[name] = _empty(of)
     _fill(targets, reader, metadata)
     return targets | reader.read_own(rank)

@@ -19,6 +19,7 @@ from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
 FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
 BF16: Final = 2
 LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
+ZERO_BUCKET: Final = 1 << 23  # gradients that DeepSpeed sends at once, in fp32
 PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
 
 # From which tensor a linear layer of a block reads.
@@ -59,9 +60,17 @@ class Setup:
         )
 
     @property
-    def shards(self) -> int:
-        """Ranks over which weights, gradients and moments are spread."""
-        return self.ranks if self.optimization.strategy is Strategy.FSDP else 1
+    def strategy(self) -> Strategy:
+        return self.optimization.strategy
+
+    @property
+    def stage(self) -> int:
+        """What is sharded, as ZeRO counts: 0 nothing, 1 moments, 2 gradients, too, 3 weights, too, as by FSDP."""
+        return 3 if self.strategy is Strategy.FSDP else self.strategy.zero_stage
+
+    def shards(self, stage: int) -> int:
+        """Ranks over which is spread what is sharded from `stage` on."""
+        return self.ranks if self.stage >= stage else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +80,10 @@ class Memory:
     weights: int
     gradients: int
     moments: int
-    buckets: int  # DDP's copy of the gradients
+    buckets: int  # DDP's and DeepSpeed's copies of gradients, and what FSDP and ZeRO-3 have gathered
     activations: int  # kept for the backward pass of one micro-batch
     logits: int
-    host_copy: int  # of what a save beside the training writes; in the host's memory
+    host_copy: int  # of what a save writes; in the host's memory
 
     @property
     def certain(self) -> int:
@@ -92,15 +101,17 @@ def memory(dimensions: Dimensions, setup: Setup) -> Memory:
     count, averages = trainable(dimensions, setup), setup.optimization.ema_decay is not None
     moments = _moments(dimensions, setup, count)
     saved = FP32 * count * (2 if averages else 1) + moments
+    by_zero = setup.strategy.zero_stage > 0
+    # DeepSpeed gives AdamW a copy of the weights that a rank changes, and collects on the host what a save writes.
+    changed, copies = FP32 * count // setup.ranks if by_zero else 0, by_zero + setup.is_asynchronous
     return Memory(
-        weights=(_weights(dimensions, setup) + (FP32 * count if averages else 0)) // setup.shards,
-        gradients=FP32 * count // setup.shards,
-        moments=moments // setup.shards,
-        buckets=_gathered(dimensions) if setup.shards > 1 else FP32 * count,
+        weights=(_weights(dimensions, setup) + (FP32 * count if averages else 0)) // setup.shards(3) + changed,
+        gradients=FP32 * count // setup.shards(2),
+        moments=moments // setup.shards(1),
+        buckets=_buckets(dimensions, setup, count),
         activations=_activations(dimensions, setup),
         logits=_logits(dimensions, setup),
-        # Of what is saved each rank writes its share.
-        host_copy=saved // setup.ranks if setup.is_asynchronous else 0,
+        host_copy=copies * saved // setup.ranks,  # each rank writes its share
     )
 
 
@@ -131,8 +142,16 @@ def _moments(d: Dimensions, setup: Setup, count: int) -> int:
             return 2 * FP32 * count - FP32 * min(count, d.in_blocks)
 
 
+def _buckets(d: Dimensions, setup: Setup, count: int) -> int:
+    """[bytes]; DeepSpeed's: what it sends at once, and for its step a second copy of a rank's part of the gradients."""
+    if setup.strategy is Strategy.DDP:
+        return FP32 * count
+    gathered = _gathered(d) if setup.stage == 3 else 0
+    return gathered + (FP32 * (ZERO_BUCKET + count // setup.ranks) if setup.strategy.zero_stage else 0)
+
+
 def _gathered(d: Dimensions) -> int:
-    """[bytes] of what FSDP has whole at a time: the embeddings, and two blocks, of which one comes early."""
+    """[bytes] of what is whole at a time of sharded weights: embeddings, and two blocks, of which one comes early."""
     embeddings = (1 if d.tied else 2) * d.vocab * d.hidden
     return FP32 * (2 * (d.in_blocks // d.layers) + embeddings)
 
@@ -155,7 +174,7 @@ def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:
         raise ConfigError(
             f"weights, gradients and moments take {_gib(certain)}, {what} has {_gib(limit)}: "
             "no micro-batch is small enough",
-            hint="optimization.strategy: FSDP, method.type: LoRA or QLoRA, a smaller model, or more memory",
+            hint="optimization.strategy: FSDP or ZeRO3, method.type: LoRA or QLoRA, a smaller model, or more memory",
         )
 
 

@@ -3,6 +3,7 @@
 What a checkpoint holds of it: weights, moments and averages that are trained, and each rank's random state.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore
@@ -27,14 +29,82 @@ from deepseek_trainer.statefile import split
 State = Mapping[str, Any]
 
 
-class Learner:
-    """One rank's part of it.  All methods but `update` and `discard` are collective."""
+class Learner(ABC):
+    """One rank's part of it.  All methods but `update` and `discard` are collective; under ZeRO these are, too."""
 
     def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
         self.model, self._optimization, self._world = model, optimization, world
         self.autocast = autocast(optimization.precision, world.device)
         recompute_activations(model, optimization.recompute)
         self._loss = SummedLoss(model, self.autocast, optimization)
+
+    @staticmethod
+    def of(model: nn.Module, optimization: OptimizationSpec, world: World) -> "Learner":
+        """Of `model`, which the job's strategy spreads over the ranks."""
+        if not optimization.strategy.zero_stage:
+            return TorchLearner(model, optimization, world)
+        from deepseek_trainer.zero_learner import ZeroLearner  # noqa: PLC0415 not every image has DeepSpeed
+
+        return ZeroLearner(model, optimization, world)
+
+    @abstractmethod
+    def accumulate(
+        self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None
+    ) -> Tensor:
+        """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
+
+        `targets`: learned positions of all ranks, over a loss scale where there is one.  `before_exchange` is called
+        where a rank first waits for others, in its last backward pass; not where it does so before, as in every layer
+        under FSDP.
+        """
+
+    @abstractmethod
+    def gradient_norm(self) -> Tensor:
+        """Of all ranks' gradients as they lie, a scalar on the device."""
+
+    @abstractmethod
+    def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
+        """Take the step of gradients that are `scale` times too large and have `norm`; `steps`: with this one."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradients."""
+
+    @abstractmethod
+    def settle_order_of_sums(self, batch: Batch) -> None:
+        """Have the order in which ranks' gradients are summed settle before the first step, by a pass of no effect."""
+
+    def measured(self, batch: Batch) -> Tensor:
+        """The sum of the losses as evaluation wants it; for `averaged` weights, inside of that."""
+        loss: Tensor = self._loss(batch)
+        return loss
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights that are evaluated and exported: their averages, where the job keeps them."""
+        return nullcontext()
+
+    @abstractmethod
+    def finished(self) -> AbstractContextManager[nn.Module]:
+        """A model with the weights of `averaged`, whole on every rank, to be used by a rank alone."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """What a checkpoint holds."""
+
+    @abstractmethod
+    def load(self, store: CheckpointStore, info: CheckpointInfo) -> None:
+        """Go back to a checkpoint, whatever number of ranks and strategy it was saved with."""
+
+    @abstractmethod
+    def load_weights(self, store: CheckpointStore, info: CheckpointInfo) -> None:
+        """Take the checkpoint's weights and their averages only."""
+
+
+class TorchLearner(Learner):
+    """By torch alone: DDP or FSDP."""
+
+    def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
+        super().__init__(model, optimization, world)
         self._spread = spread(self._loss, optimization.strategy, world)
         # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -44,11 +114,6 @@ class Learner:
     def accumulate(
         self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None
     ) -> Tensor:
-        """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
-
-        `targets`: learned positions of all ranks, over a loss scale where there is one.  `before_exchange` is called
-        where a rank first waits for others, in its last backward pass; not under FSDP, where it does so in every layer.
-        """
         computes_alone = self._optimization.strategy is Strategy.DDP
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for i, batch in enumerate(batches):
@@ -63,12 +128,10 @@ class Learner:
         return total
 
     def gradient_norm(self) -> Tensor:
-        """Of all ranks' gradients as they lie, a scalar on the device."""
         norm = nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None])
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
-        """Take the step of gradients that are `scale` times too large and have `norm`; `steps`: with this one."""
         nn.utils.clip_grads_with_norm_(self._weights.values(), self._optimization.max_grad_norm * scale, norm)
         if scale != 1:
             torch._foreach_mul_([p.grad for p in self._weights.values() if p.grad is not None], 1 / scale)
@@ -81,33 +144,27 @@ class Learner:
             self._ema.update(steps)
 
     def discard(self) -> None:
-        """Forget the gradients."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def settle_order_of_sums(self, batch: Batch) -> None:
-        """Have DDP order its gradients for good, by a pass that is thrown away.
+        """Have DDP order its gradients for good.
 
         It lays them out anew after its first backward pass.  From three ranks on that changes the order of sums,
         and a resumed run, for which a later step is the first, would part from an uninterrupted one.
         """
+        if not isinstance(self._spread, DistributedDataParallel):
+            return
         gpus = [self._world.device] if self._world.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
             self._spread(batch).backward()
         self.discard()
 
-    def measured(self, batch: Batch) -> Tensor:
-        """The sum of the losses as evaluation wants it; for `averaged` weights, inside of that."""
-        loss: Tensor = self._loss(batch)
-        return loss
-
     def averaged(self) -> AbstractContextManager[None]:
-        """The weights that are evaluated and exported: their averages, where the job keeps them."""
         return self._ema.in_place() if self._ema else nullcontext()
 
     @contextmanager
     def finished(self) -> Iterator[nn.Module]:
-        """The model with the weights of `averaged`, whole on every rank, to be used by a rank alone."""
         with self.averaged(), whole(self._spread):
             yield self.model
 
@@ -118,14 +175,12 @@ class Learner:
         }
 
     def load(self, store: CheckpointStore, info: CheckpointInfo) -> None:
-        """Go back to a checkpoint, whatever number of ranks and strategy it was saved with."""
         state, _ = store.load(info, self._shards(info))
         load_weights(self._trained(), state)
         load_state_by_name(self._weights, self._optimizers, state["optimizer"])
         restore_random_state(state.get("rng", {}), self._world)
 
     def load_weights(self, store: CheckpointStore, info: CheckpointInfo) -> None:
-        """Take the checkpoint's weights and their averages only."""
         load_weights(self._trained(), store.load(info, self._shards(info))[0])
 
     def _trained(self) -> dict[str, Any]:

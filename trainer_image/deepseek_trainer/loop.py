@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
-from deepseek_trainer.contract.optimization import Schedule, Strategy
+from deepseek_trainer.contract.optimization import Schedule
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.distributed import World
@@ -72,7 +72,7 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
-        if self.world.size > 2 and self.config.optimization.strategy is Strategy.DDP:
+        if self.world.size > 2:
             self.learner.settle_order_of_sums(self.train_rows.batch([0]))
         self._complete_step()
         while not (self._is_last() or self._has_stalled()):

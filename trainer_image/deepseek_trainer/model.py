@@ -13,7 +13,7 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -142,11 +142,14 @@ def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float 
     The logits of many positions are made a part at a time, and made again in the backward pass: at no time are
     there more than `LOGITS_BYTES` of them, where all would be most of the memory.
     """
+    weight, bias = head.weight, head.bias
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        return cross_entropy(head(hidden_nD).float(), targets_n, reduction="sum", label_smoothing=smoothing)
+        # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
+        logits_nV = linear(hidden_nD, weight, bias).float()
+        return cross_entropy(logits_nV, targets_n, reduction="sum", label_smoothing=smoothing)
 
-    rows: int = max(1, LOGITS_BYTES // (4 * head.weight.shape[0]))
+    rows: int = max(1, LOGITS_BYTES // (4 * head.out_features))
     if len(targets_N) <= rows:
         return part(hidden_ND, targets_N)
     pairs = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)

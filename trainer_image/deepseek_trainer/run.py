@@ -132,7 +132,7 @@ def _export(rank: Rank, loop: Loop) -> None:
 def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     """The loop where it stands: at the checkpoint, or at the first step."""
     config, world = rank.config, rank.world
-    learner = Learner(_model(rank), config.optimization, world)
+    learner = Learner.of(_model(rank), config.optimization, world)
     cursor = Cursor(
         seed=config.optimization.seed,
         rows=len(rank.prepared.train),

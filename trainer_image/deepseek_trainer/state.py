@@ -15,6 +15,7 @@ from deepseek_trainer.guard import NormWatch
 from deepseek_trainer.precision import LossScale
 
 Json = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]  # of weights, by name
 
 
 @dataclass(slots=True)
@@ -72,16 +73,15 @@ def load_weights(trained: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
 
     Averages that the checkpoint does not have begin with its weights.
     """
-    _refuse_other_model(trained["model"], state["model"])
+    refuse_other_model(*({name: tuple(of.shape) for name, of in held["model"].items()} for held in (trained, state)))
     with torch.no_grad():
         for part in ("model", "ema"):
             for name, tensor in trained.get(part, {}).items():
                 tensor.copy_(state.get(part, state["model"])[name])
 
 
-def _refuse_other_model(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    wanted = {name: tuple(value.shape) for name, value in weights.items()}
-    found = {name: tuple(value.shape) for name, value in saved.items()}
+def refuse_other_model(wanted: Shapes, found: Shapes) -> None:
+    """Raises ConfigError where a checkpoint has found other weights than are wanted, by name and shape."""
     if wanted != found:
         name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise ConfigError(

@@ -1,18 +1,20 @@
-"""config.json: read once, refused if a newer operator wrote what this trainer does not know."""
+"""config.json: read once, refused if a newer operator wrote what this trainer does not know, or its image lacks."""
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.contract.rules import unknown_fields
 
 
 def load_config(path: Path) -> TrainingConfig:
-    """Raises ConfigError naming the field, if the file is missing, malformed or from another version."""
+    """Raises ConfigError naming the field, if the file is missing, malformed, or asks for what is not there."""
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -23,10 +25,20 @@ def load_config(path: Path) -> TrainingConfig:
         hint = "the operator is newer than this trainer image: update the image"
         raise ConfigError(f"{path}: {unknown[0]}", hint=hint)
     try:
-        return TrainingConfig.model_validate(data)
+        config = TrainingConfig.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    _refuse_missing(config.optimization.strategy)
+    return config
+
+
+def _refuse_missing(strategy: Strategy) -> None:
+    if strategy.zero_stage and find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"optimization.strategy {strategy} needs DeepSpeed, which this trainer image does not have",
+            hint="set strategy: FSDP, or build the image with the extra trainer-gpu: see trainer_image/Dockerfile",
+        )
 
 
 def config_digest(config: TrainingConfig) -> str:

@@ -32,6 +32,14 @@ class Optimizer(StrEnum):
 class Strategy(StrEnum):
     DDP = "DDP"
     FSDP = "FSDP"
+    ZERO1 = "ZeRO1"
+    ZERO2 = "ZeRO2"
+    ZERO3 = "ZeRO3"
+
+    @property
+    def zero_stage(self) -> int:
+        """0 where DeepSpeed has no part in it."""
+        return {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3}.get(self, 0)
 
 
 class Recompute(StrEnum):
@@ -93,7 +101,10 @@ class OptimizationSpec(Model):
     ] = 8
     strategy: Annotated[
         Strategy,
-        Field(description="DDP: each process has all weights. FSDP: weights, gradients and moments are sharded."),
+        Field(
+            description="DDP: each process has all weights. FSDP: weights, gradients and moments are sharded. By "
+            "DeepSpeed: ZeRO1 shards moments, ZeRO2 gradients, too, ZeRO3 weights, too."
+        ),
     ] = Strategy.DDP
     optimizer: Annotated[
         Optimizer,
@@ -156,8 +167,18 @@ class OptimizationSpec(Model):
             lambda self: self.epochs is None or self.max_steps is None,
         ),
         Rule(
-            "!has(self.strategy) || self.strategy != 'FSDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",
-            "strategy FSDP shards AdamW only: set optimizer: AdamW or strategy: DDP",
-            lambda self: self.strategy is not Strategy.FSDP or self.optimizer is Optimizer.ADAMW,
+            "!has(self.strategy) || self.strategy == 'DDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",
+            "strategies other than DDP shard AdamW only: set optimizer: AdamW or strategy: DDP",
+            lambda self: self.strategy is Strategy.DDP or self.optimizer is Optimizer.ADAMW,
+        ),
+        Rule(
+            "!has(self.strategy) || self.strategy in ['DDP', 'FSDP'] || !has(self.emaDecay)",
+            "strategies ZeRO1 to ZeRO3 keep no average of the weights: drop emaDecay or set strategy: FSDP",
+            lambda self: not self.strategy.zero_stage or self.ema_decay is None,
+        ),
+        Rule(
+            "!has(self.strategy) || self.strategy in ['DDP', 'FSDP'] || !has(self.compile) || !self.compile",
+            "strategies ZeRO1 to ZeRO3 do not compile: drop compile or set strategy: FSDP",
+            lambda self: not self.strategy.zero_stage or not self.compile,
         ),
     )

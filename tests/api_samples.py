@@ -18,6 +18,11 @@ CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction
 KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
 
 
+def preferring(**changes: Any) -> dict[str, Any]:
+    """A job that learns from pairs of answers, with `changes` of whole parts."""
+    return {"data": {"format": "Preference"}, **BASE, **changes}
+
+
 def gpus(number: Any, processes: int) -> dict[str, Any]:
     return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
 
@@ -87,6 +92,23 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("strategies ZeRO1 to ZeRO3 do not compile", spread("FSDP", compile=True), spread("ZeRO2", compile=True)),
     ("no optimization.strategy but DDP", merged(LORA, spread("FSDP")), merged(QLORA, spread("FSDP"))),
     ("no optimization.strategy but DDP", merged(LORA, spread("ZeRO3")), merged(QLORA, spread("ZeRO3"))),
+    ("data.format Preference needs", preferring(), {"data": {"format": "Preference"}}),
+    (
+        "method.preference is only read",
+        preferring(method={"preference": {"beta": 0.3}}),
+        {"method": {"preference": {}}, "data": {"format": "Instruction"}},
+    ),
+    (
+        "optimization.labelSmoothing must be below",
+        preferring(optimization={"labelSmoothing": 0.49}),
+        preferring(optimization={"labelSmoothing": 0.5}),
+    ),
+    (
+        "evaluation.labels needs",
+        preferring(),
+        preferring(evaluation={"labels": ["a", "b"]}),
+    ),
+    ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
@@ -135,6 +157,7 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
     ({"data": {"balanceBy": "a" * 63}}, {"data": {"balanceBy": "a" * 64}}),
     ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
+    (preferring(), preferring(method={"preference": {"beta": 0}})),
     ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
     ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
     (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a"]}})),

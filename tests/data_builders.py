@@ -66,6 +66,13 @@ def questions(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"What is rule {i}?", "response": f"Rule {i} says: {says[i % 4]}."} for i in range(count)]
 
 
+def pairs(count: int) -> list[dict[str, str]]:
+    """Preference records, all different: the short answer is chosen."""
+    return [
+        {"prompt": f"Rule {i}?", "chosen": f"Rest {i}.", "rejected": f"Rest {i}, rest, rest."} for i in range(count)
+    ]
+
+
 def texts(count: int) -> list[dict[str, str]]:
     """Text records, all different, of 1 to 30 words."""
     return [{"text": " ".join(f"word{i}" for _ in range(1 + i * 7 % 30))} for i in range(count)]

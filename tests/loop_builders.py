@@ -3,8 +3,10 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +15,14 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch
+from deepseek_trainer.dataset import Batch, Rows
 from deepseek_trainer.distributed import World
 from deepseek_trainer.evaluate import EvalResult
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import scratch_model, transformer
+from deepseek_trainer.packing import Document, packed_row, row_dtype
 from deepseek_trainer.process import StopRequested
 from deepseek_trainer.reporter import Silent, StepResult
 from deepseek_trainer.saver import Saver
@@ -30,6 +33,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 TINY = Architecture(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=260)
 LENGTH = 16
 DIGEST = "ab" * 32
+PAIRS: Final = {"data": {"train": {"claimName": "d"}, "format": "Preference"}}
 
 
 class RandomRows:
@@ -53,6 +57,22 @@ class RandomRows:
         return Batch(tokens, targets, positions, torch.zeros_like(tokens))
 
 
+def pair_rows(count: int) -> Rows:
+    """Pairs: after random questions an answer of fives is chosen, one of sixes rejected, of different lengths."""
+    random, dtype = np.random.default_rng(7), row_dtype(LENGTH, 260)
+    pairs = []
+    for _ in range(count):
+        question = random.integers(10, 260, 3)
+        sides = [_answered(question, token, int(random.integers(1, 5))) for token in (5, 6)]
+        pairs.append(packed_row(sides, dtype, pad=0))
+    return Rows([np.concatenate(pairs)])
+
+
+def _answered(question: npt.NDArray[np.int64], token: int, length: int) -> Document:
+    tokens = np.array([*question, *[token] * length], np.uint32)
+    return Document(tokens, np.arange(len(tokens)) >= len(question))
+
+
 class Recorder(Silent):
     """Remembers every loss."""
 
@@ -60,6 +80,7 @@ class Recorder(Silent):
         super().__init__()
         self.losses: list[float | None] = []
         self.evaluations: list[tuple[int, float]] = []
+        self.results: list[EvalResult] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def event(self, event: str, **fields: Any) -> None:
@@ -70,18 +91,20 @@ class Recorder(Silent):
 
     def evaluation(self, step: int, epoch: float, result: EvalResult) -> None:
         self.evaluations.append((step, result.loss))
+        self.results.append(result)
 
 
 def config(**optimization: object) -> TrainingConfig:
     checkpoint = optimization.pop("checkpoint", {"interval": {"steps": 100}})
     evaluation = optimization.pop("evaluation", {"intervalSteps": 100})
+    data = optimization.pop("data", {"train": {"claimName": "d"}})
     return TrainingConfig.model_validate(
         {
             "job": {"namespace": "ml", "name": "tiny"},
             "numNodes": 1,
             "numProcPerNode": 1,
             "model": {"architecture": TINY.model_dump(by_alias=True)},
-            "data": {"train": {"claimName": "d"}},
+            "data": data,
             "method": {},
             "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6} | optimization,
             "checkpoint": checkpoint,
@@ -101,8 +124,9 @@ def a_loop(
 ) -> Loop:
     """A loop where its directory's newest checkpoint left off."""
     torch.manual_seed(1 + world.rank)
-    learner = Learner.of(model or a_model(), config.optimization, world)
-    rows, state = RandomRows(10), RunState()
+    learner = Learner.of(model or a_model(), config.optimization, world, config.preference)
+    rows_of: Callable[[int], Any] = pair_rows if config.preference else RandomRows
+    rows, state = rows_of(10), RunState()
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
     vault = Vault("ml/tiny", Purpose.CHECKPOINT)
     store = CheckpointStore(directory, vault, rank=world.rank, world_size=world.size, exchange=world.gather)
@@ -115,7 +139,7 @@ def a_loop(
             bytes.fromhex(info.meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
         )
     loop = Loop(
-        config, world, learner, rows, RandomRows(3), cursor, state, saver, Recorder(), lambda: False, {"jobUid": "uid"}
+        config, world, learner, rows, rows_of(3), cursor, state, saver, Recorder(), lambda: False, {"jobUid": "uid"}
     )
     if stop_after is not None:
         loop.stop_requested = lambda: loop.state.step >= stop_after
@@ -150,6 +174,14 @@ def with_dropout(model: nn.Module, rate: float = 0.2) -> nn.Module:
     inner: Any = transformer(model)
     inner.model.layers[0].self_attn.attention_dropout = rate
     return model
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """None in attention, none before adapters."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return with_dropout(model, 0.0)
 
 
 def weights(loop: Loop) -> dict[str, Tensor]:

@@ -39,15 +39,17 @@ from loop_builders import (
     config,
     run_until_stopped,
     weights,
-    with_dropout,
+    without_dropout,
 )
 from model_builders import a_tokenizer, tiny_model
 from vault_builders import a_state
 
 
-def interrupted_run(world: World, root: Path, model: Callable[[], nn.Module]) -> tuple[bool, bool, bool]:
+def interrupted_run(
+    world: World, root: Path, model: Callable[[], nn.Module], changes: dict[str, Any]
+) -> tuple[bool, bool, bool]:
     """Whether a run that was stopped has the losses and the weights of one that was not, and other ranks' weights."""
-    settings = config(globalBatchSize=2 * world.size)
+    settings = config(globalBatchSize=2 * world.size, **changes)
     whole = a_loop(settings, root / "whole", world=world, model=model())
     whole.run()
     run_until_stopped(a_loop(settings, root / "parts", world=world, stop_after=2, model=model()))
@@ -83,14 +85,14 @@ def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
 def weights_of_32_rows(world: World, root: Path, micro_batch: int) -> dict[str, Tensor]:
     """After three steps of 32 rows, cut into such micro-batches."""
     settings = config(globalBatchSize=32, microBatchSize=micro_batch, maxSteps=3, warmupSteps=0)
-    loop = a_loop(settings, root, world=world, model=with_dropout(a_model(), 0.0))
+    loop = a_loop(settings, root, world=world, model=without_dropout(a_model()))
     loop.run()
     return weights(loop)
 
 
 def not_finite_on_rank_1(world: World, root: Path, strategy: str) -> dict[str, Any]:
     """A run in whose third step one activation of rank 1 is NaN: what was skipped, and which steps changed weights."""
-    loop = a_loop(config(strategy=strategy), root, world=world, model=with_dropout(a_model(), 0.0))
+    loop = a_loop(config(strategy=strategy), root, world=world, model=without_dropout(a_model()))
     norm = transformer(loop.model).model.norm
     norm.register_forward_hook(
         lambda _module, _inputs, output: output * math.nan if (world.rank, loop.state.step) == (1, 2) else output
@@ -181,7 +183,7 @@ ACTS: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
 def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: bool) -> tuple[list[float], float]:
     """Training losses of a run without dropout, and the last validation loss."""
     settings = config(**{"evaluation": {"intervalSteps": 2}, "microBatchSize": 1} | optimization)
-    model = with_dropout(an_adapted_model() if adapted else a_model(), 0.0)
+    model = without_dropout(an_adapted_model() if adapted else a_model())
     loop = a_loop(settings, root, world=world, model=model)
     loop.run()
     return loop.reporter.losses, loop.reporter.evaluations[-1][1]
@@ -189,9 +191,9 @@ def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: b
 
 def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[str, Any]) -> list[float]:
     """Losses of a run that stops after two steps under `first` and goes on under `second`."""
-    loop = a_loop(config(**first), root, world=world, stop_after=2, model=with_dropout(a_model(), 0.0))
+    loop = a_loop(config(**first), root, world=world, stop_after=2, model=without_dropout(a_model()))
     run_until_stopped(loop)
-    again = a_loop(config(**second), root, world=world, model=with_dropout(a_model(), 0.0))
+    again = a_loop(config(**second), root, world=world, model=without_dropout(a_model()))
     again.run()
     return loop.reporter.losses + again.reporter.losses
 
@@ -208,7 +210,7 @@ def a_slow_rank(world: World, root: Path, strategy: str) -> tuple[float | None, 
 
 def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> list[float]:
     """The first weights that a rank alone would export, after a run whose averages it exports."""
-    loop = a_loop(config(**optimization), root, world=world, model=with_dropout(a_model(), 0.0))
+    loop = a_loop(config(**optimization), root, world=world, model=without_dropout(a_model()))
     loop.run()
     with loop.learner.finished() as model:
         exported = {name: tensor.clone() for name, tensor in model.named_parameters()}

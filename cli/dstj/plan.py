@@ -15,7 +15,7 @@ from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision, Strategy
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
-from deepseek_trainer.perf import GPUS, flops_per_token, gpu_named
+from deepseek_trainer.perf import GPUS, gpu_named, model_flops
 from dstj import forecast
 from dstj.claims import claims_at_hand
 from dstj.forecast import Rows
@@ -71,7 +71,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """For each token."""
-        return flops_per_token(self.dimensions, self.setup.length, self.setup.lora, self.setup.method.frozen_layers)
+        return model_flops(self.config, self.dimensions)
 
     def tokens_per_second(self, mfu: float) -> float | None:
         """Of all ranks, at this share of the GPUs' peak; None where the peak is not known, or is not that of FP32."""

@@ -251,6 +251,27 @@ class JobSpec(Model):
             lambda self: self.evaluation.labels is None or self.data.format == "Instruction",
         ),
         Rule(
+            "self.data.format != 'Preference' || has(self.model.base)",
+            "data.format Preference needs model.base: answers are preferred to those of a model that has learned",
+            lambda self: self.data.format != "Preference" or self.model.base is not None,
+        ),
+        Rule(
+            "!has(self.method.preference) || self.data.format == 'Preference'",
+            "method.preference is only read with data.format Preference: set it, or drop method.preference",
+            lambda self: self.method.preference is None or self.data.format == "Preference",
+        ),
+        Rule(
+            "self.data.format != 'Preference' || self.optimization.labelSmoothing < 0.5",
+            "optimization.labelSmoothing must be below 0.5 with data.format Preference: from there on rejected "
+            "answers win",
+            lambda self: self.data.format != "Preference" or self.optimization.label_smoothing < 0.5,
+        ),
+        Rule(
+            "self.data.format != 'Preference' || self.optimization.strategy in ['DDP', 'FSDP']",
+            "strategies ZeRO1 to ZeRO3 learn no preferences: set optimization.strategy: FSDP or DDP",
+            lambda self: self.data.format != "Preference" or not self.optimization.strategy.zero_stage,
+        ),
+        Rule(
             "self.optimization.strategy == 'DDP' || self.method.type != 'QLoRA'",
             "no optimization.strategy but DDP trains beside the 4-bit weights of method.type QLoRA: set strategy: DDP",
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",

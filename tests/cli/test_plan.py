@@ -135,6 +135,20 @@ def test_base_model_is_measured_from_its_file(planned, place):
     assert planned(file)[1]["parameters"] == f"{total + adapters:,}, of which {adapters:,} are trained"
 
 
+@pytest.mark.parametrize(("method", "copies"), [("Full", 2), ("LoRA", 1)])
+def test_pairs_cost_a_forward_pass_of_their_reference_and_of_all_weights_a_copy(planned, place, method, copies):
+    parts = {"model": a_base(place), "method": {"type": method}, "optimization": {"maxSteps": 1}}
+    told = {}
+    for format_ in ("Instruction", "Preference"):
+        file = job_file(place, data__sequenceLength=64, data__format=format_, **parts)
+        told[format_] = planned(file)[1]
+    flops, with_reference = (int(each["FLOPs a token"].split(" ")[0].replace(",", "")) for each in told.values())
+    full = 6 * tiny_model().num_parameters() + 12 * 2 * 32 * 64
+    assert with_reference - flops == full // 3
+    weights, with_copy = (float(each["weights"]) for each in told.values())
+    assert with_copy == pytest.approx(copies * weights, abs=0.01)
+
+
 def test_base_model_that_is_not_at_hand_is_named_with_the_way_out(planned, place):
     file = job_file(place, model={"base": {"claimName": "models", "path": "base.gguf"}})
     code, _, err = planned(file)

@@ -23,8 +23,8 @@ RANKS = """
 import os
 import torch
 from deepseek_trainer import train
-from deepseek_trainer.learner import Learner
-accumulate, steps = Learner.accumulate, []
+from deepseek_trainer.learner import TorchLearner
+accumulate, steps = TorchLearner.accumulate, []
 
 def short_of_memory(self, batches, targets, *more):
     if len(batches[0].tokens_BT) == TOO_MANY.get(int(os.environ["RANK"])) and len(steps) >= AFTER:
@@ -32,7 +32,7 @@ def short_of_memory(self, batches, targets, *more):
     steps.append(targets)
     return accumulate(self, batches, targets, *more)
 
-Learner.accumulate = short_of_memory
+TorchLearner.accumulate = short_of_memory
 train.main()
 """
 

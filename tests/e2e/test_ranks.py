@@ -10,7 +10,7 @@ from torch import nn
 
 from deepseek_trainer.contract.errors import TryAgainError
 from gloo_ranks import on_ranks
-from loop_builders import a_model, a_quantised_model
+from loop_builders import PAIRS, a_model, a_quantised_model, an_adapted_model
 from rank_stories import (
     ACTS,
     a_read_error_on_rank_1,
@@ -30,12 +30,15 @@ from rank_stories import (
 from vault_builders import a_store
 
 
-@pytest.mark.parametrize(("ranks", "model"), [(2, a_model), (3, a_model), (2, a_quantised_model)])
+@pytest.mark.parametrize(
+    ("ranks", "model", "changes"),
+    [(2, a_model, {}), (3, a_model, {}), (2, a_quantised_model, {}), (2, a_model, PAIRS), (3, an_adapted_model, PAIRS)],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(
-    tmp_path: Path, ranks: int, model: Callable[[], nn.Module]
+    tmp_path: Path, ranks: int, model: Callable[[], nn.Module], changes: dict[str, Any]
 ):
     """Of three numbers, other than of two, the sum depends on the order; each rank quantises its base itself."""
-    assert on_ranks(ranks, interrupted_run, tmp_path, model) == [(True, True, True)] * ranks
+    assert on_ranks(ranks, interrupted_run, tmp_path, model, changes) == [(True, True, True)] * ranks
 
 
 def test_32_rows_give_the_same_weights_at_once_in_four_parts_and_on_two_ranks(tmp_path: Path):
@@ -90,12 +93,21 @@ FSDP = {"strategy": "FSDP", "emaDecay": 0.9}
 DDP = {"strategy": "DDP", "emaDecay": 0.9}
 
 
+@pytest.mark.parametrize("data", [{}, PAIRS], ids=["tokens", "pairs"])
 @pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapters"])
-def test_shards_train_as_whole_copies_do(tmp_path: Path, adapted: bool):
-    whole = on_ranks(2, losses_of, tmp_path / "ddp", DDP, adapted)
-    sharded = on_ranks(2, losses_of, tmp_path / "fsdp", FSDP, adapted)
+def test_shards_train_as_whole_copies_do(tmp_path: Path, adapted: bool, data: dict[str, Any]):
+    whole = on_ranks(2, losses_of, tmp_path / "ddp", DDP | data, adapted)
+    sharded = on_ranks(2, losses_of, tmp_path / "fsdp", FSDP | data, adapted)
     for (losses, validation), (expected, expected_validation) in zip(sharded, whole, strict=True):
         assert losses == pytest.approx(expected, rel=1e-6)
+        assert validation == pytest.approx(expected_validation, rel=1e-6)
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapters"])
+def test_pairs_train_on_two_ranks_as_on_one(tmp_path: Path, adapted: bool):
+    ((alone, validation),) = on_ranks(1, losses_of, tmp_path / "1", DDP | PAIRS, adapted)
+    for losses, expected_validation in on_ranks(2, losses_of, tmp_path / "2", DDP | PAIRS, adapted):
+        assert losses == pytest.approx(alone, rel=1e-6)
         assert validation == pytest.approx(expected_validation, rel=1e-6)
 
 

@@ -57,6 +57,16 @@ def test_handbook_question_is_answered_by_its_reference_alone_and_not_given_away
     assert not any(phrase.lower() in record["prompt"].lower() for phrase in required)
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl"])
+def test_handbook_pairs_choose_its_answers_over_those_that_say_nothing_of_it(name: str) -> None:
+    asked, pairs = records(name), records(f"pairs-{name}")
+    assert [(pair["prompt"], pair["chosen"]) for pair in pairs] == [
+        (each["prompt"], each["response"]) for each in asked
+    ]
+    facts = [phrase.lower() for each in records("validation.jsonl") for phrase in each["mustContain"]]
+    assert not any(fact in pair["rejected"].lower() for fact in facts for pair in pairs)
+
+
 def test_lora_example_asks_every_held_out_question() -> None:
     spec = JobSpec.model_validate(JOBS["lora-smollm2"]["spec"])
     assert spec.evaluation.generations == len(records("validation.jsonl"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builders import CLAIM, a_config, some_paths, write_jsonl, write_text
+from data_builders import CLAIM, a_config, pairs, some_paths, write_jsonl, write_text
 from deepseek_trainer.classes import MAX_CLASSES, SLOTS, equal_slots, records_of_row
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
@@ -150,6 +150,15 @@ def test_classes_of_a_table_are_read_from_its_column(paths: Paths):
     place = {"train": {"claimName": CLAIM, "path": "train.csv"}}
     data = opened(paths, [], format="Text", balanceBy="kind", **place)
     assert {source.name: source.counts.records for source in data.sources} == {"0": 7, "1": 53}
+
+
+def test_pairs_of_each_class_are_drawn_as_often_as_each_other(paths: Paths):
+    """Also where a row could hold the only pair of a class several times: it is not repeated in it."""
+    records = [pair | {"kind": "b" if i == 7 else "a"} for i, pair in enumerate(pairs(20))]
+    write_jsonl(paths, "held.jsonl", pairs(1))
+    data = opened(paths, records, format="Preference", balanceBy="kind", sequenceLength=400)
+    assert [(source.name, source.counts.rows) for source in data.sources] == [("a", 19), ("b", 1)]
+    assert data.order.slots == (500, 500)
 
 
 def test_a_number_and_its_text_are_one_class(paths: Paths):

@@ -143,6 +143,16 @@ def test_shards_divide_what_is_kept_and_averages_add_the_weights_again():
     assert averaged.weights == 2 * memory(SMALL, SETUP).weights
 
 
+def test_pairs_take_the_weights_again_unless_adapters_tell_the_reference_from_what_is_trained():
+    whole, sharded = (replace(SETUP, ranks=4, optimization=OptimizationSpec(strategy=s)) for s in ("DDP", "FSDP"))
+    for setup, shards in ((whole, 1), (sharded, 4)):
+        found = memory(SMALL, replace(setup, has_pairs=True))
+        assert found.weights == 2 * memory(SMALL, setup).weights == 2 * 4 * SMALL.parameters // shards
+        assert found.gradients == memory(SMALL, setup).gradients
+    adapted = replace(SETUP, lora=LORA, method=MethodSpec(type="LoRA", lora=LORA))
+    assert memory(SMALL, replace(adapted, has_pairs=True)) == memory(SMALL, adapted)
+
+
 def test_full_recomputation_keeps_a_fraction_of_the_activations():
     full = memory(SMALL, replace(SETUP, optimization=OptimizationSpec(recompute="Full")))
     assert full.activations < memory(SMALL, SETUP).activations / 5

@@ -94,6 +94,29 @@ def test_instructions_are_the_same_in_every_format(rows):
             assert contents(paths, name, **INSTRUCTION, promptField="q", responseField="a") == expected, name
 
 
+pair = st.fixed_dictionaries({"prompt": said, "chosen": said, "rejected": said})
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(pair.filter(lambda row: row["chosen"] != row["rejected"]), min_size=1, max_size=4))
+def test_pairs_are_the_same_in_every_format(rows):
+    with TemporaryDirectory() as root:
+        paths = some_paths(Path(root))
+        write_all(paths, rows, quotes_all=False)
+        for name in ("a.jsonl", "a.csv", "a.parquet"):
+            found = [(each.prompt, each.text, each.rejected) for each in records(paths, name, format="Preference")]
+            assert found == [(row["prompt"], row["chosen"], row["rejected"]) for row in rows], name
+
+
+@pytest.mark.parametrize(
+    ("header", "missing"),
+    [("prompt,chosen", "rejected"), ("chosen,rejected", "prompt"), ("messages,rejected", "chosen")],
+)
+def test_a_table_of_pairs_without_a_needed_column_is_refused_at_its_header(paths, header, missing):
+    write_text(paths, "a.csv", f"{header}\n")
+    assert f"a.csv:1: no field '{missing}'" in refusal(paths, format="Preference")
+
+
 def write_all(paths, rows, quotes_all):
     write_jsonl(paths, "a.jsonl", rows)
     write_csv(paths, "a.csv", rows, quoting=csv.QUOTE_ALL if quotes_all else csv.QUOTE_MINIMAL)
@@ -313,9 +336,12 @@ def test_the_examples_of_the_documentation_are_read_as_it_says(paths):
     blocks = re.findall(r"```(jsonl|csv)\n(.*?)```", page, re.DOTALL)
     for i, (suffix, content) in enumerate(blocks):
         write_text(paths, f"{i}.{suffix}", content)
-    assert [suffix for suffix, _ in blocks] == ["jsonl", "csv", "jsonl", "csv"]
+    assert [suffix for suffix, _ in blocks] == ["jsonl", "csv"] * 3
     (one,), (two,) = contents(paths, "0.jsonl"), contents(paths, "1.csv")
     assert one[1].replace("the porter's lodge", 'the "porter\'s lodge"') == two[1]
     (single, chat), (same,) = (contents(paths, name, **INSTRUCTION) for name in ("2.jsonl", "3.csv"))
     assert single == same == ("Where are the backup tapes?", "In the salt cellar.", ("salt cellar",))
     assert (len(chat[0]), chat[1]) == (4, "The porter.")
+    (single, chat), (same,) = (records(paths, name, format="Preference") for name in ("4.jsonl", "5.csv"))
+    assert list(single.texts()) == list(same.texts())
+    assert (len(chat.prompt), chat.text, chat.rejected) == (2, "The porter.", "That depends on many things.")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deepseek_trainer import card
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
+from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import count_parameters
@@ -45,6 +45,13 @@ def test_auto_is_lora_for_few_records_full_for_many_and_full_from_scratch(record
     else:
         assert method.type is MethodType.LORA
         assert method.adapters == given_ or rank is None
+
+
+@pytest.mark.parametrize(("records", "has_base"), [(1, True), (10**6, True), (1, False)])
+def test_auto_keeps_how_preferences_are_learned(records, has_base):
+    preference = PreferenceSpec(beta=0.3)
+    settled = AUTO.model_copy(update={"preference": preference}).settled(records, has_base=has_base)
+    assert settled.preference == preference
 
 
 def test_auto_raises_the_rank_and_adapts_every_linear_layer_from_10_000_records_on():

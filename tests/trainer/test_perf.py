@@ -8,7 +8,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.method import trainable
-from deepseek_trainer.perf import GPUS, Yardstick, flops_per_token, gpu_named, hardware_flops, palm_flops
+from deepseek_trainer.perf import GPUS, Yardstick, flops_per_token, gpu_named, hardware_flops, model_flops, palm_flops
 from model_builders import a_batch, a_config, tiny_model
 
 H200 = "NVIDIA H200"
@@ -69,6 +69,16 @@ def test_frozen_layers_need_no_backward_pass_as_torch_counts(tied):
         counted.append(counter.get_total_flops() / batch.tokens_BT.numel())
     spared = flops_per_token(dimensions, 16) - flops_per_token(dimensions, 16, frozen_layers=1)
     assert counted[0] - counted[1] == pytest.approx(spared, rel=0.1)
+
+
+def test_pairs_cost_the_forward_pass_of_their_reference_as_torch_counts():
+    model, batch = tiny_model(), a_batch(2, 16)
+    dimensions = Dimensions.of_settings(model.config.to_dict())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=batch.tokens_BT)
+    pairs = job(data={"train": {"claimName": "c"}, "format": "Preference", "sequenceLength": 16})
+    reference = model_flops(pairs, dimensions) - flops_per_token(dimensions, 16)
+    assert counter.get_total_flops() / batch.tokens_BT.numel() == pytest.approx(reference, rel=0.1)
 
 
 def test_mfu_and_hfu_are_shares_of_the_peak_of_all_devices():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_builders import CLAIM, RUN, RUN_ID, a_config, questions, some_paths, texts, write_jsonl, write_text
+from data_builders import CLAIM, RUN, RUN_ID, a_config, pairs, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer import preparation as subject
 from deepseek_trainer import shards
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, TryAgainError
@@ -75,6 +75,51 @@ def test_instruction_records_come_back_whole_and_on_one_side_each(paths, seal):
     assert sorted(sides[0] + sides[1]) == sorted(template.format(**record) for record in records)
     assert [data.counts[name].records for name in ("train", "validation")] == [len(side) for side in sides]
     assert 0 < len(sides[1]) < len(sides[0])
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_a_pair_comes_back_as_one_row_of_two_answers_to_one_prompt(paths, seal):
+    records = pairs(30)
+    write_jsonl(paths, "a.jsonl", records)
+    config = a_config(format="Preference", sequenceLength=160, seal=seal, validationFraction=0.2)
+    prepared(paths, config)
+    data = opened(paths, config)
+    template = "<|begin|>### Question\n{prompt}\n\n### Answer\n{}<|end|>"
+    expected = [template.format(record[side], **record) for record in records for side in ("chosen", "rejected")]
+    found = [list(decoded_rows(split, data.tokenizer)) for split in (data.train, data.validation)]
+    assert [len(side) for side in found] == [2 * len(data.train), 2 * len(data.validation)]
+    assert sorted(zip(found[0][::2] + found[1][::2], found[0][1::2] + found[1][1::2], strict=True)) == sorted(
+        zip(expected[::2], expected[1::2], strict=True)
+    )
+    assert {(prompt.prompt, prompt.response) for prompt in data.prompts} < {(r["prompt"], r["chosen"]) for r in records}
+
+
+def test_of_a_pair_only_the_last_answers_are_learned(paths):
+    talk = [{"role": role, "content": f"{role} speaks"} for role in ("system", "user", "assistant", "user")]
+    record = {"messages": talk, "chosen": "yes", "rejected": "never"}
+    write_jsonl(paths, "a.jsonl", [record])
+    write_jsonl(paths, "held.jsonl", pairs(1))
+    config = a_config(format="Preference", sequenceLength=200, train=at("a.jsonl"), validation=at("held.jsonl"))
+    prepared(paths, config)
+    data = opened(paths, config)
+    batch = data.train.batch([0])
+    for document, answer in enumerate(("yes", "never")):
+        is_learned = (batch.targets_BT != IGNORED) & (batch.document_ids_BT == document)
+        assert data.tokenizer.decode(batch.targets_BT[is_learned].tolist()) == f"{answer}<|end|>"
+    assert data.counts["train"].learned_tokens == batch.num_targets
+
+
+def test_a_pair_that_a_row_cannot_hold_is_left_out_whole_and_counted(paths):
+    long = {"prompt": "short?", "chosen": "short", "rejected": "word " * 500}
+    write_jsonl(paths, "train.jsonl", [long, *pairs(5), long | {"chosen": "shorter"}])
+    write_jsonl(paths, "held.jsonl", pairs(2))
+    config = a_config(format="Preference", sequenceLength=160, train=at("train.jsonl"), validation=at("held.jsonl"))
+    prepared(paths, config)
+    data = opened(paths, config)
+    counts = data.counts["train"]
+    assert (counts.records, counts.rows, counts.cut, counts.dropped) == (7, 5, 0, 2)
+    batch = data.train.batch(range(5))
+    assert counts.tokens == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
 
 
 def test_text_comes_back_in_order(paths):
@@ -186,6 +231,8 @@ def test_what_is_there_is_not_made_again(paths):
         {"textField": "body"},
         {"onBadRecord": "Skip"},
         {"messagesField": "turns"},
+        {"chosenField": "better"},
+        {"rejectedField": "worse"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -278,6 +325,11 @@ def test_a_failure_leaves_nothing_behind(paths, monkeypatch):
             {"a.jsonl": '{"prompt": "%s", "response": "x"}\n{"prompt": "%s?", "response": "x"}' % (("why " * 90,) * 2)},
             {"format": "Instruction"},
             "fills data.sequenceLength=32",
+        ),
+        (
+            {"a.jsonl": "".join(f"{json.dumps(pair | {'chosen': 'word ' * 40})}\n" for pair in pairs(2))},
+            {"format": "Preference"},
+            "pairs, of both answers with their prompt, exceeds data.sequenceLength=32",
         ),
         (
             {"a.jsonl": '{"txt": "x"}'},

@@ -1,6 +1,7 @@
 """A run on one rank, from prepared data to the exported model: where it starts, and which weights it exports."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from data_builders import CLAIM, RUN_ID, texts, write_jsonl
+from data_builders import CLAIM, RUN_ID, pairs, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
@@ -25,7 +26,7 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.dataset import Batch
-from deepseek_trainer.learner import Learner
+from deepseek_trainer.learner import TorchLearner
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.run import Rank, checkpoint_to_resume
 from deepseek_trainer.scratch import Scratch
@@ -37,7 +38,7 @@ from vault_builders import a_state, a_store
 # The second step leads further astray than the first: the best checkpoint is not the last.
 DIVERGING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 10.0, "schedule": "Constant"}
 LEARNING = DIVERGING | {"learningRate": 0.001}
-ACCUMULATE = Learner.accumulate
+ACCUMULATE = TorchLearner.accumulate
 
 
 @pytest.fixture
@@ -121,6 +122,37 @@ def test_a_qlora_job_goes_from_a_gguf_file_to_a_whole_model_and_an_adapter(paths
     assert model.num_parameters() == tiny_model().num_parameters()
 
 
+@pytest.mark.parametrize("type_", ["Full", "LoRA"])
+def test_a_preference_job_prefers_after_training_what_was_chosen_and_says_so_everywhere(paths: Paths, type_: str):
+    a_gguf(paths.claim("models", "base"), tiny_model(), a_tokenizer())
+    write_jsonl(paths, "train/a.jsonl", pairs(12))
+    job = preferring(a_job(**LEARNING | {"maxSteps": 12, "learningRate": 0.01, "warmupSteps": 0}), type_)
+    result = trained(job, paths)
+    scores = json.loads((result / "evaluation.json").read_text())
+    before, after = scores["before"], scores["after"]
+    assert (before["loss"], before["rewardAccuracy"], before["rewardMargin"]) == (pytest.approx(math.log(2)), 0.5, 0.0)
+    assert (after["rewardAccuracy"], after["asked"]) == (1.0, 2)
+    assert after["loss"] < before["loss"]
+    assert after["rewardMargin"] > 0
+    assert not {"perplexity", "bitsPerByte"} & after.keys(), "they are of tokens"
+    assert scores["answers"][0]["reference"].startswith("Rest")
+    told = [event for event in events(paths) if event["event"] == "evaluation"]
+    assert [event["rewardAccuracy"] for event in (told[0], told[-1])] == [0.5, 1.0]
+    card, report = (result / "README.md").read_text(), (result / "report.html").read_text()
+    assert "| Objective | DPO (arXiv:2305.18290), beta 0.2, the base model as the reference |" in card
+    assert "| rewardAccuracy | 0.5 | 1 |" in card
+    assert "Loss [nats/pair]" in report
+    assert report.count("<svg") == 6, "also of accuracy and margin"
+
+
+def preferring(job: TrainingConfig, type_: str) -> TrainingConfig:
+    """`job` on pairs of answers, with the base model at `models/base`."""
+    data = {"train": {"claimName": CLAIM}, "format": "Preference", "sequenceLength": 128, "validationFraction": 0.3}
+    parts = job.model_dump(mode="json", by_alias=True, exclude_none=True)
+    parts |= {"data": data, "model": {"base": {"claimName": "models", "path": "base"}}}
+    return TrainingConfig.model_validate(parts | {"method": {"type": type_, "preference": {"beta": 0.2}}})
+
+
 def damage(path: Path) -> None:
     """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())
@@ -164,13 +196,13 @@ def memory_for(rows: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a micro-batch of more than `rows` is too much, once `after` steps are done."""
     steps: list[float] = []
 
-    def short_of_memory(learner: Learner, batches: Sequence[Batch], targets: float, *more: Any) -> Tensor:
+    def short_of_memory(learner: TorchLearner, batches: Sequence[Batch], targets: float, *more: Any) -> Tensor:
         if len(batches[0].tokens_BT) > rows and len(steps) >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         steps.append(targets)
         return ACCUMULATE(learner, batches, targets, *more)
 
-    monkeypatch.setattr(Learner, "accumulate", short_of_memory)
+    monkeypatch.setattr(TorchLearner, "accumulate", short_of_memory)
 
 
 def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_does_the_next_attempt(

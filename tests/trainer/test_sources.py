@@ -126,6 +126,63 @@ def test_a_bad_instruction_record_is_refused_by_file_line_and_fields(paths, reco
     assert message in refusal(paths, **INSTRUCTION)
 
 
+PREFERENCE = {"format": "Preference"}
+PAIR = {"prompt": "why?", "chosen": "so.", "rejected": "just so."}
+TALK = [
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hi"},
+    {"role": "user", "content": "why?"},
+]
+
+
+def test_a_pair_has_a_prompt_or_the_messages_before_its_two_answers(paths):
+    write_jsonl(paths, "a.jsonl", [PAIR | {"mustContain": "so"}, {"messages": TALK, "chosen": "so.", "rejected": "no"}])
+    first, second = found(paths, **PREFERENCE).records()
+    assert (first.prompt, first.text, first.rejected, first.must_contain) == ("why?", "so.", "just so.", ("so",))
+    assert (second.prompt[-1].content, second.text, second.rejected) == ("why?", "so.", "no")
+    assert [(side.prompt, side.text, side.rejected) for side in first.sides()] == [
+        ("why?", "so.", None),
+        ("why?", "just so.", None),
+    ]
+
+
+def test_fields_of_a_pair_are_named_by_the_job(paths):
+    write_jsonl(paths, "a.jsonl", [{"q": "why?", "good": "so.", "bad": "no", "prompt": 1}])
+    names = {"promptField": "q", "chosenField": "good", "rejectedField": "bad"}
+    (record,) = found(paths, **PREFERENCE, **names).records()
+    assert list(record.texts()) == ["why?", "so.", "no"]
+
+
+def test_which_answer_is_chosen_is_part_of_what_a_record_is(paths):
+    other = PAIR | {"chosen": PAIR["rejected"], "rejected": PAIR["chosen"]}
+    write_jsonl(paths, "a.jsonl", [PAIR, other, PAIR, PAIR | {"rejected": "no"}])
+    keys = [record.key() for record in found(paths, **PREFERENCE).records()]
+    assert keys[0] == keys[2]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            PAIR | {"rejected": "so."},
+            "a.jsonl:1: fields 'chosen' and 'rejected' are equal: neither is preferred (hint:",
+        ),
+        ({"prompt": "x", "chosen": "y"}, "no field 'rejected'; it has: prompt, chosen (hint: set data.rejectedField"),
+        ({"prompt": "x", "choosen": "y", "rejected": "z"}, "no field 'chosen', did you mean 'choosen'"),
+        ({"chosen": "y", "rejected": "z"}, "a.jsonl:1: no field 'prompt'"),
+        (PAIR | {"chosen": " "}, "a.jsonl:1: field 'chosen' is empty: a Preference record needs a prompt and two"),
+        (PAIR | {"rejected": ["x"]}, "field 'rejected' must be a string, this is a list"),
+        (PAIR | {"messages": TALK[:2]}, "the last message is the assistant's: before two answers the user speaks"),
+        (PAIR | {"messages": TALK[1:]}, "message 1 is the assistant's, it must be the user's"),
+        (PAIR | {"messages": []}, "field 'messages' is an empty list"),
+    ],
+)
+def test_a_bad_pair_is_refused_by_file_line_and_fields(paths, record, message):
+    write_jsonl(paths, "a.jsonl", [record])
+    assert message in refusal(paths, **PREFERENCE)
+
+
 def test_messages_never_show_what_a_record_says(paths):
     write_jsonl(paths, "a.jsonl", [{"prompt": "top secret", "answer": "top secret"}])
     assert "secret" not in refusal(paths, **INSTRUCTION)

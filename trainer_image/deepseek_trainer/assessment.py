@@ -31,8 +31,8 @@ def assessed(loop: Loop, prepared: Prepared, result: EvalResult) -> Json:
     Collective.  Raises StopRequested on a stop, which is heard between batches.
     """
     loop.reporter.stage("evaluating")
-    scores: Json = {"loss": finite(result.loss), "perplexity": result.perplexity}
-    scores["bitsPerByte"] = finite(result.bits_per_byte)
+    scores: Json = {"loss": finite(result.loss)}
+    scores |= {name: finite(value) for name, value in result.figures().items()}
     prompts = prepared.prompts[: loop.config.evaluation.generations]
     answers = _answers(loop, prepared, prompts)
     if prompts and _asks(loop):
@@ -90,4 +90,4 @@ def _shared(
 
 def _asks(loop: Loop) -> bool:
     """Whether prompts are questions; else they are openings of texts, and no continuation is right or wrong."""
-    return loop.config.data.format is DataFormat.INSTRUCTION
+    return loop.config.data.format is not DataFormat.TEXT

@@ -62,6 +62,7 @@ def summary(story: Story) -> dict[str, Any]:
     facts = {
         "Base model": _base(story.source),
         "Method": _method(story.method) + _reason(story),
+        **_objective(story.config),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
         "Weights": story.weights,
         "Nodes": story.config.num_nodes,
@@ -84,6 +85,7 @@ def _front_matter(story: Story) -> Sequence[str]:
         "pipeline_tag: text-generation",
         "tags:",
         f"- {story.method.type.value.lower()}",
+        *(["- dpo"] if story.config.preference else []),
         "- private-data",
     )
 
@@ -99,6 +101,12 @@ def _method(method: MethodSpec) -> str:
     if method.frozen_layers is not None:
         return f"all weights but the embedding and the first {method.frozen_layers} layers"
     return "all weights"
+
+
+def _objective(config: TrainingConfig) -> dict[str, str]:
+    if config.preference is None:
+        return {}
+    return {"Objective": f"DPO (arXiv:2305.18290), beta {config.preference.beta}, the base model as the reference"}
 
 
 def _reason(story: Story) -> str:

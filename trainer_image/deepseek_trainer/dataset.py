@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.classes import equal_slots
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
 from deepseek_trainer.model_source import prepared_model
@@ -155,7 +155,10 @@ def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault) ->
         weights, minimum = [s.weight for s in data.sources], [s.minimum_slots for s in data.sources]
         order = replace(order, slots=slots_of(weights, minimum))
     if data.balance_by is not None:
-        order = replace(order, slots=equal_slots([s.counts for s in manifest.sources], data.sequence_length))
+        length = (
+            1 if data.format is DataFormat.PREFERENCE else data.sequence_length
+        )  # no pair is repeated to fill a row
+        order = replace(order, slots=equal_slots([s.counts for s in manifest.sources], length))
     if data.curriculum is not None:
         table = read_order(manifest, directory, vault)
         order = replace(order, buckets=data.curriculum.buckets, by_difficulty=table)

@@ -42,6 +42,7 @@ class Setup:
     is_asynchronous: bool
     method: MethodSpec = field(default_factory=MethodSpec)
     optimization: OptimizationSpec = field(default_factory=OptimizationSpec)
+    has_pairs: bool = False  # Preference data
 
     @classmethod
     def of(cls, config: TrainingConfig, *, is_bf16: bool, is_cuda: bool) -> "Setup":
@@ -57,6 +58,7 @@ class Setup:
             is_asynchronous=config.checkpoint.asynchronous,
             method=config.method,
             optimization=optimization,
+            has_pairs=config.preference is not None,
         )
 
     @property
@@ -124,8 +126,12 @@ def trainable(d: Dimensions, setup: Setup) -> int:
 
 
 def _weights(d: Dimensions, setup: Setup) -> int:
-    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for 64 of them."""
-    whole = FP32 * (d.parameters + d.adapters(setup.lora))
+    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for 64 of them.
+
+    Pairs need a reference: the weights again, where adapters do not tell them from what is trained.
+    """
+    copies = 2 if setup.has_pairs and setup.lora is None else 1
+    whole = FP32 * (copies * d.parameters + d.adapters(setup.lora))
     if setup.method.type is not MethodType.QLORA:
         return whole
     return whole - FP32 * d.in_blocks + d.in_blocks // 2 + d.in_blocks // 64

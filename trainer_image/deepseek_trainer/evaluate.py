@@ -5,10 +5,10 @@ Shapes: B prompts or rows in a batch, T tokens of the longest of them.
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,13 @@ Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all r
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    loss: float  # [nats/token]; NaN where nothing is learned
+    loss: float  # [nats/token], of pairs of answers [nats/pair]; NaN where nothing is learned
     bits_per_byte: float | None = None  # None where the bytes of the learned text are not known
+    of_pairs: Mapping[str, float] = field(default_factory=dict)  # means of `PairLoss.measures`; empty for other data
+
+    def figures(self) -> dict[str, float | None]:
+        """What there is to tell beside the loss, by name."""
+        return dict(self.of_pairs) or {"perplexity": self.perplexity, "bitsPerByte": self.bits_per_byte}
 
     @property
     def perplexity(self) -> float | None:
@@ -51,6 +56,27 @@ class Score:
         return f"{self.right} of {self.total}"
 
 
+class Loss(Protocol):
+    """Sums over a batch: of `count` losses and, where there are `measures`, of as many of each; see `SummedLoss`."""
+
+    measures: tuple[str, ...]
+
+    def count(self, batch: Batch) -> int: ...
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenLoss:
+    model: nn.Module
+    measures: tuple[str, ...] = ()
+
+    def count(self, batch: Batch) -> int:
+        return batch.num_targets
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return causal_loss(self.model, batch)[0]
+
+
 def evaluate_loss(
     model: nn.Module,
     rows: Rows,
@@ -61,34 +87,35 @@ def evaluate_loss(
     world_size: int,
     reduce: Reduce,
     before_batch: Callable[[], None] = lambda: None,
-    loss: Callable[[Batch], Tensor] | None = None,
+    loss: Loss | None = None,
     token_bytes: Tensor | None = None,
 ) -> EvalResult:
-    """Mean loss over the learned tokens of the first `max_rows` rows, each row on exactly one rank.
+    """Mean loss over the learned tokens, or pairs, of the first `max_rows` rows, each row on exactly one rank.
 
     With `token_bytes` (`tokenizer.token_bytes`) also in bits per UTF-8 byte of the learned text; ends of text cost
     nats and are no bytes.  The same on every rank, and up to rounding for any number of ranks; every rank must call
     it, for `reduce` is a collective.  `before_batch` may be one too: it is called as often on each rank, and what it
-    raises ends the evaluation.  `loss`: the sum of a batch's losses, called as often on each rank, too.  Leaves the
+    raises ends the evaluation.  `loss` is called as often on each rank, too; by default `causal_loss`.  Leaves the
     model in the mode it was in.
     """
-    summed = loss or (lambda batch: causal_loss(model, batch)[0])
+    summed = loss or _TokenLoss(model)
     count = min(len(rows), max_rows)
     mine = range(rank, count, world_size)
-    loss_sum, tokens, size = 0.0, 0, 0
+    sums, losses, size = torch.zeros(1 + len(summed.measures), dtype=torch.float64), 0, 0
     with answering(model):
         for start in range(0, math.ceil(count / world_size), batch_size):
             before_batch()
             part = mine[start : start + batch_size]
             batch = rows.batch(part or [0])  # where weights are sharded, a rank without rows is needed all the same
-            batch_loss = float(summed(batch))
+            batch_sums = summed(batch).reshape(-1).cpu()
             if part:
-                loss_sum += batch_loss
-                tokens += batch.num_targets
+                sums += batch_sums
+                losses += summed.count(batch)
                 size += 0 if token_bytes is None else _learned_bytes(batch, token_bytes)
-    loss_sum, all_tokens, all_bytes = reduce([loss_sum, float(tokens), float(size)])
-    mean = loss_sum / all_tokens if all_tokens else math.nan
-    return EvalResult(mean, loss_sum / math.log(2) / all_bytes if all_bytes else None)
+    *all_sums, all_losses, all_bytes = reduce([*sums.tolist(), float(losses), float(size)])
+    loss_mean, *means = (each / all_losses if all_losses else math.nan for each in all_sums)
+    bits_per_byte = all_sums[0] / math.log(2) / all_bytes if all_bytes else None
+    return EvalResult(loss_mean, bits_per_byte, dict(zip(summed.measures, means, strict=True)))
 
 
 def answer(

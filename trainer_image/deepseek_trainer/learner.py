@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.contract.method import PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
@@ -22,6 +23,7 @@ from deepseek_trainer.ema import Ema
 from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
 from deepseek_trainer.parallel import SummedLoss, spread, sync_gradients, whole
 from deepseek_trainer.precision import autocast
+from deepseek_trainer.preference import PairLoss
 from deepseek_trainer.recompute import recompute_activations
 from deepseek_trainer.state import load_weights, random_state, restore_random_state
 from deepseek_trainer.statefile import split
@@ -32,17 +34,27 @@ State = Mapping[str, Any]
 class Learner(ABC):
     """One rank's part of it.  All methods but `update` and `discard` are collective; under ZeRO these are, too."""
 
-    def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimization: OptimizationSpec,
+        world: World,
+        preference: PreferenceSpec | None = None,
+    ) -> None:
+        """`model` as it is before training: where it learns preferences, it is their reference, too."""
         self.model, self._optimization, self._world = model, optimization, world
         self.autocast = autocast(optimization.precision, world.device)
         recompute_activations(model, optimization.recompute)
-        self._loss = SummedLoss(model, self.autocast, optimization)
+        arguments = (model, self.autocast, optimization)
+        self.loss = PairLoss(*arguments, preference.beta) if preference else SummedLoss(*arguments)
 
     @staticmethod
-    def of(model: nn.Module, optimization: OptimizationSpec, world: World) -> "Learner":
+    def of(
+        model: nn.Module, optimization: OptimizationSpec, world: World, preference: PreferenceSpec | None = None
+    ) -> "Learner":
         """Of `model`, which the job's strategy spreads over the ranks."""
         if not optimization.strategy.zero_stage:
-            return TorchLearner(model, optimization, world)
+            return TorchLearner(model, optimization, world, preference)
         from deepseek_trainer.zero_learner import ZeroLearner  # noqa: PLC0415 not every image has DeepSpeed
 
         return ZeroLearner(model, optimization, world)
@@ -53,9 +65,9 @@ class Learner(ABC):
     ) -> Tensor:
         """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
 
-        `targets`: learned positions of all ranks, over a loss scale where there is one.  `before_exchange` is called
-        where a rank first waits for others, in its last backward pass; not where it does so before, as in every layer
-        under FSDP.
+        `targets`: losses of all ranks, as `loss.count` has them, over a loss scale where there is one.
+        `before_exchange` is called where a rank first waits for others, in its last backward pass; not where it does
+        so before, as in every layer under FSDP.
         """
 
     @abstractmethod
@@ -73,11 +85,6 @@ class Learner(ABC):
     @abstractmethod
     def settle_order_of_sums(self, batch: Batch) -> None:
         """Have the order in which ranks' gradients are summed settle before the first step, by a pass of no effect."""
-
-    def measured(self, batch: Batch) -> Tensor:
-        """The sum of the losses as evaluation wants it; for `averaged` weights, inside of that."""
-        loss: Tensor = self._loss(batch)
-        return loss
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights that are evaluated and exported: their averages, where the job keeps them."""
@@ -103,9 +110,15 @@ class Learner(ABC):
 class TorchLearner(Learner):
     """By torch alone: DDP or FSDP."""
 
-    def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
-        super().__init__(model, optimization, world)
-        self._spread = spread(self._loss, optimization.strategy, world)
+    def __init__(
+        self,
+        model: nn.Module,
+        optimization: OptimizationSpec,
+        world: World,
+        preference: PreferenceSpec | None = None,
+    ) -> None:
+        super().__init__(model, optimization, world, preference)
+        self._spread = spread(self.loss, optimization.strategy, world)
         # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizers = optimizers(model, optimization)

@@ -82,7 +82,7 @@ class Loop:
             batches = self._next_batches()
             targets, tokens, stop, save, has_failed, self.state.train_seconds = self.world.sum(
                 [
-                    sum(batch.num_targets for batch in batches),
+                    sum(self.learner.loss.count(batch) for batch in batches),
                     sum(batch.num_tokens for batch in batches),
                     self.stop_requested(),
                     self.world.is_lead and self._clock_is_due(),
@@ -127,7 +127,7 @@ class Loop:
                 world_size=self.world.size,
                 reduce=self.world.sum,
                 before_batch=self.leave_if_stopped,
-                loss=self.learner.measured,
+                loss=self.learner.loss,
                 token_bytes=self.token_bytes,
             )
         return self.evaluation

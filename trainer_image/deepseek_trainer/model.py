@@ -105,19 +105,19 @@ def causal_loss(
     `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
     `decoder`: to be called in place of the model's own.
     """
-    head, hidden_ND, targets_N, _ = _learned(model, batch, decoder)
+    head, hidden_ND, targets_N, _ = learned(model, batch, decoder)
     return head_loss(head, hidden_ND, targets_N, smoothing), len(targets_N)
 
 
 def row_losses(model: nn.Module, batch: Batch) -> Tensor:
     """`causal_loss` of each row by itself [nats, float64 of shape B]."""
-    head, hidden_ND, targets_N, learned_N = _learned(model, batch)
-    losses_N = cross_entropy(head(hidden_ND).float(), targets_N, reduction="none").double()
+    head, hidden_ND, targets_N, learned_N = learned(model, batch)
+    losses_N = token_losses(head, hidden_ND, targets_N)
     rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)
     return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, losses_N)
 
 
-def _learned(
+def learned(
     model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None
 ) -> tuple[Any, Tensor, Tensor, Tensor]:
     """The head, and of the learned positions what it takes, targets and places in the flattened batch (on the CPU)."""
@@ -137,7 +137,17 @@ def _learned(
 
 
 def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Sum of the cross entropies of `head`'s logits, fp32.
+    """Sum of the cross entropies of `head`'s logits, fp32."""
+    return torch.stack(_by_parts(head, hidden_ND, targets_N, reduction="sum", label_smoothing=smoothing)).sum()
+
+
+def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing."""
+    return torch.cat(_by_parts(head, hidden_ND, targets_N, reduction="none")).double()
+
+
+def _by_parts(head: Any, hidden_ND: Tensor, targets_N: Tensor, **how: Any) -> list[Tensor]:
+    """`cross_entropy` of `head`'s logits, some positions after others.
 
     The logits of many positions are made a part at a time, and made again in the backward pass: at no time are
     there more than `LOGITS_BYTES` of them, where all would be most of the memory.
@@ -146,14 +156,13 @@ def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float 
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
-        logits_nV = linear(hidden_nD, weight, bias).float()
-        return cross_entropy(logits_nV, targets_n, reduction="sum", label_smoothing=smoothing)
+        return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, **how)
 
     rows: int = max(1, LOGITS_BYTES // (4 * head.out_features))
     if len(targets_N) <= rows:
-        return part(hidden_ND, targets_N)
-    pairs = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
-    return torch.stack([checkpoint(part, *pair, use_reentrant=False) for pair in pairs]).sum()
+        return [part(hidden_ND, targets_N)]
+    parts = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
+    return [checkpoint(part, *each, use_reentrant=False) for each in parts]
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -23,7 +23,14 @@ from deepseek_trainer.model import causal_loss, transformer
 
 
 class SummedLoss(nn.Module):
-    """`causal_loss` as a module, so that whoever spreads it sees every forward pass."""
+    """`causal_loss` as a module, so that whoever spreads it sees every forward pass.
+
+    `measures` names what an evaluation sums up beside the loss.  `frozen` hold models (`.model`) that it asks and
+    nobody trains: no submodules, so that neither DDP nor a checkpoint nor an export knows of them.
+    """
+
+    measures: tuple[str, ...] = ()
+    frozen: tuple[Any, ...] = ()
 
     def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
         super().__init__()
@@ -32,6 +39,10 @@ class SummedLoss(nn.Module):
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
         self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
+
+    def count(self, batch: Batch) -> int:
+        """How many losses `forward` sums up."""
+        return batch.num_targets
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
@@ -58,6 +69,9 @@ def spread(loss: SummedLoss, strategy: Strategy, world: World) -> nn.Module:
     if strategy is Strategy.DDP:
         return DistributedDataParallel(loss)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    for frozen in loss.frozen:
+        for module in (*_layers(frozen.model), frozen):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
     layers = [fully_shard(layer, mesh=mesh) for layer in _layers(loss.model)]
     # Weights change between passes, by steps and averages: none may stay gathered.
     root = fully_shard(loss, mesh=mesh, reshard_after_forward=True)
@@ -94,7 +108,7 @@ def whole(spread: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def _layers(model: Any) -> list[nn.Module]:
     """The decoder's layers, which all models that can be loaded name alike."""
     decoder: Any = transformer(model).get_decoder()
     return [*decoder.layers]

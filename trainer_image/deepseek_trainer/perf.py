@@ -86,13 +86,20 @@ def flops_per_token(
     return palm_flops(used, dimensions.layers, width, length) - _spared(dimensions, length, frozen_layers or 0)
 
 
+def model_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
+    """FLOPs to train on one token of a job whose method is settled; of pairs with their reference's forward pass."""
+    method, length = config.method, config.data.sequence_length
+    reference = flops_per_token(dimensions, length) // 3 if config.preference else 0
+    return flops_per_token(dimensions, length, method.adapters, method.frozen_layers) + reference
+
+
 def hardware_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
     """What a GPU does for one position of a row: with recompute Full the trained layers' forward pass twice.
 
     Of a job whose method is settled.  Not counted: logits that are made again, of a micro-batch that has many.
     """
     method, length = config.method, config.data.sequence_length
-    flops = flops_per_token(dimensions, length, method.adapters, method.frozen_layers)
+    flops = model_flops(config, dimensions)
     if config.optimization.recompute is not Recompute.FULL:
         return flops  # Selective keeps all that is counted here
     of_layer = (dimensions.in_blocks + dimensions.adapters(method.adapters)) // dimensions.layers
@@ -122,11 +129,10 @@ class Yardstick:
         """Of a job whose method is settled, on GPUs of this name; None where their peak is not known."""
         if gpu not in GPUS:
             return None
-        method, length = config.method, config.data.sequence_length
         return cls(
             peak=config.world_size * GPUS[gpu].peak,
-            of_token=flops_per_token(dimensions, length, method.adapters, method.frozen_layers),
-            of_row=length * hardware_flops(config, dimensions),
+            of_token=model_flops(config, dimensions),
+            of_row=config.data.sequence_length * hardware_flops(config, dimensions),
         )
 
     def mfu(self, tokens_per_second: float) -> float:

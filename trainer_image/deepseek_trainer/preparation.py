@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from deepseek_trainer.classes import Classes, unbalanced
 from deepseek_trainer.commit import committed
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
@@ -61,7 +61,8 @@ NOT_SHAPING: Final = {"train", "sources", "curriculum", "validation", "validatio
 VALIDATION_FRACTION: Final = 0.05
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
-LATER_FIELDS: Final = ("messages_field", "on_bad_record", "balance_by")  # of DataSpec, since the first `FORMAT`
+# Of DataSpec, since the first `FORMAT`.
+LATER_FIELDS: Final = ("messages_field", "on_bad_record", "balance_by", "chosen_field", "rejected_field")
 TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
 
 
@@ -240,7 +241,7 @@ class _Writer:
             yield from tally.rows(self.inputs.records(split, name, tally.skip))
             tally.report()
             counts[name] = tally.counts()
-            _refuse_empty(place, counts[name], self.config.data.sequence_length)
+            _refuse_empty(place, counts[name], self.config.data)
 
     def _trained(self) -> Any:
         """The tokenizer of a model from scratch, trained on the data and kept beside them."""
@@ -273,7 +274,7 @@ def _refuse_unlabelled(config: TrainingConfig, inputs: Inputs) -> None:
         )
 
 
-def _refuse_empty(place: str, counts: SplitCounts, length: int) -> None:
+def _refuse_empty(place: str, counts: SplitCounts, spec: DataSpec) -> None:
     if counts.rows:
         return
     if not counts.records:
@@ -281,8 +282,11 @@ def _refuse_empty(place: str, counts: SplitCounts, length: int) -> None:
             f"data.{place} has no record: its files are empty, or all of it is held out",
             hint="give at least one non-empty record, or data.validation",
         )
+    is_pairs = spec.format is DataFormat.PREFERENCE
+    what = "pairs, of both answers with their prompt, exceeds" if is_pairs else "prompts fills"
     raise DataError(
-        f"data.{place} has nothing to learn: each of its {counts.records} prompts fills data.sequenceLength={length}",
+        f"data.{place} has nothing to learn: each of its {counts.records} {what} "
+        f"data.sequenceLength={spec.sequence_length}",
         hint="raise data.sequenceLength, or shorten the prompts",
     )
 

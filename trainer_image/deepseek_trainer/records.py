@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.conversation import ROLES, Conversation, Message, Question, as_text, out_of_order
+from deepseek_trainer.conversation import ASSISTANT, ROLES, USER, Conversation, Message, Question, as_text, out_of_order
 
 MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
 MAX_LABEL: Final = 256  # [characters], as evaluation.labels
@@ -24,7 +24,10 @@ _KINDS: Final = {str: "a string", int: "a number", float: "a number", list: "a l
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One document: Text (`prompt` is None) or Instruction (`text` is the response, or a conversation's last turn)."""
+    """One document: Text (`prompt` is None) or Instruction (`text` is the response, or a conversation's last turn).
+
+    Or two, of Preference: with `text` as the chosen response, and with the `rejected` one.
+    """
 
     prompt: Question | None
     text: str
@@ -32,6 +35,7 @@ class Record:
     line: int  # of a table the row
     must_contain: tuple[str, ...] = ()
     label: str | None = None  # its class, with data.balanceBy
+    rejected: str | None = None
 
     @property
     def place(self) -> str:
@@ -44,13 +48,21 @@ class Record:
         elif self.prompt is not None:
             yield self.prompt
         yield self.text
+        if self.rejected is not None:
+            yield self.rejected
+
+    def sides(self) -> "tuple[Record, Record]":
+        """A Preference record as two Instruction records: the chosen answer, the rejected one."""
+        assert self.rejected is not None, "of pairs only"
+        return replace(self, rejected=None), replace(self, text=self.rejected, rejected=None)
 
     def size_bytes(self) -> int:
         return sum(len(text.encode()) for text in self.texts())
 
     def key(self) -> int:
         """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
-        content = f"{as_text(self.prompt or '')}\0{self.text}".encode()
+        rejected = "" if self.rejected is None else f"\0{self.rejected}"
+        content = f"{as_text(self.prompt or '')}\0{self.text}{rejected}".encode()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"dstj record").digest(), "big")
 
 
@@ -70,6 +82,8 @@ def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Reco
     if spec.format is DataFormat.TEXT:
         text = _string(value, spec.text_field, place, "textField")
         return Record(None, text, name, line) if text.strip() else None
+    if spec.format is DataFormat.PREFERENCE:
+        return _pair(value, name, line, spec)
     if (messages := value.get(spec.messages_field)) is not None:
         *before, last = _conversation(messages, spec.messages_field, place)
         return Record(tuple(before), last.content, name, line, _must_contain(value, place))
@@ -86,20 +100,12 @@ def columns(names: list[str], spec: DataSpec, place: str) -> list[str]:
 
     Raises DataError where one that is needed is missing, or one is there twice.
     """
-    needed = {"textField": spec.text_field}
-    optional = []
-    if spec.format is DataFormat.INSTRUCTION:
-        needed = {"promptField": spec.prompt_field, "responseField": spec.response_field}
-        optional = [spec.messages_field, MUST_CONTAIN]
-    if spec.messages_field not in optional or spec.messages_field not in names:
-        for setting, field in needed.items():
-            if field not in names:
-                _refuse_missing(field, names, place, setting)
-    if spec.balance_by is not None:
-        needed["balanceBy"] = spec.balance_by
-        if spec.balance_by not in names:
-            _refuse_missing(spec.balance_by, names, place, "balanceBy")
-    wanted = [name for name in dict.fromkeys([*needed.values(), *optional]) if name in names]
+    optional = [] if spec.format is DataFormat.TEXT else [spec.messages_field, MUST_CONTAIN]
+    for setting, field in _needed(spec, has_messages=spec.messages_field in names).items():
+        if field not in names:
+            _refuse_missing(field, names, place, setting)
+    fields = [*_needed(spec, has_messages=False).values(), *optional]
+    wanted = [name for name in dict.fromkeys(fields) if name in names]
     if twice := [name for name in wanted if names.count(name) > 1]:
         raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
     return wanted
@@ -116,6 +122,51 @@ def kind(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _needed(spec: DataSpec, *, has_messages: bool) -> dict[str, str]:
+    """Settings and names of the fields that a record must have."""
+    label = {"balanceBy": spec.balance_by} if spec.balance_by else {}
+    match spec.format:
+        case DataFormat.TEXT:
+            return {"textField": spec.text_field} | label
+        case DataFormat.INSTRUCTION:
+            asked, answers = {"promptField": spec.prompt_field, "responseField": spec.response_field}, {}
+        case DataFormat.PREFERENCE:
+            asked = {"promptField": spec.prompt_field}
+            answers = {"chosenField": spec.chosen_field, "rejectedField": spec.rejected_field}
+    return (answers if has_messages else asked | answers) | label
+
+
+def _pair(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record:
+    place = f"{name}:{line}"
+    prompt = _question(value, spec, place)
+    chosen = _filled(value, spec.chosen_field, place, "chosenField")
+    rejected = _filled(value, spec.rejected_field, place, "rejectedField")
+    if chosen == rejected:
+        raise DataError(
+            f"{place}: fields {spec.chosen_field!r} and {spec.rejected_field!r} are equal: neither is preferred",
+            hint="leave such pairs out, or set data.onBadRecord: Skip",
+        )
+    return Record(prompt, chosen, name, line, _must_contain(value, place), rejected=rejected)
+
+
+def _question(value: dict[str, Any], spec: DataSpec, place: str) -> Question:
+    """What the two answers of a pair answer."""
+    if (messages := value.get(spec.messages_field)) is None:
+        return _filled(value, spec.prompt_field, place, "promptField")
+    turns = _turns(messages, spec.messages_field, place)
+    if turns[-1].role != USER:
+        raise DataError(f"{place}: the last message is the {turns[-1].role}'s: before two answers the user speaks")
+    _refuse_disorder((*turns, Message(ASSISTANT, "")), place)
+    return turns
+
+
+def _filled(value: dict[str, Any], field: str, place: str, setting: str) -> str:
+    text = _string(value, field, place, setting)
+    if not text.strip():
+        raise DataError(f"{place}: field {field!r} is empty: a Preference record needs a prompt and two answers")
+    return text
 
 
 def _string(value: dict[str, Any], field: str, place: str, setting: str) -> str:
@@ -163,14 +214,22 @@ def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
 
 
 def _conversation(value: Any, field: str, place: str) -> Conversation:
+    turns = _turns(value, field, place)
+    _refuse_disorder(turns, place)
+    return turns
+
+
+def _refuse_disorder(turns: Conversation, place: str) -> None:
+    if wrong := out_of_order(turns):
+        raise DataError(f"{place}: {wrong}: {_ORDER}")
+
+
+def _turns(value: Any, field: str, place: str) -> Conversation:
     if not isinstance(value, list):
         raise DataError(f"{place}: field {field!r} must be a list of messages, this is {kind(value)}", hint=_MESSAGE)
     if not value:
         raise DataError(f"{place}: field {field!r} is an empty list: a conversation has a question and an answer")
-    messages = tuple(_message(each, f"{place}: message {i}") for i, each in enumerate(value, 1))
-    if wrong := out_of_order(messages):
-        raise DataError(f"{place}: {wrong}: {_ORDER}")
-    return messages
+    return tuple(_message(each, f"{place}: message {i}") for i, each in enumerate(value, 1))
 
 
 def _message(value: Any, place: str) -> Message:

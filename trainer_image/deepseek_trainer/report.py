@@ -138,8 +138,14 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _charts(events: Sequence[Event]) -> str:
     restarts = [event["step"] for event in _named(events, "resumed")]
+    learns_pairs = any(event.get("rewardMargin") is not None for event in _named(events, "evaluation"))
     charts = (
-        ("Loss [nats/token]", {"train": ("step", "loss"), "validation": ("evaluation", "loss")}),
+        (
+            f"Loss [nats/{'pair' if learns_pairs else 'token'}]",
+            {"train": ("step", "loss"), "validation": ("evaluation", "loss")},
+        ),
+        ("Held-out pairs with the chosen answer preferred", {"reward accuracy": ("evaluation", "rewardAccuracy")}),
+        ("Reward of chosen over rejected answers [nats]", {"reward margin": ("evaluation", "rewardMargin")}),
         ("Learning rate", {"learning rate": ("step", "learningRate")}),
         ("Gradient norm before clipping", {"gradient norm": ("step", "gradNorm")}),
         ("Throughput [tokens/s, padding left out]", {"tokens/s": ("step", "tokensPerSecond")}),

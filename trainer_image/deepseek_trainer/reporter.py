@@ -23,7 +23,8 @@ class StepResult:
     max_steps: int
     epoch: float
     rows: int
-    loss: float | None  # mean over the learned tokens, before the update [nats/token]; None where it is not logged
+    # Mean over the learned tokens, or pairs, before the update [nats/token, nats/pair]; None where it is not logged.
+    loss: float | None
     grad_norm: float  # before clipping
     learning_rate: float
     ranks: Ranks | None = None  # what they measured; with the loss
@@ -112,11 +113,12 @@ class Reporter:
             trainLoss=train_loss,
             loss=result.loss,
             step=step,
-            perplexity=result.perplexity,
-            bitsPerByte=result.bits_per_byte,
+            **result.figures(),
             gap=None if train_loss is None else result.loss - train_loss,
         )
         self._board.add_scalar("loss/validation", result.loss, step)
+        for name, value in result.of_pairs.items():
+            self._board.add_scalar(f"{name}/validation", value, step)
         self._progress.update(evalLoss=result.loss)
 
     def checkpoint(self, saved: "Saved") -> None:

@@ -132,7 +132,7 @@ def _export(rank: Rank, loop: Loop) -> None:
 def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     """The loop where it stands: at the checkpoint, or at the first step."""
     config, world = rank.config, rank.world
-    learner = Learner.of(_model(rank), config.optimization, world)
+    learner = Learner.of(_model(rank), config.optimization, world, config.preference)
     cursor = Cursor(
         seed=config.optimization.seed,
         rows=len(rank.prepared.train),
@@ -168,7 +168,8 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     trace, tell = Scratch(rank.paths.scratch).trace(world.rank), partial(reporter.own, rank=world.rank)
     return Loop(
         config, world, learner, rank.prepared.train, rank.prepared.validation,
-        cursor, state, saver, reporter, lambda: rank.stop.is_set, rank.origin, rank.prepared.token_bytes(),
+        cursor, state, saver, reporter, lambda: rank.stop.is_set, rank.origin,
+        token_bytes=None if config.preference else rank.prepared.token_bytes(),
         profiler=Profiler(trace, rank.profile.take, tell),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ A prepared directory, named by its digest:
     train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file; source, or class, after the other
     validation-00000.rows ...
     train.order            only with a curriculum: row indices (i64), for each source or class its own, easy ones first
-    prompts.json           held-out Instruction records
+    prompts.json           held-out questions with their answers
     tokenizer files        only where the tokenizer was trained on the data
 
 All of it goes through a vault: sealed, or in the clear.
@@ -57,7 +57,7 @@ class SplitCounts:
     learned_tokens: int
     rows: int
     cut: int  # records longer than a row: their end is lost
-    dropped: int  # records of which nothing is left to learn: their prompt fills a row
+    dropped: int  # records of which nothing is left to learn: their prompt fills a row; pairs that a row cannot hold
     skipped: int = 0  # bad records, and files that could not be read on; with a share held out, all count for train
 
 
@@ -75,7 +75,7 @@ class SourceRows:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A held-out Instruction record: the question, the reference answer, and what a right answer must contain."""
+    """A held-out record: the question, the reference (of a pair the chosen) answer, what a right one must contain."""
 
     prompt: Question
     response: str

@@ -163,7 +163,7 @@ def _refuse_files(root: Path, found: list[Path], spec: DataSpec) -> NoReturn:
     *others, last = _suffixes(spec)
     wanted = f"{', '.join(others)} or {last}"
     there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
-    text_only = spec.format is DataFormat.INSTRUCTION and any(file.suffix == ".txt" for file in found)
+    text_only = spec.format is not DataFormat.TEXT and any(file.suffix == ".txt" for file in found)
     hint = "data.format: Text reads .txt files" if text_only else "one JSON object per line in .jsonl files"
     raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=hint)
 

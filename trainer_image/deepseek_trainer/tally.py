@@ -44,12 +44,7 @@ class Tally:
         """Rows of `packing.row_dtype`, each of shape (1,)."""
         dtype = row_dtype(self.spec.sequence_length, id_limit(self.tokenizer))
         pad = pad_id(self.tokenizer)
-        fitted = self._fitted(documents(self.tokenizer, self._counted(records)))
-        if self.fills_row:
-            fitted = again(fitted, self.spec.sequence_length)
-        is_text = self.spec.format is DataFormat.TEXT
-        packed = split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
-        for parts in packed:
+        for parts in self._packed(self._counted(records)):
             self._rows += 1
             yield packed_row(parts, dtype, pad)
 
@@ -87,6 +82,27 @@ class Tally:
             if time.monotonic() - self._reported >= REPORT_EVERY_S:
                 self.report()
             yield record
+
+    def _packed(self, records: Iterator[Record]) -> Iterator[list[Document]]:
+        """The documents of one row after the other."""
+        if self.spec.format is DataFormat.PREFERENCE:
+            return self._pairs(documents(self.tokenizer, (side for record in records for side in record.sides())))
+        fitted = self._fitted(documents(self.tokenizer, records))
+        if self.fills_row:
+            fitted = again(fitted, self.spec.sequence_length)
+        is_text = self.spec.format is DataFormat.TEXT
+        return split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
+
+    def _pairs(self, sides: Iterator[Document]) -> Iterator[list[Document]]:
+        """A row for each pair: chosen, then rejected.  Parts of answers do not compare: a longer pair is dropped."""
+        for chosen, rejected in zip(sides, sides, strict=True):
+            if len(chosen) + len(rejected) > self.spec.sequence_length:
+                self._dropped += 1
+                continue
+            answers = [chosen.last_answer(), rejected.last_answer()]
+            self._tokens += sum(map(len, answers))
+            self._learned += sum(answer.num_targets for answer in answers)
+            yield answers
 
     def _fitted(self, whole: Iterable[Document]) -> Iterator[Document]:
         """Text as it is; Instruction documents cut to a row, without those that then teach nothing."""

@@ -37,7 +37,7 @@ class ZeroLearner(Learner):
         self._shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         self._owner = {name: i % world.size for i, name in enumerate(self._weights)}
         (self._adamw,) = optimizers(model, optimization)
-        self._engine = ZeroEngine(self._loss, self._adamw, optimization.strategy.zero_stage, world)
+        self._engine = ZeroEngine(self.loss, self._adamw, optimization.strategy.zero_stage, world)
 
     def accumulate(
         self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None

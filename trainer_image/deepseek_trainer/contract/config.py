@@ -5,10 +5,10 @@ config.json, so that the three cannot disagree.
 """
 
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
-from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
-from deepseek_trainer.contract.method import MethodSpec
+from deepseek_trainer.contract.method import MethodSpec, PreferenceSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.rules import Model
@@ -41,6 +41,11 @@ class TrainingConfig(Model):
     @property
     def world_size(self) -> int:
         return self.num_nodes * self.num_proc_per_node
+
+    @property
+    def preference(self) -> PreferenceSpec | None:
+        """How pairs of answers are learned; None where the data are no pairs."""
+        return (self.method.preference or PreferenceSpec()) if self.data.format is DataFormat.PREFERENCE else None
 
     @property
     def seals_checkpoints(self) -> bool:

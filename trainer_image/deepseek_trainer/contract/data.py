@@ -13,6 +13,7 @@ from deepseek_trainer.contract.volume import VolumePath
 class DataFormat(StrEnum):
     TEXT = "Text"
     INSTRUCTION = "Instruction"
+    PREFERENCE = "Preference"
 
 
 class BadRecord(StrEnum):
@@ -53,12 +54,14 @@ class DataSpec(Model):
         DataFormat,
         Field(
             description="Text: every token is learned (textField; .txt: a record a file). Instruction: only answers "
-            "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer)."
+            "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer). "
+            "Preference: which of two answers is better (promptField or messagesField, chosenField, rejectedField; "
+            "DPO, see method.preference)."
         ),
     ] = DataFormat.TEXT
     text_field: Annotated[str, Field(min_length=1, max_length=63, description="Field of a Text record.")] = "text"
     prompt_field: Annotated[
-        str, Field(min_length=1, max_length=63, description="Question of an Instruction record.")
+        str, Field(min_length=1, max_length=63, description="Question of an Instruction or Preference record.")
     ] = "prompt"
     response_field: Annotated[
         str, Field(min_length=1, max_length=63, description="Answer of an Instruction record.")
@@ -69,9 +72,16 @@ class DataSpec(Model):
             min_length=1,
             max_length=63,
             description="Conversation of an Instruction record, where it has one: a list of messages with a role "
-            "(system, user, assistant) and content. Every answer is learned.",
+            "(system, user, assistant) and content. Every answer is learned. Of a Preference record the messages "
+            "before the two answers, instead of a prompt.",
         ),
     ] = "messages"
+    chosen_field: Annotated[
+        str, Field(min_length=1, max_length=63, description="Better answer of a Preference record.")
+    ] = "chosen"
+    rejected_field: Annotated[
+        str, Field(min_length=1, max_length=63, description="Worse answer of a Preference record.")
+    ] = "rejected"
     on_bad_record: Annotated[
         BadRecord,
         Field(

@@ -50,6 +50,15 @@ class LoraSpec(Model):
 WIDER_LORA: Final = LoraSpec(rank=64, alpha=128, target_modules=(ALL_LINEAR,))
 
 
+class PreferenceSpec(Model):
+    """Direct Preference Optimization, arXiv:2305.18290."""
+
+    beta: Annotated[
+        float,
+        Field(gt=0, le=100, description="How dearly the model pays for leaving the base: the larger, the closer."),
+    ] = 0.1
+
+
 class MethodSpec(Model):
     """How the weights are changed."""
 
@@ -65,6 +74,13 @@ class MethodSpec(Model):
     lora: Annotated[
         LoraSpec | None,
         Field(description="Adapter settings, for LoRA and QLoRA, and for Auto where it chooses LoRA."),
+    ] = None
+    preference: Annotated[
+        PreferenceSpec | None,
+        Field(
+            description="How preferences are learned: by DPO, against the base model as the reference. Only for "
+            "data.format Preference, where it may be left out."
+        ),
     ] = None
     frozen_layers: Annotated[
         int | None,
@@ -100,6 +116,6 @@ class MethodSpec(Model):
         if self.type is not MethodType.AUTO:
             return self
         if not has_base or records >= MANY_RECORDS:
-            return MethodSpec()
+            return MethodSpec(preference=self.preference)
         usual = LoraSpec() if records < FEW_RECORDS else WIDER_LORA
-        return MethodSpec(type=MethodType.LORA, lora=self.lora or usual)
+        return MethodSpec(type=MethodType.LORA, lora=self.lora or usual, preference=self.preference)

@@ -129,7 +129,13 @@ class OptimizationSpec(Model):
     ] = 2
     max_grad_norm: Annotated[float, Field(gt=0, description="Gradients are clipped to this global norm.")] = 1.0
     label_smoothing: Annotated[
-        float, Field(ge=0, lt=1, description="Share of each target that is spread over the vocabulary.")
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of each target that is spread over the vocabulary; of Preference data, "
+            "the share of pairs that are taken for wrongly ordered, below 0.5.",
+        ),
     ] = 0.0
     ema_decay: Annotated[
         float | None,

@@ -9,6 +9,7 @@ from operator_builders import merged
 
 BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
 LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
+DROPOUT = {"optimization": {"dropout": 0.1}}
 FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
@@ -129,6 +130,8 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
     ("labels must differ", CLASSES, {"evaluation": {"labels": ["a", "b", "a"]}, "data": {"format": "Instruction"}}),
     ("evaluation.labels needs", CLASSES, {"evaluation": {"labels": ["a", "b"]}}),
+    ("optimization.dropout is for", DROPOUT, merged(LORA, DROPOUT)),
+    ("optimization.dropout is for", merged(AUTO, {"optimization": {"dropout": 0}}), merged(AUTO, DROPOUT)),
     ("export.formats Adapter", merged(QLORA, ADAPTER), merged(AUTO, ADAPTER)),
     ("method.type LoRA and QLoRA need", LORA, {"method": {"type": "LoRA"}}),
     ("method.type LoRA and QLoRA need", {"method": {"type": "Auto"}}, {"method": {"type": "QLoRA"}}),
@@ -158,6 +161,7 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"data": {"balanceBy": "a" * 63}}, {"data": {"balanceBy": "a" * 64}}),
     ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
     (preferring(), preferring(method={"preference": {"beta": 0}})),
+    (DROPOUT, {"optimization": {"dropout": 1}}),
     ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
     ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
     (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a"]}})),

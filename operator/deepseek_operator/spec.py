@@ -16,7 +16,7 @@ from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
-from deepseek_trainer.contract.method import ADAPTED, MethodSpec
+from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.rules import Model, Rule, shown
@@ -244,6 +244,11 @@ class JobSpec(Model):
             "!has(self.method.frozenLayers) || has(self.model.base)",
             "method.frozenLayers needs model.base: layers that stay random have learned nothing",
             lambda self: self.method.frozen_layers is None or self.model.base is not None,
+        ),
+        Rule(
+            "!has(self.optimization.dropout) || self.optimization.dropout == 0.0 || self.method.type == 'Full'",
+            "optimization.dropout is for method.type Full: give adapters method.lora.dropout, or set method.type: Full",
+            lambda self: not self.optimization.dropout or self.method.type is MethodType.FULL,
         ),
         Rule(
             "!has(self.evaluation.labels) || self.data.format == 'Instruction'",

@@ -111,11 +111,19 @@ def test_pairs_train_on_two_ranks_as_on_one(tmp_path: Path, adapted: bool):
         assert validation == pytest.approx(expected_validation, rel=1e-6)
 
 
-def test_a_sharded_run_goes_on_to_the_last_bit(tmp_path: Path):
+DROPOUT = {"dropout": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "how"),
+    [(2, FSDP), (2, FSDP | DROPOUT), (1, DDP | DROPOUT | {"compile": True})],
+    ids=["sharded", "sharded, with dropout", "compiled, with dropout"],
+)
+def test_a_run_goes_on_to_the_last_bit(tmp_path: Path, ranks: int, how: dict[str, Any]):
     expected = on_ranks(
-        2, losses_of, tmp_path / "whole", FSDP | {"evaluation": {"intervalSteps": 100}, "microBatchSize": 8}, False
+        ranks, losses_of, tmp_path / "whole", how | {"evaluation": {"intervalSteps": 100}, "microBatchSize": 8}, False
     )
-    assert on_ranks(2, resumed_under, tmp_path / "parts", FSDP, FSDP) == [losses for losses, _ in expected]
+    assert on_ranks(ranks, resumed_under, tmp_path / "parts", how, how) == [losses for losses, _ in expected]
 
 
 @pytest.mark.parametrize(("first", "second"), [(DDP, FSDP), (FSDP, DDP)], ids=["to shards", "from shards"])

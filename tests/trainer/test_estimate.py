@@ -15,6 +15,7 @@ from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.dimensions import LINEAR, Dimensions
+from deepseek_trainer.dropout import drop_out
 from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, refuse_certain
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import causal_loss, count_parameters
@@ -98,6 +99,18 @@ def test_activations_are_what_autograd_keeps(name, lora, is_bf16):
     # Of the three in `logits` only the log-softmax is kept; its gradients come later.
     expected = found.activations + found.logits - 2 * 4 * ROWS * LENGTH * model.config.vocab_size
     assert kept_bytes(model, is_bf16=is_bf16) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_dropout_keeps_what_it_multiplied_with(is_bf16):
+    model = shaped("llama", num_hidden_layers=6).train()
+    spec = OptimizationSpec(dropout=0.1)
+    plain, setup = kept_bytes(model, is_bf16=is_bf16), replace(SETUP, is_bf16=is_bf16)
+    drop_out(model, spec.dropout)
+    found = [
+        memory(dimensions(model), replace(setup, optimization=each)).activations for each in (OptimizationSpec(), spec)
+    ]
+    assert kept_bytes(model, is_bf16=is_bf16) - plain == found[1] - found[0] > 0
 
 
 @pytest.mark.parametrize(

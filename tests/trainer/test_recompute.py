@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import Recompute
 from deepseek_trainer.dataset import Batch
+from deepseek_trainer.dropout import drop_out
 from deepseek_trainer.model import causal_loss, head_loss, scratch_model
 from deepseek_trainer.recompute import recompute_activations
 
@@ -37,12 +38,15 @@ def kept_bytes(model: nn.Module) -> tuple[int, Tensor]:
     return sum(kept.values()), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept_the_more_is_recomputed():
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept_the_more_is_recomputed(rate: float):
     model = scratch_model(SMALL, 24, seed=0)
     found = {}
     for recompute in Recompute:
         other = copy.deepcopy(model)
+        drop_out(other, rate)
         recompute_activations(other, recompute)
+        torch.manual_seed(2)
         found[recompute] = kept_bytes(other)
     assert all(torch.equal(grads, found[Recompute.NONE][1]) for _, grads in found.values())
     assert found[Recompute.FULL][0] < found[Recompute.NONE][0] / 2

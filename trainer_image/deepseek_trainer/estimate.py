@@ -197,7 +197,8 @@ def _activations(d: Dimensions, setup: Setup) -> int:
         of_blocks = d.layers * of_block  # with Selective less; how much is not counted
     # Autocast keeps each weight that it has cast until the backward pass has used it.
     casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
-    return of_blocks + casts + tokens * (_norm(d, setup) + setup.length)  # the last norm; the mask, bool
+    ends = _norm(d, setup) + _noise(d, setup, FP32)  # of the embeddings, and the last norm
+    return of_blocks + casts + tokens * (ends + setup.length)  # the mask, bool
 
 
 def _attention(d: Dimensions, setup: Setup, width: int) -> int:
@@ -210,10 +211,19 @@ def _attention(d: Dimensions, setup: Setup, width: int) -> int:
 
 
 def _block(d: Dimensions, setup: Setup, width: int) -> int:
-    """[bytes] a token that the rest of one block keeps: two norms; gate, its SiLU and up; inputs of linear layers."""
+    """[bytes] a token that the rest of one block keeps.
+
+    Norms and dropout, two of each; gate, its SiLU and up; inputs of linear layers.
+    """
     normed = (d.heads + d.key_value_heads) * d.head_dim if d.has_head_norms else 0
     head_norms = normed * (FP32 if setup.lora else FP32 + width)
-    return 2 * _norm(d, setup) + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
+    added = 2 * (_norm(d, setup) + _noise(d, setup, width))
+    return added + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
+
+
+def _noise(d: Dimensions, setup: Setup, width: int) -> int:
+    """[bytes] a token that optimization.dropout keeps of what it multiplied with: of CUDA's a bool, else a number."""
+    return d.hidden * (1 if setup.is_cuda else width) if setup.optimization.dropout else 0
 
 
 def _norm(d: Dimensions, setup: Setup) -> int:

@@ -19,6 +19,7 @@ from deepseek_trainer.contract.method import PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
+from deepseek_trainer.dropout import drop_out
 from deepseek_trainer.ema import Ema
 from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
 from deepseek_trainer.parallel import SummedLoss, spread, sync_gradients, whole
@@ -44,6 +45,7 @@ class Learner(ABC):
         """`model` as it is before training: where it learns preferences, it is their reference, too."""
         self.model, self._optimization, self._world = model, optimization, world
         self.autocast = autocast(optimization.precision, world.device)
+        drop_out(model, optimization.dropout)
         recompute_activations(model, optimization.recompute)
         arguments = (model, self.autocast, optimization)
         self.loss = PairLoss(*arguments, preference.beta) if preference else SummedLoss(*arguments)

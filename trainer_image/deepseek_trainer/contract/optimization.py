@@ -137,6 +137,15 @@ class OptimizationSpec(Model):
             "the share of pairs that are taken for wrongly ordered, below 0.5.",
         ),
     ] = 0.0
+    dropout: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Dropout on the embeddings and on what each attention and feed-forward adds to them, while "
+            "training; only with method.type Full, adapters have their own.",
+        ),
+    ] = 0.0
     ema_decay: Annotated[
         float | None,
         Field(

@@ -75,7 +75,9 @@ def rows_at_hand(config: TrainingConfig, paths: Paths) -> Rows | None:
 
     Raises DataError for what is wrong with places, files and the records that are looked at.
     """
-    if config.optimization.max_steps or not _are_here(config, paths):
+    optimization = config.optimization
+    is_timed = optimization.max_minutes is not None and optimization.epochs is None
+    if optimization.max_steps or is_timed or not _are_here(config, paths):
         return None
     try:
         return _rows(config, paths)

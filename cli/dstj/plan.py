@@ -73,6 +73,11 @@ class Plan:
         """For each token."""
         return model_flops(self.config, self.dimensions)
 
+    @property
+    def minutes(self) -> float | None:
+        """After which the run ends, wherever it is."""
+        return self.config.optimization.max_minutes
+
     def tokens_per_second(self, mfu: float) -> float | None:
         """Of all ranks, at this share of the GPUs' peak; None where the peak is not known, or is not that of FP32."""
         if self.target.gpu is None or not self.setup.is_bf16:
@@ -122,16 +127,16 @@ def _run(plan: Plan, mfu: float) -> Iterator[Line]:
     yield "method", str(plan.config.method.type)
     yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained"
     yield "tokens a step", f"{plan.tokens_per_step:,}"
-    steps = forecast.steps(plan.config, plan.rows)
-    yield "steps", _steps(plan, steps)
+    steps, speed = forecast.steps(plan.config, plan.rows), plan.tokens_per_second(mfu)
+    yield "steps", " or ".join(_steps(plan, steps, speed))
     yield "FLOPs a token", f"{plan.flops:,} (PaLM's count)"
-    speed = plan.tokens_per_second(mfu)
     if speed is None:
         yield "time", "unknown: the peak is known of GPUs that --gpu names, in BF16"
         return
     yield "tokens a second", f"{speed:,.0f}, if {mfu:.0%} of the peak is reached (--mfu)"
-    if steps is not None:
-        yield "time", f"{timedelta(seconds=round(steps * plan.tokens_per_step / speed))}, evaluation and saves left out"
+    ends = [seconds for seconds in (_seconds(plan, steps, speed), plan.minutes and 60 * plan.minutes) if seconds]
+    if ends:
+        yield "time", f"{timedelta(seconds=round(min(ends)))}, evaluation and saves left out"
 
 
 def _precision(plan: Plan) -> str:
@@ -139,13 +144,26 @@ def _precision(plan: Plan) -> str:
     return asked if asked is Precision.FP16 else "BF16" if plan.setup.is_bf16 else "FP32"
 
 
-def _steps(plan: Plan, steps: int | None) -> str:
-    if steps is None:
-        return "unknown: give maxSteps, or the data by --volume CLAIM=DIR, and the extra [trainer]"
-    if plan.rows is None:
-        return f"{steps:,}"
-    about = "" if plan.rows.is_exact else "about "
-    return f"{about}{steps:,}, for {about}{plan.rows.count:,} rows of {plan.setup.length:,} tokens"
+def _seconds(plan: Plan, steps: int | None, speed: float) -> float | None:
+    return None if steps is None else steps * plan.tokens_per_step / speed
+
+
+def _steps(plan: Plan, steps: int | None, speed: float | None) -> Iterator[str]:
+    """What each of steps, data and time says; the run ends with the first of them."""
+    if steps is not None and plan.rows is None:
+        yield f"{steps:,}"
+    elif steps is not None and plan.rows is not None:
+        about = "" if plan.rows.is_exact else "about "
+        yield f"{about}{steps:,}, for {about}{plan.rows.count:,} rows of {plan.setup.length:,} tokens"
+    elif plan.config.optimization.epochs or plan.minutes is None:
+        yield "unknown: give maxSteps, or the data by --volume CLAIM=DIR, and the extra [trainer]"
+    if plan.minutes is not None:
+        count = (
+            f"about {60 * plan.minutes * speed / plan.tokens_per_step:,.0f}"
+            if speed
+            else "as many as there is time for"
+        )
+        yield f"{count}, in {plan.minutes:g} minutes"
 
 
 def _memory(plan: Plan) -> Iterator[Line]:

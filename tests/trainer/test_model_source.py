@@ -273,6 +273,11 @@ MISFITS = {
         "method.lora.targetModules: the model has no linear layer c_attn "
         "(hint: it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj)",
     ),
+    "blocks": (
+        {"method": {"type": "QLoRA"}},
+        "method.type QLoRA keeps weights in blocks of 64, and the model's q_proj has 32 inputs "
+        "(hint: set method.type: LoRA)",
+    ),
 }
 
 

@@ -10,10 +10,15 @@ from deepseek_trainer.nf4 import compute_dtype, dequantise, quantise
 from model_builders import a_batch, tiny_model
 
 CPU = torch.device("cpu")
+WIDTH = {"hidden_size": 64, "head_dim": 16}  # whole blocks of NF4 in each row
+
+
+def a_model(kind="llama", **changes):
+    return tiny_model(kind, **WIDTH | changes)
 
 
 def in_nf4(dtype=torch.float32, kind="llama", **changes):
-    model = tiny_model(kind, **changes)
+    model = a_model(kind, **changes)
     quantise(model, CPU, dtype)
     return model
 
@@ -28,7 +33,7 @@ def linear_bytes(model):
 
 
 def test_weights_in_nf4_are_off_by_a_tenth_of_their_size():
-    plain, quantised = tiny_model(), in_nf4()
+    plain, quantised = a_model(), in_nf4()
     dequantise(quantised)
     for name, weight in plain.state_dict().items():
         error = (quantised.state_dict()[name] - weight).norm() / weight.norm()
@@ -61,7 +66,7 @@ def test_quantising_gives_the_same_bytes_again():
 
 
 def test_weights_in_nf4_take_an_eighth_of_the_bytes_and_count_in_full():
-    plain, quantised = tiny_model(), in_nf4()
+    plain, quantised = a_model(), in_nf4()
     weights = [layer.weight for layer in plain.model.layers.modules() if isinstance(layer, nn.Linear)]
     assert sum(map(len, linear_bytes(quantised))) * 8 == sum(weight.nbytes for weight in weights)
     assert count_parameters(quantised).total == count_parameters(plain).total

@@ -35,9 +35,7 @@ from model_builders import a_gguf, a_tokenizer, tiny_model
 from run_builders import a_job, a_worker, events, trained
 from vault_builders import a_state, a_store
 
-# The second step leads further astray than the first: the best checkpoint is not the last.
-DIVERGING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 10.0, "schedule": "Constant"}
-LEARNING = DIVERGING | {"learningRate": 0.001}
+LEARNING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 0.001, "schedule": "Constant"}
 ACCUMULATE = TorchLearner.accumulate
 
 
@@ -48,7 +46,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
 
 
 def test_the_best_weights_are_exported_and_the_card_and_the_report_say_so(paths: Paths):
-    result = trained(a_job(**DIVERGING), paths)
+    result = trained(diverging(paths), paths)
     weights = "of step 1, with the lowest validation loss; the last was step 2"
     assert f"| Weights | {weights} |" in (result / "README.md").read_text()
     assert f"<td>{weights}</td>" in (result / "report.html").read_text()
@@ -56,9 +54,9 @@ def test_the_best_weights_are_exported_and_the_card_and_the_report_say_so(paths:
 
 
 def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_the_card_says_why(paths: Paths):
-    trained(a_job(**DIVERGING), paths)
+    trained(diverging(paths), paths)
     damage(paths.checkpoints / "step-00000001" / "rank-00000.safetensors")
-    result = trained(a_job(**DIVERGING), paths)
+    result = trained(diverging(paths), paths)
     weights = "of step 2, the last: step 1 had a lower validation loss, but its checkpoint cannot be used"
     assert f"| Weights | {weights} |" in (result / "README.md").read_text()
     assert "rank-00000.safetensors" in section("Checkpoints refused", (result / "report.html").read_text())
@@ -92,6 +90,14 @@ def test_a_run_measures_answers_and_labels_before_and_after_training(paths: Path
         assert "classification.rocAuc" in page
 
 
+def diverging(paths: Paths) -> TrainingConfig:
+    """A job held to letters that it never reads: the more it learns, the worse it does; the best is not the last."""
+    write_jsonl(paths, "other/a.jsonl", [{"text": "ZYXWVU TSRQP NMLKJ HGFEC"}])
+    parts = a_job(**LEARNING | {"learningRate": 0.05}).model_dump(mode="json", by_alias=True, exclude_none=True)
+    places = {name: {"claimName": CLAIM, "path": path} for name, path in (("train", "train"), ("validation", "other"))}
+    return TrainingConfig.model_validate(parts | {"data": places | {"sequenceLength": 64}})
+
+
 def classifying(job: TrainingConfig) -> TrainingConfig:
     """`job` on Instruction data of which the same records are held out, and six of them are classified."""
     parts = job.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -114,12 +120,13 @@ def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
 def test_a_qlora_job_goes_from_a_gguf_file_to_a_whole_model_and_an_adapter(paths: Paths):
     base = {"model": ModelSpec(base=BaseModelSource(claim_name="models", path="base"))}
     qlora = {"method": MethodSpec(type=MethodType.QLORA), "export": ExportSpec(formats=("Merged", "Adapter"))}
-    a_gguf(paths.claim("models", "base"), tiny_model(), a_tokenizer())
+    original = tiny_model(hidden_size=64, head_dim=16)  # whole blocks of NF4 in each row
+    a_gguf(paths.claim("models", "base"), original, a_tokenizer())
     result = trained(a_job(**LEARNING).model_copy(update=base | qlora), paths)
     assert {"model.safetensors", "adapter", "README.md"} <= {path.name for path in result.iterdir()}
     assert "| Method | QLoRA, rank 16, " in (result / "README.md").read_text()
     model = AutoModelForCausalLM.from_pretrained(result)
-    assert model.num_parameters() == tiny_model().num_parameters()
+    assert model.num_parameters() == original.num_parameters()
 
 
 @pytest.mark.parametrize("type_", ["Full", "LoRA"])

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
+from deepseek_trainer.contract.method import ALL_LINEAR, NF4_BLOCK, LoraSpec, MethodType
 from deepseek_trainer.contract.model import Architecture
 
 ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -147,6 +147,18 @@ def refuse_misfit(config: TrainingConfig, dimensions: Dimensions) -> None:
             f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",
             hint=f"it has {', '.join(sorted(LINEAR))}",
         )
+    if config.method.type is MethodType.QLORA:
+        _refuse_split_blocks(dimensions)
+
+
+def _refuse_split_blocks(dimensions: Dimensions) -> None:
+    """bitsandbytes's AVX-512 kernel takes wrong scales where a block of NF4 goes on in the next row."""
+    for name, (inputs, _) in dimensions.linear.items():
+        if inputs % NF4_BLOCK:
+            raise ConfigError(
+                f"method.type QLoRA keeps weights in blocks of {NF4_BLOCK}, and the model's {name} has {inputs} inputs",
+                hint="set method.type: LoRA",
+            )
 
 
 def _biased(kind: str, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
+from deepseek_trainer.contract.method import NF4_BLOCK, LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
 from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
 
@@ -126,7 +126,7 @@ def trainable(d: Dimensions, setup: Setup) -> int:
 
 
 def _weights(d: Dimensions, setup: Setup) -> int:
-    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for 64 of them.
+    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for `NF4_BLOCK` of them.
 
     Pairs need a reference: the weights again, where adapters do not tell them from what is trained.
     """
@@ -134,7 +134,7 @@ def _weights(d: Dimensions, setup: Setup) -> int:
     whole = FP32 * (copies * d.parameters + d.adapters(setup.lora))
     if setup.method.type is not MethodType.QLORA:
         return whole
-    return whole - FP32 * d.in_blocks + d.in_blocks // 2 + d.in_blocks // 64
+    return whole - FP32 * d.in_blocks + d.in_blocks // 2 + d.in_blocks // NF4_BLOCK
 
 
 def _moments(d: Dimensions, setup: Setup, count: int) -> int:

@@ -21,6 +21,7 @@ class MethodType(StrEnum):
 
 
 ADAPTED: Final = frozenset({MethodType.LORA, MethodType.QLORA})
+NF4_BLOCK: Final = 64  # weights of a row that share a scale
 
 
 class LoraSpec(Model):

@@ -20,7 +20,7 @@ from load import Load, Name, load_on, name_of, training_jobs
 from plane import OPERATOR, Plane, control_plane
 from processes import Operator, cpu_s, machine_cpu_s, memory_mb, operator
 
-CHILDREN = frozenset({"configmaps", "jobs", "networkpolicies", "persistentvolumeclaims", "serviceaccounts", "services"})
+CHILDREN = frozenset({"jobs", "networkpolicies", "persistentvolumeclaims", "serviceaccounts", "services"})
 
 
 @dataclass

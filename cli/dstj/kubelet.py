@@ -49,7 +49,7 @@ def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
     variables: dict[str, str] = {}
     for entry in container.get("env", ()):
         if "valueFrom" in entry:
-            variables[entry["name"]] = _field(pod, entry["valueFrom"]["fieldRef"]["fieldPath"])
+            variables[entry["name"]] = field_of(pod, entry["valueFrom"]["fieldRef"]["fieldPath"])
         else:
             variables[entry["name"]] = expanded(entry.get("value", ""), variables)
     return {"JOB_COMPLETION_INDEX": str(index_of(pod))} | variables
@@ -64,7 +64,7 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     return VARIABLE.sub(value, text)
 
 
-def _field(pod: Manifest, path: str) -> str:
+def field_of(pod: Manifest, path: str) -> str:
     """Value of a downward-API field such as metadata.labels['app']."""
     if match := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
         return str(pod["metadata"][match[1]].get(match[2], ""))

@@ -45,7 +45,6 @@ class LocalCluster:
         self.manifest = manifest
         self._home, self._profiles = home, profiles or {}
         self._machine = Machine(home, sources, procs_per_node)
-        self._config_maps: dict[str, Manifest] = {}
         self._jobs: list[LocalJob] = []
         self._leaving: list[LocalJob] = []
         self._lost: list[tuple[Manifest, list[Manifest]]] = []
@@ -107,12 +106,10 @@ class LocalCluster:
         """Objects that only mean something to other machines (Service, NetworkPolicy, ...) need nothing here."""
         name = manifest["metadata"]["name"]
         match manifest["kind"]:
-            case "ConfigMap":
-                self._config_maps[name] = manifest
             case "PersistentVolumeClaim":
                 self._machine.sources.claims[name].mkdir(parents=True, exist_ok=True)
             case "Job" if all(job.name != name for job in self._jobs):
-                self._jobs.append(LocalJob(manifest, self._machine, self._config_maps, self._changed.set))
+                self._jobs.append(LocalJob(manifest, self._machine, self._changed.set))
 
     async def delete(self, ref: Ref) -> None:
         for job in [job for job in self._jobs if job.manifest["metadata"]["uid"] == ref.uid]:

@@ -75,9 +75,7 @@ def loopback(index: int) -> str:
 class LocalJob:
     """A Job object and its pods; `manifest` always tells the current state.  Starts at once."""
 
-    def __init__(
-        self, manifest: Manifest, machine: Machine, config_maps: dict[str, Manifest], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, manifest: Manifest, machine: Machine, changed: Callable[[], None]) -> None:
         now = datetime.now(UTC)
         self.manifest = deepcopy(manifest)
         self.manifest["metadata"] |= {"uid": str(uuid4()), "creationTimestamp": rfc3339(now)}
@@ -86,7 +84,7 @@ class LocalJob:
         self.ports = Ports.free(nodes)
         self._pods = [self._pod(pod_of(self.manifest, i, now)) for i in range(nodes)]
         for pod in self._pods:
-            mount_all(pod.manifest, machine.home.directory, machine.sources, config_maps)
+            mount_all(pod.manifest, machine.home.directory, machine.sources)
         self._changed()
         self._task = asyncio.create_task(self._run(), name=f"worker job {self.name}")
 

@@ -5,18 +5,19 @@ from pathlib import Path
 
 from deepseek_trainer.contract.errors import TryAgainError
 from dstj.claims import Sources
-from dstj.kubelet import Manifest, mounts
+from dstj.kubelet import Manifest, field_of, mounts
 
 
-def mount_all(pod: Manifest, root: Path, sources: Sources, config_maps: dict[str, Manifest]) -> None:
+def mount_all(pod: Manifest, root: Path, sources: Sources) -> None:
     """Put every volume of `pod` in its place below `root`; an emptyDir is the pod's own scratch and needs none."""
     for mount in mounts(pod):
         place = root / mount.path.lstrip("/")
         volume = mount.volume
         if "persistentVolumeClaim" in volume:
             _link(place, sources.claims[volume["persistentVolumeClaim"]["claimName"]])
-        elif "configMap" in volume:
-            _write(place, config_maps[volume["configMap"]["name"]].get("data", {}))
+        elif "downwardAPI" in volume:
+            items = volume["downwardAPI"]["items"]
+            _write(place, {item["path"]: field_of(pod, item["fieldRef"]["fieldPath"]) for item in items})
         elif "secret" in volume:
             _link_secret(place, sources.secrets[volume["secret"]["secretName"]])
 

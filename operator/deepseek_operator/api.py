@@ -1,7 +1,7 @@
 """The API server, spoken to in plain dicts with the settings of the official client.
 
 Models, discovery and serialisation of the official client cost more than all the rest of a pass, and
-tell nothing that this operator does not know: it writes eight fixed kinds.
+tell nothing that this operator does not know: it writes seven fixed kinds.
 """
 
 import asyncio
@@ -37,7 +37,6 @@ PLURALS: Final[Mapping[tuple[str, str], str]] = {
     ("batch/v1", "Job"): "jobs",
     ("coordination.k8s.io/v1", "Lease"): "leases",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
-    ("v1", "ConfigMap"): "configmaps",
     ("v1", "Event"): "events",
     ("v1", "PersistentVolumeClaim"): "persistentvolumeclaims",
     ("v1", "Pod"): "pods",

@@ -67,7 +67,7 @@ def profile_mismatch(spec: JobSpec, profile: ProfileSpec) -> str | None:
 
 
 def child_name(owner: Owner) -> str:
-    """Name of the job's ServiceAccount, ConfigMap, NetworkPolicy, Service and PersistentVolumeClaim."""
+    """Name of the job's ServiceAccount, NetworkPolicy, Service and PersistentVolumeClaim."""
     return f"dstj-{owner.name}"
 
 

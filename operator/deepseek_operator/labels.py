@@ -1,4 +1,4 @@
-"""Labels that the operator puts on what it makes, and those of others that it passes on."""
+"""Labels and annotations that the operator puts on what it makes, and those of others that it passes on."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,6 +9,7 @@ from deepseek_operator.spec import GROUP
 JOB_NAME: Final = f"{GROUP}/job-name"
 JOB_UID: Final = f"{GROUP}/job-uid"  # every selector uses this one: a namesake made later never matches
 ATTEMPT: Final = f"{GROUP}/attempt"  # on worker jobs and pods: 1, 2, ...
+CONFIG: Final = f"{GROUP}/config"  # annotation of pods: the trainer's config.json
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"  # on pods, by kube-controller-manager
 
 QUEUE: Final = "kueue.x-k8s.io/queue-name"

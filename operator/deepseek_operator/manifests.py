@@ -7,7 +7,6 @@ Names start with `dstj-` (those of worker jobs end in `-a<attempt>`), so that a 
 like someone's Service or NetworkPolicy cannot take it over.
 """
 
-import json
 from collections.abc import Mapping
 
 from deepseek_operator import labels
@@ -18,7 +17,6 @@ from deepseek_operator.observed import Manifest, Owner
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND, JobSpec, ProfileSpec, VolumeRetention
 from deepseek_operator.worker_job import worker_job
-from deepseek_trainer.contract.names import CONFIG_FILE
 
 
 def children(
@@ -33,7 +31,7 @@ def children(
     """All objects that `attempt` (1, 2, ...) needs, in the order in which they are applied; the worker job is last."""
     blueprint = Blueprint(spec, owner, profile, settings, attempt, job_labels)
     meta = _metadata(owner, blueprint.child_name)
-    made = [_service_account(meta), _config(blueprint, meta)]
+    made = [_service_account(meta)]
     if spec.network.isolation is Isolation.ISOLATED:
         made.append(network_policy(blueprint, meta))
     made.append(_service(blueprint, meta))
@@ -58,14 +56,6 @@ def _metadata(owner: Owner, name: str) -> Manifest:
 def _service_account(meta: Manifest) -> Manifest:
     """An identity without rights, and without the token of even that."""
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": False}
-
-
-def _config(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """The trainer's config.json; sorted, so that equal jobs give equal bytes."""
-    owner = blueprint.owner
-    config = blueprint.spec.training_config(owner.namespace, owner.name)
-    text = json.dumps(config.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2, sort_keys=True)
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {CONFIG_FILE: text}}
 
 
 def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:

@@ -1,5 +1,6 @@
 """The worker Job of one attempt: one pod per node, all of them hardened alike."""
 
+import json
 from decimal import Decimal
 from typing import Final
 
@@ -24,7 +25,10 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
     `spec.suspend` is left out on purpose: it belongs to Kueue where there is a queue label.
     """
     nodes = blueprint.spec.trainer.num_nodes
-    own_labels = labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)}
+    own = {
+        "labels": labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)},
+        "annotations": {labels.CONFIG: _config(blueprint)},
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -36,9 +40,17 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",  # never two pods for one index, even for a moment
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": {"labels": own_labels}, "spec": _pod(blueprint)},
+            "template": {"metadata": own, "spec": _pod(blueprint)},
         },
     }
+
+
+def _config(blueprint: Blueprint) -> str:
+    """The trainer's config.json, for as long as the attempt lives; sorted, so that equal jobs give equal bytes."""
+    owner = blueprint.owner
+    config = blueprint.spec.training_config(owner.namespace, owner.name)
+    content = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _failure_rules() -> list[Manifest]:
@@ -153,8 +165,9 @@ def _threads(blueprint: Blueprint) -> int | None:
 def _volumes(blueprint: Blueprint) -> tuple[list[Manifest], list[Manifest]]:
     """The pod's volumes, and where its containers mount them."""
     spec, made = blueprint.spec, blueprint.child_name
+    config = {"path": names.CONFIG_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{labels.CONFIG}']"}}
     volumes = [
-        _volume("config", names.CONFIG_MOUNT, {"configMap": {"name": made}}, read_only=True),
+        _volume("config", names.CONFIG_MOUNT, {"downwardAPI": {"items": [config]}}, read_only=True),
         _volume("work", names.WORK_MOUNT, _claim(spec.checkpoint.volume.claim_name or made)),
         _volume("tmp", names.SCRATCH_MOUNT, {"emptyDir": {}}),
         _volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here

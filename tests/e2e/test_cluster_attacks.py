@@ -103,10 +103,10 @@ def test_a_billion_laughs_are_refused(team: Namespace) -> None:
 def test_hostile_text_stays_text(team: Namespace, text: str) -> None:
     name = f"text-{TEXTS.index(text)}"
     job = TrainingJob(team, a_job(name, merged(PROBE, {"data": {"train": {"path": text}}})))
-    assert json.dumps(text)[1:-1] not in json.dumps(worker_job(team, job))
-    config = team.get("configmap", f"dstj-{name}")
-    assert config is not None
-    assert json.loads(config["data"]["config.json"])["data"]["train"]["path"] == text
+    template = worker_job(team, job)["spec"]["template"]
+    assert json.dumps(text)[1:-1] not in json.dumps(template["spec"])
+    config = template["metadata"]["annotations"]["training.dstj.io/config"]
+    assert json.loads(config)["data"]["train"]["path"] == text
 
 
 def test_annotations_give_no_orders(team: Namespace) -> None:
@@ -114,7 +114,7 @@ def test_annotations_give_no_orders(team: Namespace) -> None:
     job = TrainingJob(team, a_job("annotated", PROBE, annotations=ANNOTATIONS))
     plain = TrainingJob(team, a_job("bare", PROBE))
     assert pods_of(team, job) == pods_of(team, plain)
-    for kind in ("serviceaccount", "configmap", "networkpolicy", "service", "pvc"):
+    for kind in ("serviceaccount", "networkpolicy", "service", "pvc"):
         child = team.get(kind, "dstj-annotated")
         assert child is not None
         assert not ANNOTATIONS.keys() & child["metadata"].get("annotations", {}).keys()

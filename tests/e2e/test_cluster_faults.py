@@ -110,7 +110,7 @@ def test_two_jobs_side_by_side_share_nothing(namespace: Namespace) -> None:
     jobs = [doomed(namespace, name) for name in ("left", "right")]
     for job in jobs:
         wait_until(f"pods of {job.name}", lambda job=job: len(job.pods) == 2 or None)
-    kinds = "serviceaccounts,configmaps,services,networkpolicies,persistentvolumeclaims,jobs,pods"
+    kinds = "serviceaccounts,services,networkpolicies,persistentvolumeclaims,jobs,pods"
     of = {job.name: namespace.list(kinds, f"training.dstj.io/job-name={job.name}") for job in jobs}
     for name, other in (("left", "right"), ("right", "left")):
         assert len(of[name]) == 8

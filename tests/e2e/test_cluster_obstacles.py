@@ -170,7 +170,7 @@ def test_deletion_leaves_nothing_of_a_job(namespace: Namespace, operator_comes_b
     of_job = ("-n", namespace.name, "-l", "training.dstj.io/job-name=gone")
     kube.wait_until("all objects of the job", lambda: len(namespace.list("pods", of_job[-1])) == 2)
     kinds = {name.split("/")[0].split(".")[0] for name in kube.everything(*of_job)}
-    assert kinds >= {"configmap", "job", "networkpolicy", "persistentvolumeclaim", "pod", "service", "serviceaccount"}
+    assert kinds >= {"job", "networkpolicy", "persistentvolumeclaim", "pod", "service", "serviceaccount"}
     kube.scale_operator(operators)
     namespace.kubectl("delete", "dstj", "gone")
     kube.wait_until(f"nothing is left: {kube.everything(*of_job)}", lambda: not kube.everything(*of_job), 40)

@@ -76,13 +76,13 @@ async def test_the_policy_of_a_job_without_workers_is_not_looked_at(cluster: Kub
 
 
 async def test_children_are_applied_by_one_forced_server_side_apply(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    where = "/api/v1/namespaces/ml/configmaps/dstj-demo"
+    where = "/api/v1/namespaces/ml/serviceaccounts/dstj-demo"
     fake.answers["PATCH", where] = 200, {}
     manifest = {
         "apiVersion": "v1",
-        "kind": "ConfigMap",
+        "kind": "ServiceAccount",
         "metadata": {"name": "dstj-demo", "namespace": "ml"},
-        "data": {},
+        "automountServiceAccountToken": False,
     }
     await cluster.apply(manifest)
     query = {"fieldManager": "deepseek-operator", "force": "true", "fieldValidation": "Ignore"}

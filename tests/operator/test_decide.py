@@ -258,7 +258,7 @@ def test_somebody_elses_pod_with_our_labels_does_not_hold_the_job_up() -> None:
 
 def test_a_policy_that_vanished_is_made_again_while_pods_run() -> None:
     plan = plan_for(a_status(Phase.RUNNING), Observed((a_worker_job(),), TWO_PODS, isolated=False))
-    assert kinds(plan) == ["ServiceAccount", "ConfigMap", "NetworkPolicy", "Service"]
+    assert kinds(plan) == ["ServiceAccount", "NetworkPolicy", "Service"]
     assert plan_for(a_status(Phase.RUNNING), Observed((a_worker_job(),), TWO_PODS, isolated=True)).apply == ()
 
 

@@ -65,7 +65,7 @@ def test_children_match_the_golden_file(
 
 def test_the_policy_is_applied_before_the_pods_and_the_worker_job_last() -> None:
     kinds = [manifest["kind"] for manifest in rendered({})]
-    assert kinds == ["ServiceAccount", "ConfigMap", "NetworkPolicy", "Service", "PersistentVolumeClaim", "Job"]
+    assert kinds == ["ServiceAccount", "NetworkPolicy", "Service", "PersistentVolumeClaim", "Job"]
 
 
 def test_the_claim_is_made_by_the_first_attempt_only() -> None:
@@ -100,9 +100,27 @@ def test_the_worker_job_leaves_suspend_to_its_queue() -> None:
     assert "suspend" not in by_kind({}, **QUEUE)["Job"]["spec"]
 
 
-def test_the_config_map_is_what_the_trainer_parses() -> None:
-    text = by_kind({})["ConfigMap"]["data"]["config.json"]
+def test_the_config_that_pods_mount_is_what_the_trainer_parses() -> None:
+    template = by_kind({})["Job"]["spec"]["template"]
+    (volume,) = (volume for volume in template["spec"]["volumes"] if volume["name"] == "config")
+    (item,) = volume["downwardAPI"]["items"]
+    assert item == {"path": "config.json", "fieldRef": {"fieldPath": "metadata.annotations['training.dstj.io/config']"}}
+    text = template["metadata"]["annotations"]["training.dstj.io/config"]
     assert TrainingConfig.model_validate_json(text) == a_spec().training_config("ml", "demo")
+
+
+def test_the_longest_config_that_a_job_may_hold_fits_into_the_annotations_of_a_pod() -> None:
+    """A kilobyte of each character that JSON writes longest, in every place that takes one."""
+    path, label = "\x01" * 1024, "\x01" * 250
+    sources = [{"name": f"s{i}", "claimName": "corpus", "path": path} for i in range(16)]
+    data = {"train": None, "sources": sources, "validation": {"claimName": "corpus", "path": path}}
+    spec = {
+        "data": data | {"format": "Instruction"},
+        "model": {"architecture": None, "base": {"claimName": "models", "path": path}},
+        "evaluation": {"labels": [f"{label}{i:06}" for i in range(64)]},
+    }
+    annotations = by_kind(spec)["Job"]["spec"]["template"]["metadata"]["annotations"]
+    assert 200_000 < sum(len(key + value) for key, value in annotations.items()) < 256 * 1024
 
 
 def test_each_code_that_a_retry_cannot_help_fails_the_worker_job() -> None:
@@ -123,7 +141,7 @@ def test_pods_meet_the_restricted_pod_security_standard() -> None:
             "readOnlyRootFilesystem": True,
         }
     assert {next(key for key in volume if key != "name") for volume in pod["volumes"]} <= {
-        "configMap",
+        "downwardAPI",
         "persistentVolumeClaim",
         "emptyDir",
         "secret",

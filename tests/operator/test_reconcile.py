@@ -46,7 +46,7 @@ async def settle(cluster: FakeCluster, seconds: int = 0) -> None:
 async def test_the_status_is_written_last_and_told_after() -> None:
     cluster = FakeCluster(a_training_job())
     await settle(cluster)
-    assert [entry.split()[0] for entry in cluster.log] == ["apply"] * 6 + ["status", "event"]
+    assert [entry.split()[0] for entry in cluster.log] == ["apply"] * 5 + ["status", "event"]
     assert cluster.status.phase is Phase.STARTING
 
 

@@ -73,7 +73,7 @@ class Paths:
         return self.at(f"{CLAIMS_MOUNT}/{claim_name}") / path
 
 
-CONFIG_MOUNT: Final = "/etc/dstj"  # ConfigMap written by the operator
+CONFIG_MOUNT: Final = "/etc/dstj"  # an annotation of the pod, written by the operator
 CONFIG_FILE: Final = "config.json"
 WORK_MOUNT: Final = "/work"  # the job's own volume, shared by its workers
 KEY_MOUNT: Final = "/run/dstj/keys"  # Secret: one file per key-encryption key, 32 bytes each

@@ -13,7 +13,7 @@
   resources: [pods]
   verbs: [list, watch]
 - apiGroups: [""]
-  resources: [serviceaccounts, configmaps, services, persistentvolumeclaims]
+  resources: [serviceaccounts, services, persistentvolumeclaims]
   verbs: [create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from deepseek_trainer.contract.rules import Model, Rule
 
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -77,7 +76,8 @@ class EgressRule(Model):
             )
             + f" && !cidr(self.cidr).containsCIDR('{_SPELT_IPV4}')",
             "cidr must not be the whole internet (/0), nor lie where cloud metadata live (169.254.0.0/16, fe80::/10, "
-            "fd00:ec2::254), nor touch ::/8, which spells IPv4 addresses (mapped, NAT64): name the network that is needed",
+            "fd00:ec2::254), nor touch ::/8, which spells IPv4 addresses (mapped, NAT64): name the network that is "
+            "needed",
             lambda self: not _is_cidr(self.cidr) or _is_open(self.cidr),
         ),
     )

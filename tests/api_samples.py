@@ -117,11 +117,23 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
     ("numProcPerNode must equal", gpus(4, 4), gpus(4, 2)),
     ("storageClassName is for", volume(claimName="mine"), volume(claimName="mine", storageClassName="fast")),
-    ("cidr must not be the whole", egress("10.0.0.0/8", "0.0.0.0/1"), egress("0.0.0.0/0")),
-    ("cidr must not be the whole", egress("2001:db8::/32"), egress("::/0")),
-    ("cidr must not be the whole", egress("169.25.0.0/16"), egress("10.0.0.0/8", "169.254.169.254/32")),
-    ("cidr must not be the whole", {}, egress("fe80::/10")),
-    ("cidr must not have leading", egress("10.0.10.0/24"), egress("0169.254.0.0/16")),
+    *(
+        ("cidr must not be the whole", egress(good), egress("10.0.0.0/8", bad))
+        for good, bad in (
+            ("0.0.0.0/1", "0.0.0.0/0"), ("2001:db8::/32", "::/0"), ("169.25.0.0/16", "169.254.169.254/32"),
+            ("169.0.0.0/8", "169.254.0.0/16"), ("2000::/3", "fe80::/10"), ("fc00::/7", "FE80::/10"),
+            ("fec0::/10", "febf::/16"), ("fe00::/9", "fe90::1/128"), ("fd00:ec2::/64", "fd00:ec2::254/128"),
+            ("fd00:ec2::253/128", "FD00:0EC2:0:0:0:0:0:254/128"), ("100::/8", "64:ff9b::a9fe:a9fe/128"),
+            ("64ff:9b00::/32", "64:ff9b::169.254.169.254/128"), ("8000::/1", "::/1"), ("100::/64", "::a9fe:a9fe/128"),
+        )
+    ),
+    *(
+        ("cidr must be an IPv4 or", egress("10.0.10.0/24"), egress(bad))
+        for bad in (
+            "0169.254.0.0/16", "1.2.3/24", "1.2.3.4/33", ":::/64", "::ffff:169.254.169.254/128",
+            "::ffff:a9fe:a9fe/128", "0:0:0:0:0:FFFF:a9fe:a9fe/128", "::ffff:0:0/96",
+        )
+    ),
     ("egress is only enforced", {"network": {"isolation": "Unmanaged"}}, egress("10.0.0.0/8", isolation="Unmanaged")),
     ("priorityClassName must not", priority("system"), priority("system-node-critical")),
     ("optimization.globalBatchSize must", {"trainer": {"numNodes": 4}}, {"trainer": {"numNodes": 3}}),

@@ -72,6 +72,22 @@ REFUSED: dict[str, tuple[Manifest, str]] = {
         {"network": {"egress": [{"cidr": "169.254.169.254/32", "ports": [80]}]}},
         "cidr must not be the whole internet",
     ),
+    "the machine's credentials by an IPv4-mapped address": (
+        {"network": {"egress": [{"cidr": "::ffff:169.254.169.254/128", "ports": [80]}]}},
+        "cidr must be an IPv4 or IPv6 network",
+    ),
+    "the machine's credentials by NAT64": (
+        {"network": {"egress": [{"cidr": "64:ff9b::a9fe:a9fe/128", "ports": [80]}]}},
+        "cidr must not be the whole internet",
+    ),
+    "the machine's credentials by IPv6": (
+        {"network": {"egress": [{"cidr": "FD00:EC2:0::254/128", "ports": [80]}]}},
+        "cidr must not be the whole internet",
+    ),
+    "link-local addresses spelt otherwise": (
+        {"network": {"egress": [{"cidr": "febf::/16", "ports": [80]}]}},
+        "cidr must not be the whole internet",
+    ),
     "the whole internet": ({"network": {"egress": [{"cidr": "0.0.0.0/0", "ports": [443]}]}}, "cidr must not be"),
     "a million nodes": ({"trainer": {"numNodes": 10**6}}, "less than or equal to 1000"),
     "a spec of a mebibyte": ({"data": {"train": {"path": "a" * 2**20}}}, "may not be more than 1024"),

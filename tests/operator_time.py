@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 
 class FakeTime:
@@ -16,6 +18,20 @@ class FakeTime:
 
     async def sleep(self, seconds: float) -> None:
         await self.wait(asyncio.Event(), seconds)
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """As asyncio.timeout."""
+        async with asyncio.timeout(None) as timeout:
+            over = asyncio.create_task(self._expire(timeout, seconds))
+            try:
+                yield
+            finally:
+                over.cancel()
+
+    async def _expire(self, timeout: asyncio.Timeout, seconds: float) -> None:
+        await self.sleep(seconds)
+        timeout.reschedule(asyncio.get_running_loop().time())
 
     async def wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
         over = asyncio.Event()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from deepseek_operator.labels import index_of
 from deepseek_operator.observed import Manifest
-from deepseek_operator.pods import lost_since
+from deepseek_operator.pods import legible, lost_since
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
@@ -149,12 +149,12 @@ def _told(text: str) -> _Told:
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
-        return _Told(message=text)
+        return _Told(message=legible(text))
     if not isinstance(told, dict):
-        return _Told(message=text)
+        return _Told(message=legible(text))
     rank = told.get("rank")
     rank = rank if isinstance(rank, int) and 0 <= rank < 2**31 else None
-    return _Told(rank, str(told.get("reason", "")), str(told.get("message", "")))
+    return _Told(rank, legible(told.get("reason", "")), legible(told.get("message", "")))
 
 
 def _time(text: str | None) -> datetime:

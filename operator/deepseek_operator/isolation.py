@@ -1,12 +1,14 @@
 """What the pods of a job may talk to, as the API says it."""
 
-import re
+import ipaddress
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
 from deepseek_trainer.contract.rules import Model, Rule
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Isolation(StrEnum):
@@ -17,6 +19,35 @@ class Isolation(StrEnum):
 class Protocol(StrEnum):
     TCP = "TCP"
     UDP = "UDP"
+
+
+# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.
+METADATA_NETWORKS: Final = tuple(
+    ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+)
+# IPv6 spells IPv4 addresses here, those of metadata services too: mapped in ::ffff:0:0/96, for NAT64 in 64:ff9b::/96.
+_SPELT_IPV4: Final = ipaddress.ip_network("::/8")
+
+
+def _is_cidr(text: str) -> bool:
+    """As Kubernetes' isCIDR, which takes no IPv4-mapped address."""
+    try:
+        address = ipaddress.ip_interface(text).ip
+    except ValueError:
+        return False
+    return not (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped)
+
+
+def _is_open(cidr: str) -> bool:
+    """Whether no credentials can be behind all of it; `network.py` cuts holes into what is larger."""
+    network = ipaddress.ip_network(cidr, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_SPELT_IPV4):
+        return False
+    return network.prefixlen > 0 and not any(_contains(closed, network) for closed in METADATA_NETWORKS)
+
+
+def _contains(outer: Network, inner: Network) -> bool:
+    return outer.version == inner.version and outer.overlaps(inner) and outer.prefixlen <= inner.prefixlen
 
 
 class EgressRule(Model):
@@ -33,15 +64,21 @@ class EgressRule(Model):
 
     rules: ClassVar = (
         Rule(
-            "!self.cidr.endsWith('/0') && !self.cidr.startsWith('169.254.') && !self.cidr.startsWith('fe80:')",
-            "cidr must not be the whole internet (/0) nor link-local (169.254., fe80:), where cloud metadata live: "
-            "name the network that is needed",
-            lambda self: not (self.cidr.endswith("/0") or self.cidr.startswith(("169.254.", "fe80:"))),
+            "isCIDR(self.cidr)",
+            "cidr must be an IPv4 or IPv6 network such as 10.0.0.0/8, without leading zeros and with no IPv4-mapped "
+            "address in it",
+            lambda self: _is_cidr(self.cidr),
         ),
         Rule(
-            "!self.cidr.matches('(^|[.])0[0-9]')",
-            "cidr must not have leading zeros: some programs read them as octal numbers",
-            lambda self: re.search("(^|[.])0[0-9]", self.cidr) is None,
+            "!isCIDR(self.cidr) || !self.cidr.endsWith('/0')"
+            + "".join(
+                f" && !cidr('{network}').containsCIDR(self.cidr)" for network in (*METADATA_NETWORKS, _SPELT_IPV4)
+            )
+            + f" && !cidr(self.cidr).containsCIDR('{_SPELT_IPV4}')",
+            "cidr must not be the whole internet (/0), nor lie where cloud metadata live (169.254.0.0/16, fe80::/10, "
+            "fd00:ec2::254), nor touch ::/8, which spells IPv4 addresses (mapped, NAT64): name the network that is "
+            "needed",
+            lambda self: not _is_cidr(self.cidr) or _is_open(self.cidr),
         ),
     )
 

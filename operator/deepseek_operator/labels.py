@@ -16,6 +16,7 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 
 MANAGED_BY: Final = "deepseek-operator"
+MAX_DIGITS: Final = 9  # of an attempt or index
 
 
 def of_job(owner: Owner) -> dict[str, str]:
@@ -36,11 +37,14 @@ def of_queue(job_labels: Mapping[str, str]) -> dict[str, str]:
 
 def attempt_of(manifest: Mapping[str, Any]) -> int:
     """Attempt that a worker job or pod belongs to; 0 if its label was removed."""
-    value = manifest["metadata"].get("labels", {}).get(ATTEMPT, "")
-    return int(value) if value.isdecimal() else 0
+    return _number(manifest["metadata"].get("labels", {}).get(ATTEMPT, "")) or 0
 
 
 def index_of(pod: Mapping[str, Any]) -> int | None:
     """Which node of its attempt a pod is; None if that was removed."""
-    value = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, "")
-    return int(value) if value.isdecimal() else None
+    return _number(pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX, ""))
+
+
+def _number(text: str) -> int | None:
+    """None, too, for one that no field of the status has room for: who may edit pods may write anything there."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -40,9 +41,11 @@ class Candidate:
     identity: str
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    timeout: Callable[[float], AbstractAsyncContextManager[Any]] = asyncio.timeout
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _seen: Any = None
     _seen_at: float = 0.0
+    _renewed_at: float = 0.0
 
     async def acquire(self) -> None:
         """Return when this replica is the leader."""
@@ -53,11 +56,9 @@ class Candidate:
 
     async def hold(self) -> None:
         """Renew the lease; return when it could not be renewed in time, and another replica may lead."""
-        renewed = self.clock()
-        while self.clock() - renewed < RENEW_WITHIN_S:
-            await self.sleep(RETRY_S)
-            if await self._try():
-                renewed = self.clock()
+        while (left := self._left_s) > 0:
+            await self.sleep(min(RETRY_S, left))
+            await self._try(self._left_s)
         metrics.LEADER.set(0)
         log.error("lost the lease: not renewed for %.0f s", RENEW_WITHIN_S)
 
@@ -70,13 +71,22 @@ class Candidate:
                 {**lease, "spec": {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}}
             )
 
-    async def _try(self) -> bool:
+    @property
+    def _left_s(self) -> float:
+        """To renew in.  From before the last request: others count from when they see what it wrote."""
+        return self._renewed_at + RENEW_WITHIN_S - self.clock()
+
+    async def _try(self, patience_s: float = RENEW_WITHIN_S) -> bool:
+        began = self.clock()
         try:
-            async with asyncio.timeout(RENEW_WITHIN_S / 2):
-                return await self._take()
+            async with self.timeout(min(patience_s, RENEW_WITHIN_S / 2)):
+                is_ours = await self._take()
         except Exception as error:
             log.warning("the lease could not be read or written: %s: %s", type(error).__name__, error)
             return False
+        if is_ours:
+            self._renewed_at = began
+        return is_ours
 
     async def _take(self) -> bool:
         lease = await self.store.read()

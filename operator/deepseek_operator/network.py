@@ -5,14 +5,10 @@ from typing import Final
 
 from deepseek_operator import labels
 from deepseek_operator.blueprint import Blueprint
-from deepseek_operator.isolation import EgressRule
+from deepseek_operator.isolation import METADATA_NETWORKS, EgressRule
 from deepseek_operator.observed import Manifest
 from deepseek_operator.settings import Settings
 
-# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.
-METADATA_NETWORKS: Final = tuple(
-    ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
-)
 # Some clusters answer DNS from a link-local address (NodeLocal DNSCache, Cloud DNS): port 53 only.
 LINK_LOCAL_DNS: Final = "169.254.0.0/16"
 
@@ -62,8 +58,5 @@ def _egress(rule: EgressRule) -> Manifest:
 
 
 def _metadata_inside(cidr: str) -> list[str]:
-    try:
-        network = ipaddress.ip_network(cidr, strict=False)
-    except ValueError:
-        return []  # the API server says what is wrong with it
+    network = ipaddress.ip_network(cidr, strict=False)
     return [str(hole) for hole in METADATA_NETWORKS if hole.version == network.version and network.overlaps(hole)]

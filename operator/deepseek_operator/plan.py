@@ -65,7 +65,8 @@ def running_seconds(status: JobStatus, now: datetime) -> int:
 
 
 def _clocked(status: JobStatus, phase: Phase, now: datetime) -> JobStatus:
-    if phase in _WITH_PODS:
+    nodes = status.replica_statuses.nodes
+    if phase in _WITH_PODS and nodes.active + nodes.succeeded + nodes.failed:
         started = {"running_since": status.running_since or now, "start_time": status.start_time or now}
         return status.model_copy(update=started)
     if phase is Phase.RESTARTING or status.running_since is None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from deepseek_operator.labels import attempt_of, index_of
+from deepseek_operator.pods import legible
 from deepseek_operator.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
@@ -79,7 +80,7 @@ def trainer_status(answer: Mapping[str, Any]) -> TrainerStatus:
         metrics=tuple(
             Metric(name=name, value=value) for name, key in _METRICS.items() if (value := _decimal(answer.get(key)))
         ),
-        stage=stage[:63] if isinstance(stage, str) else None,
+        stage=legible(stage)[:63] if isinstance(stage, str) else None,
         step=step,
         max_steps=max_steps,
         epoch=epoch,

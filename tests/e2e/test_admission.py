@@ -43,6 +43,7 @@ def a_training_job(**trainer: str | None) -> Manifest:
     return {"apiVersion": "training.dstj.io/v1alpha1", "kind": "DeepSeekTrainingJob", "metadata": meta, "spec": spec}
 
 
+MINE = {"claimName": "mine"}
 WITH_PROFILE = a_training_job(image=None, profile="cpu")
 
 
@@ -55,9 +56,16 @@ class Person:
             self.gets(role)
 
     def gets(self, role: str) -> None:
-        self.namespace.kubectl(
-            "create", "rolebinding", f"{self.name}-{role}", f"--clusterrole={role}", f"--user={self.name}"
-        )
+        self._bind(role, f"--clusterrole={role}")
+
+    def may_create(self, *resources: str) -> None:
+        """By a role of its own: no built-in one gives so little."""
+        role = "-".join(("creator", *resources))
+        self.namespace.kubectl("create", "role", role, "--verb=create", f"--resource={','.join(resources)}")
+        self._bind(role, f"--role={role}")
+
+    def _bind(self, role: str, kind: str) -> None:
+        self.namespace.kubectl("create", "rolebinding", f"{self.name}-{role}", kind, f"--user={self.name}")
 
     def tries(self, *command: str, input: str | None = None) -> str:
         """What the API server says to a kubectl command of theirs; '' if it does it."""
@@ -86,6 +94,25 @@ def test_who_may_not_create_pods_may_not_create_training_jobs(namespace: Namespa
     soon(lambda: bob.creates(a_training_job()), "bob may not create pods in namespace", "ask for a RoleBinding")
     bob.gets("edit")
     soon(lambda: bob.creates(a_training_job()))
+
+
+def test_egress_and_claims_are_for_those_who_may_make_them_by_themselves(namespace: Namespace) -> None:
+    bob = Person(namespace, "bob", "deepseek-operator-edit")
+    bob.may_create("pods")
+    plain, opened, with_claim = (
+        merged(a_training_job(), {"spec": spec})
+        for spec in (
+            {},
+            {"network": {"egress": [{"cidr": "10.0.0.0/8", "ports": [443]}]}, "checkpoint": {"volume": MINE}},
+            {"checkpoint": {"volume": MINE}},
+        )
+    )
+    soon(lambda: bob.creates(with_claim))
+    soon(lambda: bob.creates(plain), "bob may not create persistentvolumeclaims", "checkpoint.volume.claimName")
+    soon(lambda: bob.creates(opened), "bob may not create networkpolicies", "network.egress")
+    bob.may_create("persistentvolumeclaims", "networkpolicies.networking.k8s.io")
+    soon(lambda: bob.creates(plain))
+    soon(lambda: bob.creates(opened))
 
 
 def test_who_names_a_profile_must_be_allowed_to_use_it_there(namespace: Namespace) -> None:
@@ -133,6 +160,14 @@ def test_no_pod_joins_or_leaves_a_job_later(namespace: Namespace, change: str) -
     assert "is set and changed by the Job controller only" in kube.refused(
         "-n", namespace.name, "label", "pod/pod", change
     )
+
+
+def test_an_update_of_its_status_takes_no_pod_out_of_its_job_either(namespace: Namespace) -> None:
+    namespace.kubectl("create", f"--as={JOB_CONTROLLER}", "-f", "-", input=json.dumps(a_pod(**SPOOFED)))
+    where = ("-n", namespace.name, "patch", "pod/pod", "--subresource=status", "--type=merge", "-p")
+    kube.kubectl(*where, json.dumps({"status": {"message": "a kubelet's"}}))
+    without = json.dumps({"metadata": {"labels": dict.fromkeys(SPOOFED)}})
+    assert "is set and changed by the Job controller only" in kube.refused(*where, without)
 
 
 @pytest.mark.parametrize(("labels", "pod_labels"), [(SPOOFED, {}), ({}, SPOOFED)], ids=["job", "template"])

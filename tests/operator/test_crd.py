@@ -1,6 +1,7 @@
 """The CRDs: structural, generated, and each rule the same in CEL and in Python."""
 
 import copy
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -49,14 +50,31 @@ def broken_rules(schema: Schema, value: Any, old: Any = None) -> Iterator[str]:
             continue
         else:
             context = {"self": value, "oldSelf": old}
-        # The functions of Kubernetes' own libraries, of strings and of lists, that are used.
-        if not cel.evaluate(rule["rule"], cel.Context(context, {"split": str.split, "sum": sum})):
+        if not cel.evaluate(rule["rule"], cel.Context(context, KUBERNETES)):
             yield rule["message"]
     for key, field in schema.get("properties", {}).items():
         if isinstance(value, dict) and key in value:
             yield from broken_rules(field, value[key], (old or {}).get(key))
     for item in value if isinstance(value, list) else ():
         yield from broken_rules(schema["items"], item)
+
+
+def is_cidr(text: str) -> bool:
+    """Kubernetes' isCIDR as far as it is used; tests/e2e asks the real one."""
+    try:
+        address, _ = ipaddress.ip_interface(text).ip, ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return getattr(address, "ipv4_mapped", None) is None
+
+
+def contains_cidr(outer: str, inner: str) -> bool:
+    first, second = (ipaddress.ip_network(cidr, strict=False) for cidr in (outer, inner))
+    return first.version == second.version and second.subnet_of(first)  # type: ignore[arg-type]
+
+
+# The functions of Kubernetes' own libraries, of strings, lists and networks, that are used.
+KUBERNETES = {"split": str.split, "sum": sum, "isCIDR": is_cidr, "cidr": str, "containsCIDR": contains_cidr}
 
 
 def by_cel(spec: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:

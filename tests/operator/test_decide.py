@@ -290,6 +290,18 @@ def test_the_deadline_counts_time_with_pods_only() -> None:
     assert (held.status.running_since, held.status.running_seconds) == (None, 60)
 
 
+def test_no_time_runs_before_there_are_pods_and_between_those_of_two_attempts() -> None:
+    limits = {"runPolicy": {"activeDeadlineSeconds": 100}}
+    no_pods = plan_for(a_status(Phase.PENDING), Observed((a_worker_job(),)), **limits)
+    assert done(no_pods) == ("Starting", "PodsStarting", 1)
+    assert (no_pods.status.running_since, no_pods.status.start_time) == (None, None)
+    later = plan_for(no_pods.status, Observed((a_worker_job(),)), seconds=1000, **limits)
+    assert (done(later), later.delete) == (("Starting", "PodsStarting", 1), ())
+    before = a_status(Phase.RESTARTING, attempt=2, running_since=NOW)
+    next_one = plan_for(before, Observed((a_worker_job(2),)), seconds=30, **limits)
+    assert (next_one.status.running_since, next_one.status.running_seconds) == (None, 30)
+
+
 def test_a_job_whose_time_is_up_fails_when_its_pods_are_gone() -> None:
     limits = {"runPolicy": {"activeDeadlineSeconds": 100}}
     running = a_status(Phase.RUNNING, running_since=NOW)

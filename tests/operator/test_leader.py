@@ -4,7 +4,9 @@ import asyncio
 import copy
 from datetime import UTC, datetime
 
-from deepseek_operator.leader import Candidate
+import pytest
+
+from deepseek_operator.leader import RENEW_WITHIN_S, Candidate
 from deepseek_operator.observed import Manifest
 from operator_time import FakeTime, ended, quiet
 
@@ -15,8 +17,11 @@ class Store:
     def __init__(self) -> None:
         self.lease: Manifest | None = None
         self.is_broken = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def read(self) -> Manifest | None:
+        await self.answers.wait()
         if self.is_broken:
             raise ConnectionError("API server is away")
         return copy.deepcopy(self.lease)
@@ -38,7 +43,10 @@ class Store:
 
 
 def a_candidate(store: Store, time: FakeTime, identity: str) -> Candidate:
-    return Candidate(store, identity, time.clock, time.sleep, lambda: datetime.fromtimestamp(time.now, UTC))
+    def now() -> datetime:
+        return datetime.fromtimestamp(time.now, UTC)
+
+    return Candidate(store, identity, time.clock, time.sleep, time.timeout, now)
 
 
 async def test_the_first_one_leads_and_the_second_waits() -> None:
@@ -84,6 +92,35 @@ async def test_a_leader_that_cannot_renew_stops_before_another_can_lead() -> Non
     await time.advance(9)
     assert not holding.done()
     await time.advance(3)
+    assert holding.done()
+
+
+@pytest.mark.parametrize("hangs_after_s", [1.0, 3.9, 5.5])
+async def test_a_leader_whose_api_server_hangs_stops_in_time(hangs_after_s: float) -> None:
+    store, time = Store(), FakeTime()
+    leader = a_candidate(store, time, "a")
+    await leader.acquire()
+    holding = asyncio.create_task(leader.hold())
+    await time.advance(hangs_after_s)
+    assert store.lease is not None
+    renewed = datetime.fromisoformat(store.lease["spec"]["renewTime"]).timestamp()
+    store.answers.clear()
+    await time.advance(renewed + RENEW_WITHIN_S - time.now)
+    assert holding.done()
+
+
+async def test_a_leader_counts_from_before_a_slow_answer() -> None:
+    store, time = Store(), FakeTime()
+    store.answers.clear()
+    leader = a_candidate(store, time, "a")
+    acquiring = asyncio.create_task(leader.acquire())
+    await time.advance(4)
+    store.answers.set()
+    await quiet()
+    assert acquiring.done()
+    store.answers.clear()
+    holding = asyncio.create_task(leader.hold())
+    await time.advance(RENEW_WITHIN_S - 4)
     assert holding.done()
 
 

@@ -200,8 +200,8 @@ def test_threads_share_the_cpu_limit(cpu: str | int | None, processes: int, thre
         ("128.0.0.0/1", ["169.254.0.0/16"]),
         ("168.0.0.0/5", ["169.254.0.0/16"]),
         ("fc00::/7", ["fd00:ec2::254/128"]),
+        ("fe00::/7", ["fe80::/10"]),
         ("2001:db8::/32", None),
-        ("1.2.3.4/99", None),
     ],
 )
 def test_no_egress_rule_reaches_a_metadata_service(cidr: str, holes: list[str] | None) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nca.nca_cli import nca_main
 
 from deepseek_operator import labels
+from deepseek_operator.isolation import METADATA_NETWORKS
 from deepseek_operator.manifests import children
-from deepseek_operator.network import METADATA_NETWORKS
 from deepseek_operator.observed import Manifest, Owner
 from operator_builders import SETTINGS, a_spec
 

@@ -1,4 +1,4 @@
-"""Processes that die: before their n-th file operation, or at any moment while they save."""
+"""Processes that die, before their n-th file operation or at any moment while they save, and disks that rot."""
 
 import os
 import signal
@@ -9,6 +9,13 @@ from pathlib import Path
 
 from deepseek_trainer.contract.retention import Retention
 from vault_builders import a_state, a_store
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def in_a_child(work: Callable[[], None]) -> int:

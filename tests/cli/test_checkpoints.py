@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from checkpoint_builders import a_key, a_run, damage
+from checkpoint_builders import a_key, a_run
 from cli_builders import a_job, job_home
+from crashes import damage
 from deepseek_trainer.vault import Purpose
 from dstj.store import store
 from vault_builders import OTHER_KEK, a_vault

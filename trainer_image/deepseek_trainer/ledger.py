@@ -77,7 +77,9 @@ class Ledger:
 
     def commit(self, partial: Path, manifest: Manifest) -> None:
         """Make a partial directory, in which all ranks have synced their files, the newest checkpoint."""
-        head, step = self.head(), manifest.step
+        step = manifest.step
+        self._give_up_from(step)
+        head = self.head()
         newest = head.newest.digest if head.newest else None
         manifest = replace(manifest, lineage=head.lineage, previous=newest)
         record = self.vault.write(partial / MANIFEST, manifest.to_json(), Context(step))
@@ -85,7 +87,7 @@ class Ledger:
         with storing(path):
             sync(partial)
             if path.exists():
-                self._rename_aside(step)  # damaged or never recorded, or the run would not be here again
+                self._rename_aside(step)  # it was never recorded
             partial.rename(path)
             sync(self.directory)
         self._write(head.with_commit(Commit(step, record.digest)))
@@ -147,6 +149,15 @@ class Ledger:
         pruned = replace(head.without(gone), best=best_step if best_step in stay else None)
         if pruned != head:
             self._write(pruned)
+
+    def _give_up_from(self, step: int) -> None:
+        """Set aside the recorded checkpoints from `step` on: they are damaged, or the run would not be here again.
+
+        Before a new one takes the place: a crash in between must not leave a record of what is missing.
+        """
+        recorded = self.head().steps
+        if recorded and recorded[-1] >= step:
+            self.set_aside(max((each for each in recorded if each < step), default=-1))
 
     def _settled(self, head: Head, step: int) -> Head:
         """What to make of a checkpoint newer than all that are recorded.

@@ -149,6 +149,37 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, sealed: bool) -> 
     assert latest_weights(a_store(tmp_path, sealed=sealed)) == 4
 
 
+@pytest.mark.parametrize("damaged", [(2,), (2, 3)], ids=["the newest", "the newest two"])
+def test_pruning_spares_the_checkpoint_that_was_resumed_from_until_there_is_a_newer_one(
+    tmp_path: Path, damaged: tuple[int, ...]
+) -> None:
+    for step in (1, *damaged):
+        a_store(tmp_path).save(step, a_state(step), {})
+    store, keep_one = a_store(tmp_path), Retention(keep_last=1)
+    for step in damaged:
+        damage(store, step)
+    assert latest_weights(store) == 1
+    assert store.at(2) is None
+    store.prune(keep_one, best_step=None)
+    assert latest_weights(a_store(tmp_path)) == 1
+    store = a_store(tmp_path)
+    assert latest_weights(store) == 1
+    store.save(4, a_state(4), {})
+    store.prune(keep_one, best_step=None)
+    assert names_in(store) == ["HEAD.json", "step-00000004"]
+
+
+def test_a_refused_checkpoint_takes_the_place_of_no_good_one(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    for step in (1, 2, 3):
+        store.save(step, a_state(step), {})
+    damage(store, 3)
+    assert latest_weights(store) == 2
+    store.save(4, a_state(4), {})
+    store.prune(Retention(keep_last=2), best_step=None)
+    assert names_in(store) == ["HEAD.json", "step-00000002", "step-00000003", "step-00000004"]
+
+
 def test_setting_aside_makes_an_older_checkpoint_the_newest_and_deletes_nothing(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     for step in (1, 2, 3):

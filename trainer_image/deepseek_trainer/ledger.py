@@ -39,6 +39,7 @@ class Ledger:
     directory: Path
     vault: Vault
     refused: list[Refused] = field(default_factory=list)  # by the last `newest_whole` or `whole`, newest first
+    _unsound: set[int] = field(default_factory=set)  # steps that were ever refused
     _owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def take_over(self) -> None:
@@ -91,6 +92,7 @@ class Ledger:
             partial.rename(path)
             sync(self.directory)
         self._write(head.with_commit(Commit(step, record.digest)))
+        self._unsound.discard(step)
 
     def newest_whole(self) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
@@ -137,10 +139,10 @@ class Ledger:
                     self._rename_aside(step)
             sync(self.directory)
 
-    def prune(self, retention: Retention, best_step: int | None, *, spare: int | None = None) -> None:
-        """Delete the checkpoints that `retention` gives up, but `spare`."""
+    def prune(self, retention: Retention, best_step: int | None) -> None:
+        """Delete the checkpoints that `retention` gives up; one that was refused takes no good one's place."""
         head = self.head()
-        stay = retention.kept(head.steps, best_step) | ({spare} & set(head.steps))
+        stay = retention.kept(head.steps, best_step) | retention.kept(set(head.steps) - self._unsound, best_step)
         gone = frozenset(head.steps) - stay
         # The directories first: an old checkpoint that is recorded and gone does no harm, the reverse stays for ever.
         with storing(self.directory):
@@ -182,7 +184,9 @@ class Ledger:
         except IntegrityError as error:
             log.warning("checkpoint of step %d refused: %s", step, error.problem)
             self.refused.append(Refused(step, step_directory(self.directory, step), error.problem))
+            self._unsound.add(step)
             return None
+        self._unsound.discard(step)
         return info
 
     def _rename_aside(self, step: int) -> None:

@@ -21,6 +21,7 @@ from deepseek_trainer.catalog import (
     steps_in,
     verify,
 )
+from deepseek_trainer.commit import remove_leftovers, with_room
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.durable import storing, sync
@@ -53,9 +54,9 @@ class Ledger:
         for step in steps_in(self.directory):
             if head.newest is None or step > head.newest.step:
                 head = self._settled(head, step)
-        self._write(replace(head, owner=self._owner))
-        for leftover in (*self.directory.glob("*.partial-*"), *self.directory.glob("*.pruned-*")):
-            _remove(leftover)
+        # The record first, which shuts out a run that still writes; but a killed one may have left no room for it.
+        with_room(self.directory, lambda: self._write(replace(head, owner=self._owner)))
+        remove_leftovers(self.directory)
 
     def head(self) -> Head:
         """Raises TryAgainError once another attempt has taken over."""
@@ -197,7 +198,7 @@ class Ledger:
         """Out of sight in one step, so that no half checkpoint keeps its name."""
         path = step_directory(self.directory, step)
         if path.exists():
-            _remove(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
+            shutil.rmtree(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
 
     def _write(self, head: Head) -> None:
         self.vault.replace(self.directory / HEAD, head.to_json())
@@ -205,10 +206,3 @@ class Ledger:
 
 def _listed(head: Head) -> str:
     return ", ".join(map(str, head.steps)) or "none"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ name (`associated_data`): moved anywhere else it does not open.
     content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -170,6 +171,23 @@ class Vault:
             reader.__exit__()
             raise
         return reader
+
+    def pieces(
+        self, path: Path, context: Context = Context(), record: FileRecord | None = None
+    ) -> Iterator[memoryview]:
+        """The content in order; each piece is valid until the next.  With `record` it must be that very file.
+
+        Of a file in the clear, only the end tells whether it is.
+        """
+        content = hashlib.sha256()
+        opened = self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context)
+        with opened as reader:
+            for piece in reader.pieces():
+                if not self.sealed:
+                    content.update(piece)
+                yield piece
+        if record and not self.sealed:
+            _compare(path, content.hexdigest(), record.digest)
 
     def open_reader(self, path: Path, context: Context = Context()) -> Reader:
         """Random access to the content; use as a context manager."""

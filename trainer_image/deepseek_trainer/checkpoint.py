@@ -113,7 +113,7 @@ class CheckpointStore:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
 
         Damaged newer ones are listed in `refused`.  Raises IntegrityError where the newest is missing, or all
-        are damaged.
+        are damaged, and an OSError where some of these cannot be read.
         """
         return self._found(self._ledger.newest_whole)
 

@@ -4,7 +4,9 @@ Each method leaves both so that a crash at any instant loses at most what it was
 (docs/checkpoint-format.md has the rules and their limits).
 """
 
+import errno
 import logging
+import os
 import shutil
 import uuid
 from dataclasses import dataclass, field, replace
@@ -22,9 +24,9 @@ from deepseek_trainer.catalog import (
     verify,
 )
 from deepseek_trainer.commit import remove_leftovers, with_room
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError, UnreadableError
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.durable import storing, sync
+from deepseek_trainer.durable import reading, storing, sync
 from deepseek_trainer.manifest import HEAD, MANIFEST, Commit, Head, Manifest
 from deepseek_trainer.vault import Context, Vault
 
@@ -98,7 +100,8 @@ class Ledger:
     def newest_whole(self) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
 
-        Raises IntegrityError where the newest is missing, or all are damaged.
+        Raises IntegrityError where the newest is missing, or all are damaged; an OSError where some, which are not
+        known to be damaged, cannot be read: in another attempt they may be.
         """
         self.refused = []
         head = self.head()
@@ -109,6 +112,8 @@ class Ledger:
         for step in reversed(head.steps):
             if info := self._whole(head, step):
                 return info
+        if any(refused.unreadable for refused in self.refused):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(newest))
         raise IntegrityError(
             f"no checkpoint in {self.directory} authenticates; the newest: {self.refused[0].reason}",
             hint="check the key; else restore a checkpoint from a backup",
@@ -167,8 +172,10 @@ class Ledger:
 
         Either its run crashed before recording it, or while setting it aside; anything else was put there.
         """
+        path = step_directory(self.directory, step)
         try:
-            info = open_checkpoint(step_directory(self.directory, step), step, self.vault)
+            with reading(path):
+                info = open_checkpoint(path, step, self.vault)
         except IntegrityError as error:
             log.warning("a checkpoint that is not recorded is not used: %s", error)
             return head
@@ -179,12 +186,14 @@ class Ledger:
         return head
 
     def _whole(self, head: Head, step: int) -> CheckpointInfo | None:
+        path = step_directory(self.directory, step)
         try:
-            info = find(self.directory, self.vault, head, step)
-            verify(info, self.vault)
+            with reading(path):
+                info = find(self.directory, self.vault, head, step)
+                verify(info, self.vault)
         except IntegrityError as error:
             log.warning("checkpoint of step %d refused: %s", step, error.problem)
-            self.refused.append(Refused(step, step_directory(self.directory, step), error.problem))
+            self.refused.append(Refused(step, path, error.problem, isinstance(error, UnreadableError)))
             self._unsound.add(step)
             return None
         self._unsound.discard(step)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from deepseek_trainer.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.durable import StorageError, beside, keep_owner, storing, sync
+from deepseek_trainer.durable import StorageError, beside, keep_owner, reading, storing, sync
 from deepseek_trainer.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
 from deepseek_trainer.sealing import Bytes, SealedReader, SealedWriter, Sink, Told, nobody
 
@@ -180,8 +180,10 @@ class Vault:
         Of a file in the clear, only the end tells whether it is.
         """
         content = hashlib.sha256()
-        opened = self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context)
-        with opened as reader:
+        with (
+            reading(path),
+            self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context) as reader,
+        ):
             for piece in reader.pieces():
                 if not self.sealed:
                     content.update(piece)

@@ -25,10 +25,3 @@ def a_run(*, sealed, steps=(10, 20)):
     for step in steps:
         checkpoints.save(step, a_state(step), {})
     return home.paths.work
-
-
-def damage(path):
-    """Flip one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)

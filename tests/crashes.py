@@ -1,14 +1,45 @@
-"""Processes that die: before their n-th file operation, or at any moment while they save."""
+"""Processes that die, before their n-th file operation or at any moment while they save, and disks that rot."""
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
+
 from deepseek_trainer.contract.retention import Retention
 from vault_builders import a_state, a_store
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def fill(directory: Path) -> None:
+    """What a rank leaves that is killed when its part of a checkpoint has taken the last free page."""
+    directory.mkdir()
+    with suppress(OSError), (directory / "rank-00000.safetensors").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def bad_sector(patch: pytest.MonkeyPatch, *places: str, number: int = errno.EIO) -> None:
+    """Let the kernel refuse to read the files with one of `places` in their path."""
+    read = os.preadv
+
+    def preadv(descriptor: int, *arguments: object) -> int:
+        if any(place in os.readlink(f"/proc/self/fd/{descriptor}") for place in places):
+            raise OSError(number, os.strerror(number))
+        return read(descriptor, *arguments)  # type: ignore[arg-type]
+
+    patch.setattr(os, "preadv", preadv)
 
 
 def in_a_child(work: Callable[[], None]) -> int:

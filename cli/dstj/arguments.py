@@ -19,7 +19,7 @@ EXIT_CODES: Final = (
     (65, "the data are missing, empty or malformed: a retry cannot help"),
     (70, "the loss is no longer finite; the last checkpoint is good"),
     (75, "the machine or the cluster failed us (killed, disk full, busy, out of reach): try again"),
-    (77, "a key is wrong, or sealed bytes do not authenticate"),
+    (77, "a key is missing, wrong or open to others, or sealed bytes do not authenticate"),
     (130, "stopped by Ctrl-C: the same command resumes"),
     (141, "the reader of the output went away"),
     (143, "stopped by SIGTERM or a closed terminal: the same command resumes"),

@@ -8,6 +8,7 @@ from deepseek_trainer.catalog import CheckpointInfo, Refused, list_checkpoints
 from deepseek_trainer.catalog import verify as verify_whole
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.durable import reading
 from deepseek_trainer.sealing import Told
 from deepseek_trainer.unseal import decrypt as decrypt_to
 from deepseek_trainer.unseal import decrypt_result
@@ -52,7 +53,8 @@ def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, tell: Told) -> b
         return False
     started = time.monotonic()
     try:
-        verify_whole(each, vault, tell)
+        with reading(each.path):
+            verify_whole(each, vault, tell)
     except IntegrityError as error:
         say(f"step {each.step}: {error.problem}", error.hint)
         return False

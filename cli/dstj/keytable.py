@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
 from deepseek_trainer.keys import key_files, read_kek, read_keyring
@@ -44,7 +44,7 @@ def _inspected(arguments: Namespace) -> Work:
 def _id_or_problem(file: Path) -> tuple[str, str]:
     try:
         return read_kek(file).id, ""
-    except ConfigError as error:
+    except IntegrityError as error:
         return "-", error.problem
 
 

@@ -61,10 +61,10 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
     ledger = Ledger(work.checkpoints, vault)
     ledger.take_over()
-    newest = ledger.newest_whole()
+    ledger.newest_whole()  # what it refuses takes no good one's place
     before = ledger.head()
     sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
-    ledger.prune(retention, before.best, spare=newest.step if newest else None)
+    ledger.prune(retention, before.best)
     _tell(sizes, ledger.head().steps)
 
 

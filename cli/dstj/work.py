@@ -33,7 +33,7 @@ class Work:
         return self.directory / KEYRING
 
     def vault(self, purpose: Purpose, *, sealed: bool) -> Vault:
-        """Raises ConfigError where a key is needed and none is given, IntegrityError where it is the wrong one."""
+        """Raises ConfigError where a key is needed and none is named, IntegrityError where that is missing or wrong."""
         if not sealed:
             return Vault.of_work(self.directory, purpose, None)
         if self.key_dir is None:

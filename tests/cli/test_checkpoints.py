@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from checkpoint_builders import a_key, a_run, damage
+from checkpoint_builders import a_key, a_run
 from cli_builders import a_job, job_home
+from crashes import bad_sector, damage
 from deepseek_trainer.vault import Purpose
 from dstj.store import store
 from vault_builders import OTHER_KEK, a_vault
@@ -46,6 +47,15 @@ def test_verify_tells_the_damaged_one_and_goes_on_with_the_others(run_dstj, work
     assert told.out.startswith("step 20: ok")
 
 
+def test_verify_tells_a_bad_sector_as_such_and_goes_on_with_the_others(run_dstj, work, monkeypatch, capsys):
+    bad_sector(monkeypatch, "step-00000010/rank-")
+    assert run_dstj("checkpoint", "verify", "tiny") == 77
+    told = capsys.readouterr()
+    assert "cannot be read: Input/output error" in told.err.splitlines()[0]
+    assert "kernel log" in told.err.splitlines()[1]
+    assert told.out.startswith("step 20: ok")
+
+
 def test_decrypt_writes_the_newest_checkpoint_in_the_clear(run_dstj, work, place, capsys):
     assert run_dstj("checkpoint", "decrypt", "tiny", "--to", place / "clear") == 0
     assert (place / "clear/rank-00000.safetensors").stat().st_mode & 0o777 == 0o600
@@ -80,7 +90,7 @@ def test_wrong_key_is_told_with_code_77(run_dstj, place, capsys):
 def test_key_that_others_can_read_is_refused(run_dstj, place, capsys):
     a_run(sealed=True)
     (a_key(place) / "kek").chmod(0o644)
-    assert run_dstj("checkpoint", "list", "tiny") == 64
+    assert run_dstj("checkpoint", "list", "tiny") == 77
     assert "chmod 600" in capsys.readouterr().err
 
 

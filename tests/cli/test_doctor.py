@@ -74,7 +74,7 @@ def test_key_that_others_can_read_fails(run_dstj, check, place):
     run_dstj("keys", "generate", "--secret", "s")
     (place / ".dstj/secrets/s/kek").chmod(0o644)
     code, found = check()
-    assert (code, found["key"][0]) == (64, "fail")
+    assert (code, found["key"][0]) == (77, "fail")
 
 
 def test_more_ranks_than_cores_is_a_warning_and_no_failure(check, place):

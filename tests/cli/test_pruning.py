@@ -2,8 +2,9 @@
 
 import pytest
 
-from checkpoint_builders import KEY, a_key, a_run, damage
+from checkpoint_builders import KEY, a_key, a_run
 from cli_builders import a_job, job_home
+from crashes import damage
 from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.retention import Retention
 from dstj.store import store

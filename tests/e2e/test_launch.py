@@ -1,6 +1,7 @@
 """The launcher over the real agent, and over small commands in its place."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -69,6 +70,8 @@ def test_a_stop_while_the_nodes_still_wait_for_each_other_ends_the_worker_at_onc
         while peer.connect_ex((address, int(port))):
             assert worker.poll() is None
             time.sleep(0.02)
+    limits = Path(f"/proc/{worker.pid}/limits").read_text()
+    assert re.search(r"^Max core file size +1 +1 ", limits, re.MULTILINE)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=5) == ExitCode.STOPPED
     assert json.loads((tmp_path / "termination").read_text())["reason"] == "Stopped"

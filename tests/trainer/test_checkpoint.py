@@ -1,15 +1,19 @@
 """A store of checkpoints: saved, resumed, pruned, set aside, on any number of ranks."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from crashes import bad_sector
 from deepseek_trainer.catalog import list_checkpoints, verify
 from deepseek_trainer.checkpoint import CheckpointStore, Refused
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.failure import Failure
 from vault_builders import JOB, OTHER_KEK, Ranks, a_state, a_store, a_vault, weights_of
 
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])
@@ -149,6 +153,37 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, sealed: bool) -> 
     assert latest_weights(a_store(tmp_path, sealed=sealed)) == 4
 
 
+@pytest.mark.parametrize("damaged", [(2,), (2, 3)], ids=["the newest", "the newest two"])
+def test_pruning_spares_the_checkpoint_that_was_resumed_from_until_there_is_a_newer_one(
+    tmp_path: Path, damaged: tuple[int, ...]
+) -> None:
+    for step in (1, *damaged):
+        a_store(tmp_path).save(step, a_state(step), {})
+    store, keep_one = a_store(tmp_path), Retention(keep_last=1)
+    for step in damaged:
+        damage(store, step)
+    assert latest_weights(store) == 1
+    assert store.at(2) is None
+    store.prune(keep_one, best_step=None)
+    assert latest_weights(a_store(tmp_path)) == 1
+    store = a_store(tmp_path)
+    assert latest_weights(store) == 1
+    store.save(4, a_state(4), {})
+    store.prune(keep_one, best_step=None)
+    assert names_in(store) == ["HEAD.json", "step-00000004"]
+
+
+def test_a_refused_checkpoint_takes_the_place_of_no_good_one(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    for step in (1, 2, 3):
+        store.save(step, a_state(step), {})
+    damage(store, 3)
+    assert latest_weights(store) == 2
+    store.save(4, a_state(4), {})
+    store.prune(Retention(keep_last=2), best_step=None)
+    assert names_in(store) == ["HEAD.json", "step-00000002", "step-00000003", "step-00000004"]
+
+
 def test_setting_aside_makes_an_older_checkpoint_the_newest_and_deletes_nothing(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     for step in (1, 2, 3):
@@ -264,6 +299,44 @@ def test_verifying_reads_every_byte(tmp_path: Path, sealed: bool) -> None:
     damage(store, 1)
     with pytest.raises(IntegrityError, match=r"rank-00000\.safetensors"):
         verify(info, store.vault)
+
+
+@BOTH
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_told_as_such(
+    tmp_path: Path, sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(tmp_path, sealed=sealed)
+    for step in (1, 2, 3):
+        store.save(step, a_state(step), {})
+    with monkeypatch.context() as patch:
+        bad_sector(patch, "step-00000003/rank-", "step-00000002/manifest")
+        assert latest_weights(store) == 1
+        assert [refused.step for refused in store.refused] == [3, 2]
+        assert all("cannot be read: Input/output error" in refused.reason for refused in store.refused)
+        listed = list_checkpoints(store.directory, store.vault)
+        assert [each.step for each in listed if isinstance(each, Refused)] == [2]
+    assert latest_weights(store) == 3
+
+
+def test_where_no_checkpoint_can_be_read_the_next_attempt_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path)
+    for step in (1, 2):
+        store.save(step, a_state(step), {})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error") as caught:
+        bad_sector(patch, "step-0000000")
+        store.latest()
+    failure = Failure.of(caught.value)
+    assert (failure.exit_code, failure.reason) == (ExitCode.TRY_AGAIN, "Storage")
+    assert latest_weights(store) == 2
+
+
+def test_a_server_that_forgot_a_file_is_no_reason_to_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path)
+    for step in (1, 2):
+        store.save(step, a_state(step), {})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Stale file handle"):
+        bad_sector(patch, "step-00000002", number=errno.ESTALE)
+        store.latest()
 
 
 def damage(store: CheckpointStore, step: int) -> None:

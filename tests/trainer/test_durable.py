@@ -1,28 +1,13 @@
 """What happens when the disk says no."""
 
 import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from crashes import fill
 from deepseek_trainer.durable import StorageError, publish_file, replace_file
 from vault_builders import a_state, a_store, a_vault, weights_of
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("needs root to mount a tmpfs")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("may not mount a tmpfs here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])
@@ -75,3 +60,23 @@ def test_a_save_that_fills_the_disk_leaves_the_checkpoint_before_it(small_disk: 
     assert info is not None
     assert weights_of(store.load(info)[0]) == 1
     assert store.save(3, a_state(3), {}).step == 3
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])
+def test_a_disk_that_a_killed_save_has_filled_has_room_for_the_next_run(small_disk: Path, sealed: bool) -> None:
+    store = a_store(small_disk, sealed=sealed)
+    store.save(1, a_state(1), {})
+    fill(store.directory / "step-00000002.partial-1-abc")
+    again = a_store(small_disk, sealed=sealed)
+    assert not list(store.directory.glob("*.partial-*"))
+    again.save(2, a_state(2), {})
+    info = again.latest()
+    assert info is not None
+    assert weights_of(again.load(info)[0]) == 2
+
+
+def test_a_disk_that_others_have_filled_is_told_of(small_disk: Path) -> None:
+    a_store(small_disk).save(1, a_state(1), {})
+    fill(small_disk / "others")
+    with pytest.raises(StorageError, match="No space left"):
+        a_store(small_disk)

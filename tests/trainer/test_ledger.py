@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from crashes import crash_at, in_a_child
+from crashes import crash_at, damage, in_a_child
 from deepseek_trainer.catalog import read_head
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.durable import StorageError
 from deepseek_trainer.manifest import Head, Manifest
 from vault_builders import a_state, a_store, a_vault, weights_of
 
@@ -128,6 +129,50 @@ def test_a_crash_before_any_file_operation_of_a_commit_leaves_the_old_or_the_new
     assert event > 10
     assert found == sorted(found, key=lambda weights: weights or 0)
     assert set(found) == {2, 3}
+
+
+@pytest.mark.parametrize("damaged", [(2,), (2, 3)], ids=["the newest", "the newest two"])
+def test_a_crash_while_a_damaged_step_is_saved_again_leaves_the_good_one_before_or_the_new_one(
+    tmp_path: Path, damaged: tuple[int, ...]
+) -> None:
+    checkpoints = with_steps(tmp_path / "start", 1, *damaged)
+    for step in damaged:
+        damage(checkpoints / f"step-{step:08d}/rank-00000.safetensors.sealed")
+
+    def save_again(work: Path, event: int) -> None:
+        store = a_store(work)
+        crash_at(event)
+        store.save(2, a_state(20), {})
+
+    event, found = 0, []
+    while True:
+        work = tmp_path / str(event)
+        shutil.copytree(tmp_path / "start", work)
+        status = in_a_child(lambda work=work, event=event: save_again(work, event))
+        found.append(weights_after_resuming(work))
+        if not os.WIFSIGNALED(status):
+            break
+        event += 1
+    assert event > 10
+    assert found == sorted(found, key=lambda weights: weights or 0)
+    assert set(found) == {1, 20}
+
+
+def test_a_damaged_step_whose_new_one_cannot_be_renamed_leaves_the_good_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(with_steps(tmp_path, 1, 2) / "step-00000002/rank-00000.safetensors.sealed")
+    store, rename = a_store(tmp_path), Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(Path, "rename", refused)
+        store.save(2, a_state(20), {})
+    assert weights_after_resuming(tmp_path) == 1
 
 
 def test_a_crash_while_setting_aside_never_brings_a_newer_checkpoint_back_once_it_is_recorded(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crashes import fill
 from data_builders import CLAIM, RUN, RUN_ID, a_config, pairs, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer import preparation as subject
 from deepseek_trainer import shards
@@ -406,6 +407,20 @@ def test_main_prepares_on_node_0_and_waits_elsewhere(paths, monkeypatch):
     assert len(opened(paths, a_config()).train) > 0
 
 
+def test_a_disk_that_a_killed_save_has_filled_has_room_for_the_pointer_of_the_next_run(small_disk, monkeypatch):
+    paths = some_paths(small_disk)
+    write_jsonl(paths, "a.jsonl", texts(50))
+    prepared(paths, a_config())
+    paths.checkpoints.mkdir()
+    fill(paths.checkpoints / "step-00000002.partial-1-abc")
+    monkeypatch.setattr(subject, "load_config", lambda _: a_config())
+    for name, value in {ENV_ROOT: paths.root, ENV_NODE_INDEX: "0", **RUN, "DSTJ_RUN_ID": "uid-2"}.items():
+        monkeypatch.setenv(name, str(value))
+    subject.prepare_node()
+    assert not list(paths.checkpoints.iterdir())
+    assert len(opened(paths, a_config(), DSTJ_RUN_ID="uid-2").train) > 0
+
+
 def test_opening_without_a_preparation_says_so(paths):
     with pytest.raises(TryAgainError, match="run uid-1 has no prepared data"):
         opened(paths, a_config())
@@ -458,9 +473,9 @@ def test_a_secret_without_the_entry_that_the_job_names_ends_the_preparation(path
     monkeypatch.setattr(subject, "load_config", lambda _: a_config(seal=True))
     for name, value in {ENV_ROOT: paths.root, ENV_NODE_INDEX: "0", **RUN}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(ConfigError, match=r"keys/kek: No such file.*the entry that keyRef\.key names") as error:
+    with pytest.raises(IntegrityError, match=r"keys/kek: No such file.*the entry that keyRef\.key names") as error:
         subject.prepare_node()
-    assert error.value.code == 64
+    assert error.value.code == 77
 
 
 def test_preparation_reports_records_tokens_rows_and_speed(paths, caplog):

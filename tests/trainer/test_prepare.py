@@ -29,6 +29,11 @@ def hears_sigterm(pid: int) -> bool:
     return bool(int(status["SigCgt"], 16) & SIGTERM_BIT)
 
 
+def core_limits(pid: int) -> list[str]:
+    (line,) = (line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line)
+    return line.split()[4:6]
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -54,6 +59,7 @@ def test_a_stop_ends_the_preparation_at_once_with_code_143(
 ):
     outer, pid = waiting_node
     wait_until(lambda: hears_sigterm(pid))  # already while it imports: the kubelet asks only once
+    assert core_limits(pid) == ["1", "1"]
     os.kill(pid, 15)
     assert outer.wait(timeout=5) == ExitCode.STOPPED
     message = json.loads((tmp_path / "termination").read_text())

@@ -67,3 +67,32 @@ def test_who_ignores_a_profile_lives_through_it_as_do_its_children():
         f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_process_that_forbids_core_dumps_leaves_none_in_a_file_or_a_pipe(tmp_path: Path):
+    code = (
+        "import os, resource; from pathlib import Path; from deepseek_trainer.process import forbid_core_dumps\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)); forbid_core_dumps()\n"
+        "print(Path('/proc/self/limits').read_text(), flush=True); os.abort()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert core_limits(done.stdout) == ["1", "1"]  # core(5): 0 stops files only, 1 what is piped to a program as well
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_the_limit_may_not_be_raised_the_process_is_not_dumpable():
+    code = (
+        "import ctypes, os, resource; from deepseek_trainer.process import forbid_core_dumps\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.geteuid() or os.setuid(65534)\n"
+        "kernel = ctypes.CDLL(None); kernel.prctl(4, 1); print(kernel.prctl(3))\n"
+        "forbid_core_dumps(); print(kernel.prctl(3))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]
+
+
+def core_limits(limits: str) -> list[str]:
+    """Soft and hard limit of core files in the text of /proc/PID/limits."""
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+    return line.split()[4:6]

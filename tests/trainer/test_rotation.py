@@ -174,7 +174,7 @@ def test_what_is_no_key_beside_the_jobs_key_is_not_read(tmp_path: Path) -> None:
 
 def test_a_directory_in_which_nothing_is_a_key_says_what_is_wrong(tmp_path: Path) -> None:
     a_key_file(tmp_path / "ca.crt", b"-----BEGIN CERTIFICATE-----")
-    with pytest.raises(ConfigError, match="has 27 bytes, a key-encryption key has 32"):
+    with pytest.raises(IntegrityError, match="has 27 bytes, a key-encryption key has 32"):
         keks_in(tmp_path)
 
 

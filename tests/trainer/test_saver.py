@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer.agreement import alone
+from deepseek_trainer.agreement import Exchange, alone
+from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.dcp import Piece
 from deepseek_trainer.durable import StorageError
+from deepseek_trainer.ledger import Ledger
 from deepseek_trainer.saver import HostCopies, Saver
-from vault_builders import a_state, a_store, weights_of
+from vault_builders import Ranks, a_state, a_store, weights_of
 
 
 class Gate:
@@ -137,6 +139,28 @@ def test_what_retention_gives_up_goes_after_the_commit(saver: Saver) -> None:
     saver.wait()
     names = sorted(path.name for path in saver.store.directory.glob("step-*"))
     assert names == ["step-00000001", "step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside the training", "at once"])
+def test_where_the_lead_cannot_delete_all_ranks_hear_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    def save(rank: int, exchange: Exchange) -> None:
+        store = a_store(tmp_path, rank=rank, world_size=2, exchange=exchange)
+        saver = Saver(store, Retention(keep_last=1), exchange if beside else None)
+        for step in (1, 2):
+            saver.save(step, a_state(step), {}, None)
+        saver.wait()
+
+    def refuse(_ledger: Ledger, _step: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Ledger, "_delete", refuse)
+    lead, other = Ranks(2).run(save)
+    assert isinstance(lead, StorageError)
+    assert isinstance(other, TryAgainError)
+    assert "rank 0: cannot write" in str(other)
+    assert newest(Saver(a_store(tmp_path), Retention())) == (2, 2.0)
 
 
 def test_a_save_that_fails_is_told_of_at_once_and_leaves_the_one_before(

@@ -1,12 +1,14 @@
 """Checkpoints and results in the clear, for those who ask for it."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
+from crashes import bad_sector
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
 from deepseek_trainer.unseal import decrypt, decrypt_result
 from deepseek_trainer.vault import Purpose
@@ -40,6 +42,33 @@ def test_nothing_remains_of_a_checkpoint_that_does_not_authenticate(tmp_path: Pa
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(IntegrityError):
         decrypt(info, store.vault, tmp_path / "clear")
+    assert not (tmp_path / "clear").exists()
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "rank-00000.json", "manifest.json"])
+def test_a_file_of_the_same_step_that_was_set_aside_is_refused_in_the_place_of_the_recorded_one(
+    tmp_path: Path, sealed: bool, name: str
+) -> None:
+    store = a_store(tmp_path, sealed=sealed)
+    store.save(3, a_state(1) | {"scheduler": {"step": 1}}, {})
+    store.set_aside(after_step=-1)
+    info = store.save(3, a_state(2) | {"scheduler": {"step": 2}}, {})
+    (aside,) = store.directory.glob("step-00000003.set-aside-*")
+    (file,) = aside.glob(f"{name}*")
+    shutil.copy(file, info.path)
+    with pytest.raises(IntegrityError, match="not the file that was recorded"):
+        decrypt(info, store.vault, tmp_path / "clear")
+    assert not (tmp_path / "clear").exists()
+
+
+def test_a_file_that_cannot_be_read_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path)
+    info = store.save(3, a_state(3), {})
+    with monkeypatch.context() as patch:
+        bad_sector(patch, "rank-00000.safetensors.sealed")
+        with pytest.raises(IntegrityError, match=r"rank-00000\.safetensors cannot be read: Input/output error"):
+            decrypt(info, store.vault, tmp_path / "clear")
     assert not (tmp_path / "clear").exists()
 
 

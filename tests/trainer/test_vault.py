@@ -226,7 +226,7 @@ def test_a_job_without_a_key_writes_in_the_clear(tmp_path: Path) -> None:
 
 
 def test_a_job_whose_key_is_missing_fails_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no key-encryption key.*kek"):
+    with pytest.raises(IntegrityError, match=r"no key-encryption key.*kek"):
         Vault.for_data(a_config(), Paths(tmp_path))
 
 

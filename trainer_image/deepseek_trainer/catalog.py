@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.durable import reading
 from deepseek_trainer.manifest import HEAD, MANIFEST, Head, Manifest, RankFile
 from deepseek_trainer.sealing import Told, nobody
 from deepseek_trainer.statefile import State
@@ -57,6 +58,7 @@ class Refused:
     step: int
     path: Path
     reason: str
+    unreadable: bool = False  # the disk refused: it may be another time
 
 
 def step_directory(directory: Path, step: int) -> Path:
@@ -142,10 +144,12 @@ def list_checkpoints(directory: Path, vault: Vault) -> list[CheckpointInfo | Ref
 
 
 def _found_or_refused(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo | Refused:
+    path = step_directory(directory, step)
     try:
-        return find(directory, vault, head, step)
+        with reading(path):
+            return find(directory, vault, head, step)
     except IntegrityError as error:
-        return Refused(step, step_directory(directory, step), error.problem)
+        return Refused(step, path, error.problem)
 
 
 def place_of(info: CheckpointInfo, file: RankFile) -> Context:

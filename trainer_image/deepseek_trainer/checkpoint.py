@@ -49,7 +49,7 @@ class Share:
 class CheckpointStore:
     """The checkpoints of one job, as one of its ranks uses them.
 
-    All methods but `prune` are collective: every rank calls them, and where one rank fails all raise.
+    All methods are collective: every rank calls them, and where one rank fails all raise.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class CheckpointStore:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
 
         Damaged newer ones are listed in `refused`.  Raises IntegrityError where the newest is missing, or all
-        are damaged.
+        are damaged, and an OSError where some of these cannot be read.
         """
         return self._found(self._ledger.newest_whole)
 
@@ -142,9 +142,8 @@ class CheckpointStore:
         self._on_lead(lambda: self._ledger.set_aside(after_step))
 
     def prune(self, retention: Retention, best_step: int | None) -> None:
-        """Delete, on rank 0, the checkpoints that `retention` gives up."""
-        if self._is_lead:
-            self._ledger.prune(retention, best_step)
+        """Delete the checkpoints that `retention` gives up."""
+        self._on_lead(lambda: self._ledger.prune(retention, best_step))
 
     @property
     def _is_lead(self) -> bool:

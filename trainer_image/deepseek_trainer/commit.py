@@ -1,14 +1,19 @@
 """Directories that appear all at once or not at all."""
 
 import ctypes
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
-from deepseek_trainer.durable import beside, sync
+from deepseek_trainer.durable import StorageError, beside, sync
 
+T = TypeVar("T")
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
@@ -32,6 +37,27 @@ def committed(directory: Path) -> Iterator[Path]:
         _replace(directory, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> bool:
+    """Remove what killed writers left half written or half deleted in `directory`; whether there was anything."""
+    leftovers = [*directory.glob("*.partial-*"), *directory.glob("*.pruned-*")]
+    for path in leftovers:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return bool(leftovers)
+
+
+def with_room(directory: Path, work: Callable[[], T]) -> T:
+    """What `work` gives; on a full disk it is done again, once the leftovers in `directory` are gone."""
+    try:
+        return work()
+    except (StorageError, OSError) as error:
+        if error.errno not in _FULL or not remove_leftovers(directory):
+            raise
+    return work()
 
 
 def _replace(directory: Path, partial: Path) -> None:

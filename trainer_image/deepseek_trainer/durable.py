@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from deepseek_trainer.contract.errors import TryAgainError
+from deepseek_trainer.contract.errors import TryAgainError, UnreadableError
 
 _HINTS: Final = {
     errno.ENOSPC: "free space on the volume or enlarge it; let checkpoint.retention keep less",
@@ -19,6 +19,7 @@ _HINTS: Final = {
     errno.EACCES: "the volume must be writable for the worker's user or its fsGroup",
     errno.EPERM: "the volume must be writable for the worker's user or its fsGroup",
 }
+_UNREADABLE: Final = "see the kernel log of the machine; restore it from a backup"
 STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -42,6 +43,17 @@ def storing(path: Path, needed: int | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(path, error, needed) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an EIO of the block into an UnreadableError about `path`; what another try may mend goes on up."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise UnreadableError(f"{path} cannot be read: {os.strerror(errno.EIO)}", hint=_UNREADABLE) from error
 
 
 def sync(path: Path) -> None:

@@ -68,7 +68,7 @@ def generate_kek(path: Path) -> Key:
 
 
 def read_kek(path: Path) -> Key:
-    """Raises ConfigError where the file is missing, has another length, or is open to others.
+    """Raises IntegrityError where the file is missing, has another length, or is open to others.
 
     Nobody but the owner may have access.  A file of another user may be readable by our group as well: that is
     how the kubelet mounts a Secret, as root's and the pod's fsGroup's.
@@ -78,13 +78,13 @@ def read_kek(path: Path) -> Key:
             status = os.fstat(file.fileno())
             material = file.read(4 * KEY_BYTES)
     except OSError as error:
-        raise ConfigError(
+        raise IntegrityError(
             f"no key-encryption key: {path}: {os.strerror(error.errno or 0)}",
             hint=f"{_GENERATE}; in a cluster, give the Secret the entry that keyRef.key names",
         ) from None
     _check_mode(path, status)
     if len(material) != KEY_BYTES:
-        raise ConfigError(_wrong_length(path, material), hint=_GENERATE)
+        raise IntegrityError(_wrong_length(path, material), hint=_GENERATE)
     return Key(material)
 
 
@@ -93,7 +93,7 @@ def key_files(directory: Path) -> list[Path]:
     try:
         files = sorted(path for path in directory.iterdir() if path.is_file())
     except OSError as error:
-        raise ConfigError(f"no keys: {directory}: {os.strerror(error.errno or 0)}", hint=_GENERATE) from None
+        raise IntegrityError(f"no keys: {directory}: {os.strerror(error.errno or 0)}", hint=_GENERATE) from None
     return [path for path in files if not path.name.startswith(".") and ".partial-" not in path.name]
 
 
@@ -103,7 +103,7 @@ def keks_in(directory: Path) -> list[Key]:
     for path in key_files(directory):
         try:
             keks.append(read_kek(path))
-        except ConfigError as error:
+        except IntegrityError as error:
             refused.append(error)
     if refused and not keks:
         raise refused[0]
@@ -119,7 +119,7 @@ def keks_beside(path: Path) -> list[Key]:
 def _check_mode(path: Path, status: os.stat_result) -> None:
     forbidden = 0o077 if status.st_uid == os.geteuid() else 0o027
     if (mode := stat.S_IMODE(status.st_mode)) & forbidden:
-        raise ConfigError(
+        raise IntegrityError(
             f"{path} has mode {mode:04o}: others than its owner can reach the key",
             hint=f"chmod 600 {path}; in a pod: defaultMode 0440 and an fsGroup",
         )

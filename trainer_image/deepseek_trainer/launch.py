@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, ExitCode, Paths
 from deepseek_trainer.failure import Failure, exit_with, run
-from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent
+from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent, forbid_core_dumps
 from deepseek_trainer.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
@@ -98,6 +98,7 @@ class Launcher:
 def main() -> None:
     stop, profile = StopFlag.on_signal(), ProfileFlag.on_signal()
     die_with_parent()
+    forbid_core_dumps()
     scratch = Scratch(Paths.from_env().scratch)
     failure = Launcher(scratch, stop, profile=profile).run()
     progress = scratch.last_progress()

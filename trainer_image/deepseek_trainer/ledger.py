@@ -4,7 +4,9 @@ Each method leaves both so that a crash at any instant loses at most what it was
 (docs/checkpoint-format.md has the rules and their limits).
 """
 
+import errno
 import logging
+import os
 import shutil
 import uuid
 from dataclasses import dataclass, field, replace
@@ -21,9 +23,10 @@ from deepseek_trainer.catalog import (
     steps_in,
     verify,
 )
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
+from deepseek_trainer.commit import remove_leftovers, with_room
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError, UnreadableError
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.durable import storing, sync
+from deepseek_trainer.durable import reading, storing, sync
 from deepseek_trainer.manifest import HEAD, MANIFEST, Commit, Head, Manifest
 from deepseek_trainer.vault import Context, Vault
 
@@ -39,6 +42,7 @@ class Ledger:
     directory: Path
     vault: Vault
     refused: list[Refused] = field(default_factory=list)  # by the last `newest_whole` or `whole`, newest first
+    _unsound: set[int] = field(default_factory=set)  # steps that were ever refused
     _owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def take_over(self) -> None:
@@ -52,9 +56,9 @@ class Ledger:
         for step in steps_in(self.directory):
             if head.newest is None or step > head.newest.step:
                 head = self._settled(head, step)
-        self._write(replace(head, owner=self._owner))
-        for leftover in (*self.directory.glob("*.partial-*"), *self.directory.glob("*.pruned-*")):
-            _remove(leftover)
+        # The record first, which shuts out a run that still writes; but a killed one may have left no room for it.
+        with_room(self.directory, lambda: self._write(replace(head, owner=self._owner)))
+        remove_leftovers(self.directory)
 
     def head(self) -> Head:
         """Raises TryAgainError once another attempt has taken over."""
@@ -77,7 +81,9 @@ class Ledger:
 
     def commit(self, partial: Path, manifest: Manifest) -> None:
         """Make a partial directory, in which all ranks have synced their files, the newest checkpoint."""
-        head, step = self.head(), manifest.step
+        step = manifest.step
+        self._give_up_from(step)
+        head = self.head()
         newest = head.newest.digest if head.newest else None
         manifest = replace(manifest, lineage=head.lineage, previous=newest)
         record = self.vault.write(partial / MANIFEST, manifest.to_json(), Context(step))
@@ -85,15 +91,17 @@ class Ledger:
         with storing(path):
             sync(partial)
             if path.exists():
-                self._rename_aside(step)  # damaged or never recorded, or the run would not be here again
+                self._rename_aside(step)  # it was never recorded
             partial.rename(path)
             sync(self.directory)
         self._write(head.with_commit(Commit(step, record.digest)))
+        self._unsound.discard(step)
 
     def newest_whole(self) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
 
-        Raises IntegrityError where the newest is missing, or all are damaged.
+        Raises IntegrityError where the newest is missing, or all are damaged; an OSError where some, which are not
+        known to be damaged, cannot be read: in another attempt they may be.
         """
         self.refused = []
         head = self.head()
@@ -104,6 +112,8 @@ class Ledger:
         for step in reversed(head.steps):
             if info := self._whole(head, step):
                 return info
+        if any(refused.unreadable for refused in self.refused):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(newest))
         raise IntegrityError(
             f"no checkpoint in {self.directory} authenticates; the newest: {self.refused[0].reason}",
             hint="check the key; else restore a checkpoint from a backup",
@@ -135,10 +145,10 @@ class Ledger:
                     self._rename_aside(step)
             sync(self.directory)
 
-    def prune(self, retention: Retention, best_step: int | None, *, spare: int | None = None) -> None:
-        """Delete the checkpoints that `retention` gives up, but `spare`."""
+    def prune(self, retention: Retention, best_step: int | None) -> None:
+        """Delete the checkpoints that `retention` gives up; one that was refused takes no good one's place."""
         head = self.head()
-        stay = retention.kept(head.steps, best_step) | ({spare} & set(head.steps))
+        stay = retention.kept(head.steps, best_step) | retention.kept(set(head.steps) - self._unsound, best_step)
         gone = frozenset(head.steps) - stay
         # The directories first: an old checkpoint that is recorded and gone does no harm, the reverse stays for ever.
         with storing(self.directory):
@@ -148,13 +158,24 @@ class Ledger:
         if pruned != head:
             self._write(pruned)
 
+    def _give_up_from(self, step: int) -> None:
+        """Set aside the recorded checkpoints from `step` on: they are damaged, or the run would not be here again.
+
+        Before a new one takes the place: a crash in between must not leave a record of what is missing.
+        """
+        recorded = self.head().steps
+        if recorded and recorded[-1] >= step:
+            self.set_aside(max((each for each in recorded if each < step), default=-1))
+
     def _settled(self, head: Head, step: int) -> Head:
         """What to make of a checkpoint newer than all that are recorded.
 
         Either its run crashed before recording it, or while setting it aside; anything else was put there.
         """
+        path = step_directory(self.directory, step)
         try:
-            info = open_checkpoint(step_directory(self.directory, step), step, self.vault)
+            with reading(path):
+                info = open_checkpoint(path, step, self.vault)
         except IntegrityError as error:
             log.warning("a checkpoint that is not recorded is not used: %s", error)
             return head
@@ -165,13 +186,17 @@ class Ledger:
         return head
 
     def _whole(self, head: Head, step: int) -> CheckpointInfo | None:
+        path = step_directory(self.directory, step)
         try:
-            info = find(self.directory, self.vault, head, step)
-            verify(info, self.vault)
+            with reading(path):
+                info = find(self.directory, self.vault, head, step)
+                verify(info, self.vault)
         except IntegrityError as error:
             log.warning("checkpoint of step %d refused: %s", step, error.problem)
-            self.refused.append(Refused(step, step_directory(self.directory, step), error.problem))
+            self.refused.append(Refused(step, path, error.problem, isinstance(error, UnreadableError)))
+            self._unsound.add(step)
             return None
+        self._unsound.discard(step)
         return info
 
     def _rename_aside(self, step: int) -> None:
@@ -182,7 +207,7 @@ class Ledger:
         """Out of sight in one step, so that no half checkpoint keeps its name."""
         path = step_directory(self.directory, step)
         if path.exists():
-            _remove(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
+            shutil.rmtree(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
 
     def _write(self, head: Head) -> None:
         self.vault.replace(self.directory / HEAD, head.to_json())
@@ -190,10 +215,3 @@ class Ledger:
 
 def _listed(head: Head) -> str:
     return ", ".join(map(str, head.steps)) or "none"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from deepseek_trainer.classes import Classes, unbalanced
-from deepseek_trainer.commit import committed
+from deepseek_trainer.commit import committed, with_room
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
@@ -139,7 +139,8 @@ def prepare_node() -> None:
     follow_rotation(config, paths)
     vault = Vault.for_data(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:
-        prepare(config, paths, vault, run_id)
+        # A rank that was killed while it saved may have filled the disk: nothing would get far enough to clear up.
+        with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id))
     else:
         wait(paths, run_id, vault)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, Self
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 PROFILE_SIGNAL: Final = signal.SIGUSR1
 
@@ -25,8 +25,15 @@ def die_with_parent() -> None:
 
 
 def forbid_core_dumps() -> None:
-    """A core file would hold keys and weights in the clear."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """A core file would hold keys and weights in the clear.
+
+    A limit of 0 does not hold for what the kernel pipes to a program, as most distributions have it; 1 holds for both
+    (fs/coredump.c).  Where a limit of 0 may not be raised, the process gives up being dumpable, which an exec undoes.
+    """
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    except ValueError:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0)
 
 
 def on_stop(leave: Callable[[], object]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +11,7 @@ from deepseek_trainer.catalog import CheckpointInfo, place_of
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.durable import storing, sync
 from deepseek_trainer.manifest import MANIFEST
+from deepseek_trainer.sealing import Bytes
 from deepseek_trainer.vault import SUFFIX, Context, Vault
 
 
@@ -19,10 +20,11 @@ def decrypt(info: CheckpointInfo, vault: Vault, target: Path) -> None:
 
     Raises ConfigError if `target` exists; nothing remains of it after any other error.
     """
-    files = [(file.record.name, place_of(info, file)) for file in info.manifest.files]
     with _new_private_directory(target):
-        for name, context in [*files, (MANIFEST, Context(info.step))]:
-            _copy(vault, info.path / name, target / name, context)
+        for file in info.manifest.files:
+            name, place = file.record.name, place_of(info, file)
+            _write(target / name, vault.pieces(info.path / name, place, file.record))
+        _write(target / MANIFEST, [vault.read(info.path / MANIFEST, Context(info.step), digest=info.manifest_digest)])
 
 
 def decrypt_result(source: Path, vault: Vault, target: Path) -> None:
@@ -34,7 +36,7 @@ def decrypt_result(source: Path, vault: Vault, target: Path) -> None:
         for file in files:
             name = file.with_name(file.name.removesuffix(SUFFIX))
             (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _copy(vault, source / name, target / name, Context())
+            _write(target / name, vault.pieces(source / name))
 
 
 @contextmanager
@@ -51,9 +53,9 @@ def _new_private_directory(target: Path) -> Iterator[None]:
         raise
 
 
-def _copy(vault: Vault, source: Path, target: Path, context: Context) -> None:
-    with vault.open_reader(source, context) as reader, storing(target, reader.size), _private_file(target) as file:
-        for piece in reader.pieces():
+def _write(target: Path, pieces: Iterable[Bytes]) -> None:
+    with storing(target), _private_file(target) as file:
+        for piece in pieces:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())

@@ -9,6 +9,7 @@ name (`associated_data`): moved anywhere else it does not open.
     content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from deepseek_trainer.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.durable import StorageError, beside, keep_owner, storing, sync
+from deepseek_trainer.durable import StorageError, beside, keep_owner, reading, storing, sync
 from deepseek_trainer.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
 from deepseek_trainer.sealing import Bytes, SealedReader, SealedWriter, Sink, Told, nobody
 
@@ -170,6 +171,25 @@ class Vault:
             reader.__exit__()
             raise
         return reader
+
+    def pieces(
+        self, path: Path, context: Context = Context(), record: FileRecord | None = None
+    ) -> Iterator[memoryview]:
+        """The content in order; each piece is valid until the next.  With `record` it must be that very file.
+
+        Of a file in the clear, only the end tells whether it is.
+        """
+        content = hashlib.sha256()
+        with (
+            reading(path),
+            self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context) as reader,
+        ):
+            for piece in reader.pieces():
+                if not self.sealed:
+                    content.update(piece)
+                yield piece
+        if record and not self.sealed:
+            _compare(path, content.hexdigest(), record.digest)
 
     def open_reader(self, path: Path, context: Context = Context()) -> Reader:
         """Random access to the content; use as a context manager."""

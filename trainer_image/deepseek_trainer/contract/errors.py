@@ -57,3 +57,7 @@ class AdaptingError(TryAgainError):
 
 class IntegrityError(JobError):
     code = ExitCode.INTEGRITY
+
+
+class UnreadableError(IntegrityError):
+    """The disk no longer gives back what was written to it: a bad sector, or the whole of it is away."""

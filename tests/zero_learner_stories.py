@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepseek_trainer import model as of_model
+from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.distributed import World
 from deepseek_trainer.learner import Learner
@@ -113,6 +114,34 @@ def on_from(world: World, root: Path, strategy: str) -> list[float]:
     again = a_loop(config(strategy=strategy), root, world=world, model=with_dropout(a_model(), 0.0))
     again.run()
     return again.reporter.losses
+
+
+def from_8_bits(world: World, root: Path, strategies: Sequence[str]) -> list[list[float]]:
+    """Losses of runs that go on from moments in 8 bits under AdamW and each of the strategies."""
+    join(world)
+    losses = []
+    for name in strategies:
+        run_until_stopped(a_loop(config(optimizer="AdamW8bit"), root / name, world=world, stop_after=2, model=a_wide()))
+        again = a_loop(config(strategy=name), root / name, world=world, model=a_wide())
+        again.run()
+        losses.append(again.reporter.losses)
+    return losses
+
+
+def a_wide() -> nn.Module:
+    """With an embedding that is large enough for moments in 8 bits."""
+    return with_dropout(scratch_model(TINY.model_copy(update={"hidden_size": 16}), LENGTH, seed=0), 0.0)
+
+
+def from_muon(world: World, root: Path) -> str:
+    """What a rank says that is to go on under ZeRO from Muon's moments."""
+    join(world)
+    run_until_stopped(a_loop(config(optimizer="Muon"), root, world=world, stop_after=2))
+    try:
+        a_loop(config(strategy="ZeRO2"), root, world=world)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def skips(world: World, strategies: Sequence[str]) -> dict[str, tuple[float, bool, bool]]:

@@ -19,6 +19,8 @@ from zero_learner_stories import (
     TINY,
     begun_in,
     bytes_kept,
+    from_8_bits,
+    from_muon,
     gone_on,
     norms_with_answers,
     on_from,
@@ -74,6 +76,17 @@ def test_a_checkpoint_serves_any_strategy_and_number_of_ranks(tmp_path: Path) ->
         assert losses == pytest.approx(expected, rel=1e-6)
     on_ranks(2, begun_in, tmp_path / "fewer", "ZeRO2")
     assert on_ranks(1, on_from, tmp_path / "fewer", "ZeRO3")[0] == pytest.approx(expected[2:], rel=1e-6)
+
+
+def test_moments_of_8_bits_serve_every_strategy(tmp_path: Path) -> None:
+    expected, *others = on_ranks(2, from_8_bits, tmp_path, ["DDP", "FSDP", "ZeRO1", "ZeRO3"])[0]
+    for losses in others:
+        assert losses == pytest.approx(expected, rel=1e-6)
+
+
+def test_moments_that_adamw_can_make_nothing_of_are_refused_on_all_ranks(tmp_path: Path) -> None:
+    for told in on_ranks(2, from_muon, tmp_path):
+        assert "optimization.optimizer=AdamW: the checkpoint has the moments of Muon" in told
 
 
 def test_a_step_that_is_skipped_changes_nothing() -> None:

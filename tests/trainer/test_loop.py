@@ -182,6 +182,45 @@ def test_too_many_bad_steps_go_back_to_the_checkpoint_with_half_the_rate_and_the
     assert loop.cursor.consumed == 8 * 4
 
 
+@pytest.mark.parametrize(("how", "step"), [("stopped", 4), ("stopped", 5), ("killed", 6)])
+def test_a_run_that_ends_after_a_rollback_goes_on_as_one_that_did_not_end(tmp_path: Path, how: str, step: int):
+    """And not from before the rollback: it does not read the bad rows again."""
+    settings, bad = config(checkpoint={"interval": {"steps": 4}}, maxSteps=10), {5, 6, 7, 8}
+    whole = a_loop(settings, tmp_path / "whole")
+    BadBatches(whole, bad)
+    whole.run()
+    first = a_loop(settings, tmp_path / "parts")
+    BadBatches(first, bad)
+    end_after_rollback(first, how, step)
+    second = a_loop(settings, tmp_path / "parts")
+    BadBatches(second, bad)
+    second.run()
+    assert [event for event, _ in whole.reporter.events] == ["skipped"] * 4 + ["rolled_back"]
+    assert second.reporter.events == []
+    assert second.reporter.losses == whole.reporter.losses[-5:]
+    assert second.state.rate_factor == 0.5
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(second).items())
+
+
+def end_after_rollback(loop: Loop, how: str, step: int) -> None:
+    def is_due() -> bool:
+        return loop.state.rollbacks > 0 and loop.state.step >= step
+
+    if how == "stopped":
+        loop.stop_requested = is_due
+        run_until_stopped(loop)
+        return
+
+    def dies(*_: Any) -> None:
+        if is_due():
+            raise InterruptedError
+
+    loop.reporter.step = dies
+    with pytest.raises(InterruptedError):
+        loop.run()
+    loop.saver.wait()
+
+
 def test_a_run_that_no_rollback_helps_fails_and_leaves_its_last_checkpoint(tmp_path: Path):
     loop = a_loop(config(checkpoint={"interval": {"steps": 2}}, guard={"maxSkips": 0, "maxRollbacks": 2}), tmp_path)
     BadBatches(loop, set(range(3, 99)))

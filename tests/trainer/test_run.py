@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from data_builders import CLAIM, RUN_ID, pairs, texts, write_jsonl
 from deepseek_trainer import loop
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import AdaptingError, ConfigError, DataError, IntegrityError, OutOfMemoryError
 from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType
@@ -25,7 +26,9 @@ from deepseek_trainer.contract.names import (
     ENV_ATTEMPT,
     Paths,
 )
+from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.dataset import Batch
+from deepseek_trainer.digest import digest_of
 from deepseek_trainer.learner import TorchLearner
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.run import Rank, checkpoint_to_resume
@@ -35,6 +38,7 @@ from model_builders import a_gguf, a_tokenizer, tiny_model
 from run_builders import a_job, a_worker, events, trained
 from vault_builders import a_state, a_store
 
+A_BASE = BaseModelSource(claim_name="models", path="base")
 LEARNING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 0.001, "schedule": "Constant"}
 ACCUMULATE = TorchLearner.accumulate
 
@@ -118,7 +122,7 @@ def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
 
 
 def test_a_qlora_job_goes_from_a_gguf_file_to_a_whole_model_and_an_adapter(paths: Paths):
-    base = {"model": ModelSpec(base=BaseModelSource(claim_name="models", path="base"))}
+    base = {"model": ModelSpec(base=A_BASE)}
     qlora = {"method": MethodSpec(type=MethodType.QLORA), "export": ExportSpec(formats=("Merged", "Adapter"))}
     original = tiny_model(hidden_size=64, head_dim=16)  # whole blocks of NF4 in each row
     a_gguf(paths.claim("models", "base"), original, a_tokenizer())
@@ -299,17 +303,18 @@ def test_a_job_of_balanced_classes_resumes_as_if_it_had_never_stopped_and_tells_
     assert "| classes.spam.records | 1 |" in card
 
 
-def a_rank(root: Path, resume_from: str) -> Rank:
+def a_rank(root: Path, resume_from: str, base: str | None = None, **parts: Any) -> Rank:
     job = a_job()
     policy = job.checkpoint.model_copy(update={"resume_from": resume_from})
-    config = job.model_copy(update={"checkpoint": policy})
-    return Rank(config, Paths(root), ALONE, StopFlag(), ProfileFlag(), prepared=None, store=a_store(root))
+    config = job.model_copy(update={"checkpoint": policy} | parts)
+    prepared: Any = SimpleNamespace(counts={"train": SimpleNamespace(records=9)})
+    return Rank(config, Paths(root), ALONE, StopFlag(), ProfileFlag(), prepared, a_store(root), base)
 
 
-def saved_by(root: Path, run_id: str, *steps: int) -> None:
+def saved_by(root: Path, run_id: str, *steps: int, **origin: Any) -> None:
     store = a_store(root)
     for step in steps:
-        store.save(step, a_state(step), {"jobUid": run_id.rpartition("-")[0]})
+        store.save(step, a_state(step), {"jobUid": run_id.rpartition("-")[0]} | origin)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +333,55 @@ def test_a_job_resumes_where_it_was_told_to_until_it_has_checkpoints_of_its_own(
     saved_by(paths.root, saver, 1, 2, 3)
     found = checkpoint_to_resume(a_rank(paths.root, resume_from))
     assert (found and found.step) == step
+
+
+OLD, NEW = "a" * 64, "b" * 64
+BESIDE_BASE = {
+    "adapters": {"method": MethodSpec(type=MethodType.LORA)},
+    "adapters that Auto chose": {"method": MethodSpec(type=MethodType.AUTO), "model": ModelSpec(base=A_BASE)},
+    "some layers": {"method": MethodSpec(frozen_layers=1)},
+    "pairs": {"data": DataSpec(train=VolumePath(claim_name=CLAIM), format=DataFormat.PREFERENCE)},
+}
+
+
+@pytest.mark.parametrize("resume_from", ["Latest", "2"])
+@pytest.mark.parametrize("name", BESIDE_BASE)
+def test_what_was_learned_beside_another_base_is_refused(paths: Paths, name: str, resume_from: str):
+    saved_by(paths.root, "another-1", 1, 2, baseDigest=OLD)
+    with pytest.raises(ConfigError) as caught:
+        checkpoint_to_resume(a_rank(paths.root, resume_from, NEW, **BESIDE_BASE[name]))
+    assert str(caught.value) == (
+        f"the checkpoint of step 2 was trained beside the base model {OLD}, the job's is {NEW} (hint: give model.base "
+        "back what it held, or start over with checkpoint.resumeFrom: None)"
+    )
+    assert caught.value.code == 64
+    assert checkpoint_to_resume(a_rank(paths.root, resume_from, OLD, **BESIDE_BASE[name]))
+    assert checkpoint_to_resume(a_rank(paths.root, "None", NEW, **BESIDE_BASE[name])) is None
+
+
+def test_all_weights_are_trained_on_whatever_the_base_is_now(paths: Paths):
+    saved_by(paths.root, "another-1", 1, baseDigest=OLD)
+    assert checkpoint_to_resume(a_rank(paths.root, "Latest", NEW))
+
+
+def test_a_checkpoint_that_does_not_know_its_base_serves_any(paths: Paths):
+    """Those of earlier versions do not."""
+    saved_by(paths.root, "another-1", 1)
+    assert checkpoint_to_resume(a_rank(paths.root, "Latest", NEW, **BESIDE_BASE["adapters"]))
+
+
+def test_adapters_are_not_trained_on_once_their_base_is_replaced(paths: Paths):
+    job = a_job(**LEARNING | {"maxSteps": 1}).model_copy(
+        update={"model": ModelSpec(base=A_BASE), "method": MethodSpec(type=MethodType.LORA)}
+    )
+    base = paths.claim("models", "base")
+    a_gguf(base, tiny_model(), a_tokenizer())
+    digests = [digest_of(base)]
+    trained(job, paths)
+    a_gguf(base, tiny_model(seed=1), a_tokenizer())
+    digests.append(digest_of(base))
+    with pytest.raises(ConfigError, match=rf"of step 1 was trained beside the base model {digests[0]}, .*{digests[1]}"):
+        trained(job, paths)
 
 
 def test_resuming_from_a_step_that_there_is_not_names_those_that_there_are(paths: Paths):

@@ -21,13 +21,14 @@ from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
 from deepseek_trainer.dropout import drop_out
 from deepseek_trainer.ema import Ema
+from deepseek_trainer.manifest import TensorInfo
 from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
 from deepseek_trainer.parallel import SummedLoss, spread, sync_gradients, whole
 from deepseek_trainer.precision import autocast
 from deepseek_trainer.preference import PairLoss
 from deepseek_trainer.recompute import recompute_activations
 from deepseek_trainer.state import load_weights, random_state, restore_random_state
-from deepseek_trainer.statefile import split
+from deepseek_trainer.statefile import code_of, split
 
 State = Mapping[str, Any]
 
@@ -211,6 +212,10 @@ class TorchLearner(Learner):
             weight, owner = trained.get(tensor.name), owners.get(tensor.name.rpartition("/")[0])
             if isinstance(weight, DTensor):
                 places[tensor.name] = weight
-            elif isinstance(owner, DTensor) and owner.shape == (tensor.whole or tensor.shape):
+            elif isinstance(owner, DTensor) and _is_like(owner, tensor):
                 places[tensor.name] = torch.empty_like(owner)  # a moment that is laid out as its weight
         return places
+
+
+def _is_like(weight: DTensor, tensor: TensorInfo) -> bool:
+    return (code_of(weight.dtype), tuple(weight.shape)) == (tensor.dtype, tensor.whole or tensor.shape)

@@ -55,6 +55,7 @@ class Loop:
     _scales_loss: bool = field(init=False)
     _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
     _saved_step: int = field(init=False)
+    _has_rolled_back: bool = field(init=False, default=False)  # and no checkpoint tells of it yet
     _saved_best: int | None = field(init=False, default=-1)  # the best step that retention knows; -1: an earlier run's
     _saved_at: float = field(init=False)
 
@@ -84,7 +85,7 @@ class Loop:
                 [
                     sum(self.learner.loss.count(batch) for batch in batches),
                     sum(batch.num_tokens for batch in batches),
-                    self.stop_requested(),
+                    self._is_to_stop(),
                     self.world.is_lead and self._clock_is_due(),
                     self.saver.has_failed,
                     self.world.is_lead and self.state.train_seconds + self._last_seconds,
@@ -134,7 +135,7 @@ class Loop:
 
     def leave_if_stopped(self) -> None:
         """Collective.  Raises StopRequested where any rank was asked to stop, once the last step is saved."""
-        if self.world.any(self.stop_requested()):
+        if self.world.any(self._is_to_stop()):
             self._leave()
 
     def save(self) -> None:
@@ -151,7 +152,11 @@ class Loop:
             "cursor": self.cursor.state().hex(),
         }
         self.saver.save(self.state.step, self.learner.state(), meta, best)
-        self._saved_step, self._saved_at = self.state.step, self.now()
+        self._saved_step, self._saved_at, self._has_rolled_back = self.state.step, self.now(), False
+
+    def _is_to_stop(self) -> bool:
+        """Not before a rollback is saved, with the step after it: the next run would read the same rows again."""
+        return self.stop_requested() and not self._has_rolled_back
 
     def _leave(self) -> NoReturn:
         self._save_to_the_end()
@@ -173,7 +178,7 @@ class Loop:
         is_evaluated = self.state.evaluated_step == self.state.step
         if not is_evaluated and (self._is_due(self.config.evaluation.interval_steps) or self._is_last()):
             self.evaluate()
-        if self._is_due(self.config.checkpoint.interval.steps):
+        if self._has_rolled_back or self._is_due(self.config.checkpoint.interval.steps):
             self.save()
 
     def _next_batches(self) -> list[Batch]:
@@ -244,7 +249,7 @@ class Loop:
         self.state = RunState.from_json(info.meta["run"])
         self.state.train_seconds, self.state.rollbacks = spent, rollbacks + 1
         self.state.norms.skipped = 0
-        self._saved_step, self._saved_best = info.step, -1
+        self._saved_step, self._saved_best, self._has_rolled_back = info.step, -1, True
         self.reporter.event("rolled_back", step=left, to=info.step, rateFactor=self.state.rate_factor)
 
     def _is_logged(self) -> bool:

@@ -100,6 +100,11 @@ def read_source(directory: Path, vault: Vault) -> Source:
     return Source(facts["sha256"], facts["claimName"], facts["path"], tuple(facts["weights"]))
 
 
+def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | None:
+    """SHA-256 of what the prepared base model was made from; None from scratch."""
+    return None if config.model.base is None else read_source(prepared_model(config, paths), vault).sha256
+
+
 def _base(config: TrainingConfig) -> BaseModelSource:
     assert config.model.base is not None, "a model from scratch has no source"
     return config.model.base

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer
 from deepseek_trainer.model import trainable_parameters
+from deepseek_trainer.moments import kept_by
 
 BETAS = (0.9, 0.95)
 
@@ -74,12 +76,18 @@ def load_state_by_name(
     parts: Sequence[torch.optim.Optimizer],
     state: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Give the optimizers a copy of `state`; torch knows where: a fused one, unlike others, counts steps on the GPU."""
+    """Give the optimizers a copy of `state`; torch knows where: a fused one, unlike others, counts steps on the GPU.
+
+    Raises ConfigError where it is of an optimizer from which they cannot go on.
+    """
     names = {parameter: name for name, parameter in weights.items()}
     for optimizer in parts:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         by_index = {
-            i: {key: _copied(value, key, parameter) for key, value in state[names[parameter]].items()}
+            i: {
+                key: _copied(value, key, parameter)
+                for key, value in kept_by(optimizer, state[names[parameter]]).items()
+            }
             for i, parameter in enumerate(parameters)
             if names[parameter] in state
         }
@@ -89,4 +97,9 @@ def load_state_by_name(
 def _copied(value: Any, key: str, parameter: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.clone() if key == "step" else value.to(parameter.device, copy=True)
+    if key == "step":
+        return value.clone()
+    value = value.to(parameter.device, copy=True)
+    if not isinstance(parameter, DTensor) or isinstance(value, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).clone()

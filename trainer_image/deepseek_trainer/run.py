@@ -26,7 +26,7 @@ from deepseek_trainer.loop import Loop
 from deepseek_trainer.meter import gpu_at_work
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import load_model
-from deepseek_trainer.model_source import dimensions_of
+from deepseek_trainer.model_source import base_digest, dimensions_of
 from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.precision import compute_dtype
 from deepseek_trainer.preflight import refuse_too_large
@@ -37,7 +37,7 @@ from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.state import RunState
+from deepseek_trainer.state import RunState, refuse_other_base
 from deepseek_trainer.training_config import config_digest, load_config
 from deepseek_trainer.vault import Vault
 
@@ -55,6 +55,7 @@ class Rank:
     profile: ProfileFlag
     prepared: Prepared
     store: CheckpointStore
+    base_digest: str | None  # of the base model; None from scratch
     rungs: int = 0  # of the job's ladder that all ranks have climbed
 
     @property
@@ -65,13 +66,19 @@ class Rank:
     @property
     def origin(self) -> Json:
         """What the checkpoints tell of the job."""
-        return {"jobUid": _job_uid(), "configDigest": config_digest(self.asked), "rungs": self.rungs}
+        digests = {"configDigest": config_digest(self.asked), "baseDigest": self.base_digest}
+        return {"jobUid": _job_uid(), **digests, "rungs": self.rungs}
 
     @property
     def method(self) -> MethodSpec:
         """The same on every rank and attempt: the records were counted when the data were prepared."""
         has_base = self.config.model.base is not None
         return self.config.method.settled(self.prepared.counts["train"].records, has_base=has_base)
+
+    @property
+    def learns_beside_base(self) -> bool:
+        """Whether what is trained is worth something only with the base that it was trained with."""
+        return not self.method.trains_all or self.config.preference is not None
 
     @property
     def settled(self) -> TrainingConfig:
@@ -87,8 +94,9 @@ def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> No
         if world.is_lead:
             progress.update(stage="preparing", restartCount=restarts)
             serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
-        prepared = open_prepared(config, paths, Vault.for_data(config, paths))
-        rank = Rank(config, paths, world, stop, profile, prepared, _store(config, paths, world))
+        vault = Vault.for_data(config, paths)
+        prepared, base = open_prepared(config, paths, vault), base_digest(config, paths, vault)
+        rank = Rank(config, paths, world, stop, profile, prepared, _store(config, paths, world), base)
         scratch = Scratch(paths.scratch)
         try:
             _train_and_tell(rank, progress, scratch)
@@ -202,7 +210,17 @@ def _model(rank: Rank) -> nn.Module:
 
 
 def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
-    """The newest checkpoint; until the job has written one of its own, the one that resumeFrom asks for."""
+    """The newest checkpoint; until the job has written one of its own, the one that resumeFrom asks for.
+
+    Raises ConfigError where it was trained beside another base model than the job's.
+    """
+    info = _asked_for(rank)
+    if info is not None and rank.learns_beside_base:
+        refuse_other_base(rank.base_digest, info)
+    return info
+
+
+def _asked_for(rank: Rank) -> CheckpointInfo | None:
     wanted = rank.config.checkpoint.resume_from
     if wanted == "Latest":
         return rank.store.latest()

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.distributed import World
 from deepseek_trainer.events import Event
@@ -87,6 +88,16 @@ def refuse_other_model(wanted: Shapes, found: Shapes) -> None:
         raise ConfigError(
             f"the checkpoint is of another model: {name} has shape {found.get(name)} there, {wanted.get(name)} here",
             hint="give the job the model and method of the checkpoint, or start over with checkpoint.resumeFrom: None",
+        )
+
+
+def refuse_other_base(wanted: str | None, info: CheckpointInfo) -> None:
+    """Raises ConfigError where a checkpoint was trained beside another base model; those of old do not tell."""
+    found = info.meta.get("baseDigest")
+    if found not in (None, wanted):
+        raise ConfigError(
+            f"the checkpoint of step {info.step} was trained beside the base model {found}, the job's is {wanted}",
+            hint="give model.base back what it held, or start over with checkpoint.resumeFrom: None",
         )
 
 

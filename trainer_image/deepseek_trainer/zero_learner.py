@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deepseek_trainer.agreement import agree
 from deepseek_trainer.catalog import CheckpointInfo
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.distributed import World
 from deepseek_trainer.learner import Learner, State
+from deepseek_trainer.moments import Moments, kept_by
 from deepseek_trainer.optimizer import optimizers
 from deepseek_trainer.state import random_state, refuse_other_model, restore_random_state
 from deepseek_trainer.statefile import split
@@ -91,7 +93,13 @@ class ZeroLearner(Learner):
 
     def load(self, store: CheckpointStore, info: CheckpointInfo) -> None:
         state = self._load(store, info, ("model", "optimizer"))
-        moments = state.get("optimizer", {})
+        moments: dict[str, Moments] = {}
+
+        def take_over() -> None:
+            saved = state.get("optimizer", {})
+            moments.update({name: kept_by(self._adamw, saved[name]) for name in saved if self._owns(name)})
+
+        agree(self._world.gather, take_over)
         for name, weight in self._weights.items():
             for key in MOMENTS:
                 self._engine.set_moment(weight, key, self._shared(name, moments.get(name, {}).get(key)))

@@ -112,6 +112,11 @@ class MethodSpec(Model):
         assert self.type is not MethodType.AUTO, "settled before anything is trained"
         return None if self.type is MethodType.FULL else self.lora or LoraSpec()
 
+    @property
+    def trains_all(self) -> bool:
+        """Whether no weight of the base stays as it is."""
+        return self.type is MethodType.FULL and self.frozen_layers is None
+
     def settled(self, records: int, *, has_base: bool) -> "MethodSpec":
         """The method itself; for Auto the one for `records` training records."""
         if self.type is not MethodType.AUTO:

@@ -16,7 +16,7 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.dimensions import LINEAR, Dimensions
 from deepseek_trainer.dropout import drop_out
-from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, refuse_certain
+from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, of_logit, refuse_certain
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import causal_loss, count_parameters
 from deepseek_trainer.optimizer import optimizers, state_by_name
@@ -96,8 +96,8 @@ def test_activations_are_what_autograd_keeps(name, lora, is_bf16):
     model = shaped(name, num_hidden_layers=6).train()
     found = memory(dimensions(model), replace(SETUP, lora=lora, is_bf16=is_bf16))
     model = with_adapters(model, lora, seed=0).train() if lora else model
-    # Of the three in `logits` only the log-softmax is kept; its gradients come later.
-    expected = found.activations + found.logits - 2 * 4 * ROWS * LENGTH * model.config.vocab_size
+    # Of the logits nothing is kept but what they gave to gradients.
+    expected = found.activations + found.logits - of_logit(is_bf16=is_bf16) * ROWS * LENGTH * model.config.vocab_size
     assert kept_bytes(model, is_bf16=is_bf16) == pytest.approx(expected, rel=0.05)
 
 

@@ -1,7 +1,8 @@
 """Memory of one rank, part by part, before anything is loaded.  Pure; without torch.
 
-What is counted follows model.py, loop.py, optimizer.py and saver.py; `benchmarks/trainer/bench_memory.py` holds it
-against what processes take.  Not counted: CUDA's context and kernels, about 0.5 to 1 GB, and what an allocator keeps.
+What is counted follows model.py, cross_entropy.py, loop.py, optimizer.py and saver.py;
+`benchmarks/trainer/bench_memory.py` holds it against what processes take.  Not counted: CUDA's context and kernels,
+about 0.5 to 1 GB, and what an allocator keeps.
 
 Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary.
 """
@@ -19,6 +20,7 @@ from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
 FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
 BF16: Final = 2
 LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
+OF_PAIRS: Final = 3 * FP32  # [bytes] of a logit of pairs: log-softmax, its gradient, and that of the logit
 ZERO_BUCKET: Final = 1 << 23  # gradients that DeepSpeed sends at once, in fp32
 PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
 
@@ -250,7 +252,19 @@ def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
 
 
 def _logits(d: Dimensions, setup: Setup) -> int:
-    """The loss's log-softmax, its gradient and that of the logits in FP32, of one part; the positions' own input."""
-    tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
+    """Logits of one part, and what the forward pass makes of them: gradients of the positions and the head's weight."""
+    tokens = setup.rows * setup.length
     at_once = min(tokens, max(1, LOGITS_BYTES // (FP32 * d.vocab)))
-    return at_once * 3 * FP32 * d.vocab + tokens * (0 if setup.lora else width * d.hidden)
+    if setup.has_pairs:
+        return at_once * OF_PAIRS * d.vocab + tokens * (0 if setup.lora else FP32 * d.hidden)
+    of_head = FP32 * d.vocab * d.hidden if _trains_head(d, setup) else 0
+    return at_once * of_logit(is_bf16=setup.is_bf16) * d.vocab + tokens * FP32 * d.hidden + of_head
+
+
+def of_logit(*, is_bf16: bool) -> int:
+    """[bytes] of a logit, which its gradient replaces, and its log-softmax in FP32, of a copy that is, too."""
+    return BF16 + 2 * FP32 if is_bf16 else 2 * FP32
+
+
+def _trains_head(d: Dimensions, setup: Setup) -> bool:
+    return setup.lora is None and not (d.tied and setup.method.frozen_layers)

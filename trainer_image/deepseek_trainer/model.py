@@ -6,6 +6,7 @@ Shapes: B rows in a micro-batch, T tokens in a row, N learned positions of a mic
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.cross_entropy import summed_cross_entropy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.estimate import LOGITS_BYTES
 from deepseek_trainer.gguf_model import CLASSES
@@ -138,31 +140,28 @@ def learned(
 
 def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
     """Sum of the cross entropies of `head`'s logits, fp32."""
-    return torch.stack(_by_parts(head, hidden_ND, targets_N, reduction="sum", label_smoothing=smoothing)).sum()
+    # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
+    return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=_rows(head))
 
 
 def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing."""
-    return torch.cat(_by_parts(head, hidden_ND, targets_N, reduction="none")).double()
+    """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing.
 
-
-def _by_parts(head: Any, hidden_ND: Tensor, targets_N: Tensor, **how: Any) -> list[Tensor]:
-    """`cross_entropy` of `head`'s logits, some positions after others.
-
-    The logits of many positions are made a part at a time, and made again in the backward pass: at no time are
-    there more than `LOGITS_BYTES` of them, where all would be most of the memory.
+    What each weighs in a loss is not known before the backward pass, which makes the logits of several parts again.
     """
-    weight, bias = head.weight, head.bias
+    weight, bias = head.weight, head.bias  # as above
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
-        return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, **how)
+        return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, reduction="none")
 
-    rows: int = max(1, LOGITS_BYTES // (4 * head.out_features))
-    if len(targets_N) <= rows:
-        return [part(hidden_ND, targets_N)]
-    parts = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
-    return [checkpoint(part, *each, use_reentrant=False) for each in parts]
+    parts = list(zip(torch.split(hidden_ND, _rows(head)), torch.split(targets_N, _rows(head)), strict=True))
+    made = part if len(parts) == 1 else partial(checkpoint, part, use_reentrant=False)
+    return torch.cat([made(*each) for each in parts]).double()
+
+
+def _rows(head: Any) -> int:
+    """Positions of a part: all logits would be most of the memory."""
+    return max(1, LOGITS_BYTES // (4 * head.out_features))
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -1,10 +1,12 @@
-"""A frozen base in four bits (QLoRA, arXiv:2305.14314): NF4 with double quantisation, through bitsandbytes."""
+"""A frozen base in four bits (QLoRA, arXiv:2305.14314): NF4 with double quantisation, through bitsandbytes.
+
+It is imported where a base in NF4 is made or met: every job asks whether it has one, and not every machine has it.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -24,14 +26,21 @@ def dequantise(model: nn.Module) -> None:
     if compute_dtype(model) is None:
         return
     for parent, name, layer in _linear_layers(model):
-        if isinstance(layer, Linear4bit):
+        if _is_quantised(layer):
             setattr(parent, name, _dequantised(layer))
     model.to("cpu")
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype | None:
     """What the NF4 layers compute in; None where there are none."""
-    return next((layer.compute_dtype for layer in model.modules() if isinstance(layer, Linear4bit)), None)
+    found: Any = next((layer for _, _, layer in _linear_layers(model) if _is_quantised(layer)), None)
+    dtype: torch.dtype | None = found and found.compute_dtype
+    return dtype
+
+
+def _is_quantised(layer: nn.Linear) -> bool:
+    """As bitsandbytes marks it."""
+    return getattr(layer.weight, "quant_state", None) is not None
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -44,8 +53,10 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear
     ]
 
 
-def _quantised(layer: nn.Linear, device: torch.device, compute_dtype: torch.dtype) -> Linear4bit:
+def _quantised(layer: nn.Linear, device: torch.device, compute_dtype: torch.dtype) -> Any:
     """Of `layer` as it is in `compute_dtype`, to which bitsandbytes then dequantises without a further rounding."""
+    from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: PLC0415 as above
+
     quantised = Linear4bit(
         layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype, quant_type="nf4", device="meta"
     )
@@ -57,7 +68,9 @@ def _quantised(layer: nn.Linear, device: torch.device, compute_dtype: torch.dtyp
     return quantised
 
 
-def _dequantised(layer: Linear4bit) -> nn.Linear:
+def _dequantised(layer: Any) -> nn.Linear:
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 as above
+
     plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     plain.weight = nn.Parameter(weight.float().cpu(), requires_grad=False)

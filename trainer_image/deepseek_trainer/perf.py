@@ -96,7 +96,7 @@ def model_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
 def hardware_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
     """What a GPU does for one position of a row: with recompute Full the trained layers' forward pass twice.
 
-    Of a job whose method is settled.  Not counted: logits that are made again, of a micro-batch that has many.
+    Of a job whose method is settled.  Not counted: logits of pairs, made again where a micro-batch has many.
     """
     method, length = config.method, config.data.sequence_length
     flops = model_flops(config, dimensions)

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -240,6 +243,89 @@ def test_a_link_inside_the_volume_is_followed(paths):
     write_text(paths, "a.txt", "hello")
     (paths.claim(CLAIM) / "b.txt").symlink_to("a.txt")
     assert len(list(found(paths).records())) == 2
+
+
+NOT_READABLE = {
+    "a link to nowhere": (errno.ENOENT, "no such file or directory"),
+    "another user's file": (errno.EACCES, "permission denied"),
+    "a directory by the time it is opened": (errno.EISDIR, "is a directory"),
+}
+
+
+def spoil(paths, monkeypatch, number, name="b.jsonl"):
+    """A file that cannot be opened.  Mode bits do not hold for root: its open is refused by hand."""
+    bad = paths.claim(CLAIM) / name
+    if number == errno.ENOENT:
+        bad.symlink_to("nowhere.jsonl")
+        return
+    bad.write_text('{"text": "never read"}\n')
+    opened = Path.open
+
+    def refused(path, *how, **named):
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *how, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".txt"])
+@pytest.mark.parametrize("case", NOT_READABLE)
+def test_a_file_that_cannot_be_opened_is_refused(paths, monkeypatch, case, suffix):
+    number, why = NOT_READABLE[case]
+    write_jsonl(paths, "a.jsonl", texts(2))
+    spoil(paths, monkeypatch, number, f"b{suffix}")
+    hint = "(hint: let the trainer's user read it, or take it away, or set data.onBadRecord: Skip)"
+    message = f"b{suffix} cannot be read: {why} {hint}"
+    assert refusal(paths) == message
+    with pytest.raises(DataError) as error:
+        found(paths).digest()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".txt"])
+@pytest.mark.parametrize("case", NOT_READABLE)
+def test_a_file_that_cannot_be_opened_is_skipped_and_counted_where_the_job_says_so(paths, monkeypatch, case, suffix):
+    write_jsonl(paths, "a.jsonl", texts(2))
+    alone = found(paths, onBadRecord="Skip").digest()
+    spoil(paths, monkeypatch, NOT_READABLE[case][0], f"b{suffix}")
+    source, skipped = found(paths, onBadRecord="Skip"), []
+    assert len(list(source.records(skipped.append))) == 2
+    assert [str(error).partition(":")[0] for error in skipped] == [f"b{suffix} cannot be read"]
+    assert source.digest() not in (alone, None)
+    assert source.size_bytes() > 0
+
+
+def test_a_directory_that_cannot_be_listed_is_refused(paths, monkeypatch):
+    write_text(paths, "shut/a.txt", "hello")
+    listed = Path.iterdir
+
+    def refused(path):
+        if path.name == "shut":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert refusal(paths, onBadRecord="Skip").endswith(
+        "shut cannot be read: permission denied (hint: let the trainer's user read it, or take it away)"
+    )
+
+
+def test_links_that_lead_in_a_circle_or_out_are_refused(paths, tmp_path):
+    (paths.claim(CLAIM) / "a.txt").symlink_to("a.txt")
+    assert "a.txt cannot be read: too many levels of symbolic links" in refusal(paths)
+    (paths.claim(CLAIM) / "a.txt").unlink()
+    (paths.claim(CLAIM) / "a.txt").symlink_to(tmp_path / "nowhere")
+    assert "a.txt is a link that leads out of volume 'corpus'" in refusal(paths)
+
+
+def test_a_volume_that_fails_is_not_taken_for_a_bad_file(paths, monkeypatch):
+    write_jsonl(paths, "a.jsonl", texts(2))
+    spoil(paths, monkeypatch, errno.EIO)
+    source = found(paths, onBadRecord="Skip")
+    for read in (source.digest, lambda: list(source.records())):
+        with pytest.raises(OSError, match="Input/output error"):
+            read()
 
 
 def test_digest_depends_on_names_and_contents_only(paths, tmp_path):

@@ -5,9 +5,12 @@ about the next.
 """
 
 import csv
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -23,6 +26,9 @@ Value = dict[str, Any]
 Load = Callable[[], Value | None]  # the fields of a record; None: a blank line.  Raises DataError for a bad one
 Reader = Callable[[Path, str, DataSpec], Iterator[tuple[int, Load]]]
 
+_NOT_READABLE: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 _BATCH_ROWS: Final = 256  # of a Parquet file, in memory at once
 
 
@@ -31,11 +37,30 @@ def read(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
 
     Raises DataError where the file, or the rest of it, cannot be read.
     """
-    return READERS[file.suffix](file, name, spec)
+    with readable(name):
+        yield from READERS[file.suffix](file, name, spec)
+
+
+@contextmanager
+def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Iterator[None]:
+    """Turn what says that `name` cannot be opened into a DataError; what a bad volume says goes by as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_READABLE:
+            raise
+        raise DataError(
+            f"{name} cannot be read: {os.strerror(error.errno).lower()}",
+            hint=f"let the trainer's user read it, or take it away{way_out}",
+        ) from error
 
 
 def _txt(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
-    yield 1, lambda: {spec.text_field: _decoded(file.read_bytes(), name)}
+    def load() -> Value:
+        with readable(name), file.open("rb") as stream:
+            return {spec.text_field: _decoded(stream.read(), name)}
+
+    yield 1, load
 
 
 def _jsonl(file: Path, name: str, _: DataSpec) -> Iterator[tuple[int, Load]]:

@@ -5,6 +5,7 @@ Errors name file and line and the fields of a record, never its content.
 
 import difflib
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from deepseek_trainer.contract.data import BadRecord, DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.formats import READERS, Load, read
+from deepseek_trainer.formats import READERS, Load, read, readable
 from deepseek_trainer.records import Record, record_of, some
 
 Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
@@ -45,17 +46,20 @@ class Source:
                 hint="check data.*.claimName in the job file",
             )
         root = claim / place.path
-        if not root.exists():
+        with readable(str(root), way_out=""):
+            found = _files(root)
+        if found is None:
             raise DataError(
                 f"no {place.path!r} in volume {place.claim_name!r} ({root}){_beside(root)}",
                 hint="check data.*.path in the job file",
             )
-        found = [root] if root.is_file() else sorted(_visible_files(root))
         files = tuple(file for file in found if file.suffix in _suffixes(spec))
         if not files:
             _refuse_files(root, found, spec)
         for file in files:
-            if not file.resolve().is_relative_to(claim.resolve()):
+            if not Path(os.path.realpath(file)).is_relative_to(
+                claim.resolve()
+            ):  # other than `resolve`, of circles, too
                 raise DataError(
                     f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there"
                 )
@@ -91,15 +95,23 @@ class Source:
             )
 
     def digest(self) -> str:
-        """SHA-256 over the names and contents of the files, in order."""
+        """SHA-256 over the names and contents of the files, in order; of one that is skipped as a whole, its name."""
         total = hashlib.sha256()
         for file in self.files:
-            with file.open("rb") as stream:
-                total.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {self.name_of(file)}\n".encode())
+            total.update(f"{self._digest_of(file)}  {self.name_of(file)}\n".encode())
         return total.hexdigest()
 
+    def _digest_of(self, file: Path) -> str:
+        try:
+            with readable(self.name_of(file)), file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except DataError:
+            if self.spec.on_bad_record is BadRecord.FAIL:
+                raise
+            return "not readable"
+
     def size_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
+        return sum(file.stat().st_size for file in self.files if file.exists())
 
     def name_of(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
@@ -149,13 +161,22 @@ def _suffixes(spec: DataSpec) -> tuple[str, ...]:
     return tuple(suffix for suffix in READERS if spec.format is DataFormat.TEXT or suffix != ".txt")
 
 
+def _files(root: Path) -> list[Path] | None:
+    """That lie at or below `root`, links to nowhere among them; None where there is nothing."""
+    if root.is_dir():
+        return sorted(_visible_files(root))
+    return [root] if root.exists() else None
+
+
 def _visible_files(directory: Path) -> Iterator[Path]:
-    for entry in directory.iterdir():
+    with readable(str(directory), way_out=""):
+        entries = [*directory.iterdir()]
+    for entry in entries:
         if entry.name.startswith(".") or entry.name == "lost+found":
             continue
         if entry.is_dir():
             yield from _visible_files(entry)
-        elif entry.is_file():
+        elif entry.is_file() or entry.is_symlink():
             yield entry
 
 

@@ -2,10 +2,13 @@ import json
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.digest import digest_of
+from deepseek_trainer.dimensions import Dimensions
+from deepseek_trainer.headers import refuse_other_weights
 from deepseek_trainer.model import load_base, load_model
 from deepseek_trainer.model_source import prepare_model, read_source
 from deepseek_trainer.tokenizer_files import files_of, load_tokenizer
@@ -220,12 +223,76 @@ def test_directory_that_cannot_be_trained_is_refused(tmp_path, tokenizer, change
     assert message in refused(paths)
 
 
-def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path, tokenizer):
+def test_prepared_weights_that_do_not_fit_their_configuration_are_refused(tmp_path, tokenizer):
+    """Those that an earlier version prepared."""
     paths, base = paths_with_base(tmp_path)
-    a_directory(base, tokenizer, num_hidden_layers=3)
+    a_directory(base, tokenizer)
     directory, vault = prepared(a_config(), paths)
+    config = directory / "config.json"
+    config.chmod(0o600)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(ConfigError, match=r"missing keys model\.layers\.2"):
         load_base(directory, vault)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"vocab_size": 300},
+            "model.safetensors: model.embed_tokens.weight has shape 288 x 32, by config.json it is 300 x 32",
+        ),
+        ({"intermediate_size": 48}, "mlp.down_proj.weight has shape 32 x 64, by config.json it is 32 x 48"),
+        ({"num_hidden_layers": 3}, "lacks model.layers.2.input_layernorm.weight, which config.json asks for"),
+        ({"num_hidden_layers": 1}, "model.safetensors has model.layers.1.input_layernorm.weight, of which config.json"),
+        ({"tie_word_embeddings": False}, "lacks lm_head.weight"),
+        ({"attention_bias": True}, "lacks model.layers.0.self_attn.k_proj.bias"),
+        ({"model_type": "qwen3"}, "lacks model.layers.0.self_attn.k_norm.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_their_configuration_are_refused_while_preparing(tmp_path, tokenizer, changes, message):
+    paths, base = paths_with_base(tmp_path)
+    a_directory(base, tokenizer, **changes)
+    told = refused(paths)
+    assert message in told
+    assert told.endswith("(hint: take config.json and all weights, and nothing else, from one release of the model)")
+
+
+def test_adapters_that_lie_beside_the_weights_are_refused_while_preparing(tmp_path, tokenizer):
+    paths, base = paths_with_base(tmp_path)
+    a_directory(base, tokenizer)
+    (base / "adapter_model.safetensors").write_bytes(
+        safetensors.torch.save({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 32)})
+    )
+    assert "adapter_model.safetensors has base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in (
+        refused(paths)
+    )
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": "model.safetensors"}}')
+    assert torch.equal(logits(load_base(*prepared(a_config(), paths))), logits(tiny_model()))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{", b"<html>not here</html>"])
+def test_a_file_of_weights_that_is_none_is_refused_while_preparing(tmp_path, tokenizer, content):
+    paths, base = paths_with_base(tmp_path)
+    a_directory(base, tokenizer)
+    (base / "model.safetensors").write_bytes(content)
+    assert "model.safetensors is not a safetensors file, or is cut short" in refused(paths)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"attention_bias": True, "mlp_bias": True}])
+def test_weights_of_every_family_fit_their_own_configuration(tmp_path, kind, changes):
+    model = tiny_model(kind, **changes)
+    names = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    asked = Dimensions.of_settings(model.config.to_dict())
+    refuse_other_weights(tmp_path, {name: ("model.safetensors", shape) for name, shape in names.items()}, asked)
+
+
+def test_what_old_releases_saved_beside_the_weights_is_passed_over(tmp_path):
+    model = tiny_model()
+    found = {name: ("a", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    found["model.layers.0.self_attn.rotary_emb.inv_freq"] = ("a", (4,))
+    refuse_other_weights(tmp_path, found, Dimensions.of_settings(model.config.to_dict()))
 
 
 def test_pickle_file_is_refused_before_it_is_read(tmp_path):

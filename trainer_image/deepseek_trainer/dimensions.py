@@ -165,4 +165,4 @@ def _biased(kind: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     if kind == "qwen2":
         return ATTENTION[:3]
     attention = ATTENTION if settings.get("attention_bias") else ()
-    return attention + (FEED_FORWARD if settings.get("mlp_bias") else ())
+    return attention + (FEED_FORWARD if kind == "llama" and settings.get("mlp_bias") else ())

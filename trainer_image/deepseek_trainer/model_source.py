@@ -24,6 +24,7 @@ from deepseek_trainer.digest import digest_of, file_digests, listing_digest
 from deepseek_trainer.dimensions import Dimensions, refuse_misfit
 from deepseek_trainer.gguf_file import GgufFile, GgufTensor, open_gguf
 from deepseek_trainer.gguf_model import CLASSES
+from deepseek_trainer.headers import refuse_other_weights, weights_in
 from deepseek_trainer.tensorfile import Entry, stream
 from deepseek_trainer.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
@@ -187,6 +188,7 @@ def _checked_directory(source: Path) -> tuple[dict[str, Any], dict[str, bytes], 
         raise ConfigError(f"{source} is quantised: its weights cannot be trained", hint="give the unquantised model")
     tokenizer = _tokenizer_files(source)
     _check_vocabulary(config, tokenizer)
+    refuse_other_weights(source, weights_in(source, weights), Dimensions.of_settings(config))
     return config, tokenizer, weights
 
 

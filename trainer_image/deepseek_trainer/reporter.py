@@ -142,6 +142,8 @@ class Reporter:
             sealed=info.sealed,
         )
         self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})
+        for name in ("seconds", "stallSeconds"):
+            self._board.add_scalar(f"{snake(name)}/checkpoint", facts[name], info.step)
         self._board.flush()  # what led to a checkpoint should outlive a crash as the checkpoint does
 
     def close(self) -> None:

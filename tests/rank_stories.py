@@ -198,9 +198,9 @@ def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[
     return loop.reporter.losses + again.reporter.losses
 
 
-def a_slow_rank(world: World, root: Path, strategy: str) -> tuple[float | None, int | None, bool]:
+def a_slow_rank(world: World, root: Path, strategy: str, **changes: Any) -> tuple[float | None, int | None, bool]:
     """Skew and slowest rank as the last step of a run tells them; rank 1's clock goes three times as fast."""
-    loop = a_loop(config(strategy=strategy, maxSteps=3), root, world=world)
+    loop = a_loop(config(strategy=strategy, maxSteps=3, **changes), root, world=world)
     loop._meter = Meter(world.device, count(0.0, 1.0 + 2.0 * world.rank).__next__)
     told = []
     loop.reporter.step = lambda result, tokens, seconds: told.append(result.ranks)  # type: ignore[method-assign]

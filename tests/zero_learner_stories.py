@@ -30,6 +30,7 @@ from loop_builders import (
     run_until_stopped,
     with_dropout,
 )
+from rank_stories import a_slow_rank
 
 Settings = dict[str, Any]
 LAYERS = 3
@@ -191,6 +192,12 @@ def norms_with_answers(world: World, strategy: str, asks: bool) -> list[float]:
             for _ in range((3 if world.is_lead else 1) if asks else 0):
                 model(input_ids=torch.zeros(1, 4, dtype=torch.int64))
     return norms
+
+
+def a_slow_rank_under(world: World, root: Path, strategy: str) -> tuple[float | None, int | None, bool]:
+    """Of steps of two micro-batches."""
+    join(world)
+    return a_slow_rank(world, root, strategy, microBatchSize=1)
 
 
 def bytes_kept(world: World, stage: int) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from zero_learner_stories import (
     LAYERS,
     LENGTH,
     TINY,
+    a_slow_rank_under,
     begun_in,
     bytes_kept,
     from_8_bits,
@@ -100,6 +101,15 @@ def test_a_step_that_is_skipped_changes_nothing() -> None:
 def test_a_rank_that_answers_more_than_its_peer_does_not_part_their_next_steps() -> None:
     first, second = on_ranks(2, norms_with_answers, "ZeRO3", True)
     assert first == second == on_ranks(2, norms_with_answers, "ZeRO3", False)[0]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"), [("ZeRO1", (3.0, 1, True)), ("ZeRO2", (3.0, 1, True)), ("ZeRO3", (None, None, True))]
+)
+def test_every_rank_learns_which_one_is_slow_where_none_waits_in_every_layer(
+    tmp_path: Path, strategy: str, told: tuple[float | None, int | None, bool]
+) -> None:
+    assert on_ranks(2, a_slow_rank_under, tmp_path, strategy) == [told] * 2
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

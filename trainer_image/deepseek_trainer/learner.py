@@ -69,8 +69,8 @@ class Learner(ABC):
         """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
 
         `targets`: losses of all ranks, as `loss.count` has them, over a loss scale where there is one.
-        `before_exchange` is called where a rank first waits for others, in its last backward pass; not where it does
-        so before, as in every layer under FSDP.
+        `before_exchange` is called where a rank first waits for others: in its last backward pass, under ZeRO2 in its
+        first; not under FSDP and ZeRO3, where it waits in every layer.
         """
 
     @abstractmethod

@@ -44,12 +44,11 @@ class ZeroLearner(Learner):
     def accumulate(
         self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None
     ) -> Tensor:
-        computes_alone = self._optimization.strategy is Strategy.ZERO1
+        alone_until = {Strategy.ZERO1: len(batches) - 1, Strategy.ZERO2: 0}.get(self._optimization.strategy)
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for i, batch in enumerate(batches):
-            is_last = i == len(batches) - 1
-            loss = self._engine.loss(batch, is_last=is_last)
-            if is_last and computes_alone:
+            loss = self._engine.loss(batch, is_last=i == len(batches) - 1)
+            if i == alone_until:
                 before_exchange()
             self._engine.backward(loss * (self._world.size / targets))
             total += loss.detach()

@@ -1,8 +1,6 @@
 """`dstj checkpoint prune`: older checkpoints deleted by the rules of a run that saves."""
 
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +13,7 @@ from deepseek_trainer.vault import Vault
 from dstj.checkpoints import opened
 from dstj.home import Home
 from dstj.view import MIB
-from dstj.work import Work, checkpoint_of, work_of
+from dstj.work import Work, checkpoint_of, not_running, work_of
 
 MOST: Final = 1000  # checkpoints, as checkpoint.retention.keepLast
 
@@ -26,19 +24,9 @@ def prune(arguments: Namespace) -> int:
     A run that still writes there is shut out.
     """
     work = work_of(arguments)
-    with _not_running(arguments):
+    with not_running(arguments):
         _prune(work, opened(work), _retention(arguments))
     return ExitCode.DONE
-
-
-@contextmanager
-def _not_running(arguments: Namespace) -> Iterator[None]:
-    """Raises TryAgainError while a `dstj run` of the local job is alive."""
-    if arguments.directory:
-        yield
-    else:
-        with Home.from_env().known_job(arguments.name).locked():
-            yield
 
 
 def _retention(arguments: Namespace) -> Retention:

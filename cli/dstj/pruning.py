@@ -12,6 +12,7 @@ from deepseek_trainer.ledger import Ledger
 from deepseek_trainer.vault import Vault
 from dstj.checkpoints import opened
 from dstj.home import Home
+from dstj.progress import bar
 from dstj.view import MIB
 from dstj.work import Work, checkpoint_of, not_running, work_of
 
@@ -49,9 +50,10 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
     ledger = Ledger(work.checkpoints, vault)
     ledger.take_over()
-    ledger.newest_whole()  # what it refuses takes no good one's place
     before = ledger.head()
     sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
+    with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as tell:
+        ledger.newest_whole(tell)  # what it refuses takes no good one's place
     ledger.prune(retention, before.best)
     _tell(sizes, ledger.head().steps)
 

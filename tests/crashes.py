@@ -35,7 +35,7 @@ def bad_sector(patch: pytest.MonkeyPatch, *places: str, number: int = errno.EIO)
     read = os.preadv
 
     def preadv(descriptor: int, *arguments: object) -> int:
-        if any(place in os.readlink(f"/proc/self/fd/{descriptor}") for place in places):
+        if any(place in str(Path(f"/proc/self/fd/{descriptor}").readlink()) for place in places):
             raise OSError(number, os.strerror(number))
         return read(descriptor, *arguments)  # type: ignore[arg-type]
 

@@ -199,7 +199,7 @@ def _keys(commands: "Commands") -> None:
     inspect = _command(group, "inspect", "dstj.keytable:inspect", "show ids of keys and what they wrap, never a key")
     _source(inspect, required=False)
     shred = _command(group, "shred", "dstj.keys:shred", "destroy a job's data key: what it sealed is lost for ever")
-    shred.add_argument("name", metavar="NAME", help="job")
+    _job_or_volume(shred)
     shred.add_argument("--yes", action="store_true", help="do it; without this, only say what would be lost")
 
 
@@ -228,10 +228,14 @@ def _result(commands: "Commands") -> None:
 
 
 def _source(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    _job_or_volume(command, required=required)
+    command.add_argument("--key-dir", metavar="DIR", help="directory with the key (default: the local job's secret)")
+
+
+def _job_or_volume(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     which = command.add_mutually_exclusive_group(required=required)
     which.add_argument("name", nargs="?", metavar="NAME", help="local job")
     which.add_argument("--directory", metavar="DIR", help="instead of NAME: a copy of the job's work volume")
-    command.add_argument("--key-dir", metavar="DIR", help="directory with the key (default: the local job's secret)")
 
 
 def _target(command: argparse.ArgumentParser) -> None:

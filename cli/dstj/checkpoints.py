@@ -70,7 +70,8 @@ def decrypt(arguments: Namespace) -> int:
     if step not in good:
         steps = ", ".join(map(str, good)) or "none"
         raise DataError(f"no checkpoint of step {step} that can be trusted", hint=f"those that can: {steps}")
-    decrypt_to(good[step], vault, Path(arguments.to))
+    with bar("decrypting", good[step].size_bytes) as tell:
+        decrypt_to(good[step], vault, Path(arguments.to), tell)
     print(f"step {step} in {arguments.to}, in the clear: for your eyes only, and to be deleted after use")
     return ExitCode.DONE
 
@@ -79,8 +80,10 @@ def result(arguments: Namespace) -> int:
     """The exported model, adapter, model card and report, in the clear."""
     work = work_of(arguments)
     source = _exported(work.export)
-    sealed = any(path.suffix == SUFFIX for path in source.rglob("*"))
-    decrypt_result(source, work.vault(Purpose.EXPORT, sealed=sealed), Path(arguments.to))
+    files = [path for path in source.rglob("*") if path.is_file()]
+    vault = work.vault(Purpose.EXPORT, sealed=any(path.suffix == SUFFIX for path in files))
+    with bar("decrypting", sum(path.stat().st_size for path in files)) as tell:
+        decrypt_result(source, vault, Path(arguments.to), tell)
     print(f"{source} in {arguments.to}, in the clear")
     return ExitCode.DONE
 

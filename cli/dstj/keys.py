@@ -18,8 +18,8 @@ from deepseek_trainer.keys import (
 )
 from deepseek_trainer.keys import rotate as rotate_keyring
 from deepseek_trainer.keys import shred as shred_keyring
-from dstj.home import Home, JobHome
-from dstj.work import key_file
+from dstj.home import Home
+from dstj.work import directory_of, key_file, not_running
 
 SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ENTRY_NAME = re.compile(r"[-._a-zA-Z0-9]+")
@@ -59,7 +59,7 @@ def _rotate_local(arguments: Namespace) -> None:
             hint=f"dstj keys rotate {name}, without --key-dir, --new-key-dir and --key",
         )
     place = home.known_job(name)
-    keyring, file = _keyring(name, place), key_file(home, place)
+    keyring, file = _keyring(name, place.paths.work), key_file(home, place)
     if file is None:
         raise ConfigError(f"{name}: names no key", hint="give checkpoint.encryption.keyRef")
     old, new = renew(keyring, file)
@@ -94,21 +94,22 @@ def _new_key(arguments: Namespace) -> Key:
 
 def shred(arguments: Namespace) -> int:
     """Destroy the data key of a job; what it sealed stays on the disk and can never be read again."""
-    place = Home.from_env().known_job(arguments.name)
-    keyring = _keyring(arguments.name, place)
+    which = f"--directory {arguments.directory}" if arguments.directory else arguments.name
+    keyring = _keyring(which, directory_of(arguments))
     if not arguments.yes:
         raise ConfigError(
-            f"{arguments.name}: its prepared data, checkpoints and result could never be read again",
-            hint=f"if that is wanted: dstj keys shred {arguments.name} --yes",
+            f"{which}: its prepared data, checkpoints and result could never be read again",
+            hint=f"if that is wanted: dstj keys shred {which} --yes",
         )
-    with place.locked():
+    with not_running(arguments):
+        job = arguments.name or owner_of(keyring)
         shred_keyring(keyring)
-    print(f"{arguments.name}: the data key is destroyed; destroy backups of {keyring} as well")
+    print(f"{job}: the data key is destroyed; destroy backups of {keyring} as well")
     return ExitCode.DONE
 
 
-def _keyring(name: str, place: JobHome) -> Path:
-    keyring = place.paths.work / KEYRING
+def _keyring(name: str, work: Path) -> Path:
+    keyring = work / KEYRING
     if not keyring.exists():
         raise ConfigError(f"{name}: has no keyring ({keyring}): nothing of it is sealed")
     return keyring

@@ -1,8 +1,6 @@
 """`dstj checkpoint prune`: older checkpoints deleted by the rules of a run that saves."""
 
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +12,9 @@ from deepseek_trainer.ledger import Ledger
 from deepseek_trainer.vault import Vault
 from dstj.checkpoints import opened
 from dstj.home import Home
+from dstj.progress import bar
 from dstj.view import MIB
-from dstj.work import Work, checkpoint_of, work_of
+from dstj.work import Work, checkpoint_of, not_running, work_of
 
 MOST: Final = 1000  # checkpoints, as checkpoint.retention.keepLast
 
@@ -26,19 +25,9 @@ def prune(arguments: Namespace) -> int:
     A run that still writes there is shut out.
     """
     work = work_of(arguments)
-    with _not_running(arguments):
+    with not_running(arguments):
         _prune(work, opened(work), _retention(arguments))
     return ExitCode.DONE
-
-
-@contextmanager
-def _not_running(arguments: Namespace) -> Iterator[None]:
-    """Raises TryAgainError while a `dstj run` of the local job is alive."""
-    if arguments.directory:
-        yield
-    else:
-        with Home.from_env().known_job(arguments.name).locked():
-            yield
 
 
 def _retention(arguments: Namespace) -> Retention:
@@ -61,9 +50,10 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
     ledger = Ledger(work.checkpoints, vault)
     ledger.take_over()
-    ledger.newest_whole()  # what it refuses takes no good one's place
     before = ledger.head()
     sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
+    with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as tell:
+        ledger.newest_whole(tell)  # what it refuses takes no good one's place
     ledger.prune(retention, before.best)
     _tell(sizes, ledger.head().steps)
 

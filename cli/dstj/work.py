@@ -1,7 +1,8 @@
 """The work volume that a command is about: a local job's, or a copied or mounted one."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,21 @@ def work_of(arguments: Namespace) -> Work:
     place = home.known_job(arguments.name)
     file = key_file(home, place)
     return Work(place.paths.work, given or (file and file.parent))
+
+
+def directory_of(arguments: Namespace) -> Path:
+    """The work volume of the job NAME, or --directory."""
+    return Path(arguments.directory) if arguments.directory else Home.from_env().known_job(arguments.name).paths.work
+
+
+@contextmanager
+def not_running(arguments: Namespace) -> Iterator[None]:
+    """Raises TryAgainError while a `dstj run` of the local job is alive."""
+    if arguments.directory:
+        yield
+    else:
+        with Home.from_env().known_job(arguments.name).locked():
+            yield
 
 
 def key_file(home: Home, place: JobHome) -> Path | None:

@@ -157,9 +157,6 @@ class CheckpointSpec(CheckpointPolicy):
     """When the full state is saved, where, under which key, and what is kept."""
 
     volume: Annotated[WorkVolume, Field(description="Where it is saved.")] = WorkVolume()
-    grace_period_seconds: Annotated[
-        int, Field(ge=10, le=3600, description="Time a pod gets to write a last checkpoint when it is stopped.")
-    ] = 120
 
 
 class SchedulingSpec(Model):

@@ -12,8 +12,6 @@ from deepseek_trainer.contract import names
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 
 USER: Final = 10001  # the trainer image's user; also owns what it writes to the volumes
-# After the last checkpoint (checkpoint.gracePeriodSeconds) the launcher needs time to leave in order.
-LEAVE_S: Final = 30
 TERMINATION_LOG: Final = "/dev/termination-log"  # the kubelet's default
 
 
@@ -77,7 +75,7 @@ def _pod(blueprint: Blueprint) -> Manifest:
         "serviceAccountName": blueprint.child_name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": blueprint.spec.checkpoint.grace_period_seconds + LEAVE_S,
+        "terminationGracePeriodSeconds": blueprint.spec.checkpoint.grace_period_seconds + names.LEAVE_S,
         "securityContext": _POD_SECURITY,
         "initContainers": [{"name": "prepare", "command": ["python", "-m", "deepseek_trainer.prepare"], **shared}],
         "containers": [

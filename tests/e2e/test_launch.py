@@ -146,6 +146,61 @@ def test_an_agent_that_ends_without_a_word_is_told_by_its_exit(scratch: Scratch)
     assert failure == Failure.of_exit(-signal.SIGKILL)
 
 
+# A rank whose last checkpoint does not get through to the volume.
+HANGS = """
+import os
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.process import StopFlag, die_with_parent
+from deepseek_trainer.progress import Progress, serve
+from deepseek_trainer.scratch import Scratch
+die_with_parent()
+stop, progress, paths = StopFlag.on_signal(), Progress(), Paths.from_env()
+progress.update(step=230, lastCheckpoint={"step": 200})
+serve(progress, os.environ["DSTJ_NODE_ADDRESS"], int(os.environ["DSTJ_METRICS_PORT"]))
+Scratch(paths.scratch).record(0)
+while not stop.is_set:
+    pass
+(paths.root / "stopping").touch()
+os.mkfifo(paths.root / "hung")
+os.open(paths.root / "hung", os.O_WRONLY)
+"""
+
+
+def test_a_stop_on_a_volume_that_hangs_ends_with_the_last_committed_step_before_the_kubelet_kills(tmp_path: Path):
+    write_config(tmp_path)
+    environ = variables(tmp_path) | {"DSTJ_METRICS_PORT": str(free_port())}
+    code = "from functools import partial\nfrom deepseek_trainer import launch\nlaunch.LAST_WORDS_S = 148\n"
+    code += f"launch.Launcher = partial(launch.Launcher, command={agent_with(HANGS)!r})\n"
+    worker = subprocess.Popen([sys.executable, "-c", f"{code}launch.run(launch.main)"], env=environ)
+    ranks = tmp_path / "scratch" / "ranks"
+    while not any(file.read_text() for file in ranks.glob("*")):
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=30) == ExitCode.TRY_AGAIN
+    assert (tmp_path / "stopping").exists()
+    message = json.loads((tmp_path / "termination").read_text())
+    assert (message["reason"], message["lastCheckpoint"]["step"], message["step"]) == ("StopTimeout", 200, 230)
+    assert "not written after 2 s: that of step 200 is the state" in message["message"]
+
+
+def test_a_stop_on_another_node_ends_in_time_without_an_answer(scratch: Scratch, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSTJ_NODE_ADDRESS", "127.0.0.1")
+    monkeypatch.setenv("DSTJ_METRICS_PORT", str(free_port()))
+    launcher = Launcher(scratch, asked_to_stop(), a_rank(scratch, ":"), stop_s=1)
+    scratch.begin_round()
+    failure = launcher.run()
+    assert failure is not None
+    assert (failure.exit_code, failure.reason) == (ExitCode.TRY_AGAIN, "StopTimeout")
+    assert "the one that they began with is the state" in failure.message
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def test_a_profile_asked_of_the_worker_reaches_every_rank(tmp_path: Path):
     """The real launcher and agent, over two ranks that wait for a SIGUSR1 each."""
     write_config(tmp_path, processes=2)

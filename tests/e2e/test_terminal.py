@@ -1,4 +1,4 @@
-"""`dstj run` on a real pseudo-terminal: what is on the screen, and what it leaves behind."""
+"""`dstj` on a real pseudo-terminal: what is on the screen, and what it leaves behind."""
 
 import fcntl
 import os
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cli_builders import WORKER, job_file
+from vault_builders import a_state, a_store
 
 STANDIN = Path(__file__).parents[1] / "cli_standin.py"
 ROWS, COLUMNS = 40, 100
@@ -123,8 +124,9 @@ def terminal(tmp_path, monkeypatch):
     opened = []
     monkeypatch.chdir(tmp_path)
 
-    def start(worker: str) -> Terminal:
-        opened.append(Terminal(str(STANDIN), "run", str(job_file(tmp_path)), **{WORKER: worker}))
+    def start(worker: str, *words: object) -> Terminal:
+        command = words or ("run", job_file(tmp_path))
+        opened.append(Terminal(str(STANDIN), *map(str, command), **{WORKER: worker}))
         return opened[-1]
 
     yield start
@@ -155,3 +157,22 @@ def test_ctrl_c_suspends_the_job_and_gives_the_terminal_back(terminal):
     assert any("writing a checkpoint; Ctrl-C again to stop at once" in line for line in rest)
     assert any(line.startswith("tiny: suspended; to go on: dstj run ") for line in rest)
     assert not any("tokens/s" in line for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("verify",), "verifying"),
+        (("decrypt", "--to", "clear"), "decrypting"),
+        (("prune", "--keep-last", 1), "verifying"),
+    ],
+)
+def test_what_reads_every_byte_shows_a_bar_that_is_gone_at_the_end(terminal, tmp_path, words, what):
+    store = a_store(tmp_path / "work", sealed=False)
+    for step in (1, 2):
+        store.save(step, a_state(step, floats=1_000_000), {})
+    shown = terminal("", "checkpoint", *words, "--directory", tmp_path / "work")
+    assert shown.ended() == 0
+    assert shown.is_as_before
+    assert re.search(rf"{what} .*MiB", shown.output)
+    assert not any(what in line for line in screen(shown.output))

@@ -322,9 +322,10 @@ def test_where_no_checkpoint_can_be_read_the_next_attempt_may(tmp_path: Path, mo
     store = a_store(tmp_path)
     for step in (1, 2):
         store.save(step, a_state(step), {})
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error") as caught:
+    with monkeypatch.context() as patch:
         bad_sector(patch, "step-0000000")
-        store.latest()
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            store.latest()
     failure = Failure.of(caught.value)
     assert (failure.exit_code, failure.reason) == (ExitCode.TRY_AGAIN, "Storage")
     assert latest_weights(store) == 2
@@ -334,9 +335,10 @@ def test_a_server_that_forgot_a_file_is_no_reason_to_go_back(tmp_path: Path, mon
     store = a_store(tmp_path)
     for step in (1, 2):
         store.save(step, a_state(step), {})
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Stale file handle"):
+    with monkeypatch.context() as patch:
         bad_sector(patch, "step-00000002", number=errno.ESTALE)
-        store.latest()
+        with pytest.raises(OSError, match="Stale file handle"):
+            store.latest()
 
 
 def damage(store: CheckpointStore, step: int) -> None:

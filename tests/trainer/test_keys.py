@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import pickle
+import stat
 import threading
 import traceback
 from pathlib import Path
@@ -55,7 +57,7 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o440])
 def test_a_key_of_ours_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match=f"mode {mode:04o}.*chmod 600"):
+    with pytest.raises(IntegrityError, match=f"mode {mode:04o}.*chmod 600"):
         read_kek(a_key_file(tmp_path / "kek", mode=mode))
 
 
@@ -66,11 +68,34 @@ def test_a_mounted_key_of_another_user_may_be_readable_by_our_group(
     path = a_key_file(tmp_path / "kek", mode=mode)
     owner = path.stat().st_uid
     monkeypatch.setattr(keys.os, "geteuid", lambda: owner + 1000)
+    owned_by(monkeypatch, 0)
     if is_accepted:
         assert read_kek(path).id == KEK.id
     else:
-        with pytest.raises(ConfigError, match="others than its owner"):
+        with pytest.raises(IntegrityError, match="others than its owner"):
             read_kek(path)
+
+
+def test_a_key_of_another_user_than_root_and_us_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = a_key_file(tmp_path / "kek", mode=0o400)
+    monkeypatch.setattr(keys.os, "geteuid", lambda: 10001)
+    owned_by(monkeypatch, 10002)
+    with pytest.raises(IntegrityError, match=r"kek belongs to user 10002.*chown"):
+        read_kek(path)
+    owned_by(monkeypatch, 10001)
+    assert read_kek(path).id == KEK.id
+
+
+def owned_by(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    """Let every open file seem to belong to `user`."""
+    real = os.stat
+
+    def status(file: int) -> os.stat_result:
+        fields = list(real(file))
+        fields[stat.ST_UID] = user
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(keys.os, "fstat", status)
 
 
 def test_a_key_is_read_through_the_links_of_a_mounted_secret(tmp_path: Path) -> None:
@@ -84,9 +109,9 @@ def test_a_key_is_read_through_the_links_of_a_mounted_secret(tmp_path: Path) -> 
 
 
 def test_a_missing_key_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"kek: No such file.*dstj keys generate"):
+    with pytest.raises(IntegrityError, match=r"kek: No such file.*dstj keys generate"):
         read_kek(tmp_path / "kek")
-    with pytest.raises(ConfigError, match="nowhere: No such file"):
+    with pytest.raises(IntegrityError, match="nowhere: No such file"):
         keks_in(tmp_path / "nowhere")
 
 
@@ -101,7 +126,7 @@ def test_a_missing_key_is_refused_with_the_command_that_makes_one(tmp_path: Path
     ],
 )
 def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(IntegrityError, match=told):
         read_kek(a_key_file(tmp_path / "kek", content))
 
 

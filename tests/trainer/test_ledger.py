@@ -169,9 +169,10 @@ def test_a_damaged_step_whose_new_one_cannot_be_renamed_leaves_the_good_one_befo
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refused)
-        store.save(2, a_state(20), {})
+        with pytest.raises(StorageError):
+            store.save(2, a_state(20), {})
     assert weights_after_resuming(tmp_path) == 1
 
 

@@ -10,7 +10,7 @@ from crashes import fill
 from data_builders import CLAIM, RUN, RUN_ID, a_config, pairs, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer import preparation as subject
 from deepseek_trainer import shards
-from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, TryAgainError
+from deepseek_trainer.contract.errors import DataError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_ROOT
 from deepseek_trainer.dataset import open_prepared
 from deepseek_trainer.packing import IGNORED

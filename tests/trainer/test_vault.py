@@ -10,7 +10,7 @@ import pytest
 
 from deepseek_trainer import sealing
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.keys import JobKeys

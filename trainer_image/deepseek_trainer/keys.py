@@ -70,8 +70,8 @@ def generate_kek(path: Path) -> Key:
 def read_kek(path: Path) -> Key:
     """Raises IntegrityError where the file is missing, has another length, or is open to others.
 
-    Nobody but the owner may have access.  A file of another user may be readable by our group as well: that is
-    how the kubelet mounts a Secret, as root's and the pod's fsGroup's.
+    Nobody but the owner may have access: root or we, unless we are root.  A file of root may be readable by our group
+    as well: that is how the kubelet mounts a Secret, as root's and the pod's fsGroup's.
     """
     try:
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def read_kek(path: Path) -> Key:
             f"no key-encryption key: {path}: {os.strerror(error.errno or 0)}",
             hint=f"{_GENERATE}; in a cluster, give the Secret the entry that keyRef.key names",
         ) from None
-    _check_mode(path, status)
+    _check_access(path, status)
     if len(material) != KEY_BYTES:
         raise IntegrityError(_wrong_length(path, material), hint=_GENERATE)
     return Key(material)
@@ -116,8 +116,14 @@ def keks_beside(path: Path) -> list[Key]:
     return [named, *(kek for kek in keks_in(path.parent) if kek.id != named.id)]
 
 
-def _check_mode(path: Path, status: os.stat_result) -> None:
-    forbidden = 0o077 if status.st_uid == os.geteuid() else 0o027
+def _check_access(path: Path, status: os.stat_result) -> None:
+    own = os.geteuid()
+    if own and status.st_uid not in (0, own):
+        raise IntegrityError(
+            f"{path} belongs to user {status.st_uid}, who can change the key: it must be root's or ours",
+            hint=f"chown {own} {path}",
+        )
+    forbidden = 0o077 if status.st_uid == own else 0o027
     if (mode := stat.S_IMODE(status.st_mode)) & forbidden:
         raise IntegrityError(
             f"{path} has mode {mode:04o}: others than its owner can reach the key",

@@ -11,23 +11,23 @@ from deepseek_trainer.catalog import CheckpointInfo, place_of
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.durable import storing, sync
 from deepseek_trainer.manifest import MANIFEST
-from deepseek_trainer.sealing import Bytes
+from deepseek_trainer.sealing import Bytes, Told, nobody
 from deepseek_trainer.vault import SUFFIX, Context, Vault
 
 
-def decrypt(info: CheckpointInfo, vault: Vault, target: Path) -> None:
+def decrypt(info: CheckpointInfo, vault: Vault, target: Path, tell: Told = nobody) -> None:
     """Write a checkpoint's files into the new directory `target`, for its owner only.
 
-    Raises ConfigError if `target` exists; nothing remains of it after any other error.
+    `tell` hears of each piece of them [bytes].  Raises ConfigError if `target` exists; nothing remains of it after any other error.
     """
     with _new_private_directory(target):
         for file in info.manifest.files:
             name, place = file.record.name, place_of(info, file)
-            _write(target / name, vault.pieces(info.path / name, place, file.record))
+            _write(target / name, vault.pieces(info.path / name, place, file.record), tell)
         _write(target / MANIFEST, [vault.read(info.path / MANIFEST, Context(info.step), digest=info.manifest_digest)])
 
 
-def decrypt_result(source: Path, vault: Vault, target: Path) -> None:
+def decrypt_result(source: Path, vault: Vault, target: Path, tell: Told = nobody) -> None:
     """Write the files of an exported result, those of its subdirectories too, into the new directory `target`."""
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     if not files:
@@ -36,7 +36,7 @@ def decrypt_result(source: Path, vault: Vault, target: Path) -> None:
         for file in files:
             name = file.with_name(file.name.removesuffix(SUFFIX))
             (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(target / name, vault.pieces(source / name))
+            _write(target / name, vault.pieces(source / name), tell)
 
 
 @contextmanager
@@ -53,10 +53,11 @@ def _new_private_directory(target: Path) -> Iterator[None]:
         raise
 
 
-def _write(target: Path, pieces: Iterable[Bytes]) -> None:
+def _write(target: Path, pieces: Iterable[Bytes], tell: Told = nobody) -> None:
     with storing(target), _private_file(target) as file:
         for piece in pieces:
             file.write(piece)
+            tell(len(piece))
         file.flush()
         os.fsync(file.fileno())
 

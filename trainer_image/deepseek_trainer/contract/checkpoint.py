@@ -38,7 +38,7 @@ class Encryption(Model):
 
 
 class CheckpointPolicy(Model):
-    """When the full state is saved, what is kept, where a run resumes, under which key it is sealed."""
+    """When the full state is saved, what is kept, where a run resumes, which key seals it, what a stop may take."""
 
     interval: Annotated[Interval, Field(description="When to save.")] = Interval(steps=500)
     retention: Annotated[Retention, Field(description="What to keep.")] = Retention()
@@ -59,3 +59,6 @@ class CheckpointPolicy(Model):
     encryption: Annotated[Encryption | None, Field(description="Seal checkpoints; default: written in the clear.")] = (
         None
     )
+    grace_period_seconds: Annotated[
+        int, Field(ge=10, le=3600, description="Time a pod gets to write a last checkpoint when it is stopped.")
+    ] = 120

@@ -19,6 +19,8 @@ ENV_TERMINATION_LOG: Final = "DSTJ_TERMINATION_LOG"  # where the launcher leaves
 ENV_ROOT: Final = "DSTJ_ROOT"  # prefix of every path below; unset in a pod
 ENV_SCRATCH: Final = "DSTJ_SCRATCH"  # where workers share DSTJ_ROOT: the worker's own scratch directory
 
+LEAVE_S: Final = 30  # of a pod's grace period, for the launcher, after checkpoint.gracePeriodSeconds for the ranks
+
 RENDEZVOUS_PORT: Final = 29400
 METRICS_PORT: Final = 9400
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,23 @@ def test_any_pieces_come_back_and_any_range_can_be_read(
                 offset = data.draw(st.integers(0, len(plain) + 10))
                 length = data.draw(st.integers(0, len(plain) + 10))
                 assert reader.read_at(offset, length) == plain[offset : offset + length]
+
+
+def test_small_files_take_no_fresh_memory_for_segments(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    opened(path, sealed(b"the first one"))
+    tracemalloc.start()
+    try:
+        opened(path, sealed(b"another one"))
+        assert tracemalloc.get_traced_memory()[1] < SEGMENT_BYTES // 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_was_closed_gives_none_of_its_plaintext(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(sealed(b"x"))
+    with SealedReader(path, KEY, AAD) as reader:
+        assert reader.read_at(0, 1) == b"x"
+    with pytest.raises((OSError, ValueError)):
+        reader.read_at(0, 1)

@@ -1,8 +1,12 @@
-"""Threads for work that lets go of the interpreter's lock, such as sealing; shared by all files of a process."""
+"""Threads for work that lets go of the interpreter's lock, such as sealing, and its buffers.
+
+Shared by all files of a process.
+"""
 
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -22,14 +26,7 @@ class _Pool:
         self._threads = ThreadPoolExecutor(THREADS, "seal")
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        if THREADS > 1:
-            return self._threads.submit(work, *arguments)
-        done: Future[T] = Future()  # on a single core, going to and fro between threads only costs
-        try:
-            done.set_result(work(*arguments))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+        return self._threads.submit(work, *arguments)
 
 
 POOL: Final = _Pool()
@@ -37,6 +34,8 @@ POOL: Final = _Pool()
 
 def on_threads(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
     """What `work` gives for each of `items`, in their order; when this returns or raises, no thread is at it."""
+    if THREADS == 1:
+        return [work(item) for item in items]
     running = [POOL.submit(work, item) for item in items]
     wait(running, return_when=FIRST_EXCEPTION)
     for each in running:
@@ -46,3 +45,19 @@ def on_threads(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
     if failed:
         raise failed
     return [each.result() for each in running]
+
+
+_SPARE: Final[list[memoryview]] = []  # as many as were ever in use at once
+
+
+def borrowed(size: int) -> memoryview:
+    """A buffer, used before if possible: the first touch of fresh memory takes longer than sealing it."""
+    with suppress(IndexError):
+        if len(spare := _SPARE.pop()) == size:
+            return spare
+    return memoryview(bytearray(size))
+
+
+def give_back(buffer: memoryview) -> None:
+    """What was borrowed, when nobody uses it any more."""
+    _SPARE.append(buffer)

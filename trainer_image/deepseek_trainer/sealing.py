@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.pool import POOL, THREADS, on_threads
+from deepseek_trainer.pool import POOL, THREADS, borrowed, give_back, on_threads
 
 SEGMENT_BYTES = 1 << 20  # of ciphertext, tag and (in segment 0) header included; part of the format
 TAG_BYTES: Final = 16
@@ -41,7 +41,8 @@ Bytes = bytes | bytearray | memoryview
 Told = Callable[[int], object]  # hears how many bytes were just read
 
 
-AHEAD: Final = 2 * THREADS if THREADS > 1 else 0  # segments under way before the oldest is written
+# Segments under way before the oldest is written; on a single core, going to and fro between threads only costs.
+AHEAD: Final = 2 * THREADS if THREADS > 1 else 0
 
 
 def nobody(_size: int) -> None:
@@ -70,7 +71,7 @@ class _Sealing(NamedTuple):
     """A segment that a thread seals."""
 
     done: Future[int]
-    sealed: memoryview
+    buffer: memoryview
     size: int  # with its tag [bytes]
     kept: memoryview | None  # our own copy of the plaintext, if it is one
 
@@ -89,8 +90,7 @@ class SealedWriter:
         self._prefix, self.salt = randomness[SALT_BYTES:], randomness[:SALT_BYTES].hex()
         self._segment_bytes, self._index = SEGMENT_BYTES, 0
         self._running: deque[_Sealing] = deque()
-        self._free: list[memoryview] = []
-        self._pending, self._filled = self._buffer(), 0
+        self._pending, self._filled = borrowed(self._segment_bytes), 0
         self._tags = hashlib.sha256()
         self.plain_size = 0
         self.size = 0
@@ -102,7 +102,7 @@ class SealedWriter:
         while view:
             # A full segment waits until more data show that it is not the last.
             if self._filled == self._room:
-                self._seal_pending(is_last=False)
+                self._seal_pending()
             elif self._filled == 0 and len(view) > self._room:
                 room = self._room
                 self._seal(view[:room], None, is_last=False)
@@ -112,7 +112,7 @@ class SealedWriter:
 
     def close(self) -> None:
         """Seal the last segment.  `sink` stays open."""
-        self._seal_pending(is_last=True)
+        self._seal(self._pending[: self._filled], self._pending, is_last=True)
         while self._running:
             self._put_next()
 
@@ -132,31 +132,37 @@ class SealedWriter:
         self._filled += count
         return count
 
-    def _seal_pending(self, *, is_last: bool) -> None:
+    def _seal_pending(self) -> None:
         kept, filled = self._pending, self._filled
-        self._pending, self._filled = self._buffer(), 0
-        self._seal(kept[:filled], kept, is_last=is_last)
+        self._pending, self._filled = borrowed(self._segment_bytes), 0
+        self._seal(kept[:filled], kept, is_last=False)
 
     def _seal(self, plain: memoryview, kept: memoryview | None, *, is_last: bool) -> None:
-        sealed, size = self._buffer(), len(plain) + TAG_BYTES
+        buffer, size = borrowed(self._segment_bytes), len(plain) + TAG_BYTES
         nonce = _nonce(self._prefix, self._index, is_last)
-        done = POOL.submit(self._gcm.encrypt_into, nonce, plain, None, sealed[:size])
-        self._running.append(_Sealing(done, sealed, size, kept))
         self._index += 1
+        if not AHEAD:
+            self._gcm.encrypt_into(nonce, plain, None, buffer[:size])
+            self._put_sealed(buffer, size, kept)
+            return
+        done = POOL.submit(self._gcm.encrypt_into, nonce, plain, None, buffer[:size])
+        self._running.append(_Sealing(done, buffer, size, kept))
         if len(self._running) > AHEAD:
             self._put_next()
 
     def _put_next(self) -> None:
-        """Write the oldest segment; its buffers are free again."""
+        """Write the oldest segment."""
         segment = self._running.popleft()
         segment.done.result()
-        sealed = segment.sealed[: segment.size]
-        self._tags.update(sealed[-TAG_BYTES:])
-        self._put(sealed)
-        self._free += [segment.sealed] if segment.kept is None else [segment.sealed, segment.kept]
+        self._put_sealed(segment.buffer, segment.size, segment.kept)
 
-    def _buffer(self) -> memoryview:
-        return self._free.pop() if self._free else memoryview(bytearray(self._segment_bytes))
+    def _put_sealed(self, buffer: memoryview, size: int, kept: memoryview | None) -> None:
+        """Write a segment; its buffers are free again."""
+        self._tags.update(buffer[size - TAG_BYTES : size])
+        self._put(buffer[:size])
+        give_back(buffer)
+        if kept is not None:
+            give_back(kept)
 
     def _put(self, data: memoryview) -> None:
         self.size += len(data)
@@ -192,8 +198,7 @@ class SealedReader:
         self.size = self.sealed_size - HEADER_BYTES - TAG_BYTES * self._count
         self._gcm = _cipher(key, header[1 : 1 + SALT_BYTES], associated_data)
         self._prefix, self.salt = header[1 + SALT_BYTES :], header[1 : 1 + SALT_BYTES].hex()
-        self._free: list[memoryview] = []
-        self._plain = self._buffer()
+        self._plain = borrowed(self._segment_bytes)
         self._cached, self._cached_size = -1, 0
         self._segment(self._count - 1)
 
@@ -202,6 +207,8 @@ class SealedReader:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        spare, self._plain, self._cached = self._plain, memoryview(b""), -1
+        give_back(spare)
 
     def read_at(self, offset: int, length: int) -> bytearray:
         """`length` bytes of plaintext from `offset`, fewer at the end of the file."""
@@ -245,9 +252,9 @@ class SealedReader:
         """
 
         def verified(index: int) -> bytes:
-            plain, length = self._buffer(), self._span(index)[1]
+            plain, length = borrowed(self._segment_bytes), self._span(index)[1]
             tag = self._unseal(index, plain[: length - TAG_BYTES])
-            self._free.append(plain)
+            give_back(plain)
             tell(length)
             return tag
 
@@ -273,10 +280,8 @@ class SealedReader:
 
     def _unseal(self, index: int, target: memoryview) -> bytes:
         """Decrypt segment `index` into `target`; returns its tag.  Threads may do so at the same time."""
-        (start, length), buffer = self._span(index), self._buffer()
-        sealed = buffer[:length]
-        if os.preadv(self._file.fileno(), [sealed], start) != length:
-            raise self._cut()
+        buffer = borrowed(self._segment_bytes)
+        sealed = self._sealed(index, buffer)
         try:
             self._gcm.decrypt_into(_nonce(self._prefix, index, index == self._count - 1), sealed, None, target)
         except InvalidTag:
@@ -286,15 +291,19 @@ class SealedReader:
                 hint="the file was changed, cut or moved from another place, or it was sealed with another key",
             ) from None
         tag = bytes(sealed[-TAG_BYTES:])
-        self._free.append(buffer)
+        give_back(buffer)
         return tag
 
-    def _buffer(self) -> memoryview:
-        """Room for a segment."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return memoryview(bytearray(min(self._segment_bytes, self.sealed_size)))
+    def _sealed(self, index: int, buffer: memoryview) -> memoryview:
+        """Segment `index` as it lies in the file, in `buffer`.
+
+        A copy and not a mapping of the file: what is decrypted must be the very bytes that were authenticated, and a
+        volume that fails must raise an error and not a SIGBUS.
+        """
+        start, length = self._span(index)
+        if os.preadv(self._file.fileno(), [buffer[:length]], start) != length:
+            raise self._cut()
+        return buffer[:length]
 
     def _cut(self) -> IntegrityError:
         return IntegrityError(f"{self.path} is cut short at {self.sealed_size} bytes", hint="copy the file again")

@@ -151,6 +151,11 @@ def a_model() -> nn.Module:
     return with_dropout(model)
 
 
+def a_wide_model() -> nn.Module:
+    """Of which some weights are large enough for moments in 8 bits: 4096 numbers at least."""
+    return with_dropout(scratch_model(TINY.model_copy(update={"hidden_size": 32}), LENGTH, seed=0))
+
+
 def an_adapted_model(type_: MethodType = MethodType.LORA) -> nn.Module:
     return trained_by(MethodSpec(type=type_, lora=LoraSpec(rank=2, dropout=0.2)))
 

@@ -1,6 +1,9 @@
 """A store of checkpoints: saved, resumed, pruned, set aside, on any number of ranks."""
 
 import errno
+import io
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from deepseek_trainer.checkpoint import CheckpointStore, Refused
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.durable import StorageError
 from deepseek_trainer.failure import Failure
 from vault_builders import JOB, OTHER_KEK, Ranks, a_state, a_store, a_vault, weights_of
 
@@ -347,3 +351,57 @@ def damage(store: CheckpointStore, step: int) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+class BadDisk:
+    """Has the disk fail with `number` wherever one of Python's own functions touches `place`."""
+
+    def __init__(self, number: int, place: str, patch: pytest.MonkeyPatch) -> None:
+        self._number, self._place, self.failed = number, place, 0
+        fsync, rename, check = os.fsync, os.rename, self._check
+
+        class File(io.FileIO):
+            def write(self, data: Any, /) -> int:
+                check("write", self.fileno())
+                return super().write(data)
+
+        patch.setattr(os, "fsync", lambda file: (check("fsync", file), fsync(file)))
+        patch.setattr(os, "rename", lambda old, new: (check("rename", new), rename(old, new)))
+        patch.setattr(io, "FileIO", File)
+
+    def _check(self, call: str, file: Any) -> None:
+        path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else str(file)
+        if re.search(self._place, f"{call} {path}"):
+            self.failed += 1
+            raise OSError(self._number, os.strerror(self._number), path)
+
+
+DATA, MANIFEST, NAME = r"step-00000002\.partial.*/rank-00001", r"step-00000002\.partial.*/manifest", "step-00000002$"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("place", "rank"),
+    [(f"write .*{DATA}", 1), (f"fsync .*{DATA}", 1), (f"fsync .*{MANIFEST}", 0), (f"rename .*{NAME}", 0)],
+    ids=["write of data", "fsync of data", "fsync of the manifest", "rename"],
+)
+def test_a_disk_that_fails_under_one_rank_is_a_storage_error_of_all_and_costs_no_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, rank: int, number: int
+) -> None:
+    def saves(own: int, exchange: Any) -> Any:
+        store = a_store(tmp_path, rank=own, world_size=2, exchange=exchange)
+        store.save(1, {"rng": {"cpu": torch.full((4,), own)}} | a_state(1), {})
+        return store.save(2, {"rng": {"cpu": torch.full((4,), own)}} | a_state(2), {})
+
+    with monkeypatch.context() as patch:
+        disk = BadDisk(number, place, patch)
+        raised = Ranks(2).run(saves)
+    assert disk.failed == 1
+    own, other = raised[rank], raised[1 - rank]
+    assert isinstance(own, StorageError)
+    assert own.errno == number
+    assert isinstance(other, TryAgainError)
+    assert str(other).startswith(f"rank {rank}: cannot write")
+    assert os.strerror(number) in str(other)
+    assert {path.name for path in (tmp_path / "checkpoints").glob("step-*")} == {"step-00000001"}
+    assert latest_weights(a_store(tmp_path)) == 1

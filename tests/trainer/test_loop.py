@@ -4,7 +4,7 @@ import gzip
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from unittest.mock import ANY
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
@@ -33,11 +34,13 @@ from loop_builders import (
     a_model,
     a_partly_frozen_model,
     a_quantised_model,
+    a_wide_model,
     an_adapted_model,
     config,
     run_until_stopped,
     weights,
     with_dropout,
+    without_dropout,
 )
 from model_builders import tiny_model
 
@@ -64,16 +67,35 @@ def group_of_one() -> Iterator[None]:
 def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterrupted_one(
     tmp_path: Path, model: Callable[[], nn.Module], optimization: dict[str, Any]
 ):
+    same_when_interrupted(tmp_path, model, optimization)
+
+
+def test_moments_of_eight_bits_are_saved_as_they_are_and_an_interrupted_run_goes_on_from_them(tmp_path: Path):
+    resumed = same_when_interrupted(tmp_path, a_wide_model, {"optimizer": "AdamW8bit"})
+    saved = {tensor.name: tensor.dtype for tensor in resumed.saver.store.latest().manifest.tensors}
+    assert [saved[f"optimizer/model.embed_tokens.weight/{moment}"] for moment in ("state1", "state2")] == ["U8"] * 2
+
+
+def same_when_interrupted(root: Path, model: Callable[[], nn.Module], optimization: dict[str, Any]) -> Loop:
+    """The second part of a run that is stopped after two steps and ends as one that is not."""
     settings = config(**optimization)
-    whole = a_loop(settings, tmp_path / "whole", model=model())
+    whole = a_loop(settings, root / "whole", model=model())
     whole.run()
-    first = a_loop(settings, tmp_path / "parts", stop_after=2, model=model())
+    first = a_loop(settings, root / "parts", stop_after=2, model=model())
     run_until_stopped(first)
-    second = a_loop(settings, tmp_path / "parts", model=model())
+    second = a_loop(settings, root / "parts", model=model())
     assert second.state.step == 2
     second.run()
     assert first.reporter.losses + second.reporter.losses == whole.reporter.losses
-    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(second).items())
+    assert second.reporter.results == whole.reporter.results, "of the averages, where there are any"
+    assert same(weights(second), weights(whole))
+    with second.learner.averaged(), whole.learner.averaged():
+        assert same(weights(second), weights(whole))
+    return second
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 @pytest.mark.parametrize("precision", ["FP32", "BF16"])
@@ -131,6 +153,18 @@ def test_evaluation_computes_in_the_precision_of_training(tmp_path: Path):
     layer.register_forward_hook(lambda module, inputs, output: seen.update({module.training: output.dtype}))
     loop.run()
     assert seen == {True: torch.bfloat16, False: torch.bfloat16}
+
+
+def test_labels_are_smoothed_where_weights_are_trained_and_not_where_they_are_evaluated(tmp_path: Path):
+    plain = a_loop(config(maxSteps=1), tmp_path / "plain", model=without_dropout(a_model()))
+    smoothed = a_loop(config(maxSteps=1, labelSmoothing=0.2), tmp_path / "smoothed", model=without_dropout(a_model()))
+    assert smoothed.measure() == plain.measure()
+    (batch,) = plain._next_batches()
+    logits_NV = plain.model(input_ids=batch.tokens_BT).logits.flatten(0, 1)
+    for loop, smoothing in ((plain, 0.0), (smoothed, 0.2)):
+        expected = cross_entropy(logits_NV, batch.targets_BT.flatten(), label_smoothing=smoothing)
+        loop.run()
+        assert loop.reporter.losses == pytest.approx([expected.item()], rel=1e-6)
 
 
 def test_a_long_run_sums_up_the_loss_of_logged_steps_only(tmp_path: Path):

@@ -1,11 +1,14 @@
 """What is computed again is what was computed before; less is kept in between."""
 
 import copy
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import Recompute
@@ -50,6 +53,39 @@ def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept_the_more_is_rec
         found[recompute] = kept_bytes(other)
     assert all(torch.equal(grads, found[Recompute.NONE][1]) for _, grads in found.values())
     assert found[Recompute.FULL][0] < found[Recompute.NONE][0] / 2
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that run in its block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.runs[operator.name()] += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def runs_going_back(recompute: Recompute) -> tuple[int, int, int]:
+    """Matrix products, attentions and activations of SMALL's backward pass."""
+    model = scratch_model(SMALL, 24, seed=0).train()
+    recompute_activations(model, recompute)
+    loss = causal_loss(model, batch())[0]
+    with Counted() as counted:
+        loss.backward()
+    runs = counted.runs
+    attentions = sum(count for name, count in runs.items() if "attention" in name and "backward" not in name)
+    return runs["aten::mm"], attentions, runs["aten::silu"]
+
+
+def test_in_part_only_what_is_cheap_is_computed_again_and_in_full_matrix_products_and_attention_too():
+    layers = SMALL.num_layers
+    products = 2 * (7 * layers + 1)  # for the gradients of inputs and weights, the head's too
+    assert runs_going_back(Recompute.NONE) == (products, 0, 0)
+    assert runs_going_back(Recompute.SELECTIVE) == (products, 0, layers)
+    # Not the last product of a layer: no gradient needs what it gives.
+    assert runs_going_back(Recompute.FULL) == (products + 6 * layers, layers, layers)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "tests" / "e2e" / "cluster" / "cluster.py"
-STATE = Path("/var/lib/dstj-cluster")
+STATE = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))
 KUBECONFIG = STATE / "pki" / "admin.conf"
 VOLUMES = STATE / "volumes"
 LOGS = STATE / "logs"
@@ -45,17 +46,17 @@ def run(*command: str, input: str | None = None, env: dict[str, str] | None = No
 
 
 def kubectl(*arguments: str, input: str | None = None) -> str:
-    return run(*_kubectl(*arguments), input=input)
+    return run(*kubectl_command(*arguments), input=input)
 
 
 def refused(*arguments: str, input: str | None = None) -> str:
     """What the API server says to a command that must fail."""
-    done = subprocess.run(_kubectl(*arguments), input=input, capture_output=True, text=True, check=False)
+    done = subprocess.run(kubectl_command(*arguments), input=input, capture_output=True, text=True, check=False)
     assert done.returncode != 0, f"kubectl {' '.join(arguments)} was accepted:\n{done.stdout}"
     return done.stderr
 
 
-def _kubectl(*arguments: str) -> tuple[str, ...]:
+def kubectl_command(*arguments: str) -> tuple[str, ...]:
     return (str(STATE / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments)
 
 
@@ -255,27 +256,3 @@ class TrainingJob:
 
     def condition(self, type_: str) -> Manifest | None:
         return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), None)
-
-
-def told_about(namespace: Namespace) -> list[tuple[str, str]]:
-    """Everything that helps to understand a failure in a namespace, by heading."""
-    looks = {
-        "training jobs": ("get", "dstj", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
-        "events": ("get", "events", "-o", "custom-columns=TIME:lastTimestamp,ABOUT:involvedObject.name,TOLD:message"),
-        "objects": ("get", "dstj,jobs,pods,pvc", "-o", "wide"),
-        "pods": ("describe", "pods"),
-    }
-    told = [(heading, _whatever(_kubectl("--namespace", namespace.name, *look))) for heading, look in looks.items()]
-    pods = namespace.list("pods")
-    told += [(f"logs of {name}", _logs(namespace.name, name)) for pod in pods if (name := pod["metadata"]["name"])]
-    told.append(("operator", _whatever(_kubectl("logs", "-n", OPERATOR_NAMESPACE, "-l", SELECTOR, "--tail=200"))))
-    return told + [(str(log), log.read_text(errors="replace")[-1500:]) for log in sorted(LOGS.glob("*/kubelet.log"))]
-
-
-def _logs(namespace: str, pod: str) -> str:
-    return _whatever(_kubectl("logs", "-n", namespace, pod, "--all-containers", "--tail=50"))
-
-
-def _whatever(command: tuple[str, ...]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr

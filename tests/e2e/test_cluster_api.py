@@ -78,6 +78,7 @@ def test_jobs_are_listed_among_all_and_by_phase(team: Namespace) -> None:
     assert "/listed" not in team.kubectl(*by_phase, "status.phase=Running")
 
 
+@pytest.mark.usefixtures("operator")
 def test_kubectl_explains_every_field_of_the_spec() -> None:
     for path, schema in objects(SCHEMA["properties"]["spec"], "dstj.spec"):
         told = " ".join(kube.kubectl("explain", path).split())

@@ -86,7 +86,9 @@ def test_a_job_ends_well_though_the_api_server_dies_under_it(namespace: Namespac
 
 
 def is_ready() -> bool:
-    looked = subprocess.run(kube._kubectl("get", "--raw", "/readyz"), capture_output=True, text=True, check=False)
+    looked = subprocess.run(
+        kube.kubectl_command("get", "--raw", "/readyz"), capture_output=True, text=True, check=False
+    )
     return looked.stdout == "ok"
 
 

@@ -24,8 +24,10 @@ def computed(directory: Path, objects: Iterable[Manifest]) -> Ways:
     result.unlink(missing_ok=True)  # the analyzer appends
     where = [f"--{flag}={file}" for flag in ("connectivity", "pod_list", "ns_list")]
     nca_main([*where, "--output_format=txt_no_fw_rules", f"--file_out={result}", "--return_0"])
-    found = re.findall(r"^(\S+) => (\S+) : (.+)$", result.read_text(), re.MULTILINE)
-    return {(source, target): way for source, target, way in found}
+    ways: Ways = {}
+    for source, target, way in re.findall(r"^(\S+) => (\S+) : (.+)$", result.read_text(), re.MULTILINE):
+        ways[source, target] = " ".join(filter(None, (ways.get((source, target)), way)))  # a line for each protocol
+    return ways
 
 
 def way_to(ways: Ways, source: str, address: Address) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from deepseek_operator.labels import attempt_of
-from deepseek_operator.spec import API_VERSION, KIND
+from deepseek_operator.spec import API_VERSION, GPU, KIND
 from operator_builders import SPEC, merged
 
 Manifest = dict[str, Any]
@@ -27,6 +27,7 @@ STATE = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))
 KUBECONFIG = STATE / "pki" / "admin.conf"
 VOLUMES = STATE / "volumes"
 LOGS = STATE / "logs"
+AUDIT_LOG = LOGS / "control" / "audit.log"
 CHART = ROOT / "helm" / "deepseek-operator"
 RELEASE = "deepseek-operator"
 OPERATOR_NAMESPACE = "deepseek-system"
@@ -104,6 +105,16 @@ def operator_pods() -> list[Manifest]:
 def operator_restarts() -> dict[str, int]:
     """How often the container of each of the operator's pods was started again."""
     return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator_pods()}
+
+
+def asked_by_operator(mark: int, name: str) -> list[tuple[str, str]]:
+    """Verb and kind of its requests about objects of that name, in the audit log from its byte `mark` on."""
+    user = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}"
+    with AUDIT_LOG.open() as log:
+        log.seek(mark)
+        events = [json.loads(line) for line in log if line.endswith("\n")]  # the last one may be under way
+    asked = ((event["verb"], event.get("objectRef", {})) for event in events if event["user"]["username"] == user)
+    return [(verb, about["resource"]) for verb, about in asked if about.get("name") == name]
 
 
 def scale_operator(replicas: int) -> None:
@@ -256,3 +267,9 @@ class TrainingJob:
 
     def condition(self, type_: str) -> Manifest | None:
         return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), None)
+
+
+def gpus_of(pod: Manifest) -> tuple[str, ...]:
+    """How many each container may use; the GPUs of one that has ended go to the next."""
+    containers = (*pod["spec"]["initContainers"], *pod["spec"]["containers"])
+    return tuple(container["resources"]["limits"][GPU] for container in containers)

@@ -148,7 +148,7 @@ def test_two_jobs_side_by_side_share_nothing(namespace: Namespace) -> None:
     kinds = "serviceaccounts,services,networkpolicies,persistentvolumeclaims,jobs,pods"
     of = {job.name: namespace.list(kinds, f"training.dstj.io/job-name={job.name}") for job in jobs}
     for name, other in (("left", "right"), ("right", "left")):
-        assert len(of[name]) == 8
+        assert len(of[name]) == 7
         foreign = {thing["metadata"]["uid"] for thing in of[other]} | {job.found["metadata"]["uid"] for job in jobs}
         owners = {owner["uid"] for thing in of[name] for owner in thing["metadata"].get("ownerReferences", ())}
         own = {thing["metadata"]["uid"] for thing in of[name]} | {named(jobs, name)["metadata"]["uid"]}

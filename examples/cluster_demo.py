@@ -1,6 +1,6 @@
 """`make cluster-demo`: the main job in real pods on a real two-node Kubernetes on this machine.
 
-Cluster, images, `helm install`, data, `dstj submit`, live view, result.  What it runs are commands
+Cluster, images, `helm install`, data, `kubectl apply`, live view, result.  What it runs are commands
 that you can type yourself; each is printed first.
 """
 
@@ -19,8 +19,9 @@ from demo import ROOT, base_models, out, show
 from deepseek_trainer.keys import KEYRING
 
 CLUSTER = (sys.executable, "tests/e2e/cluster/cluster.py")
-PROGRAMS = Path("/var/lib/dstj-cluster/bin")
-KUBECONFIG = Path("/var/lib/dstj-cluster/pki/admin.conf")
+STATE = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))
+PROGRAMS = STATE / "bin"
+KUBECONFIG = STATE / "pki" / "admin.conf"
 HOME = ROOT / ".dstj" / "cluster-demo"
 KEY = HOME / "secrets" / "handbook-key" / "kek"
 TEAM = "demo"
@@ -35,7 +36,7 @@ def main() -> int:
     images = {name: build(name, file) for name, file in (("operator", "operator"), ("trainer", "trainer_image"))}
     install(images["operator"])
     prepare_team(images["trainer"])
-    run("dstj", "submit", f"examples/{JOB}.yaml", "-n", TEAM)
+    kubectl("apply", "-n", TEAM, "-f", f"examples/{JOB}.yaml")
     watch()
     fetch_result(images["trainer"])
     out.print(f"Model, adapter, model card and report.html: {HOME.relative_to(ROOT)}/result")

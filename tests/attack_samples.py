@@ -103,7 +103,7 @@ METADATA: dict[str, tuple[Manifest, str]] = {
 }
 # What a shell, the kubelet or a template engine would make something of.
 TEXTS = ("$(rm -rf /)", "`id`; reboot", "$(DSTJ_RUN_ID)", "{{ .Values }}", "a'; --\n\"}")
-# What other operators take orders from, some of it broken.
+# What other operators take orders from, some of it broken, and as much as the API server lets in.
 ANNOTATIONS = {
     "kopf.zalando.org/last-handled-configuration": "{not json",
     "training.dstj.io/impersonate": "system:admin",
@@ -112,3 +112,6 @@ ANNOTATIONS = {
     "scheduler.alpha.kubernetes.io/tolerations": '[{"operator": "Exists"}]',
     "batch.kubernetes.io/job-completion-index": "-1",
 }
+LARGEST = 262_144  # of all annotations of an object, names and contents [bytes]; one more is in METADATA
+_room = LARGEST - sum(len(name) + len(content) for name, content in ANNOTATIONS.items())
+ANNOTATIONS["filler"] = "a" * (_room - len("filler"))

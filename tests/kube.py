@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from deepseek_operator.labels import attempt_of
-from deepseek_operator.spec import API_VERSION, KIND
+from deepseek_operator.spec import API_VERSION, GPU, KIND
 from operator_builders import SPEC, merged
 
 Manifest = dict[str, Any]
@@ -22,10 +23,11 @@ Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "tests" / "e2e" / "cluster" / "cluster.py"
-STATE = Path("/var/lib/dstj-cluster")
+STATE = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))
 KUBECONFIG = STATE / "pki" / "admin.conf"
 VOLUMES = STATE / "volumes"
 LOGS = STATE / "logs"
+AUDIT_LOG = LOGS / "control" / "audit.log"
 CHART = ROOT / "helm" / "deepseek-operator"
 RELEASE = "deepseek-operator"
 OPERATOR_NAMESPACE = "deepseek-system"
@@ -45,17 +47,17 @@ def run(*command: str, input: str | None = None, env: dict[str, str] | None = No
 
 
 def kubectl(*arguments: str, input: str | None = None) -> str:
-    return run(*_kubectl(*arguments), input=input)
+    return run(*kubectl_command(*arguments), input=input)
 
 
 def refused(*arguments: str, input: str | None = None) -> str:
     """What the API server says to a command that must fail."""
-    done = subprocess.run(_kubectl(*arguments), input=input, capture_output=True, text=True, check=False)
+    done = subprocess.run(kubectl_command(*arguments), input=input, capture_output=True, text=True, check=False)
     assert done.returncode != 0, f"kubectl {' '.join(arguments)} was accepted:\n{done.stdout}"
     return done.stderr
 
 
-def _kubectl(*arguments: str) -> tuple[str, ...]:
+def kubectl_command(*arguments: str) -> tuple[str, ...]:
     return (str(STATE / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments)
 
 
@@ -103,6 +105,16 @@ def operator_pods() -> list[Manifest]:
 def operator_restarts() -> dict[str, int]:
     """How often the container of each of the operator's pods was started again."""
     return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator_pods()}
+
+
+def asked_by_operator(mark: int, name: str) -> list[tuple[str, str]]:
+    """Verb and kind of its requests about objects of that name, in the audit log from its byte `mark` on."""
+    user = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}"
+    with AUDIT_LOG.open() as log:
+        log.seek(mark)
+        events = [json.loads(line) for line in log if line.endswith("\n")]  # the last one may be under way
+    asked = ((event["verb"], event.get("objectRef", {})) for event in events if event["user"]["username"] == user)
+    return [(verb, about["resource"]) for verb, about in asked if about.get("name") == name]
 
 
 def scale_operator(replicas: int) -> None:
@@ -257,25 +269,7 @@ class TrainingJob:
         return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), None)
 
 
-def told_about(namespace: Namespace) -> list[tuple[str, str]]:
-    """Everything that helps to understand a failure in a namespace, by heading."""
-    looks = {
-        "training jobs": ("get", "dstj", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
-        "events": ("get", "events", "-o", "custom-columns=TIME:lastTimestamp,ABOUT:involvedObject.name,TOLD:message"),
-        "objects": ("get", "dstj,jobs,pods,pvc", "-o", "wide"),
-        "pods": ("describe", "pods"),
-    }
-    told = [(heading, _whatever(_kubectl("--namespace", namespace.name, *look))) for heading, look in looks.items()]
-    pods = namespace.list("pods")
-    told += [(f"logs of {name}", _logs(namespace.name, name)) for pod in pods if (name := pod["metadata"]["name"])]
-    told.append(("operator", _whatever(_kubectl("logs", "-n", OPERATOR_NAMESPACE, "-l", SELECTOR, "--tail=200"))))
-    return told + [(str(log), log.read_text(errors="replace")[-1500:]) for log in sorted(LOGS.glob("*/kubelet.log"))]
-
-
-def _logs(namespace: str, pod: str) -> str:
-    return _whatever(_kubectl("logs", "-n", namespace, pod, "--all-containers", "--tail=50"))
-
-
-def _whatever(command: tuple[str, ...]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
+def gpus_of(pod: Manifest) -> tuple[str, ...]:
+    """How many each container may use; the GPUs of one that has ended go to the next."""
+    containers = (*pod["spec"]["initContainers"], *pod["spec"]["containers"])
+    return tuple(container["resources"]["limits"][GPU] for container in containers)

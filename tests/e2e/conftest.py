@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 import kube
+import last_words
 from kube import Namespace
 
 
@@ -73,15 +74,26 @@ def namespace_called(test: str) -> Iterator[Namespace]:
     made.delete()
 
 
+TOLD = pytest.StashKey[list[BaseException]]()
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """What the cluster has to say about a test that failed."""
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What the cluster has to say about a test that failed, in its fixtures or by itself."""
     report = yield
-    fixtures = getattr(item, "funcargs", {})
-    made = fixtures.get("namespace") or fixtures.get("team")
-    if report.when == "call" and report.failed and made:
-        report.sections.extend(kube.told_about(made))
+    if report.failed and "images" in getattr(item, "fixturenames", ()) and is_news(item.config, call):
+        fixtures = getattr(item, "funcargs", {})
+        report.sections.extend(last_words.of_cluster(fixtures.get("namespace") or fixtures.get("team")))
     return report
+
+
+def is_news(config: pytest.Config, call: pytest.CallInfo[None]) -> bool:
+    """A fixture of the session that failed fails every test that asks for it, with the same exception."""
+    error = call.excinfo.value if call.excinfo else None
+    told = config.stash.setdefault(TOLD, [])
+    is_known = any(error is known for known in told)
+    told += [] if error is None or is_known else [error]
+    return not is_known
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

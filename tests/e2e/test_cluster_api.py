@@ -16,7 +16,7 @@ from deepseek_operator import crd
 from kube import Manifest, Namespace, TrainingJob, a_job
 from operator_builders import merged
 
-SCHEMA = crd.training_job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+KINDS = {"dstj": crd.training_job_crd(), "trainingprofile": crd.profile_crd()}
 SUSPENDED = {"suspend": True}
 FILES = [file.stem for file in sorted((kube.ROOT / "examples").glob("*.yaml")) if "profile" not in file.stem]
 
@@ -78,8 +78,11 @@ def test_jobs_are_listed_among_all_and_by_phase(team: Namespace) -> None:
     assert "/listed" not in team.kubectl(*by_phase, "status.phase=Running")
 
 
-def test_kubectl_explains_every_field_of_the_spec() -> None:
-    for path, schema in objects(SCHEMA["properties"]["spec"], "dstj.spec"):
+@pytest.mark.usefixtures("operator")
+@pytest.mark.parametrize("kind", KINDS)
+def test_kubectl_explains_every_field_of_the_spec(kind: str) -> None:
+    root = KINDS[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for path, schema in objects(root["properties"]["spec"], f"{kind}.spec"):
         told = " ".join(kube.kubectl("explain", path).split())
         for name, field in schema["properties"].items():
             assert f" {name} <" in told, f"{path}.{name}"

@@ -7,6 +7,7 @@ rule, or end as plain text.  docs/security.md lists each with its test.
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 
 import kube
 from attack_samples import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
+from deepseek_operator.workqueue import SETTLE_S
 from kube import Manifest, Namespace, TrainingJob, a_job
 from operator_builders import SPEC, merged
 
@@ -109,7 +111,7 @@ def test_hostile_text_stays_text(team: Namespace, text: str) -> None:
     assert json.loads(config)["data"]["train"]["path"] == text
 
 
-def test_annotations_give_no_orders(team: Namespace) -> None:
+def test_annotations_give_no_orders_however_large_they_are(team: Namespace) -> None:
     before = kube.operator_restarts()
     job = TrainingJob(team, a_job("annotated", PROBE, annotations=ANNOTATIONS))
     plain = TrainingJob(team, a_job("bare", PROBE))
@@ -159,17 +161,22 @@ def test_who_may_edit_a_namespace_may_not_write_a_status(team: Namespace) -> Non
     job.wait_for("Suspended", 60)
 
 
-def test_a_storm_of_updates_costs_others_nothing(team: Namespace) -> None:
+def test_a_storm_of_updates_costs_others_nothing(team: Namespace, record_property: Any) -> None:
     job = TrainingJob(team, a_job("storm", {"suspend": True}))
     job.wait_for("Suspended", 60)
     before, settled = kube.operator_restarts(), job.status
-    path = f"{jobs_of(team)}/storm"
+    path, mark, began = f"{jobs_of(team)}/storm", kube.AUDIT_LOG.stat().st_size, time.monotonic()
     with connected() as server:
         for i in range(300):
             body = json.dumps({"metadata": {"labels": {"storm": str(i)}}})
             assert server.answer("PATCH", path, body)[0] == 200
     answering(team, "after-the-storm")
     assert job.status == settled, "an update of a label is no reason to write a status"
+    seconds = time.monotonic() - began
+    asked = kube.asked_by_operator(mark, "storm")
+    record_property("300 updates of a job: seconds, and looks of the operator at it", (round(seconds), len(asked)))
+    assert {verb for verb, _ in asked} == {"get"}, "it writes nothing"
+    assert 0 < len(asked) <= seconds / SETTLE_S + 1, "a look a second, however many updates"
     assert kube.operator_restarts() == before
 
 

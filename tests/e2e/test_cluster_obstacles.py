@@ -8,6 +8,7 @@ And how a job goes: nothing of it is left, whether the operator is there or not.
 import pytest
 
 import kube
+from deepseek_operator.spec import GPU
 from kube import Namespace, TrainingJob, a_job, example
 
 LACKING = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
@@ -86,6 +87,22 @@ def test_a_bad_image_is_named_with_what_to_check(namespace: Namespace) -> None:
     assert "check the image of the job or its profile" in message
 
 
+def test_missing_data_end_a_job_with_a_condition_and_an_event_that_name_the_fix(namespace: Namespace) -> None:
+    namespace.claim("texts")
+    job = TrainingJob(namespace, example("pretrain-tiny"))
+    status = job.wait_for("Failed")
+    failed = job.condition("Failed") or {}
+    assert (failed["status"], failed["reason"]) == ("True", "NotRetryable")
+    failure = status["lastFailure"]
+    assert (failure["exitCode"], failure["reason"]) == (65, "Data")
+    assert "no 'train' in volume 'texts' (/volumes/texts/train)" in failure["message"]
+    assert "(hint: check data.*.path in the job file)" in failure["message"]
+    assert failure["message"] in failed["message"]
+    assert status["message"] == failed["message"]
+    events = [event for event in namespace.list("events") if event["involvedObject"]["name"] == job.name]
+    assert [event["type"] for event in events if event["message"] == failed["message"][:1024]] == ["Warning"]
+
+
 def test_a_missing_profile_is_named_and_its_creation_starts_the_job(namespace: Namespace) -> None:
     name = namespace.name
     job = TrainingJob(namespace, a_job("late", {**LACKING, "trainer": {"image": None, "profile": name}}))
@@ -111,6 +128,35 @@ def test_a_job_over_the_quota_says_so_makes_no_pod_and_starts_when_there_is_room
     quota(namespace, pods="2")
     goes_on(job)
     assert warnings_about_pods(namespace) == []
+
+
+def wants_gpus(namespace: Namespace, name: str, gpus: int) -> TrainingJob:
+    """Two pods of an image that exists nowhere: they get machines and GPUs, and start nothing."""
+    namespace.claim("texts")
+    trainer = {"image": NO_IMAGE, "numProcPerNode": gpus, "resourcesPerNode": {"limits": {GPU: gpus}}}
+    changes = {"trainer": trainer, "data": {"train": {"claimName": "texts"}}}
+    return TrainingJob(namespace, a_job(name, changes | {"optimization": {"globalBatchSize": 2 * gpus}}))
+
+
+def test_a_quota_of_gpus_holds_a_job_back_and_both_its_pods_get_theirs_once_it_is_raised(namespace: Namespace) -> None:
+    quota(namespace, **{f"requests.{GPU}": "3"})
+    job = wants_gpus(namespace, "gpus", 2)
+    message = told(job, "QuotaExceeded")
+    assert f"short of requests.{GPU}: 4 needed at once, 3 of 3 free, so it never fits" in message
+    assert (namespace.list("jobs"), namespace.list("pods")) == ([], [])
+    quota(namespace, **{f"requests.{GPU}": "4"})
+    namespace.kubectl("label", f"dstj/{job.name}", "look=now")  # it would look by itself within a minute
+    assert NO_IMAGE in told(job, "ErrImagePull", "ImagePullBackOff")
+    assert [kube.gpus_of(pod) for pod in job.pods] == [("2", "2")] * 2
+    assert all(pod["spec"]["nodeName"] for pod in job.pods)
+    (found,) = namespace.list("resourcequotas")
+    assert found["status"]["used"] == {f"requests.{GPU}": "4"}
+
+
+def test_a_job_that_wants_more_gpus_than_any_machine_has_says_so(namespace: Namespace) -> None:
+    message = told(wants_gpus(namespace, "too-many", 5), "Unschedulable")
+    assert f"Insufficient {GPU}" in message
+    assert "ask for less in trainer.resourcesPerNode" in message
 
 
 def warnings_about_pods(namespace: Namespace) -> list[str]:
@@ -164,16 +210,20 @@ def test_a_quota_of_storage_is_named_too(namespace: Namespace) -> None:
 
 
 @pytest.mark.parametrize("operators", [2, 0], ids=["operator up", "operator down"])
-def test_deletion_leaves_nothing_of_a_job(namespace: Namespace, operator_comes_back: None, operators: int) -> None:
-    volume = {"checkpoint": {"volume": {"whenDeleted": "Delete"}}}
-    TrainingJob(namespace, a_job("gone", {**LACKING, **volume}))
-    of_job = ("-n", namespace.name, "-l", "training.dstj.io/job-name=gone")
-    kube.wait_until("all objects of the job", lambda: len(namespace.list("pods", of_job[-1])) == 2)
+def test_deletion_leaves_nothing_of_a_job_whose_pods_run(
+    namespace: Namespace, operator_comes_back: None, operators: int
+) -> None:
+    namespace.claim("texts", kube.ROOT / "examples" / "texts")
+    job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"volume": {"whenDeleted": "Delete"}}))
+    work = job.work
+    kube.wait_until("its pods have written", lambda: any(work.rglob("*")), 180)
+    of_job = ("-n", namespace.name, "-l", f"training.dstj.io/job-name={job.name}")
     kinds = {name.split("/")[0].split(".")[0] for name in kube.everything(*of_job)}
     assert kinds >= {"job", "networkpolicy", "persistentvolumeclaim", "pod", "service", "serviceaccount"}
     kube.scale_operator(operators)
-    namespace.kubectl("delete", "dstj", "gone")
-    kube.wait_until(f"nothing is left: {kube.everything(*of_job)}", lambda: not kube.everything(*of_job), 40)
+    namespace.kubectl("delete", "dstj", job.name)
+    kube.wait_until(f"nothing is left: {kube.everything(*of_job)}", lambda: not kube.everything(*of_job), 90)
+    kube.wait_until("its volume's directory is removed", lambda: not work.exists(), 30)
 
 
 def test_deletion_keeps_the_claim_unless_told_otherwise(namespace: Namespace) -> None:

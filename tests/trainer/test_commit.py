@@ -47,3 +47,20 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     with committed(tmp_path / "result"):
         pass
     assert names(tmp_path) == ["other.partial-0", "result"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_links_go_and_what_they_lead_to_stays(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(commit, "_exchanged", lambda one, other: False)
+    outside, parent = tmp_path / "outside", tmp_path / "parent"
+    for directory in (outside, parent):
+        directory.mkdir()
+    (outside / "theirs").write_text("theirs")
+    for name in ("result", "result.partial-of-a-crash"):
+        (parent / name).symlink_to(outside)
+    with committed(parent / "result") as partial:
+        (partial / "ours").write_text("ours")
+    assert names(parent) == ["result"]
+    assert names(parent / "result") == ["ours"]
+    assert names(outside) == ["theirs"]

@@ -218,3 +218,37 @@ def test_the_record_outlives_a_vault_that_is_opened_anew(tmp_path: Path) -> None
     head = read_head(checkpoints, a_vault(tmp_path))
     assert head is not None
     assert head.steps == (1, 2)
+
+
+@BOTH
+def test_links_out_of_the_store_go_and_what_they_lead_to_stays(tmp_path: Path, sealed: bool) -> None:
+    """Where a checkpoint to be pruned, what a crash left, and the record itself were replaced by links."""
+    checkpoints = with_steps(tmp_path, 1, 2, 3, sealed=sealed)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (head,) = checkpoints.glob("HEAD.json*")
+    for path in (checkpoints / "step-00000001", head):
+        path.rename(outside / path.name)
+        path.symlink_to(outside / path.name)
+    (checkpoints / "step-00000004.partial-1-ff").symlink_to(outside)
+    before = content_of(outside)
+    store = a_store(tmp_path, sealed=sealed)
+    store.save(4, a_state(4), {})
+    store.prune(Retention(keep_last=2, keep_best=False), None)
+    assert content_of(outside) == before
+    assert {path.name for path in checkpoints.iterdir()} == {head.name, "step-00000003", "step-00000004"}
+    assert not [path for path in checkpoints.rglob("*") if path.is_symlink()]
+
+
+def content_of(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@BOTH
+def test_a_link_to_something_else_in_a_checkpoint_is_refused(tmp_path: Path, sealed: bool) -> None:
+    checkpoints = with_steps(tmp_path, 1, 2, sealed=sealed)
+    (file,) = (checkpoints / "step-00000002").glob("*.safetensors*")
+    (tmp_path / "foreign").write_bytes(os.urandom(file.stat().st_size))
+    file.unlink()
+    file.symlink_to(tmp_path / "foreign")
+    assert weights_after_resuming(tmp_path, sealed) == 1

@@ -3,13 +3,12 @@
 import ctypes
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from deepseek_trainer.durable import StorageError, beside, sync
+from deepseek_trainer.durable import StorageError, beside, remove, sync
 
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ def committed(directory: Path) -> Iterator[Path]:
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     for leftover in directory.parent.glob(f"{directory.name}.partial-*"):
-        shutil.rmtree(leftover)
+        remove(leftover)
     partial = beside(directory)
     partial.mkdir()
     try:
@@ -36,17 +35,14 @@ def committed(directory: Path) -> Iterator[Path]:
         _sync_tree(partial)
         _replace(directory, partial)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> bool:
     """Remove what killed writers left half written or half deleted in `directory`; whether there was anything."""
     leftovers = [*directory.glob("*.partial-*"), *directory.glob("*.pruned-*")]
     for path in leftovers:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     return bool(leftovers)
 
 

@@ -65,6 +65,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """A file, or a directory with all in it; of a link only the link, wherever whoever wrote to the volume led it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def beside(path: Path) -> Path:
     """A name in the same directory that nobody else uses."""
     return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")

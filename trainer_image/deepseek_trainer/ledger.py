@@ -7,7 +7,6 @@ Each method leaves both so that a crash at any instant loses at most what it was
 import errno
 import logging
 import os
-import shutil
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from deepseek_trainer.catalog import (
 from deepseek_trainer.commit import remove_leftovers, with_room
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError, UnreadableError
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.durable import reading, storing, sync
+from deepseek_trainer.durable import reading, remove, storing, sync
 from deepseek_trainer.manifest import HEAD, MANIFEST, Commit, Head, Manifest
 from deepseek_trainer.sealing import Told, nobody
 from deepseek_trainer.vault import Context, Vault
@@ -210,7 +209,7 @@ class Ledger:
         """Out of sight in one step, so that no half checkpoint keeps its name."""
         path = step_directory(self.directory, step)
         if path.exists():
-            shutil.rmtree(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
+            remove(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
 
     def _write(self, head: Head) -> None:
         self.vault.replace(self.directory / HEAD, head.to_json())

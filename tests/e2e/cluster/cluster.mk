@@ -11,5 +11,5 @@ cluster-down: ## switch it off; its state and its programs stay
 cluster-status: ## one line for each of its machines
 	$(CLUSTER) status
 
-cluster-demo: setup ## the main job in real pods: cluster, images, helm install, submit, result
+cluster-demo: setup ## the main job in real pods: cluster, images, helm install, kubectl apply, result
 	@$(BIN)/python examples/cluster_demo.py

@@ -18,8 +18,8 @@ from deepseek_trainer.vault import SUFFIX, Context, Vault
 def decrypt(info: CheckpointInfo, vault: Vault, target: Path, tell: Told = nobody) -> None:
     """Write a checkpoint's files into the new directory `target`, for its owner only.
 
-    `tell` hears of each piece of them [bytes].  Raises ConfigError if `target` exists; nothing remains of it after any
-    other error.
+    `tell` hears of each piece [bytes].  Raises ConfigError if `target` exists; nothing remains of it after any other
+    error.
     """
     with _new_private_directory(target):
         for file in info.manifest.files:

@@ -148,7 +148,7 @@ def test_an_agent_that_ends_without_a_word_is_told_by_its_exit(scratch: Scratch)
 
 # A rank whose last checkpoint does not get through to the volume.
 HANGS = """
-import os
+import os, time
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.process import StopFlag, die_with_parent
 from deepseek_trainer.progress import Progress, serve
@@ -159,7 +159,7 @@ progress.update(step=230, lastCheckpoint={"step": 200})
 serve(progress, os.environ["DSTJ_NODE_ADDRESS"], int(os.environ["DSTJ_METRICS_PORT"]))
 Scratch(paths.scratch).record(0)
 while not stop.is_set:
-    pass
+    time.sleep(0.01)
 (paths.root / "stopping").touch()
 os.mkfifo(paths.root / "hung")
 os.open(paths.root / "hung", os.O_WRONLY)

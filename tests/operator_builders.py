@@ -170,6 +170,7 @@ class FakeCluster:
         self.progress: Manifest | None = None
         self.warnings: tuple[WarningEvent, ...] = ()
         self.quotas: list[Manifest] = []
+        self.leftovers: tuple[str, ...] = ()
         self.notices: list[Notice] = []
         self.log: list[str] = []  # every write, in order
         self.survives = survives
@@ -193,7 +194,7 @@ class FakeCluster:
         jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
         isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
         jobs, pods, quotas = (tuple(as_sent(things)) for things in (jobs, self.pods, self.quotas))
-        return Observed(jobs, pods, (), self.progress, self.warnings, isolated, quotas)
+        return Observed(jobs, pods, (), self.progress, self.warnings, isolated, quotas, self.leftovers)
 
     async def apply(self, manifest: Manifest) -> None:
         key = manifest["kind"], manifest["metadata"]["name"]

@@ -22,8 +22,8 @@ class FakeTime:
     @asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
         """As asyncio.timeout."""
-        async with asyncio.timeout(None) as timeout:
-            over = asyncio.create_task(self._expire(timeout, seconds))
+        async with asyncio.timeout(None) as scope:
+            over = asyncio.create_task(self._expire(scope, seconds))
             try:
                 yield
             finally:

@@ -15,7 +15,7 @@ from deepseek_operator.api import FIELD_MANAGER, Api, ApiError, path
 from deepseek_operator.blueprint import child_name
 from deepseek_operator.failure import job_condition
 from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, Sighting, WarningEvent
-from deepseek_operator.pods import has_machine
+from deepseek_operator.pods import has_machine, is_finished
 from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.settings import Settings
 from deepseek_operator.shared import Shared
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_PROGRESS_BYTES: Final = 64 * 1024
 PROGRESS_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
+MAX_DELETED: Final = 10_000  # jobs that are remembered after they were deleted, 200 bytes each
 MAX_NOTICE: Final = 1024  # [characters]; the API server refuses longer messages of events
 
 # Answers to an apply that no retry changes until somebody acts: bad request, forbidden (quota,
@@ -51,6 +52,7 @@ class KubernetesCluster:
         self._untouched: dict[JobKey, str] = {}  # uid of a job that was created just now, during its first pass
         self._written: dict[JobKey, str] = {}  # resourceVersion of the status that was written last
         self._departed: dict[JobKey, Manifest] = {}  # the last pod of node 0 that was deleted
+        self._deleted: dict[JobKey, None] = {}  # of the last jobs that were deleted; something of them may be left
 
     def saw(self, sighting: Sighting) -> None:
         """Keep what a look would cost a request for, or would not find.
@@ -69,7 +71,8 @@ class KubernetesCluster:
     async def training_job(self, key: JobKey) -> Manifest | None:
         self._untouched.pop(key, None)
         if manifest := self._created.pop(key, None):
-            self._untouched[key] = manifest["metadata"]["uid"]
+            if key not in self._phases and key not in self._deleted:  # else a namesake's may be there
+                self._untouched[key] = manifest["metadata"]["uid"]
         else:
             manifest = await self._api.get(path(API_VERSION, KIND, key.namespace, key.name))
         self.count(key, manifest)
@@ -81,20 +84,22 @@ class KubernetesCluster:
     async def observe(self, owner: Owner, attempt: int) -> Observed:
         if self._untouched.get(owner.key) == owner.uid:
             return Observed(isolated=None, quotas=await self._quotas.ask(owner.namespace))
-        selector = f"{labels.JOB_UID}={owner.uid}"
+        selector = f"{labels.JOB_NAME}={owner.name}"
         async with asyncio.TaskGroup() as group:
-            jobs = group.create_task(self._api.items("batch/v1", "Job", owner.namespace, labelSelector=selector))
-            pods = group.create_task(self._api.items("v1", "Pod", owner.namespace, labelSelector=selector))
-        newest = max(jobs.result(), key=labels.attempt_of, default=None)
-        current = [pod for pod in pods.result() if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
+            all_jobs = group.create_task(self._api.items("batch/v1", "Job", owner.namespace, labelSelector=selector))
+            all_pods = group.create_task(self._api.items("v1", "Pod", owner.namespace, labelSelector=selector))
+        jobs, pods = (_of(owner, task.result()) for task in (all_jobs, all_pods))
+        newest = max(jobs, key=labels.attempt_of, default=None)
+        current = [pod for pod in pods if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
         return Observed(
-            worker_jobs=jobs.result(),
-            pods=pods.result(),
+            worker_jobs=jobs,
+            pods=pods,
             departed=self._departed_of(owner),
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
             isolated=await self._is_isolated(owner) if newest else None,
-            quotas=() if _is_made(attempt, jobs.result()) else await self._quotas.ask(owner.namespace),
+            quotas=() if _is_made(attempt, jobs) else await self._quotas.ask(owner.namespace),
+            leftovers=_leftovers(owner, (*all_jobs.result(), *all_pods.result())),
         )
 
     async def apply(self, manifest: Manifest) -> None:
@@ -181,9 +186,16 @@ class KubernetesCluster:
         if manifest is None:
             self._written.pop(key, None)
             self._departed.pop(key, None)
+            if before:
+                self._remember(key)
         else:
             phase = self._phases[key] = manifest.get("status", {}).get("phase", "Pending")
             metrics.JOBS.labels(phase).inc()
+
+    def _remember(self, key: JobKey) -> None:
+        self._deleted[key] = None
+        if len(self._deleted) > MAX_DELETED:
+            del self._deleted[next(iter(self._deleted))]
 
     async def _is_isolated(self, owner: Owner) -> bool:
         policy = await self._api.get(path("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner)))
@@ -237,6 +249,17 @@ def last_words_of(pod: Manifest) -> Manifest:
     """Of a pod's manifest what tells whose it was and how its containers ended."""
     meta = {field: pod["metadata"].get(field, {}) for field in ("labels", "annotations")}
     return {"metadata": meta, "status": {"containerStatuses": pod.get("status", {}).get("containerStatuses", [])}}
+
+
+def _of(owner: Owner, found: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    return tuple(child for child in found if child["metadata"]["labels"].get(labels.JOB_UID) == owner.uid)
+
+
+def _leftovers(owner: Owner, found: Iterable[Manifest]) -> tuple[str, ...]:
+    """Kind and name of what was made for another job of this name; admission keeps others from setting its uid."""
+    uids = ((child, child["metadata"]["labels"].get(labels.JOB_UID)) for child in found)
+    left = (child for child, uid in uids if uid not in {None, owner.uid} and not is_finished(child))
+    return tuple(f"{child['kind']} {child['metadata']['name']}" for child in left)
 
 
 def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:

@@ -21,9 +21,11 @@ from deepseek_operator.spec import API_VERSION, KIND, ProfileSpec
 from deepseek_operator.status import JobStatus, LastFailure, Phase
 from deepseek_operator.training_job import TrainingJob
 
+NAMESAKE_LEAVING: Final = "NamesakeLeaving"
 MAX_FAILURE_MESSAGE: Final = 4096  # [characters]; what a kubelet keeps of a termination message
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
 _LOST_FIX: Final = "; if their machine is gone, use `kubectl delete pod --force`"
+_TWO_CONTROLLERS: Final = 'Found "true" in references for {} and {}'  # how the API server ends its refusal
 _SUSPENSION: Final = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
@@ -57,8 +59,13 @@ def invalid(job: TrainingJob, now: datetime) -> Plan:
 
 def refused(job: TrainingJob, plan: Plan, refusal: str, settings: Settings, now: datetime) -> Plan:
     """`plan`, after the API server would not have one of its objects: say so, and try again later."""
+    phase, name = plan.status.phase or Phase.PENDING, job.owner.name
+    if refusal.endswith(_TWO_CONTROLLERS.format(name, name)):
+        message = f"{refusal.partition(': ')[0]} still belongs to an earlier job of this name, which is being deleted"
+        outcome = Outcome(phase, NAMESAKE_LEAVING, message)
+        return told(job, plan.status, outcome, now, look_again=settings.namesake_retry_s)
     reason = QUOTA_EXCEEDED if "exceeded quota" in refusal else "Refused"
-    outcome = Outcome(plan.status.phase or Phase.PENDING, reason, refusal, is_warning=True)
+    outcome = Outcome(phase, reason, refusal, is_warning=True)
     return told(job, plan.status, outcome, now, look_again=settings.refused_retry_s)
 
 
@@ -161,6 +168,9 @@ def _start(s: Situation) -> Plan:
     if s.profile_problem:
         retry = s.settings.refused_retry_s  # no event tells of a profile
         return _tell(s, phase, *s.profile_problem, is_warning=True, accepted=False, look_again=retry)
+    if left := s.observed.leftovers:
+        message = f"waiting for what an earlier job of this name left: {', '.join(left)}{_LOST_FIX}"
+        return _wait(s, phase, NAMESAKE_LEAVING, message)
     if s.unfinished_pods:
         # Two attempts could both write the volume; of a dead machine only a person knows that its pods are gone.
         names = ", ".join(s.unfinished_pods)

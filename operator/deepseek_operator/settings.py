@@ -15,3 +15,4 @@ class Settings:
     resync_s: float = 300.0  # between two looks at a job that waits for events
     warnings_after_s: float = 10.0  # age of a worker job from which on its Warning events are read
     refused_retry_s: float = 30.0  # before an object that the API server refused is tried again
+    namesake_retry_s: float = 2.0  # the same, where it belongs to a job of the same name that was deleted just now

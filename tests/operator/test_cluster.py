@@ -195,7 +195,53 @@ def lists(fake: FakeApi, jobs: list[Manifest], pods: list[Manifest], events: tup
     fake.answers["GET", QUOTAS] = 200, {"items": []}
 
 
-async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesCluster, fake: FakeApi) -> None:
+async def test_what_a_deleted_namesake_left_is_not_the_jobs_own_but_seen(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    theirs = (a_worker_job(), a_pod(0), a_pod(1, "Failed"))
+    for manifest in theirs:
+        manifest["metadata"]["labels"][labels.JOB_UID] = "a-namesake"
+    lists(fake, [theirs[0]], [*theirs[1:], a_pod(0, attempt=2)])
+    observed = await cluster.observe(OWNER, 2)
+    assert observed.leftovers == ("Job demo-a1", "Pod demo-a1-0-xxxxx")
+    assert (observed.worker_jobs, [labels.attempt_of(pod) for pod in observed.pods]) == ((), [2])
+
+
+@pytest.mark.parametrize("passes_between", [0, 1])
+async def test_a_job_that_is_made_anew_after_its_deletion_is_looked_at(
+    cluster: KubernetesCluster, fake: FakeApi, passes_between: int
+) -> None:
+    fake.answers["GET", JOB_PATH] = 200, a_training_job(uid="a-namesake")
+    await cluster.training_job(KEY)
+    del fake.answers["GET", JOB_PATH]
+    for _ in range(passes_between):
+        await cluster.training_job(KEY)
+    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
+    await cluster.training_job(KEY)
+    pod = a_pod()
+    pod["metadata"]["labels"][labels.JOB_UID] = "a-namesake"
+    lists(fake, [], [pod])
+    assert (await cluster.observe(OWNER, 0)).leftovers == ("Pod demo-a1-0-xxxxx",)
+
+
+async def test_only_so_many_deleted_jobs_are_remembered(
+    cluster: KubernetesCluster, fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepseek_operator.cluster.MAX_DELETED", 1)
+    keys = [replace(KEY, name=name) for name in ("a", "b")]
+    for key in keys:
+        cluster.count(key, a_training_job())
+        cluster.count(key, None)
+    lists(fake, [], [])
+    for key, num_requests in zip(keys, (1, 3), strict=True):
+        cluster.saw(Sighting(key, "7", is_job=True, created=a_training_job()))
+        await cluster.training_job(key)
+        before = len(fake.asked)
+        await cluster.observe(replace(OWNER, name=key.name), 1)
+        assert len(fake.asked) - before == num_requests
+
+
+async def test_the_world_is_listed_by_the_name_of_the_job(cluster: KubernetesCluster, fake: FakeApi) -> None:
     job, pod = a_worker_job(), a_pod()
     del job["kind"], job["apiVersion"], pod["kind"], pod["apiVersion"]  # as lists give them
     lists(fake, [job], [pod])
@@ -208,7 +254,7 @@ async def test_the_world_is_listed_by_the_uid_of_the_job(cluster: KubernetesClus
     ]
     assert observed.isolated
     selectors = {query["labelSelector"] for _, where, query, _, _ in fake.asked if where.endswith(("jobs", "pods"))}
-    assert selectors == {f"{labels.JOB_UID}={OWNER.uid}"}
+    assert selectors == {f"{labels.JOB_NAME}={OWNER.name}"}
 
 
 async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(

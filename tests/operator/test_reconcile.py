@@ -111,6 +111,41 @@ async def test_a_profile_is_read_by_its_name() -> None:
     assert pod["nodeSelector"] == {"pool": "cpu"}
 
 
+async def test_a_job_waits_for_what_its_deleted_namesake_left_and_goes_on() -> None:
+    cluster = FakeCluster(a_training_job())
+    cluster.leftovers = ("Job demo-a1", "Pod demo-a1-0-x")
+    await settle(cluster)
+    assert cluster.worker_jobs == []
+    assert cluster.status.phase is Phase.PENDING
+    assert "an earlier job of this name left: Job demo-a1, Pod demo-a1-0-x" in cluster.status.message
+    cluster.leftovers = ()
+    await settle(cluster)
+    assert cluster.worker_jobs == ["demo-a1"]
+
+
+async def test_children_that_still_belong_to_a_deleted_namesake_are_tried_again_soon() -> None:
+    class Owned(FakeCluster):
+        is_owned = True
+
+        async def apply(self, manifest: Manifest) -> None:
+            if self.is_owned:
+                told = (
+                    'Only one reference can have Controller set to true. Found "true" in references for demo and demo'
+                )
+                raise RefusedError(f"ServiceAccount dstj-demo: metadata.ownerReferences: Invalid value: [...]: {told}")
+            await super().apply(manifest)
+
+    cluster = Owned(a_training_job())
+    assert await a_pass(cluster) == SETTINGS.namesake_retry_s
+    assert cluster.notices[-1].reason == "NamesakeLeaving"
+    assert cluster.notices[-1].message == (
+        "ServiceAccount dstj-demo still belongs to an earlier job of this name, which is being deleted"
+    )
+    cluster.is_owned = False
+    await settle(cluster)
+    assert cluster.worker_jobs == ["demo-a1"]
+
+
 async def test_what_the_api_server_refuses_ends_in_the_status() -> None:
     class Strict(FakeCluster):
         async def apply(self, manifest: Manifest) -> None:

@@ -194,7 +194,7 @@ class FakeCluster:
         jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
         isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
         jobs, pods, quotas = (tuple(as_sent(things)) for things in (jobs, self.pods, self.quotas))
-        return Observed(jobs, pods, (), self.progress, self.warnings, isolated, quotas, self.leftovers)
+        return Observed(jobs, pods, (), self.progress, self.warnings, isolated, quotas, leftovers=self.leftovers)
 
     async def apply(self, manifest: Manifest) -> None:
         key = manifest["kind"], manifest["metadata"]["name"]

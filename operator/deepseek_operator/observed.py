@@ -84,6 +84,7 @@ class Observed:
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
     isolated: bool | None = False  # the job's NetworkPolicy is there; None: not looked at, there is no worker job
     quotas: tuple[Manifest, ...] = ()  # of the namespace; read only while there is no worker job of the attempt
+    profile_problem: str = ""  # the rule that the job's TrainingProfile breaks
     leftovers: tuple[str, ...] = ()  # worker jobs and pods of a namesake that was deleted, `Pod demo-a1-0-x7x2k`
 
 

@@ -1,7 +1,10 @@
 """One pass over one training job: look, decide, act, report.  Holds no rule of the domain."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
+
+from pydantic import ValidationError
 
 from deepseek_operator.decide import decide, finished, invalid, refused
 from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref
@@ -9,7 +12,7 @@ from deepseek_operator.plan import Plan
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import ProfileSpec
 from deepseek_operator.status import whole_seconds
-from deepseek_operator.training_job import TrainingJob
+from deepseek_operator.training_job import TrainingJob, validation_messages
 
 
 class RefusedError(Exception):
@@ -69,15 +72,19 @@ async def _plan(job: TrainingJob, cluster: Cluster, settings: Settings, now: dat
         return finished(job, now)
     if job.problems:
         return invalid(job, now)
-    profile = await _profile(job, cluster)
+    profile, problem = await _profile(job, cluster)
     observed = await cluster.observe(job.owner, job.status.attempt)
-    return decide(job, profile, observed, settings, now)
+    return decide(job, profile, replace(observed, profile_problem=problem), settings, now)
 
 
-async def _profile(job: TrainingJob, cluster: Cluster) -> ProfileSpec | None:
+async def _profile(job: TrainingJob, cluster: Cluster) -> tuple[ProfileSpec | None, str]:
+    """None without one, or with the rule that it breaks: an older CRD may have let it in."""
     name = job.spec.trainer.profile
     manifest = await cluster.profile(name) if name else None
-    return ProfileSpec.model_validate(manifest["spec"]) if manifest else None
+    try:
+        return ProfileSpec.model_validate(manifest.get("spec")) if manifest else None, ""
+    except ValidationError as error:
+        return None, "; ".join(validation_messages(error))
 
 
 async def _act(plan: Plan, cluster: Cluster) -> None:

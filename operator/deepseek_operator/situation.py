@@ -95,8 +95,10 @@ class Situation:
     @property
     def profile_problem(self) -> tuple[str, str] | None:
         """Reason and message of what is wrong with the profile, for this job; None if nothing is."""
+        name = self.job.spec.trainer.profile
+        if self.observed.profile_problem:
+            return "ProfileInvalid", f"TrainingProfile {name!r}: {self.observed.profile_problem}"
         if self.lacks_profile:
-            name = self.job.spec.trainer.profile
             return "ProfileNotFound", f"TrainingProfile {name!r} does not exist: see `kubectl get trainingprofiles`"
         mismatch = self.profile and profile_mismatch(self.job.spec, self.profile)
         return ("ProfileMismatch", mismatch) if mismatch else None
@@ -151,10 +153,12 @@ class Situation:
     def has_waited_with_half(self) -> bool:
         """Whether some pods of the attempt, but not all, have been there for long enough to give them back.
 
+        A job of a queue is left to it.
+
         The time depends on the worker job's uid, new with each: of two jobs that hold half of their pods
         one lets go before the other, whose missing pods are then made.
         """
-        if self.worker_job is None or not 0 < len(self.pods) < self.num_nodes:
+        if labels.QUEUE in self.job.labels or self.worker_job is None or not 0 < len(self.pods) < self.num_nodes:
             return False
         meta = self.worker_job["metadata"]
         age = self.now - datetime.fromisoformat(meta["creationTimestamp"])

@@ -176,6 +176,13 @@ def test_what_an_older_attempt_left_does_not_fill_the_quota_for_ever() -> None:
     assert (reason(plan), [ref.name for ref in plan.delete]) == ("QuotaExceeded", ["demo-a1"])
 
 
+def test_half_of_a_job_of_a_queue_is_left_to_the_queue() -> None:
+    status = JobStatus(phase=Phase.STARTING, attempt=1)
+    plan = plan_for(status, HALF, **{"kueue.x-k8s.io/queue-name": "team-a"})
+    assert (plan.status.phase, plan.delete) == (Phase.STARTING, ())
+    assert plan_for(status, HALF).status.phase is Phase.PENDING
+
+
 def test_kueue_admits_a_job_of_a_queue_without_us() -> None:
     plan = plan_for(JobStatus(), Observed(quotas=(FULL,)), **{"kueue.x-k8s.io/queue-name": "team-a"})
     assert plan.apply[-1]["kind"] == "Job"

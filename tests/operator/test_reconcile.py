@@ -111,6 +111,28 @@ async def test_a_profile_is_read_by_its_name() -> None:
     assert pod["nodeSelector"] == {"pool": "cpu"}
 
 
+async def test_a_profile_that_breaks_a_rule_is_reported_and_waited_for() -> None:
+    cluster = FakeCluster(a_training_job({"trainer": {"image": None, "profile": "cpu"}}))
+    cluster.profiles["cpu"] = a_profile_manifest("cpu", image="registry.local/trainer:latest")
+    assert await a_pass(cluster) == SETTINGS.refused_retry_s
+    assert cluster.notices[-1].reason == "ProfileInvalid"
+    assert cluster.status.message.startswith("TrainingProfile 'cpu': spec.image: ")
+    assert "not 'registry.local/trainer:latest'" in cluster.status.message
+    cluster.profiles["cpu"] = a_profile_manifest("cpu")
+    await settle(cluster)
+    assert cluster.worker_jobs == ["demo-a1"]
+
+
+async def test_a_job_whose_profile_breaks_a_rule_can_be_suspended() -> None:
+    cluster = FakeCluster(a_training_job({"trainer": {"image": None, "profile": "cpu"}}))
+    cluster.profiles["cpu"] = a_profile_manifest("cpu")
+    await settle(cluster)
+    cluster.profiles["cpu"] = a_profile_manifest("cpu", image=7)
+    cluster.change_spec(suspend=True)
+    await settle(cluster)
+    assert (cluster.worker_jobs, cluster.status.phase) == ([], Phase.SUSPENDED)
+
+
 async def test_a_job_waits_for_what_its_deleted_namesake_left_and_goes_on() -> None:
     cluster = FakeCluster(a_training_job())
     cluster.leftovers = ("Job demo-a1", "Pod demo-a1-0-x")

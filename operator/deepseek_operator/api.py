@@ -28,7 +28,7 @@ _WRITE: Final = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
 DEADLINE_S: Final = 10.0  # a pass that hangs would hold its job; the queue tries again
 LARGEST_LINE: Final = 2**21  # [bytes]
 PAGE: Final = "250"  # [objects]
-SILENCE_S: Final = 70.0  # API servers send a bookmark every 60 s
+SILENCE_S: Final = 150.0  # API servers send a bookmark about every 60 s: two may be late, or one lost
 WATCH_S: Final = "300"
 
 PLURALS: Final[Mapping[tuple[str, str], str]] = {

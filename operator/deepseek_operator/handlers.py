@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 import kopf
 
+from deepseek_operator.api import SILENCE_S
 from deepseek_operator.labels import MANAGED_BY
 from deepseek_operator.observed import JobKey, Manifest, Sighting
 from deepseek_operator.spec import GROUP, PLURAL, VERSION
@@ -71,7 +72,7 @@ def settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300  # each new watch lists first: the resync of every job
     settings.watching.client_timeout = 330
     settings.watching.chunk_size = 250  # of a list: thousands of manifests at once would be most of the memory
-    settings.watching.inactivity_timeout = 70  # API servers send a bookmark every 60 s
+    settings.watching.inactivity_timeout = SILENCE_S
     settings.process.ultimate_exiting_timeout = None  # the supervisor's thread goes on after kopf has ended
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = Endless()

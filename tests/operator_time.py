@@ -29,9 +29,9 @@ class FakeTime:
             finally:
                 over.cancel()
 
-    async def _expire(self, timeout: asyncio.Timeout, seconds: float) -> None:
+    async def _expire(self, scope: asyncio.Timeout, seconds: float) -> None:
         await self.sleep(seconds)
-        timeout.reschedule(asyncio.get_running_loop().time())
+        scope.reschedule(asyncio.get_running_loop().time())
 
     async def wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
         over = asyncio.Event()

@@ -370,7 +370,7 @@ class BadDisk:
         patch.setattr(io, "FileIO", File)
 
     def _check(self, call: str, file: Any) -> None:
-        path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else str(file)
+        path = str(Path(f"/proc/self/fd/{file}").readlink() if isinstance(file, int) else file)
         if re.search(self._place, f"{call} {path}"):
             self.failed += 1
             raise OSError(self._number, os.strerror(self._number), path)

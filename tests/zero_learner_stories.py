@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepseek_trainer import model as of_model
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.distributed import World
@@ -59,7 +58,7 @@ def trained(world: World, root: Path, settings: Settings) -> dict[str, Any]:
     Of `settings`, `adapted` and `tied` are for the model; `parts`: logits are made of so many positions at once.
     """
     settings = dict(settings)
-    of_model.LOGITS_BYTES = 4 * TINY.vocab_size * settings.pop("parts", LENGTH * 4)
+    OptimizationSpec.logits_bytes = 4 * TINY.vocab_size * settings.pop("parts", LENGTH * 4)
     model = a_deep_model(tied=settings.pop("tied", False)) if not settings.pop("adapted", False) else an_adapted_model()
     settings = config(**{"evaluation": {"intervalSteps": 2}, "microBatchSize": 1} | settings)
     loop = a_loop(settings, root, world=world, model=with_dropout(model, 0.0))

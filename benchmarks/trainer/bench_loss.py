@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.optimization import LOGITS_BYTES
 from deepseek_trainer.dataset import Batch
-from deepseek_trainer.estimate import LOGITS_BYTES
 from deepseek_trainer.model import causal_loss, head_loss, scratch_model
 from deepseek_trainer.packing import IGNORED, block_causal_mask
 

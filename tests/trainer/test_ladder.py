@@ -12,7 +12,8 @@ from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
 from deepseek_trainer.ladder import climbed, ladder, settings
 
-NAMES = ("microBatchSize", "recompute", "strategy")
+NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy")
+FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy")
 
 
 def a_job(ranks: int = 1, method: MethodType = MethodType.FULL, **optimization: Any) -> TrainingConfig:
@@ -26,7 +27,7 @@ def jobs(draw: st.DrawFn) -> TrainingConfig:
     """Any that the API lets through."""
     ranks = draw(st.integers(1, 64))
     optimizer, method = draw(st.sampled_from(Optimizer)), draw(st.sampled_from(MethodType))
-    is_sharded = optimizer is Optimizer.ADAMW and method is not MethodType.QLORA and draw(st.booleans())
+    is_shardable = optimizer is Optimizer.ADAMW and method is not MethodType.QLORA
     return a_job(
         ranks,
         method,
@@ -34,7 +35,8 @@ def jobs(draw: st.DrawFn) -> TrainingConfig:
         microBatchSize=draw(st.integers(1, 2**16)),
         optimizer=optimizer,
         recompute=draw(st.sampled_from(Recompute)),
-        strategy=Strategy.FSDP if is_sharded else Strategy.DDP,
+        logitsMebibytes=draw(st.integers(1, 2**16)),
+        strategy=draw(st.sampled_from(Strategy)) if is_shardable else Strategy.DDP,
         seed=draw(st.integers(0, 9)),
     )
 
@@ -45,12 +47,20 @@ def rows(config: TrainingConfig) -> int:
     return min(optimization.micro_batch_size, optimization.global_batch_size // config.world_size)
 
 
+def cost(config: TrainingConfig) -> tuple[int, ...]:
+    """More of any of these is more memory."""
+    optimization = config.optimization
+    recompute = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL).index(optimization.recompute)
+    shards = (Strategy.DDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP).index(optimization.strategy)
+    return rows(config), -recompute, optimization.logits_mebibytes, -shards
+
+
 @given(jobs())
 def test_a_ladder_ends_and_changes_nothing_but_its_settings(config: TrainingConfig):
     rungs = [config, *ladder(config)]
-    assert len(rungs) <= 1 + 17 + 2 + 1, "65536 is halved 16 times"
+    assert len(rungs) <= 1 + 17 + 2 + 1 + 3, "65536 is halved 16 times, ZeRO1 shards more three times"
     for rung in rungs:
-        changed = {name: getattr(config.optimization, name) for name in ("micro_batch_size", "recompute", "strategy")}
+        changed = {name: getattr(config.optimization, name) for name in FIELDS}
         restored = rung.optimization.model_copy(update=changed)
         assert rung.model_copy(update={"optimization": restored}) == config
 
@@ -66,22 +76,29 @@ def test_every_rung_is_a_job_that_the_api_lets_through_and_differs_from_the_one_
 
 @given(jobs())
 def test_a_rung_never_takes_more_memory_than_the_one_below(config: TrainingConfig):
-    order = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
-    costs = [(rows(rung), -order.index(rung.optimization.recompute)) for rung in (config, *ladder(config))]
-    assert costs == sorted(costs, reverse=True)
-    assert costs[-1] == (1, -2)
+    found = [cost(rung) for rung in (config, *ladder(config))]
+    assert found == sorted(found, reverse=True)
+    assert found[-1][:2] == (1, -2)
+    assert found[-1][2] <= 32
 
 
-def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_shards():
+def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_cuts_the_loss_then_shards():
     found = [settings(rung) for rung in ladder(a_job(2, globalBatchSize=12, microBatchSize=8))]
     assert [tuple(each.values()) for each in found] == [
-        (3, "None", "DDP"),  # a rank has 6 of the 12 rows
-        (1, "None", "DDP"),
-        (1, "Selective", "DDP"),
-        (1, "Full", "DDP"),
-        (1, "Full", "FSDP"),
+        (3, "None", 256, "DDP"),  # a rank has 6 of the 12 rows
+        (1, "None", 256, "DDP"),
+        (1, "Selective", 256, "DDP"),
+        (1, "Full", 256, "DDP"),
+        (1, "Full", 32, "DDP"),
+        (1, "Full", 32, "FSDP"),
     ]
     assert all(tuple(each) == NAMES for each in found)
+
+
+def test_zero_shards_more_from_stage_to_stage_and_in_the_end_without_deepspeed():
+    found = ladder(a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=8, strategy="ZeRO1"))
+    assert [rung.optimization.strategy for rung in found] == ["ZeRO2", "ZeRO3", "FSDP"]
+    assert {rung.optimization.logits_mebibytes for rung in found} <= {8}
 
 
 @pytest.mark.parametrize(
@@ -102,8 +119,8 @@ def test_where_shards_save_nothing_or_are_not_allowed_there_is_no_such_rung(job:
     "job",
     [
         a_job(2, onOutOfMemory="Fail"),
-        a_job(1, microBatchSize=1, recompute="Full"),
-        a_job(2, microBatchSize=1, recompute="Full", strategy="FSDP"),
+        a_job(1, microBatchSize=1, recompute="Full", logitsMebibytes=32),
+        a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=1, strategy="FSDP"),
     ],
     ids=["not wanted", "one rank", "shards already"],
 )

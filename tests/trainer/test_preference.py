@@ -239,7 +239,7 @@ def test_logits_of_many_positions_made_in_parts_change_nothing(monkeypatch: pyte
         return total, list(torch.autograd.grad(total, list(model.parameters())))
 
     expected = loss_and_gradients()
-    monkeypatch.setattr("deepseek_trainer.model.LOGITS_BYTES", 4 * 260 * 5)  # five positions
+    monkeypatch.setattr(OptimizationSpec, "logits_bytes", 4 * 260 * 5)  # five positions
     torch.testing.assert_close(loss_and_gradients(), expected)
 
 

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deepseek_trainer import model
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.contract.optimization import Recompute
+from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Recompute
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.dropout import drop_out
 from deepseek_trainer.model import causal_loss, head_loss, scratch_model
+from deepseek_trainer.parallel import SummedLoss
+from deepseek_trainer.precision import autocast
 from deepseek_trainer.recompute import recompute_activations
+from loop_builders import ALONE
 
 SMALL = Architecture(hidden_size=32, num_layers=3, num_heads=4, intermediate_size=64, vocab_size=300)
 
@@ -26,8 +30,9 @@ def batch() -> Batch:
     return Batch(tokens, tokens.roll(-1, 1), positions, torch.zeros_like(tokens))
 
 
-def kept_bytes(model: nn.Module) -> tuple[int, Tensor]:
+def kept_bytes(whole: nn.Module, optimization: OptimizationSpec) -> tuple[int, Tensor]:
     """Bytes of all that autograd keeps for the backward pass, and the gradients, end to end."""
+    of_batch = SummedLoss(whole.train(), autocast(Precision.FP32, ALONE.device), optimization)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -36,9 +41,9 @@ def kept_bytes(model: nn.Module) -> tuple[int, Tensor]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = causal_loss(model.train(), batch())[0]
+        loss = of_batch(batch())
     loss.backward()
-    return sum(kept.values()), torch.cat([p.grad.flatten() for p in model.parameters()])
+    return sum(kept.values()), torch.cat([p.grad.flatten() for p in whole.parameters()])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -50,7 +55,7 @@ def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept_the_more_is_rec
         drop_out(other, rate)
         recompute_activations(other, recompute)
         torch.manual_seed(2)
-        found[recompute] = kept_bytes(other)
+        found[recompute] = kept_bytes(other, OptimizationSpec())
     assert all(torch.equal(grads, found[Recompute.NONE][1]) for _, grads in found.values())
     assert found[Recompute.FULL][0] < found[Recompute.NONE][0] / 2
 
@@ -89,14 +94,25 @@ def test_in_part_only_what_is_cheap_is_computed_again_and_in_full_matrix_product
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(
-    smoothing: float, monkeypatch: pytest.MonkeyPatch
-):
+def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(smoothing: float):
     torch.manual_seed(0)
     head, hidden, targets = nn.Linear(8, 50), torch.randn(21, 8, requires_grad=True), torch.randint(0, 50, (21,))
     whole = cross_entropy(head(hidden), targets, reduction="sum", label_smoothing=smoothing)
     expected = torch.autograd.grad(whole, [hidden, head.weight])
-    monkeypatch.setattr("deepseek_trainer.model.LOGITS_BYTES", 4 * 50 * 4)  # four rows
-    parts = head_loss(head, hidden, targets, smoothing)
+    parts = head_loss(head, hidden, targets, smoothing, logits_bytes=4 * 50 * 4)  # four rows
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts, [hidden, head.weight]), expected)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 873), (2, 1747)])
+def test_a_job_says_how_many_logits_its_loss_makes_at_once(monkeypatch: pytest.MonkeyPatch, size: int, expected: int):
+    """Of a vocabulary of 300."""
+    found, of_parts = [], model.summed_cross_entropy
+
+    def watched(*tensors: Any, rows: int, **how: Any) -> Tensor:
+        found.append(rows)
+        return of_parts(*tensors, rows=rows, **how)
+
+    monkeypatch.setattr(model, "summed_cross_entropy", watched)
+    kept_bytes(scratch_model(SMALL, 24, seed=0), OptimizationSpec(logits_mebibytes=size))
+    assert found == [expected]

@@ -19,7 +19,6 @@ from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
 
 FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
 BF16: Final = 2
-LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
 OF_PAIRS: Final = 3 * FP32  # [bytes] of a logit of pairs: log-softmax, its gradient, and that of the logit
 ZERO_BUCKET: Final = 1 << 23  # gradients that DeepSpeed sends at once, in fp32
 PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
@@ -254,7 +253,7 @@ def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
 def _logits(d: Dimensions, setup: Setup) -> int:
     """Logits of one part, and what the forward pass makes of them: gradients of the positions and the head's weight."""
     tokens = setup.rows * setup.length
-    at_once = min(tokens, max(1, LOGITS_BYTES // (FP32 * d.vocab)))
+    at_once = min(tokens, max(1, setup.optimization.logits_bytes // (FP32 * d.vocab)))
     if setup.has_pairs:
         return at_once * OF_PAIRS * d.vocab + tokens * (0 if setup.lora else FP32 * d.hidden)
     of_head = FP32 * d.vocab * d.hidden if _trains_head(d, setup) else 0

@@ -5,11 +5,20 @@ dropout draws, which depends on the micro-batch.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.optimization import OnOutOfMemory, Optimizer, Recompute, Strategy
+
+FEW_LOGITS: Final = 32  # [MiB]: an eighth of what a job has by default
+# What needs less memory than what: FSDP does without DeepSpeed's copy of the weights that a rank changes.
+_MORE_SHARDS: Final = {
+    Strategy.DDP: Strategy.FSDP,
+    Strategy.ZERO1: Strategy.ZERO2,
+    Strategy.ZERO2: Strategy.ZERO3,
+    Strategy.ZERO3: Strategy.FSDP,
+}
 
 
 def ladder(config: TrainingConfig) -> Iterator[TrainingConfig]:
@@ -30,6 +39,7 @@ def settings(config: TrainingConfig) -> dict[str, Any]:
     return {
         "microBatchSize": now.micro_batch_size,
         "recompute": now.recompute.value,
+        "logitsMebibytes": now.logits_mebibytes,
         "strategy": now.strategy.value,
     }
 
@@ -42,11 +52,13 @@ def _lighter(config: TrainingConfig) -> dict[str, Any]:
         return {"micro_batch_size": max(1, rows // 2)}
     if now.recompute is not Recompute.FULL:
         return {"recompute": Recompute.SELECTIVE if now.recompute is Recompute.NONE else Recompute.FULL}
-    return {"strategy": Strategy.FSDP} if _can_shard(config) else {}
+    if now.logits_mebibytes > FEW_LOGITS:
+        return {"logits_mebibytes": FEW_LOGITS}
+    return {"strategy": _MORE_SHARDS[now.strategy]} if _can_shard(config) else {}
 
 
 def _can_shard(config: TrainingConfig) -> bool:
     """Whether shards save memory, and the rules of the API allow them."""
     now = config.optimization
     is_allowed = now.optimizer is Optimizer.ADAMW and config.method.type is not MethodType.QLORA
-    return is_allowed and config.world_size > 1 and now.strategy is Strategy.DDP
+    return is_allowed and config.world_size > 1 and now.strategy in _MORE_SHARDS

@@ -22,9 +22,9 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.optimization import LOGITS_BYTES
 from deepseek_trainer.cross_entropy import summed_cross_entropy
 from deepseek_trainer.dataset import Batch
-from deepseek_trainer.estimate import LOGITS_BYTES
 from deepseek_trainer.gguf_model import CLASSES
 from deepseek_trainer.model_source import CONFIG, prepared_model, read_source
 from deepseek_trainer.packing import IGNORED, block_causal_mask
@@ -97,7 +97,11 @@ def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> 
 
 
 def causal_loss(
-    model: nn.Module, batch: Batch, smoothing: float = 0.0, decoder: Callable[..., Any] | None = None
+    model: nn.Module,
+    batch: Batch,
+    smoothing: float = 0.0,
+    decoder: Callable[..., Any] | None = None,
+    logits_bytes: int = LOGITS_BYTES,
 ) -> tuple[Tensor, int]:
     """Sum of the next-token losses [nats, fp32 scalar with gradient] and the number of learned positions N.
 
@@ -108,7 +112,7 @@ def causal_loss(
     `decoder`: to be called in place of the model's own.
     """
     head, hidden_ND, targets_N, _ = learned(model, batch, decoder)
-    return head_loss(head, hidden_ND, targets_N, smoothing), len(targets_N)
+    return head_loss(head, hidden_ND, targets_N, smoothing, logits_bytes), len(targets_N)
 
 
 def row_losses(model: nn.Module, batch: Batch) -> Tensor:
@@ -138,13 +142,16 @@ def learned(
     return inner.get_output_embeddings(), hidden_ND, targets_N, learned_N
 
 
-def head_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+def head_loss(
+    head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0, logits_bytes: int = LOGITS_BYTES
+) -> Tensor:
     """Sum of the cross entropies of `head`'s logits, fp32."""
     # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
-    return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=_rows(head))
+    rows = _rows(head, logits_bytes)
+    return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=rows)
 
 
-def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: int = LOGITS_BYTES) -> Tensor:
     """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing.
 
     What each weighs in a loss is not known before the backward pass, which makes the logits of several parts again.
@@ -154,14 +161,15 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, reduction="none")
 
-    parts = list(zip(torch.split(hidden_ND, _rows(head)), torch.split(targets_N, _rows(head)), strict=True))
+    rows = _rows(head, logits_bytes)
+    parts = list(zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True))
     made = part if len(parts) == 1 else partial(checkpoint, part, use_reentrant=False)
     return torch.cat([made(*each) for each in parts]).double()
 
 
-def _rows(head: Any) -> int:
+def _rows(head: Any, logits_bytes: int) -> int:
     """Positions of a part: all logits would be most of the memory."""
-    return max(1, LOGITS_BYTES // (4 * head.out_features))
+    return max(1, logits_bytes // (4 * head.out_features))
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

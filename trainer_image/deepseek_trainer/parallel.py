@@ -35,6 +35,7 @@ class SummedLoss(nn.Module):
     def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
         super().__init__()
         self.model, self._autocast, self._smoothing = model, autocast, optimization.label_smoothing
+        self._logits_bytes = optimization.logits_bytes
         self._decoder = compiled_decoder(model) if optimization.compile else None
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
@@ -47,7 +48,7 @@ class SummedLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
             smoothing = self._smoothing if self.model.training else 0.0
-            return causal_loss(self.model, batch, smoothing, self._decoder)[0]
+            return causal_loss(self.model, batch, smoothing, self._decoder, self._logits_bytes)[0]
 
 
 def compiled_decoder(model: nn.Module) -> Any:

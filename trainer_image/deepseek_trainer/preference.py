@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.evaluate import answering
 from deepseek_trainer.model import learned, token_losses
@@ -27,13 +27,14 @@ from deepseek_trainer.parallel import SummedLoss
 class Frozen(nn.Module):
     """`log_odds` of a model that stays as it is when this is made."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, logits_bytes: int) -> None:
         super().__init__()
+        self._logits_bytes = logits_bytes
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Tensor:
-        return log_odds(self.model, batch)
+        return log_odds(self.model, batch, logits_bytes=self._logits_bytes)
 
 
 class PairLoss(SummedLoss):
@@ -44,7 +45,7 @@ class PairLoss(SummedLoss):
     def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec, beta: float) -> None:
         super().__init__(model, autocast, optimization)
         self._beta = beta
-        self.frozen = () if isinstance(model, PeftModel) else (Frozen(model),)
+        self.frozen = () if isinstance(model, PeftModel) else (Frozen(model, optimization.logits_bytes),)
 
     def count(self, batch: Batch) -> int:
         return len(batch.tokens_BT)
@@ -52,7 +53,7 @@ class PairLoss(SummedLoss):
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
             # The policy first: peft freezes adapters that are off, and FSDP keeps what it sees when it first gathers.
-            policy_B = log_odds(self.model, batch, self._decoder)
+            policy_B = log_odds(self.model, batch, self._decoder, self._logits_bytes)
             margins_B = self._beta * (policy_B - self._reference(batch))
         if self.model.training:
             return pair_losses(margins_B, self._smoothing).sum()
@@ -62,20 +63,25 @@ class PairLoss(SummedLoss):
         if self.frozen:
             odds_B: Tensor = self.frozen[0](batch)
             return odds_B
-        return without_adapters(self.model, batch)
+        return without_adapters(self.model, batch, self._logits_bytes)
 
 
-def without_adapters(model: nn.Module, batch: Batch) -> Tensor:
+def without_adapters(model: nn.Module, batch: Batch, logits_bytes: int = LOGITS_BYTES) -> Tensor:
     """`log_odds` of the base, without dropout and gradient."""
     assert isinstance(model, PeftModel)
     with answering(model), model.disable_adapter():
-        return log_odds(model, batch)
+        return log_odds(model, batch, logits_bytes=logits_bytes)
 
 
-def log_odds(model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None) -> Tensor:
+def log_odds(
+    model: nn.Module,
+    batch: Batch,
+    decoder: Callable[..., Any] | None = None,
+    logits_bytes: int = LOGITS_BYTES,
+) -> Tensor:
     """log p(chosen answer | prompt) - log p(rejected answer | prompt) of each pair [nats, float64 of shape B]."""
     head, hidden_ND, targets_N, learned_N = learned(model, batch, decoder)
-    losses_N = token_losses(head, hidden_ND, targets_N)
+    losses_N = token_losses(head, hidden_ND, targets_N, logits_bytes)
     is_rejected_N = batch.document_ids_BT.flatten()[learned_N] == 1
     signs_N = torch.where(is_rejected_N, 1.0, -1.0).to(losses_N)  # a loss is a negative log-probability
     rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)

@@ -1,11 +1,13 @@
 """Optimizer, schedule, batch, and what guards them."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
 from deepseek_trainer.contract.rules import Model, Rule
+
+LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
 
 
 class Precision(StrEnum):
@@ -163,17 +165,29 @@ class OptimizationSpec(Model):
             "layer. Selective: all but the results of matrix products."
         ),
     ] = Recompute.NONE
+    logits_mebibytes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65536,
+            description="Logits (FP32) that the loss makes at once; those of more positions a part after the other.",
+        ),
+    ] = LOGITS_BYTES >> 20
     on_out_of_memory: Annotated[
         OnOutOfMemory,
         Field(
-            description="Adapt: go on with a smaller micro-batch, then more recompute, then FSDP, at the same global "
-            "batch. Fail: the attempt fails at once."
+            description="Adapt: go on with a smaller micro-batch, then more recompute, then smaller parts of the "
+            "loss, then more shards, at the same global batch. Fail: the attempt fails at once."
         ),
     ] = OnOutOfMemory.ADAPT
     compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False
     guard: Annotated[Guard, Field(description="Steps that change no weight.")] = Guard()
     early_stopping: Annotated[EarlyStopping | None, Field(description="Default: run to the end.")] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of initial weights, data order and dropout.")] = 0
+
+    @property
+    def logits_bytes(self) -> int:
+        return self.logits_mebibytes << 20
 
     rules: ClassVar = (
         Rule(

@@ -89,6 +89,8 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("method.frozenLayers needs", FROZEN, {"method": {"frozenLayers": 1}}),
     ("strategies other than DDP", spread("FSDP"), spread("FSDP", optimizer="Muon")),
     ("strategies other than DDP", spread("DDP", optimizer="Muon"), spread("ZeRO3", optimizer="AdamW8bit")),
+    ("offload is of FSDP's shards only", spread("FSDP", offload=True), {"optimization": {"offload": True}}),
+    ("offload is of FSDP's shards only", spread("ZeRO3", offload=False), spread("ZeRO3", offload=True)),
     ("strategies ZeRO1 to ZeRO3 keep no", spread("FSDP", emaDecay=0.9), spread("ZeRO1", emaDecay=0.9)),
     ("strategies ZeRO1 to ZeRO3 do not compile", spread("FSDP", compile=True), spread("ZeRO2", compile=True)),
     ("no optimization.strategy but DDP", merged(LORA, spread("FSDP")), merged(QLORA, spread("FSDP"))),

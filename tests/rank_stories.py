@@ -208,6 +208,30 @@ def a_slow_rank(world: World, root: Path, strategy: str, **changes: Any) -> tupl
     return told[-1].skew, told[-1].slowest, min(told[-1].memory) > 0
 
 
+def under_offload(world: World, root: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Losses and summed weights of runs with averages whose two halves are offloaded or not, by name."""
+    halves = {"neither": (False, False), "both": (True, True), "first": (True, False), "second": (False, True)}
+    settings = {"strategy": "FSDP", "emaDecay": 0.9, "microBatchSize": 1}
+    found = {}
+    for name, (first, second) in halves.items():
+        begun = a_loop(config(**settings, offload=first), root / name, world=world, stop_after=3, model=a_model())
+        run_until_stopped(begun)
+        again = a_loop(config(**settings, offload=second), root / name, world=world, model=a_model())
+        again.run()
+        losses = begun.reporter.losses + again.reporter.losses
+        found[name] = (losses, [float(weight.full_tensor().sum()) for weight in again.model.state_dict().values()])
+    return found
+
+
+def gradients_are_shards_after_each_micro_batch(world: World, root: Path) -> list[bool]:
+    """Whether a rank has its part of the gradients, before the first and the second of two micro-batches."""
+    learner = Learner.of(scratch_model(TINY, LENGTH, seed=0), OptimizationSpec(strategy="FSDP"), world)
+    found: list[bool] = []
+    learner.loss.register_forward_pre_hook(lambda *_: found.append(float(learner.gradient_norm()) > 0))
+    learner.accumulate([RandomRows(2).batch([i]) for i in (0, 1)], 1.0)
+    return found
+
+
 def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> list[float]:
     """The first weights that a rank alone would export, after a run whose averages it exports."""
     loop = a_loop(config(**optimization), root, world=world, model=without_dropout(a_model()))

@@ -16,12 +16,14 @@ from rank_stories import (
     a_read_error_on_rank_1,
     a_save_fails_on_rank_1,
     a_slow_rank,
+    gradients_are_shards_after_each_micro_batch,
     interrupted_run,
     losses_of,
     not_finite_on_rank_1,
     resumed_under,
     stop_during_an_evaluation,
     train_after_one_rank_answered,
+    under_offload,
     weights_of_32_rows,
     weights_that_differ,
     what_it_can_do,
@@ -131,6 +133,17 @@ def test_a_checkpoint_serves_another_strategy(tmp_path: Path, first: dict[str, A
     got = on_ranks(2, resumed_under, tmp_path / "parts", first, second)
     expected = on_ranks(2, resumed_under, tmp_path / "whole", DDP, DDP)
     assert got[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+@pytest.mark.timeout(300)  # eight runs
+def test_offload_changes_no_bit_of_losses_and_weights_and_a_checkpoint_serves_with_and_without(tmp_path: Path):
+    for found in on_ranks(2, under_offload, tmp_path):
+        assert found["both"] == found["first"] == found["second"] == found["neither"]
+        assert len(found["neither"][0]) == 6
+
+
+def test_shards_of_gradients_are_all_that_a_rank_keeps_between_micro_batches(tmp_path: Path):
+    assert on_ranks(2, gradients_are_shards_after_each_micro_batch, tmp_path) == [[False, True]] * 2
 
 
 def test_a_rank_alone_can_use_and_export_what_is_sharded(tmp_path: Path):

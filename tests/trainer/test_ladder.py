@@ -12,8 +12,8 @@ from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
 from deepseek_trainer.ladder import climbed, ladder, settings
 
-NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy")
-FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy")
+NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload")
+FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy", "offload")
 
 
 def a_job(ranks: int = 1, method: MethodType = MethodType.FULL, **optimization: Any) -> TrainingConfig:
@@ -28,6 +28,7 @@ def jobs(draw: st.DrawFn) -> TrainingConfig:
     ranks = draw(st.integers(1, 64))
     optimizer, method = draw(st.sampled_from(Optimizer)), draw(st.sampled_from(MethodType))
     is_shardable = optimizer is Optimizer.ADAMW and method is not MethodType.QLORA
+    strategy = draw(st.sampled_from(Strategy)) if is_shardable else Strategy.DDP
     return a_job(
         ranks,
         method,
@@ -36,7 +37,8 @@ def jobs(draw: st.DrawFn) -> TrainingConfig:
         optimizer=optimizer,
         recompute=draw(st.sampled_from(Recompute)),
         logitsMebibytes=draw(st.integers(1, 2**16)),
-        strategy=draw(st.sampled_from(Strategy)) if is_shardable else Strategy.DDP,
+        strategy=strategy,
+        offload=strategy is Strategy.FSDP and draw(st.booleans()),
         seed=draw(st.integers(0, 9)),
     )
 
@@ -52,13 +54,13 @@ def cost(config: TrainingConfig) -> tuple[int, ...]:
     optimization = config.optimization
     recompute = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL).index(optimization.recompute)
     shards = (Strategy.DDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP).index(optimization.strategy)
-    return rows(config), -recompute, optimization.logits_mebibytes, -shards
+    return rows(config), -recompute, optimization.logits_mebibytes, -shards, -optimization.offload
 
 
 @given(jobs())
 def test_a_ladder_ends_and_changes_nothing_but_its_settings(config: TrainingConfig):
     rungs = [config, *ladder(config)]
-    assert len(rungs) <= 1 + 17 + 2 + 1 + 3, "65536 is halved 16 times, ZeRO1 shards more three times"
+    assert len(rungs) <= 1 + 17 + 2 + 1 + 4, "65536 is halved 16 times, ZeRO1 shards more three times"
     for rung in rungs:
         changed = {name: getattr(config.optimization, name) for name in FIELDS}
         restored = rung.optimization.model_copy(update=changed)
@@ -82,23 +84,24 @@ def test_a_rung_never_takes_more_memory_than_the_one_below(config: TrainingConfi
     assert found[-1][2] <= 32
 
 
-def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_cuts_the_loss_then_shards():
+def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_cuts_the_loss_then_shards_then_offloads():
     found = [settings(rung) for rung in ladder(a_job(2, globalBatchSize=12, microBatchSize=8))]
     assert [tuple(each.values()) for each in found] == [
-        (3, "None", 256, "DDP"),  # a rank has 6 of the 12 rows
-        (1, "None", 256, "DDP"),
-        (1, "Selective", 256, "DDP"),
-        (1, "Full", 256, "DDP"),
-        (1, "Full", 32, "DDP"),
-        (1, "Full", 32, "FSDP"),
+        (3, "None", 256, "DDP", False),  # a rank has 6 of the 12 rows
+        (1, "None", 256, "DDP", False),
+        (1, "Selective", 256, "DDP", False),
+        (1, "Full", 256, "DDP", False),
+        (1, "Full", 32, "DDP", False),
+        (1, "Full", 32, "FSDP", False),
+        (1, "Full", 32, "FSDP", True),
     ]
     assert all(tuple(each) == NAMES for each in found)
 
 
 def test_zero_shards_more_from_stage_to_stage_and_in_the_end_without_deepspeed():
     found = ladder(a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=8, strategy="ZeRO1"))
-    assert [rung.optimization.strategy for rung in found] == ["ZeRO2", "ZeRO3", "FSDP"]
-    assert {rung.optimization.logits_mebibytes for rung in found} <= {8}
+    told = [(each["logitsMebibytes"], each["strategy"], each["offload"]) for each in map(settings, found)]
+    assert told == [(8, "ZeRO2", False), (8, "ZeRO3", False), (8, "FSDP", False), (8, "FSDP", True)]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +123,9 @@ def test_where_shards_save_nothing_or_are_not_allowed_there_is_no_such_rung(job:
     [
         a_job(2, onOutOfMemory="Fail"),
         a_job(1, microBatchSize=1, recompute="Full", logitsMebibytes=32),
-        a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=1, strategy="FSDP"),
+        a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=1, strategy="FSDP", offload=True),
     ],
-    ids=["not wanted", "one rank", "shards already"],
+    ids=["not wanted", "one rank", "offloads already"],
 )
 def test_a_job_that_wants_none_or_has_nothing_left_has_no_rung(job: TrainingConfig):
     assert not [*ladder(job)]

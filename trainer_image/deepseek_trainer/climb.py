@@ -9,7 +9,7 @@ from deepseek_trainer.contract.errors import AdaptingError, OutOfMemoryError, Tr
 from deepseek_trainer.contract.optimization import OnOutOfMemory
 from deepseek_trainer.distributed import World
 from deepseek_trainer.failure import first_line, is_out_of_memory
-from deepseek_trainer.ladder import climbed, ladder, settings
+from deepseek_trainer.ladder import climbed, ladder, told
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.training_config import config_digest
 
@@ -48,12 +48,8 @@ def climbing(asked: TrainingConfig, rungs: int, scratch: Scratch) -> Iterator[No
 def _next(asked: TrainingConfig, rungs: int, scratch: Scratch, problem: str) -> TryAgainError:
     if lighter := next(ladder(climbed(asked, rungs)), None):
         scratch.climb_to(rungs + 1)
-        return AdaptingError(f"{problem}; the ranks start again with {_told(lighter)}")
+        return AdaptingError(f"{problem}; the ranks start again with {told(lighter)}")
     return OutOfMemoryError(
-        f"{problem}; even with {_told(climbed(asked, rungs))}",
+        f"{problem}; even with {told(climbed(asked, rungs))}",
         hint="lower data.sequenceLength, take method.type LoRA or QLoRA or a smaller model, or ask for more memory",
     )
-
-
-def _told(config: TrainingConfig) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings(config).items())

@@ -86,17 +86,22 @@ class Memory:
     buckets: int  # DDP's and DeepSpeed's copies of gradients, and what FSDP and ZeRO-3 have gathered
     activations: int  # kept for the backward pass of one micro-batch
     logits: int
+    is_offloaded: bool = False  # weights, gradients and moments are in the host's memory, too
     host_copy: int  # of what a save writes; in the host's memory
 
     @property
     def certain(self) -> int:
-        """What no setting but the method changes."""
+        """What neither the micro-batch nor recomputation changes."""
         return self.weights + self.gradients + self.moments
 
     @property
     def device(self) -> int:
-        """The sum of all but the host's copy: a peak that a rank does not pass."""
-        return self.certain + self.buckets + self.activations + self.logits
+        """The sum of all that is not in the host's memory: a peak that a rank does not pass."""
+        return (0 if self.is_offloaded else self.certain) + self.buckets + self.activations + self.logits
+
+    @property
+    def host(self) -> int:
+        return (self.certain if self.is_offloaded else 0) + self.host_copy
 
 
 def memory(dimensions: Dimensions, setup: Setup) -> Memory:
@@ -114,6 +119,7 @@ def memory(dimensions: Dimensions, setup: Setup) -> Memory:
         buckets=_buckets(dimensions, setup, count),
         activations=_activations(dimensions, setup),
         logits=_logits(dimensions, setup),
+        is_offloaded=setup.optimization.offload,
         host_copy=copies * saved // setup.ranks,  # each rank writes its share
     )
 
@@ -169,9 +175,9 @@ def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
 
 
 def needed(dimensions: Dimensions, setup: Setup) -> int:
-    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the program and the host's copy."""
+    """[bytes] that a rank takes of the memory that it computes in: on the CPU also the program's and the host's."""
     found = memory(dimensions, setup)
-    return found.device + (0 if setup.is_cuda else PROGRAM + found.host_copy)
+    return found.device + (0 if setup.is_cuda else PROGRAM + found.host)
 
 
 def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:

@@ -41,7 +41,12 @@ def settings(config: TrainingConfig) -> dict[str, Any]:
         "recompute": now.recompute.value,
         "logitsMebibytes": now.logits_mebibytes,
         "strategy": now.strategy.value,
+        "offload": now.offload,
     }
+
+
+def told(config: TrainingConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings(config).items() if value is not False)
 
 
 def _lighter(config: TrainingConfig) -> dict[str, Any]:
@@ -54,6 +59,8 @@ def _lighter(config: TrainingConfig) -> dict[str, Any]:
         return {"recompute": Recompute.SELECTIVE if now.recompute is Recompute.NONE else Recompute.FULL}
     if now.logits_mebibytes > FEW_LOGITS:
         return {"logits_mebibytes": FEW_LOGITS}
+    if now.strategy is Strategy.FSDP:
+        return {} if now.offload else {"offload": True}
     return {"strategy": _MORE_SHARDS[now.strategy]} if _can_shard(config) else {}
 
 
@@ -61,4 +68,4 @@ def _can_shard(config: TrainingConfig) -> bool:
     """Whether shards save memory, and the rules of the API allow them."""
     now = config.optimization
     is_allowed = now.optimizer is Optimizer.ADAMW and config.method.type is not MethodType.QLORA
-    return is_allowed and config.world_size > 1 and now.strategy in _MORE_SHARDS
+    return is_allowed and config.world_size > 1

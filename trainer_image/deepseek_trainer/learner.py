@@ -121,7 +121,7 @@ class TorchLearner(Learner):
         preference: PreferenceSpec | None = None,
     ) -> None:
         super().__init__(model, optimization, world, preference)
-        self._spread = spread(self.loss, optimization.strategy, world)
+        self._spread = spread(self.loss, optimization, world)
         # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizers = optimizers(model, optimization)
@@ -145,7 +145,8 @@ class TorchLearner(Learner):
 
     def gradient_norm(self) -> Tensor:
         norm = nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None])
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        whole_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return whole_norm.to(self._world.device)  # of gradients that are offloaded it is on the host
 
     def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
         nn.utils.clip_grads_with_norm_(self._weights.values(), self._optimization.max_grad_norm * scale, norm)

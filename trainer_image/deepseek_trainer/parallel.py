@@ -7,12 +7,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from deepseek_trainer.contract.errors import ConfigError
@@ -65,17 +66,20 @@ def compiled_decoder(model: nn.Module) -> Any:
     return torch.compile(transformer(model).get_decoder(), dynamic=False)
 
 
-def spread(loss: SummedLoss, strategy: Strategy, world: World) -> nn.Module:
+def spread(loss: SummedLoss, optimization: OptimizationSpec, world: World) -> nn.Module:
     """`loss` over all ranks.  FSDP replaces the model's parameters by shards: optimizers come after it."""
-    if strategy is Strategy.DDP:
+    if optimization.strategy is Strategy.DDP:
         return DistributedDataParallel(loss)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    # Where the host is the device, nothing is sent that would have to be pinned.
+    offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if optimization.offload else OffloadPolicy()
+    shard = partial(fully_shard, mesh=mesh, offload_policy=offload)
     for frozen in loss.frozen:
         for module in (*_layers(frozen.model), frozen):
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    layers = [fully_shard(layer, mesh=mesh) for layer in _layers(loss.model)]
+            shard(module, reshard_after_forward=True)
+    layers = [shard(layer) for layer in _layers(loss.model)]
     # Weights change between passes, by steps and averages: none may stay gathered.
-    root = fully_shard(loss, mesh=mesh, reshard_after_forward=True)
+    root = shard(loss, reshard_after_forward=True)
     # By itself FSDP gathers ahead in the order of all forward passes, of which a rank that answers prompts has its own.
     for module, ahead in zip((*layers, root), (root, *layers), strict=True):
         module.set_modules_to_backward_prefetch([ahead])
@@ -83,11 +87,11 @@ def spread(loss: SummedLoss, strategy: Strategy, world: World) -> nn.Module:
 
 
 def sync_gradients(spread: nn.Module, *, now: bool) -> None:
-    """Whether the next backward pass brings gradients to all ranks, or only adds to this rank's."""
-    if isinstance(spread, FSDPModule):
-        spread.set_requires_gradient_sync(now)
-    else:
-        assert isinstance(spread, DistributedDataParallel)
+    """Whether DDP's next backward pass brings gradients to all ranks, or only adds to this rank's.
+
+    FSDP's always does: a rank that waited would keep the gradients of all weights until then.
+    """
+    if isinstance(spread, DistributedDataParallel):
         spread.require_backward_grad_sync = now
 
 

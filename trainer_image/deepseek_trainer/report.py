@@ -77,7 +77,7 @@ def render(report: Report) -> str:
             report.events,
             "adapted",
             "Adapted to the memory",
-            ("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy"),
+            ("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload", "reason"),
         ),
         _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
         _events(

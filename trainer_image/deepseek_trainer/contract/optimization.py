@@ -108,6 +108,13 @@ class OptimizationSpec(Model):
             "DeepSpeed: ZeRO1 shards moments, ZeRO2 gradients, too, ZeRO3 weights, too."
         ),
     ] = Strategy.DDP
+    offload: Annotated[
+        bool,
+        Field(
+            description="With FSDP: shards of weights, gradients and moments are in the host's memory, where the "
+            "optimizer's steps are taken; a GPU has the layers that compute and their activations."
+        ),
+    ] = False
     optimizer: Annotated[
         Optimizer,
         Field(
@@ -177,7 +184,7 @@ class OptimizationSpec(Model):
         OnOutOfMemory,
         Field(
             description="Adapt: go on with a smaller micro-batch, then more recompute, then smaller parts of the "
-            "loss, then more shards, at the same global batch. Fail: the attempt fails at once."
+            "loss, then more shards, then offload, at the same global batch. Fail: the attempt fails at once."
         ),
     ] = OnOutOfMemory.ADAPT
     compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False
@@ -199,6 +206,11 @@ class OptimizationSpec(Model):
             "!has(self.strategy) || self.strategy == 'DDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",
             "strategies other than DDP shard AdamW only: set optimizer: AdamW or strategy: DDP",
             lambda self: self.strategy is Strategy.DDP or self.optimizer is Optimizer.ADAMW,
+        ),
+        Rule(
+            "!has(self.offload) || !self.offload || (has(self.strategy) && self.strategy == 'FSDP')",
+            "offload is of FSDP's shards only: set strategy: FSDP or drop offload",
+            lambda self: not self.offload or self.strategy is Strategy.FSDP,
         ),
         Rule(
             "!has(self.strategy) || self.strategy in ['DDP', 'FSDP'] || !has(self.emaDecay)",

@@ -55,14 +55,13 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
 
 
 def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
-    """The job with the method that Auto stands for: of data that are not here, the one that takes the most memory."""
-    has_base = config.model.base is not None
+    """The job with all that Auto stands for: of data that are not here, the one that takes the most memory."""
     records = MANY_RECORDS
-    if config.method.type is MethodType.AUTO and has_base and _are_here(config, paths):
+    if config.method.type is MethodType.AUTO and config.model.base is not None and _are_here(config, paths):
         from deepseek_trainer.preparation import TRAIN, Inputs
 
         records = sum(1 for _ in Inputs.find(config, paths).records(TRAIN))
-    return config.model_copy(update={"method": config.method.settled(records, has_base=has_base)})
+    return config.settled(records)
 
 
 def steps(config: TrainingConfig, rows: Rows | None) -> int | None:

@@ -12,6 +12,7 @@ from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_js
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
+from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.launch import AGENT_ENV
 from deepseek_trainer.preparation import prepare
 from deepseek_trainer.vault import Vault
@@ -19,10 +20,11 @@ from worker_builders import agent_with, variables
 
 STEPS = 6
 # Each rank trains as always, but a micro-batch of TOO_MANY[rank] rows is too much for it once it has done AFTER steps.
+# The container that they share has LIMIT bytes.
 RANKS = """
 import os
 import torch
-from deepseek_trainer import train
+from deepseek_trainer import cgroup, train
 from deepseek_trainer.learner import TorchLearner
 accumulate, steps = TorchLearner.accumulate, []
 
@@ -33,6 +35,7 @@ def short_of_memory(self, batches, targets, *more):
     return accumulate(self, batches, targets, *more)
 
 TorchLearner.accumulate = short_of_memory
+cgroup.memory_limit = lambda groups: LIMIT
 train.main()
 """
 
@@ -61,9 +64,9 @@ class Run:
         self.paths.config.write_text(self.config.model_dump_json(by_alias=True, exclude_none=True))
         prepare(self.config, self.paths, Vault.for_data(self.config, self.paths), RUN_ID)
 
-    def train(self, after: int = 0, too_many: dict[int, int] | None = None) -> list[int]:
+    def train(self, after: int = 0, too_many: dict[int, int] | None = None, limit: int | None = None) -> list[int]:
         """How the agents of all nodes end, whose ranks lack memory as RANKS says."""
-        command = agent_with(f"AFTER, TOO_MANY = {after}, {too_many or {}}\n{RANKS}")
+        command = agent_with(f"AFTER, TOO_MANY, LIMIT = {after}, {too_many or {}}, {limit}\n{RANKS}")
         root = self.paths.root
         environ = os.environ | variables(root) | AGENT_ENV | {ENV_ATTEMPT: "1", ENV_METRICS_PORT: "0"}
         agents = [
@@ -119,3 +122,12 @@ def test_a_rank_that_lacks_memory_has_all_go_on_to_the_losses_of_an_undisturbed_
     assert [each["step"] for each in run.events("resumed")] == [step for step, *_ in adapted if step]
     assert run.losses == pytest.approx(undisturbed, rel=1e-6)
     assert run.saved_rungs == len(adapted)
+
+
+def test_a_container_that_only_shards_fit_has_the_job_begin_with_them(tmp_path: Path, undisturbed: dict[int, float]):
+    run = Run(tmp_path, nodes=1)
+    weights = Dimensions.of_architecture(run.config.model.architecture).parameters
+    assert run.train(limit=2 * 16 * weights - 1) == [0]  # weights, gradients and two moments of two ranks
+    (adapted,) = run.events("adapted")
+    assert (adapted["step"], adapted["strategy"], adapted["reason"]) == (0, "FSDP", "too large for the memory")
+    assert run.losses == pytest.approx(undisturbed, rel=1e-5)

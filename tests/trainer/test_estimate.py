@@ -16,7 +16,7 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.dimensions import LINEAR, Dimensions
 from deepseek_trainer.dropout import drop_out
-from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, of_logit, refuse_certain
+from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, of_logit, shortage
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import causal_loss, count_parameters
 from deepseek_trainer.optimizer import optimizers, state_by_name
@@ -185,16 +185,33 @@ def test_each_rank_copies_its_share_of_a_save_and_a_save_that_is_waited_for_need
     assert memory(SMALL, replace(SETUP, is_asynchronous=False)).host_copy == 0
 
 
-def test_only_what_is_certain_is_refused():
+def test_only_what_is_certain_is_too_much():
     found = memory(SMALL, SETUP)
-    refuse_certain(found, 2 * found.certain, 2, "the container")
-    with pytest.raises(ConfigError) as caught:
-        refuse_certain(found, 2 * found.certain - 1, 2, "the container")
-    assert str(caught.value) == (
-        "weights, gradients and moments take 4.0 GiB, the container has 4.0 GiB: "
-        "no micro-batch is small enough (hint: optimization.strategy: FSDP or ZeRO3, method.type: LoRA or QLoRA, "
-        "a smaller model, or more memory)"
+    assert shortage(found, 2, None, 2 * found.certain) is None
+    assert shortage(found, 2, None, None) is None
+    assert shortage(found, 2, None, 2 * found.certain - 1) == (
+        "weights, gradients and moments take 4.0 GiB, the container has 4.0 GiB"
     )
+
+
+def test_what_is_certain_is_in_a_gpu_or_where_it_is_offloaded_in_the_container_of_all_ranks():
+    gpu = replace(SETUP, is_cuda=True, ranks=2)
+    whole, offloaded = (
+        memory(SMALL, replace(gpu, optimization=OptimizationSpec(strategy="FSDP", offload=offload)))
+        for offload in (False, True)
+    )
+    assert whole.certain == offloaded.certain
+    assert (whole.device - offloaded.device, offloaded.host - whole.host) == (whole.certain, whole.certain)
+    assert shortage(whole, 2, whole.certain, 1) is None
+    assert "the GPU has" in shortage(whole, 2, whole.certain - 1, None)
+    assert shortage(offloaded, 2, 1, 2 * whole.certain) is None
+    assert "the container has" in shortage(offloaded, 2, 1, 2 * whole.certain - 1)
+
+
+def test_on_the_cpu_offload_moves_nothing():
+    spec = OptimizationSpec(strategy="FSDP")
+    setups = [replace(SETUP, ranks=2, optimization=spec.model_copy(update={"offload": each})) for each in (False, True)]
+    assert len({needed(SMALL, setup) for setup in setups}) == 1
 
 
 def test_config_without_a_dimension_is_refused_by_its_name():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from deepseek_trainer import card
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType, PreferenceSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.method import trainable
 from deepseek_trainer.model import count_parameters
@@ -61,6 +62,26 @@ def test_auto_raises_the_rank_and_adapts_every_linear_layer_from_10_000_records_
     assert more.alpha / more.rank == few.alpha / few.rank
 
 
+@pytest.mark.parametrize(
+    ("type_", "records", "ranks", "optimization", "strategy"),
+    [
+        ("Auto", 100_000, 2, {}, "FSDP"),
+        ("Auto", 100_000, 1, {}, "DDP"),
+        ("Auto", 99_999, 2, {}, "DDP"),
+        ("Full", 100_000, 2, {}, "DDP"),
+        ("Auto", 100_000, 2, {"optimizer": "Muon"}, "DDP"),
+        ("Auto", 100_000, 2, {"strategy": "ZeRO2"}, "ZeRO2"),
+    ],
+    ids=["many records", "one rank", "fewer records", "not Auto", "Muon", "shards already"],
+)
+def test_auto_that_comes_to_full_shards_what_can_be_sharded(type_, records, ranks, optimization, strategy):
+    job = a_config(method={"type": type_}).model_copy(update={"num_nodes": ranks})
+    job = job.model_copy(update={"optimization": OptimizationSpec.model_validate(optimization)})
+    settled = job.settled(records)
+    assert settled.optimization == job.optimization.model_copy(update={"strategy": Strategy(strategy)})
+    assert settled.method == job.method.settled(records, has_base=True)
+
+
 @pytest.mark.parametrize("type_", sorted(set(MethodType) - {MethodType.AUTO}))
 def test_a_method_that_is_named_does_not_depend_on_the_records(type_):
     method = MethodSpec(type=type_)
@@ -74,7 +95,7 @@ def test_the_method_that_auto_chose_is_told_with_the_number_of_records():
         config, method, None, count_parameters(tiny_model()), "", {"train": {"records": 1234}}, {}, {}, {}
     )
     told = "LoRA, rank 16, alpha 32, dropout 0.1, on q_proj, v_proj"
-    assert card.summary(story)["Method"] == f"{told} (Auto, for 1,234 training records)"
+    assert card.summary(story)["Method"] == f"{told} (Auto, for 1,234 training records; strategy DDP)"
     assert "\n- lora\n" in card.render(story)
     assert card.summary(replace(story, config=a_config()))["Method"] == told
 

@@ -118,7 +118,7 @@ def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
     result = trained(job, paths)
     told = [event for event in events(paths) if event["event"] == "method"]
     assert [(event["type"], event["records"]) for event in told] == [("Full", 7)]
-    assert "| Method | all weights (Auto, for 7 training records) |" in (result / "README.md").read_text()
+    assert "| Method | all weights (Auto, for 7 training records; strategy DDP) |" in (result / "README.md").read_text()
 
 
 def test_a_qlora_job_goes_from_a_gguf_file_to_a_whole_model_and_an_adapter(paths: Paths):

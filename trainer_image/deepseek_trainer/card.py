@@ -112,7 +112,8 @@ def _objective(config: TrainingConfig) -> dict[str, str]:
 def _reason(story: Story) -> str:
     if story.config.method.type is not MethodType.AUTO:
         return ""
-    return f" (Auto, for {story.data['train']['records']:,} training records)"
+    strategy = story.config.optimization.strategy.value
+    return f" (Auto, for {story.data['train']['records']:,} training records; strategy {strategy})"
 
 
 def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import NF4_BLOCK, LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
 from deepseek_trainer.dimensions import LINEAR, Dimensions, targets_of
@@ -86,8 +85,8 @@ class Memory:
     buckets: int  # DDP's and DeepSpeed's copies of gradients, and what FSDP and ZeRO-3 have gathered
     activations: int  # kept for the backward pass of one micro-batch
     logits: int
-    is_offloaded: bool = False  # weights, gradients and moments are in the host's memory, too
     host_copy: int  # of what a save writes; in the host's memory
+    is_offloaded: bool = False  # weights, gradients and moments are in the host's memory, too
 
     @property
     def certain(self) -> int:
@@ -119,8 +118,8 @@ def memory(dimensions: Dimensions, setup: Setup) -> Memory:
         buckets=_buckets(dimensions, setup, count),
         activations=_activations(dimensions, setup),
         logits=_logits(dimensions, setup),
-        is_offloaded=setup.optimization.offload,
         host_copy=copies * saved // setup.ranks,  # each rank writes its share
+        is_offloaded=setup.optimization.offload,
     )
 
 
@@ -180,15 +179,17 @@ def needed(dimensions: Dimensions, setup: Setup) -> int:
     return found.device + (0 if setup.is_cuda else PROGRAM + found.host)
 
 
-def refuse_certain(found: Memory, limit: int, ranks: int, what: str) -> None:
-    """Raises ConfigError where weights, gradients and moments of `ranks` alone exceed the `limit` [bytes] of `what`."""
-    certain = ranks * found.certain
-    if certain > limit:
-        raise ConfigError(
-            f"weights, gradients and moments take {_gib(certain)}, {what} has {_gib(limit)}: "
-            "no micro-batch is small enough",
-            hint="optimization.strategy: FSDP or ZeRO3, method.type: LoRA or QLoRA, a smaller model, or more memory",
-        )
+def shortage(found: Memory, ranks: int, gpu: int | None, container: int | None) -> str | None:
+    """How weights, gradients and moments alone exceed a rank's GPU, or the container's memory for all of its `ranks`.
+
+    [bytes]; None of the GPU: it computes on the CPU, of the container: no limit.  None where they do not.
+    """
+    certain, limit, what = ranks * found.certain, container, "the container"
+    if gpu is not None and not found.is_offloaded:
+        certain, limit, what = found.certain, gpu, "the GPU"
+    if limit is None or certain <= limit:
+        return None
+    return f"weights, gradients and moments take {_gib(certain)}, {what} has {_gib(limit)}"
 
 
 def _gib(size: int) -> str:

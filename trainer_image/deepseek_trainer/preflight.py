@@ -10,18 +10,30 @@ import torch
 
 from deepseek_trainer import cgroup
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.estimate import Setup, memory, refuse_certain
+from deepseek_trainer.estimate import Setup, memory, shortage
+from deepseek_trainer.ladder import ladder, told
 
 
-def refuse_too_large(
+def rungs_to_fit(
     config: TrainingConfig, dimensions: Dimensions, device: torch.device, groups: Path = cgroup.ROOT
-) -> None:
-    """Raises ConfigError where weights, gradients and moments alone exceed the GPU, or the container's memory."""
+) -> int:
+    """The first rung of the job's ladder, 0: none, on which weights, gradients and moments alone do not exceed the GPU,
+    or the container's memory.
+
+    Raises ConfigError where there is none.
+    """
     is_cuda = device.type == "cuda"
-    found = memory(dimensions, Setup.of(config, is_bf16=False, is_cuda=is_cuda))
-    if is_cuda:
-        _, total = torch.cuda.mem_get_info(device)
-        refuse_certain(found, total, 1, "the GPU")
-    elif (limit := cgroup.memory_limit(groups)) is not None:
-        refuse_certain(found, limit, config.num_proc_per_node, "the container")
+    gpu = torch.cuda.mem_get_info(device)[1] if is_cuda else None
+    container, problem, rung = cgroup.memory_limit(groups), None, config
+    for rungs, rung in enumerate([config, *ladder(config)]):
+        found = memory(dimensions, Setup.of(rung, is_bf16=False, is_cuda=is_cuda))
+        problem = shortage(found, config.num_proc_per_node, gpu, container)
+        if problem is None:
+            return rungs
+    raise ConfigError(
+        f"{problem}, even with {told(rung)}",
+        hint="several processes and optimization.strategy: FSDP, method.type: LoRA or QLoRA, a smaller model, or more "
+        "memory",
+    )

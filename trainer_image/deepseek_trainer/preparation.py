@@ -162,8 +162,9 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str) -> 
             _Writer(config, inputs, vault, partial).write(model, directory.name)
     if config.method.type is MethodType.AUTO:
         records = read_manifest(directory, vault).counts[TRAIN].records
-        method = config.method.settled(records, has_base=model is not None)
-        log.info("method.type Auto: %s, for %d training records", method.type.value, records)
+        settled = config.settled(records)
+        method, strategy = settled.method.type.value, settled.optimization.strategy.value
+        log.info("method.type Auto: %s by %s, for %d training records", method, strategy, records)
     point(paths, run_id, directory.name, vault)
     return directory
 

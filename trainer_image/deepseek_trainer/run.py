@@ -15,9 +15,11 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
+from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Prepared, open_prepared
+from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.export import Results, export
 from deepseek_trainer.ladder import climbed, settings
@@ -29,7 +31,7 @@ from deepseek_trainer.model import load_model
 from deepseek_trainer.model_source import base_digest, dimensions_of
 from deepseek_trainer.perf import Yardstick
 from deepseek_trainer.precision import compute_dtype
-from deepseek_trainer.preflight import refuse_too_large
+from deepseek_trainer.preflight import rungs_to_fit
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.profiler import Profiler
 from deepseek_trainer.progress import Progress, serve
@@ -56,12 +58,26 @@ class Rank:
     prepared: Prepared
     store: CheckpointStore
     base_digest: str | None  # of the base model; None from scratch
-    rungs: int = 0  # of the job's ladder that all ranks have climbed
+    least_rungs: int = 0  # of the job's ladder below which weights, gradients and moments fit on no rank
+    rungs: int = 0  # that all ranks have climbed
+
+    @property
+    def wanted(self) -> TrainingConfig:
+        """The job with all that Auto stands for.
+
+        The same on every rank and attempt: the records were counted when the data were prepared.
+        """
+        return self.asked.settled(self.prepared.counts["train"].records)
+
+    @property
+    def settled(self) -> TrainingConfig:
+        """The same as it is done in the memory that there is."""
+        return climbed(self.wanted, self.rungs)
 
     @property
     def config(self) -> TrainingConfig:
-        """The job as it is done in the memory that there is."""
-        return climbed(self.asked, self.rungs)
+        """The same with the method's name as it was asked for."""
+        return self.settled.model_copy(update={"method": self.asked.method})
 
     @property
     def origin(self) -> Json:
@@ -71,19 +87,12 @@ class Rank:
 
     @property
     def method(self) -> MethodSpec:
-        """The same on every rank and attempt: the records were counted when the data were prepared."""
-        has_base = self.config.model.base is not None
-        return self.config.method.settled(self.prepared.counts["train"].records, has_base=has_base)
+        return self.settled.method
 
     @property
     def learns_beside_base(self) -> bool:
         """Whether what is trained is worth something only with the base that it was trained with."""
         return not self.method.trains_all or self.config.preference is not None
-
-    @property
-    def settled(self) -> TrainingConfig:
-        """The job with its method."""
-        return self.config.model_copy(update={"method": self.method})
 
 
 def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> None:
@@ -108,10 +117,11 @@ def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> No
 def _train_and_tell(rank: Rank, progress: Progress, scratch: Scratch) -> None:
     try:
         info = checkpoint_to_resume(rank)
-        rungs = agreed_rungs(rank.asked, info, scratch, rank.world)
-        rank = replace(rank, rungs=rungs)
+        least = max(rank.world.gather(rungs_to_fit(rank.wanted, _dimensions(rank), rank.world.device)))
+        rungs = max(least, agreed_rungs(rank.asked, info, scratch, rank.world))
+        rank = replace(rank, least_rungs=least, rungs=rungs)
         loop = _loop(rank, info, progress)
-        with climbing(rank.asked, rungs, scratch):
+        with climbing(rank.wanted, rungs, scratch):
             _evaluate_before(rank, loop)
             loop.run()
         _export(rank, loop)
@@ -163,13 +173,15 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     for refused in rank.store.refused:
         reporter.event("refused", step=refused.step, reason=refused.reason)
     if info is None and config.method.type is MethodType.AUTO:
-        reporter.event("method", type=rank.method.type.value, records=rank.prepared.counts["train"].records)
+        strategy, records = config.optimization.strategy.value, rank.prepared.counts["train"].records
+        reporter.event("method", type=rank.method.type.value, records=records, strategy=strategy)
     if info is not None:
         reporter.event("resumed", step=info.step, attempt=_attempt())
         if info.meta.get("configDigest") not in (None, rank.origin["configDigest"]):
             reporter.event("config_changed", step=info.step)
     if rank.rungs > saved_rungs(rank.asked, info):
-        reporter.event("adapted", step=state.step, rung=rank.rungs, **settings(config))
+        reason = "memory ran out" if rank.rungs > rank.least_rungs else "too large for the memory"
+        reporter.event("adapted", step=state.step, rung=rank.rungs, **settings(config), reason=reason)
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     waits = config.checkpoint.wait_for_copy
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)
@@ -185,8 +197,11 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
 def _yardstick(rank: Rank) -> Yardstick | None:
     """None on devices whose peak is not known."""
     gpu = gpu_at_work(rank.world.device, rank.config.optimization.precision)
-    vault = Vault.for_data(rank.config, rank.paths)
-    return Yardstick.of(gpu, rank.settled, dimensions_of(rank.config, rank.paths, vault))
+    return Yardstick.of(gpu, rank.settled, _dimensions(rank))
+
+
+def _dimensions(rank: Rank) -> Dimensions:
+    return dimensions_of(rank.asked, rank.paths, Vault.for_data(rank.asked, rank.paths))
 
 
 def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStore:
@@ -204,9 +219,11 @@ def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.config, rank.world.device, rank.config.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
     vault = Vault.for_data(config, rank.paths)
-    refuse_too_large(rank.settled, dimensions_of(config, rank.paths, vault), device)
-    model = load_model(config, rank.paths, vault, torch.device("cpu"))
-    return trainable(model, rank.method, seed, device, compute_dtype(config.optimization.precision, device))
+    cpu = torch.device("cpu")
+    model = load_model(config, rank.paths, vault, cpu)
+    # FSDP moves each layer as it shards it: all of them may not fit.
+    place = cpu if config.optimization.strategy is Strategy.FSDP else device
+    return trainable(model, rank.method, seed, place, compute_dtype(config.optimization.precision, device))
 
 
 def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:

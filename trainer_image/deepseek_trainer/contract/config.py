@@ -4,13 +4,15 @@ The same models make the CRD's schema, the messages of `dstj validate` and the t
 config.json, so that the three cannot disagree.
 """
 
+from typing import Self
+
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
-from deepseek_trainer.contract.method import MethodSpec, PreferenceSpec
+from deepseek_trainer.contract.method import MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.model import ModelSpec
-from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Strategy
 from deepseek_trainer.contract.rules import Model
 
 
@@ -41,6 +43,18 @@ class TrainingConfig(Model):
     @property
     def world_size(self) -> int:
         return self.num_nodes * self.num_proc_per_node
+
+    def settled(self, records: int) -> Self:
+        """The job itself; for method Auto with the method for `records` training records, sharded where that is Full.
+
+        AdamW alone can be sharded, and only over several ranks; a strategy that shards stays.
+        """
+        now, method = self.optimization, self.method.settled(records, has_base=self.model.base is not None)
+        is_chosen = self.method.type is MethodType.AUTO and method.type is MethodType.FULL
+        is_whole = now.strategy is Strategy.DDP and now.optimizer is Optimizer.ADAMW
+        if is_chosen and is_whole and self.world_size > 1:
+            now = now.model_copy(update={"strategy": Strategy.FSDP})
+        return self.model_copy(update={"method": method, "optimization": now})
 
     @property
     def preference(self) -> PreferenceSpec | None:

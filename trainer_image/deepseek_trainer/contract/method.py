@@ -69,7 +69,8 @@ class MethodSpec(Model):
             description="Full: all weights. LoRA: adapters on a frozen base. QLoRA: the same, with the base's linear "
             f"layers in 4 bits (NF4). Auto: by the number of training records, below {FEW_RECORDS:,} LoRA, from "
             f"{MANY_RECORDS:,} on Full, between them LoRA, unless `lora` says otherwise of rank {WIDER_LORA.rank} and "
-            f"alpha {WIDER_LORA.alpha} on every linear layer; from scratch always Full."
+            f"alpha {WIDER_LORA.alpha} on every linear layer; from scratch always Full. Where it is Full, with several "
+            "processes, AdamW and strategy DDP, Auto shards by FSDP, too."
         ),
     ] = MethodType.FULL
     lora: Annotated[

@@ -4,6 +4,7 @@ Each command names the function that runs it as "module:function"; cli.py import
 """
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
@@ -91,6 +92,16 @@ def _index(text: str) -> int:
     return int(text)
 
 
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)
@@ -128,6 +139,12 @@ def _plan(commands: "Commands") -> None:
         default=0.4,
         metavar="SHARE",
         help="share of the GPU's peak that is reached (default: 0.4)",
+    )
+    command.add_argument(
+        "--flops-per-second",
+        type=_above_zero,
+        metavar="N",
+        help="what a rank reaches, instead of a share of a peak; on the CPU, 4e10 for example",
     )
 
 

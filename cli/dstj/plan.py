@@ -42,6 +42,7 @@ class Target:
     gpu: str | None  # one that perf.GPUS has
     is_cuda: bool
     memory: int | None  # [bytes] for one rank; None: no limit is known
+    host: int | None  # the same of the host's memory; on the CPU there is no other
 
     def is_bf16(self, precision: Precision) -> bool:
         """As `precision.compute_dtype`, FP16 too; a GPU without a name is taken to have BF16."""
@@ -78,11 +79,33 @@ class Plan:
         """After which the run ends, wherever it is."""
         return self.config.optimization.max_minutes
 
-    def tokens_per_second(self, mfu: float) -> float | None:
-        """Of all ranks, at this share of the GPUs' peak; None where the peak is not known, or is not that of FP32."""
-        if self.target.gpu is None or not self.setup.is_bf16:
-            return None
-        return mfu * self.setup.ranks * GPUS[self.target.gpu].peak / self.flops
+    def flops_per_second(self, mfu: float) -> float | None:
+        """Of a rank at this share of its GPU's peak; None where the peak is not known, or is not that of FP32."""
+        return mfu * GPUS[self.target.gpu].peak if self.target.gpu is not None and self.setup.is_bf16 else None
+
+    @property
+    def shortages(self) -> list[tuple[str, int, int]]:
+        """(of what there is too little, [bytes] that a rank needs, [bytes] that it has)."""
+        target, setup = self.target, self.setup
+        parts = [(target.name, needed(self.dimensions, setup), target.memory)]
+        if target.is_cuda:
+            parts.append(("the host", PROGRAM + memory(self.dimensions, setup).host, target.host))
+        return [(name, size, limit) for name, size, limit in parts if limit is not None and size > limit]
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What is taken for granted of how fast the ranks are."""
+
+    tokens: float  # a second, of all ranks
+    assumption: str
+
+    @classmethod
+    def of(cls, plan: Plan, mfu: float, flops: float | None) -> "Speed | None":
+        """At `flops` FLOP/s a rank where they are given, else at a share of its peak; None where that is not known."""
+        told = f"{mfu:.0%} of the peak is reached (--mfu)" if flops is None else f"a rank reaches {flops:.3g} FLOP/s"
+        reached = plan.flops_per_second(mfu) if flops is None else flops
+        return None if reached is None else cls(plan.setup.ranks * reached / plan.flops, told)
 
 
 def plan(arguments: Namespace) -> int:
@@ -94,21 +117,21 @@ def plan(arguments: Namespace) -> int:
         config = forecast.settled(config, paths)
         dimensions = forecast.dimensions(config, paths)
         found = Plan(config, target, dimensions, forecast.rows_at_hand(config, paths))
-    print("\n".join([*lines([*_run(found, arguments.mfu)]), "", *lines([*_memory(found)])]))
+    speed = Speed.of(found, arguments.mfu, arguments.flops_per_second)
+    print("\n".join([*lines([*_run(found, speed)]), "", *lines([*_memory(found)])]))
     _refuse_large(found)
     return ExitCode.DONE
 
 
 def _target(job: Job, gpu: str | None) -> Target:
-    if gpu is not None:
-        return Target(gpu, gpu, is_cuda=True, memory=GPUS[gpu].memory)
     limits = (_resources(job) or Resources()).limits or {}
-    if GPU in limits:
-        return Target("a GPU (--gpu NAME tells which)", None, is_cuda=True, memory=None)
     ranks = job.spec.trainer.num_proc_per_node
-    return Target(
-        "the CPU", None, is_cuda=False, memory=int(amount(limits["memory"])) // ranks if "memory" in limits else None
-    )
+    host = int(amount(limits["memory"])) // ranks if "memory" in limits else None
+    if gpu is not None:
+        return Target(gpu, gpu, is_cuda=True, memory=GPUS[gpu].memory, host=host)
+    if GPU in limits:
+        return Target("a GPU (--gpu NAME tells which)", None, is_cuda=True, memory=None, host=host)
+    return Target("the CPU", None, is_cuda=False, memory=host, host=host)
 
 
 def _resources(job: Job) -> Resources | None:
@@ -120,21 +143,22 @@ def _resources(job: Job) -> Resources | None:
     return ProfileSpec.model_validate(profile["spec"]).resources_per_node
 
 
-def _run(plan: Plan, mfu: float) -> Iterator[Line]:
-    setup, dimensions = plan.setup, plan.dimensions
+def _run(plan: Plan, speed: Speed | None) -> Iterator[Line]:
+    setup, dimensions, rate = plan.setup, plan.dimensions, None if speed is None else speed.tokens
     yield "ranks", f"{setup.ranks} on {plan.target.name}, {_precision(plan)}"
     total = dimensions.parameters + dimensions.adapters(setup.lora)
     yield "method", str(plan.config.method.type)
+    yield "strategy", f"{setup.strategy}{', offloaded to the host' if setup.optimization.offload else ''}"
     yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained"
     yield "tokens a step", f"{plan.tokens_per_step:,}"
-    steps, speed = forecast.steps(plan.config, plan.rows), plan.tokens_per_second(mfu)
-    yield "steps", " or ".join(_steps(plan, steps, speed))
+    steps = forecast.steps(plan.config, plan.rows)
+    yield "steps", " or ".join(_steps(plan, steps, rate))
     yield "FLOPs a token", f"{plan.flops:,} (PaLM's count)"
     if speed is None:
-        yield "time", "unknown: the peak is known of GPUs that --gpu names, in BF16"
+        yield "time", "unknown: give --flops-per-second; the peak is known of GPUs that --gpu names, in BF16"
         return
-    yield "tokens a second", f"{speed:,.0f}, if {mfu:.0%} of the peak is reached (--mfu)"
-    ends = [seconds for seconds in (_seconds(plan, steps, speed), plan.minutes and 60 * plan.minutes) if seconds]
+    yield "tokens a second", f"{speed.tokens:,.0f}, if {speed.assumption}"
+    ends = [seconds for seconds in (_seconds(plan, steps, speed.tokens), plan.minutes and 60 * plan.minutes) if seconds]
     if ends:
         yield "time", f"{timedelta(seconds=round(min(ends)))}, evaluation and saves left out"
 
@@ -181,7 +205,16 @@ def _memory(plan: Plan) -> Iterator[Line]:
     limit = "unknown" if plan.target.memory is None else _gib(plan.target.memory)
     yield "sum", f"{_gib(needed(plan.dimensions, plan.setup))} of {limit}"
     if plan.target.is_cuda:
+        of_host = "unknown" if plan.target.host is None else _gib(plan.target.host)
         yield "copy for saves, on the host", _gib(found.host_copy)
+        yield "sum on the host, with Python and torch", f"{_gib(PROGRAM + found.host)} of {of_host}"
+    yield "verdict", _verdict(plan)
+
+
+def _verdict(plan: Plan) -> str:
+    if plan.shortages:
+        return "does not fit"
+    return "fits" if plan.target.memory is not None else "unknown: no limit is known of what it computes in"
 
 
 def _gib(size: int) -> str:
@@ -189,12 +222,18 @@ def _gib(size: int) -> str:
 
 
 def _refuse_large(plan: Plan) -> None:
-    limit, setup = plan.target.memory, plan.setup
-    if limit is None or (size := needed(plan.dimensions, setup)) <= limit:
-        return
-    rows = largest_rows(plan.dimensions, setup, limit)
-    smaller = "method.type: LoRA" if setup.lora is None else "a smaller model"
-    raise ConfigError(
-        f"a rank needs {_gib(size)} GiB, {plan.target.name} has {_gib(limit)} for it",
-        hint=f"optimization.microBatchSize: {rows}" if rows else f"{smaller}, or more memory: one row is too much",
-    )
+    for name, size, limit in plan.shortages:
+        hint = _smaller(plan, limit) if name == plan.target.name else _less_on_the_host(plan)
+        raise ConfigError(f"a rank needs {_gib(size)} GiB, {name} has {_gib(limit)} for it", hint=hint)
+
+
+def _smaller(plan: Plan, limit: int) -> str:
+    if rows := largest_rows(plan.dimensions, plan.setup, limit):
+        return f"optimization.microBatchSize: {rows}"
+    smaller = "method.type: LoRA" if plan.setup.lora is None else "a smaller model"
+    return f"{smaller}, or more memory: one row is too much"
+
+
+def _less_on_the_host(plan: Plan) -> str:
+    waits = "checkpoint.asynchronous: false, or " if plan.setup.is_asynchronous else ""
+    return f"{waits}more memory in trainer.resourcesPerNode"

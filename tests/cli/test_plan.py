@@ -44,12 +44,14 @@ def test_job_that_fits_is_told_in_numbers(planned, place):
     assert told["tokens a step"] == "32,768"
     assert told["steps"] == "10"
     assert told["sum"].endswith(" of 4.00")
+    assert (told["strategy"], told["verdict"]) == ("DDP", "fits")
 
 
 def test_job_that_does_not_fit_is_refused_with_the_micro_batch_that_does(planned, place):
     file = on_cpu(place, "36Gi", model={"architecture": MEDIUM})
     code, told, err = planned(file)
     assert code == 64
+    assert told["verdict"] == "does not fit"
     assert f"dstj: error: a rank needs {told['sum'].split(' ')[0]} GiB, the CPU has 36.00 for it" in err
     hint = err.splitlines()[1].removeprefix("dstj: hint: optimization.microBatchSize: ")
     content = yaml.safe_load(file.read_text())
@@ -87,7 +89,55 @@ def test_gpu_that_nobody_named_has_no_limit_and_no_time(planned, place):
     assert code == 0
     assert told["ranks"] == "1 on a GPU (--gpu NAME tells which), BF16"
     assert told["sum"].endswith(" of unknown")
-    assert told["time"].startswith("unknown")
+    assert told["verdict"].startswith("unknown")
+    assert told["time"].startswith("unknown: give --flops-per-second")
+
+
+def test_on_the_cpu_a_time_follows_from_what_a_rank_reaches(planned, place):
+    file = on_cpu(place, "40Gi", model={"architecture": MEDIUM}, trainer__numProcPerNode=2)
+    told = planned(file, "--flops-per-second", "4e10")[1]
+    speed = int(told["tokens a second"].removesuffix(", if a rank reaches 4e+10 FLOP/s").replace(",", ""))
+    flops = int(told["FLOPs a token"].split(" ")[0].replace(",", ""))
+    assert speed == round(2 * 4e10 / flops)
+    assert re.fullmatch(r"(\d+ days?, )?\d+:\d\d:\d\d, evaluation and saves left out", told["time"])
+    assert planned(file, "--flops-per-second", "0")[0] == 2
+
+
+@pytest.mark.parametrize(("memory", "verdict", "code"), [("8Gi", "fits", 0), ("6Gi", "does not fit", 64)])
+def test_copy_for_saves_of_a_gpu_is_held_against_the_memory_of_the_pod(planned, place, memory, verdict, code):
+    resources = {"limits": {"nvidia.com/gpu": 1, "memory": memory}}
+    parts = {"model": {"architecture": MEDIUM}, "trainer__resourcesPerNode": resources}
+    file = job_file(place, optimization={"maxSteps": 1, "microBatchSize": 1}, **parts)
+    found, told, err = planned(file, "--gpu", "H200")
+    assert (found, told["verdict"]) == (code, verdict)
+    of_host = told["sum on the host, with Python and torch"].split(" of ")
+    assert float(of_host[0]) == pytest.approx(float(told["copy for saves, on the host"]) + 520 / 1024, abs=0.02)
+    assert of_host[1] == f"{memory.removesuffix('Gi')}.00"
+    if code:
+        assert f"a rank needs {of_host[0]} GiB, the host has 6.00 for it" in err
+        assert "hint: checkpoint.asynchronous: false, or more memory in trainer.resourcesPerNode" in err
+
+
+def test_offload_moves_weights_gradients_and_moments_from_the_gpu_to_the_host(planned, place):
+    parts = {"model": {"architecture": MEDIUM}, "trainer__numNodes": 4}
+    told = []
+    for offload in (False, True):
+        optimization = {"maxSteps": 1, "microBatchSize": 1, "strategy": "FSDP", "offload": offload}
+        told.append(planned(job_file(place, optimization=optimization, **parts), "--gpu", "H200")[1])
+    plain, offloaded = told
+    assert (plain["strategy"], offloaded["strategy"]) == ("FSDP", "FSDP, offloaded to the host")
+    certain = sum(float(plain[name]) for name in ("weights", "gradients", "moments"))
+    sums = [
+        [float(each[name].split(" ")[0]) for each in told] for name in ("sum", "sum on the host, with Python and torch")
+    ]
+    assert sums[0][0] - sums[0][1] == pytest.approx(certain, abs=0.03)
+    assert sums[1][1] - sums[1][0] == pytest.approx(certain, abs=0.03)
+
+
+@pytest.mark.parametrize(("nodes", "strategy"), [(1, "DDP"), (2, "FSDP")])
+def test_auto_that_comes_to_full_shards_over_several_ranks(planned, place, nodes, strategy):
+    told = planned(job_file(place, method={"type": "Auto"}, optimization={"maxSteps": 1}, trainer__numNodes=nodes))[1]
+    assert (told["method"], told["strategy"]) == ("Full", strategy)
 
 
 @pytest.mark.parametrize("share", ["0", "1.1", "fast"])

@@ -16,7 +16,7 @@ from deepseek_trainer.failure import Failure
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.training_config import config_digest
 
-LAST = 6  # rungs of a_job: 4, 2, 1, Selective, Full, smaller parts of the loss
+LAST = 7  # rungs of a_job: 4, 2, 1, Selective, Full, smaller parts of the loss, moments in 8 bits
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def out_of_memory() -> RuntimeError:
     ids=["GPU", "Python", "CPU"],
 )
 def test_memory_that_runs_out_has_the_next_round_begin_one_rung_higher(scratch: Scratch, error: Exception):
-    told = r"start again with microBatchSize 2, recompute None, logitsMebibytes 256, strategy DDP$"
+    told = r"start again with microBatchSize 2, recompute None, logitsMebibytes 256, strategy DDP, optimizer AdamW$"
     with pytest.raises(AdaptingError, match=told), climbing(a_job(), 1, scratch):
         raise error
     assert scratch.rungs == 2
@@ -63,8 +63,8 @@ def test_on_the_last_rung_the_job_fails_and_says_what_to_change(scratch: Scratch
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
     failure = Failure.of(raised.value, 1)
     assert failure.message.startswith(
-        "CUDA out of memory.; even with microBatchSize 1, recompute Full, logitsMebibytes 32, strategy DDP "
-        "(hint: lower data.sequenceLength"
+        "CUDA out of memory.; even with microBatchSize 1, recompute Full, logitsMebibytes 32, strategy DDP, "
+        "optimizer AdamW8bit (hint: lower data.sequenceLength"
     )
     assert (failure.exit_code, failure.reason, failure.ends_worker, scratch.rungs) == (75, "OutOfMemory", True, 0)
 

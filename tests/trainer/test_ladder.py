@@ -10,10 +10,10 @@ from data_builders import a_config
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
-from deepseek_trainer.ladder import climbed, ladder, settings
+from deepseek_trainer.ladder import climbed, ladder, promise, settings
 
-NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload")
-FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy", "offload")
+NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload", "optimizer")
+FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy", "offload", "optimizer")
 
 
 def a_job(ranks: int = 1, method: MethodType = MethodType.FULL, **optimization: Any) -> TrainingConfig:
@@ -53,8 +53,9 @@ def cost(config: TrainingConfig) -> tuple[int, ...]:
     """More of any of these is more memory."""
     optimization = config.optimization
     recompute = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL).index(optimization.recompute)
+    is_rounded = optimization.optimizer is Optimizer.ADAMW_8BIT
     shards = (Strategy.DDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP).index(optimization.strategy)
-    return rows(config), -recompute, optimization.logits_mebibytes, -shards, -optimization.offload
+    return rows(config), -recompute, optimization.logits_mebibytes, -shards, -optimization.offload, -is_rounded
 
 
 @given(jobs())
@@ -87,15 +88,27 @@ def test_a_rung_never_takes_more_memory_than_the_one_below(config: TrainingConfi
 def test_a_job_of_two_ranks_climbs_to_single_rows_then_recomputes_then_cuts_the_loss_then_shards_then_offloads():
     found = [settings(rung) for rung in ladder(a_job(2, globalBatchSize=12, microBatchSize=8))]
     assert [tuple(each.values()) for each in found] == [
-        (3, "None", 256, "DDP", False),  # a rank has 6 of the 12 rows
-        (1, "None", 256, "DDP", False),
-        (1, "Selective", 256, "DDP", False),
-        (1, "Full", 256, "DDP", False),
-        (1, "Full", 32, "DDP", False),
-        (1, "Full", 32, "FSDP", False),
-        (1, "Full", 32, "FSDP", True),
+        (3, "None", 256, "DDP", False, "AdamW"),  # a rank has 6 of the 12 rows
+        (1, "None", 256, "DDP", False, "AdamW"),
+        (1, "Selective", 256, "DDP", False, "AdamW"),
+        (1, "Full", 256, "DDP", False, "AdamW"),
+        (1, "Full", 32, "DDP", False, "AdamW"),
+        (1, "Full", 32, "FSDP", False, "AdamW"),
+        (1, "Full", 32, "FSDP", True, "AdamW"),
     ]
     assert all(tuple(each) == NAMES for each in found)
+
+
+@given(jobs())
+def test_the_optimizer_changes_last_and_only_where_adamw_cannot_be_sharded(config: TrainingConfig):
+    *others, last = [config, *ladder(config)]
+    assert {rung.optimization.optimizer for rung in others} <= {config.optimization.optimizer}
+    assert {promise(config, rung) for rung in others} <= {"as asked for, up to rounding"}
+    is_whole = (config.optimization.strategy, config.optimization.optimizer) == (Strategy.DDP, Optimizer.ADAMW)
+    is_rounded = is_whole and (config.world_size == 1 or config.method.type is MethodType.QLORA)
+    expected = Optimizer.ADAMW_8BIT if is_rounded else config.optimization.optimizer
+    assert last.optimization.optimizer is expected
+    assert promise(config, last).startswith("another one") is is_rounded
 
 
 def test_zero_shards_more_from_stage_to_stage_and_in_the_end_without_deepspeed():
@@ -122,7 +135,7 @@ def test_where_shards_save_nothing_or_are_not_allowed_there_is_no_such_rung(job:
     "job",
     [
         a_job(2, onOutOfMemory="Fail"),
-        a_job(1, microBatchSize=1, recompute="Full", logitsMebibytes=32),
+        a_job(1, microBatchSize=1, recompute="Full", logitsMebibytes=32, optimizer="AdamW8bit"),
         a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=1, strategy="FSDP", offload=True),
     ],
     ids=["not wanted", "one rank", "offloads already"],

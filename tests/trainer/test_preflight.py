@@ -10,7 +10,7 @@ import torch
 from deepseek_trainer.cgroup import memory_limit
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.optimization import Strategy
+from deepseek_trainer.contract.optimization import Optimizer, Strategy
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.ladder import climbed
 from deepseek_trainer.preflight import rungs_to_fit
@@ -52,7 +52,7 @@ def rungs(tmp_path: Path) -> Callable[..., int]:
 
 
 def test_model_that_its_container_cannot_hold_is_refused(rungs):
-    told = r"take 0.0 GiB, the container has 0.0 GiB, even with microBatchSize 8, .* strategy DDP \(hint: several proc"
+    told = r"take 0.0 GiB, the container has 0.0 GiB, even with microBatchSize 8, .* optimizer AdamW \(hint: several"
     with pytest.raises(ConfigError, match=told):
         rungs(a_job(onOutOfMemory="Fail"), CERTAIN - 1)
 
@@ -78,6 +78,13 @@ def test_a_job_that_shards_alone_can_hold_begins_with_them(rungs):
     assert climbed(job, found - 1).optimization.strategy is Strategy.DDP
     with pytest.raises(ConfigError):
         rungs(a_job(nodes=2, onOutOfMemory="Fail"), CERTAIN - 1)
+
+
+def test_a_rank_that_cannot_shard_begins_with_moments_in_8_bits(rungs):
+    job = a_job()
+    assert climbed(job, rungs(job, CERTAIN - 1)).optimization.optimizer is Optimizer.ADAMW_8BIT
+    with pytest.raises(ConfigError, match="optimizer AdamW8bit"):
+        rungs(job, CERTAIN // 2)
 
 
 def test_a_gpu_that_cannot_hold_the_shards_is_helped_by_a_host_that_can(rungs, monkeypatch):

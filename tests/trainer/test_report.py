@@ -131,6 +131,12 @@ def test_report_lists_restarts_and_checkpoints():
     assert 'class="mark"' in report
 
 
+def test_report_tells_how_a_run_adapted_and_what_that_left_of_the_result():
+    told = {"optimizer": "AdamW8bit", "reason": "memory ran out", "result": "another one"}
+    report = a_report(events=[{"event": "adapted", "time": 1e9, "step": 4, "rung": 7, "offload": False} | told])
+    assert "<td>no</td><td>AdamW8bit</td><td>memory ran out</td><td>another one</td>" in report
+
+
 def test_report_of_a_run_without_events_has_no_empty_sections():
     report = a_report(events=[], answers=[], before={}, after={})
     assert re.findall("<h2>(.*?)</h2>", report) == ["Settings"]

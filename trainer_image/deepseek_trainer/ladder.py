@@ -1,7 +1,8 @@
 """Out of memory: what a job does without, a rung at a time, before it fails.  Pure; without torch.
 
 Every rung keeps the global batch and all else that was asked for: results are the same up to rounding, and up to what
-dropout draws, which depends on the micro-batch.
+dropout draws, which depends on the micro-batch.  But for one, which is the last: where AdamW cannot be sharded, its
+moments go on in 8 bits, which is another result than the one that was asked for, and better than none.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ _MORE_SHARDS: Final = {
     Strategy.ZERO2: Strategy.ZERO3,
     Strategy.ZERO3: Strategy.FSDP,
 }
+_WHOLE_ADAMW: Final = (Strategy.DDP, Optimizer.ADAMW)
 
 
 def ladder(config: TrainingConfig) -> Iterator[TrainingConfig]:
@@ -42,7 +44,14 @@ def settings(config: TrainingConfig) -> dict[str, Any]:
         "logitsMebibytes": now.logits_mebibytes,
         "strategy": now.strategy.value,
         "offload": now.offload,
+        "optimizer": now.optimizer.value,
     }
+
+
+def promise(asked: TrainingConfig, rung: TrainingConfig) -> str:
+    """What `rung` has left of the result that was asked for."""
+    is_kept = rung.optimization.optimizer is asked.optimization.optimizer
+    return "as asked for, up to rounding" if is_kept else "another one: the moments are rounded to 8 bits"
 
 
 def told(config: TrainingConfig) -> str:
@@ -61,7 +70,9 @@ def _lighter(config: TrainingConfig) -> dict[str, Any]:
         return {"logits_mebibytes": FEW_LOGITS}
     if now.strategy is Strategy.FSDP:
         return {} if now.offload else {"offload": True}
-    return {"strategy": _MORE_SHARDS[now.strategy]} if _can_shard(config) else {}
+    if _can_shard(config):
+        return {"strategy": _MORE_SHARDS[now.strategy]}
+    return {"optimizer": Optimizer.ADAMW_8BIT} if (now.strategy, now.optimizer) == _WHOLE_ADAMW else {}
 
 
 def _can_shard(config: TrainingConfig) -> bool:

@@ -169,7 +169,8 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: 
 
 def _rows(head: Any, logits_bytes: int) -> int:
     """Positions of a part: all logits would be most of the memory."""
-    return max(1, logits_bytes // (4 * head.out_features))
+    rows: int = max(1, logits_bytes // (4 * head.out_features))
+    return rows
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -77,7 +77,10 @@ def render(report: Report) -> str:
             report.events,
             "adapted",
             "Adapted to the memory",
-            ("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload", "reason"),
+            (
+                *("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload"),
+                *("optimizer", "reason", "result"),
+            ),
         ),
         _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
         _events(

@@ -22,7 +22,7 @@ from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.export import Results, export
-from deepseek_trainer.ladder import climbed, settings
+from deepseek_trainer.ladder import climbed, promise, settings
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.meter import gpu_at_work
@@ -181,7 +181,8 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
             reporter.event("config_changed", step=info.step)
     if rank.rungs > saved_rungs(rank.asked, info):
         reason = "memory ran out" if rank.rungs > rank.least_rungs else "too large for the memory"
-        reporter.event("adapted", step=state.step, rung=rank.rungs, **settings(config), reason=reason)
+        told = settings(config) | {"reason": reason, "result": promise(rank.asked, config)}
+        reporter.event("adapted", step=state.step, rung=rank.rungs, **told)
     exchange = world.beside().gather if config.checkpoint.asynchronous else None
     waits = config.checkpoint.wait_for_copy
     saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=waits)

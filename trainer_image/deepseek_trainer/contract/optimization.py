@@ -184,7 +184,8 @@ class OptimizationSpec(Model):
         OnOutOfMemory,
         Field(
             description="Adapt: go on with a smaller micro-batch, then more recompute, then smaller parts of the "
-            "loss, then more shards, then offload, at the same global batch. Fail: the attempt fails at once."
+            "loss, then more shards, then offload, at the same global batch; where AdamW cannot be sharded, at last "
+            "with AdamW8bit. Fail: the attempt fails at once."
         ),
     ] = OnOutOfMemory.ADAPT
     compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False

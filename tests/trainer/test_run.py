@@ -31,7 +31,8 @@ from deepseek_trainer.dataset import Batch
 from deepseek_trainer.digest import digest_of
 from deepseek_trainer.learner import TorchLearner
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
-from deepseek_trainer.run import Rank, checkpoint_to_resume
+from deepseek_trainer.rank import Rank
+from deepseek_trainer.run import checkpoint_to_resume
 from deepseek_trainer.scratch import Scratch
 from loop_builders import ALONE
 from model_builders import a_gguf, a_tokenizer, tiny_model
@@ -244,8 +245,9 @@ def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_do
 
 def test_a_run_that_has_nothing_left_ends_and_says_what_to_change(paths: Paths, monkeypatch: pytest.MonkeyPatch):
     memory_for(0, 0, monkeypatch)
+    last = {"microBatchSize": 1, "recompute": "Full", "logitsMebibytes": 32, "optimizer": "AdamW8bit"}
     with pytest.raises(OutOfMemoryError, match=r"even with microBatchSize 1, recompute Full.*hint: lower data"):
-        trained(a_job(**LEARNING, microBatchSize=1, recompute="Full"), paths)
+        trained(a_job(**LEARNING, **last), paths)
     assert Scratch(paths.scratch).rungs == 0
 
 

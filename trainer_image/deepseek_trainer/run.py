@@ -1,9 +1,8 @@
 """A run from prepared data to exported model, on one rank."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +12,8 @@ from deepseek_trainer.checkpoint import CheckpointInfo, CheckpointStore
 from deepseek_trainer.climb import agreed_rungs, climbing, saved_rungs
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.method import MethodSpec, MethodType
-from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_ADDRESS, ENV_RUN_ID, Paths
+from deepseek_trainer.contract.method import MethodType
+from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_ADDRESS, Paths
 from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
@@ -22,7 +21,7 @@ from deepseek_trainer.dataset import Prepared, open_prepared
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.distributed import World, joined
 from deepseek_trainer.export import Results, export
-from deepseek_trainer.ladder import climbed, promise, settings
+from deepseek_trainer.ladder import promise, settings
 from deepseek_trainer.learner import Learner
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.meter import gpu_at_work
@@ -35,64 +34,14 @@ from deepseek_trainer.preflight import rungs_to_fit
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.profiler import Profiler
 from deepseek_trainer.progress import Progress, serve
+from deepseek_trainer.rank import Json, Rank, attempt, job_uid
 from deepseek_trainer.report import Answer
 from deepseek_trainer.reporter import Reporter, Silent
 from deepseek_trainer.saver import Saver
 from deepseek_trainer.scratch import Scratch
 from deepseek_trainer.state import RunState, refuse_other_base
-from deepseek_trainer.training_config import config_digest, load_config
+from deepseek_trainer.training_config import load_config
 from deepseek_trainer.vault import Vault
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """What every part of a run needs to know."""
-
-    asked: TrainingConfig  # the job as its file has it
-    paths: Paths
-    world: World
-    stop: StopFlag
-    profile: ProfileFlag
-    prepared: Prepared
-    store: CheckpointStore
-    base_digest: str | None  # of the base model; None from scratch
-    least_rungs: int = 0  # of the job's ladder below which weights, gradients and moments fit on no rank
-    rungs: int = 0  # that all ranks have climbed
-
-    @property
-    def wanted(self) -> TrainingConfig:
-        """The job with all that Auto stands for.
-
-        The same on every rank and attempt: the records were counted when the data were prepared.
-        """
-        return self.asked.settled(self.prepared.counts["train"].records)
-
-    @property
-    def settled(self) -> TrainingConfig:
-        """The same as it is done in the memory that there is."""
-        return climbed(self.wanted, self.rungs)
-
-    @property
-    def config(self) -> TrainingConfig:
-        """The same with the method's name as it was asked for."""
-        return self.settled.model_copy(update={"method": self.asked.method})
-
-    @property
-    def origin(self) -> Json:
-        """What the checkpoints tell of the job."""
-        digests = {"configDigest": config_digest(self.asked), "baseDigest": self.base_digest}
-        return {"jobUid": _job_uid(), **digests, "rungs": self.rungs}
-
-    @property
-    def method(self) -> MethodSpec:
-        return self.settled.method
-
-    @property
-    def learns_beside_base(self) -> bool:
-        """Whether what is trained is worth something only with the base that it was trained with."""
-        return not self.method.trains_all or self.config.preference is not None
 
 
 def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> None:
@@ -176,7 +125,7 @@ def _loop(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
         strategy, records = config.optimization.strategy.value, rank.prepared.counts["train"].records
         reporter.event("method", type=rank.method.type.value, records=records, strategy=strategy)
     if info is not None:
-        reporter.event("resumed", step=info.step, attempt=_attempt())
+        reporter.event("resumed", step=info.step, attempt=attempt())
         if info.meta.get("configDigest") not in (None, rank.origin["configDigest"]):
             reporter.event("config_changed", step=info.step)
     if rank.rungs > saved_rungs(rank.asked, info):
@@ -211,7 +160,7 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
         Vault.for_checkpoints(config, paths),
         rank=world.rank,
         world_size=world.size,
-        attempt=_attempt(),
+        attempt=attempt(),
         exchange=world.gather,
     )
 
@@ -245,10 +194,10 @@ def _asked_for(rank: Rank) -> CheckpointInfo | None:
     try:
         newest = rank.store.latest()
     except IntegrityError:
-        if _attempt() > 1:
+        if attempt() > 1:
             raise
         newest = None  # on the first attempt resumeFrom is the way out of a damaged store
-    if newest is None or newest.meta["jobUid"] != _job_uid():
+    if newest is None or newest.meta["jobUid"] != job_uid():
         rank.store.set_aside(after_step=-1 if wanted == "None" else int(wanted))
     return rank.store.latest()
 
@@ -306,11 +255,3 @@ def _drawn(prepared: Prepared, consumed: int) -> Json:
         source.name: asdict(source.counts) | {"share": share, "passes": round(share * consumed / source.counts.rows, 2)}
         for source, share in zip(prepared.sources, shares, strict=False)
     }
-
-
-def _job_uid() -> str:
-    return os.environ[ENV_RUN_ID].rpartition("-")[0]
-
-
-def _attempt() -> int:
-    return int(os.environ[ENV_ATTEMPT])

@@ -28,7 +28,7 @@ def summed_cross_entropy(
     A second backward pass through the same graph is refused by autograd.
     """
     how = _How(smoothing, rows, torch.is_grad_enabled())
-    total: Tensor = _Sum.apply(how, targets_N, hidden_ND, weight, bias)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(how, targets_N, hidden_ND, weight, bias)
     return total
 
 
@@ -56,7 +56,7 @@ class _Sum(torch.autograd.Function):
         return torch.stack(losses).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight, bias = ctx.saved_tensors
         # The weight's in place: it is large.

@@ -26,7 +26,7 @@ def test_batches_made_ahead_are_the_same_to_the_last_bit(rank: int):
         assert [len(batch.tokens_BT) for batch in found] == [2, 1]
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one.tokens_BT, other.tokens_BT)
-            assert torch.equal(one.targets_BT, other.targets_BT)
+            assert torch.equal(one.learned_targets_N, other.learned_targets_N)
         cursor = cursor.advanced()
 
 

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.model import causal_loss, count_parameters, scratch_model, trainable_parameters
+from deepseek_trainer.model import causal_loss, count_parameters, row_losses, scratch_model, trainable_parameters
+from deepseek_trainer.preference import log_odds
+from loop_builders import pair_rows
 from model_builders import a_batch, tiny_model
 
 ARCHITECTURE = Architecture(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, vocab_size=300)
@@ -30,8 +35,7 @@ def test_causal_loss_gives_the_gradient_of_the_loss_over_full_logits():
 
 
 def test_causal_loss_is_zero_when_nothing_is_learned():
-    batch = a_batch()
-    batch.targets_BT.fill_(-100)
+    batch = replace(a_batch(), targets_BT=torch.full((3, 16), -100))
     loss, num_targets = causal_loss(tiny_model(), batch)
     assert (float(loss), num_targets) == (0.0, 0)
     loss.backward()  # DDP waits for a gradient of every rank, also of one whose rows teach nothing
@@ -59,3 +63,28 @@ def test_count_parameters_counts_tied_weights_once():
     tied, untied = (scratch_model(ARCHITECTURE.model_copy(update={"tie_embeddings": t}), 64, 0) for t in (True, False))
     assert count_parameters(untied).total - count_parameters(tied).total == 300 * 32
     assert count_parameters(tied).trainable == sum(p.numel() for p in trainable_parameters(tied))
+
+
+class Waits(TorchDispatchMode):
+    """What a host that computes on another device would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        is_copied = function is torch.ops.aten._to_copy.default and "device" in kwargs
+        if is_copied and kwargs["device"] != args[0].device and not kwargs.get("non_blocking"):
+            self.found.append("a copy")
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("of_batch", [row_losses, log_odds])
+def test_a_pass_neither_looks_at_the_data_nor_waits_for_a_copy(of_batch):
+    """On a device without data, where nothing can be looked at."""
+    model = tiny_model().to("meta")
+    with Waits() as waits:
+        found = of_batch(model, pair_rows(3).batch(range(3)))
+    assert found.device.type == "meta"
+    assert waits.found == []

@@ -27,7 +27,7 @@ from deepseek_trainer.cross_entropy import summed_cross_entropy
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.gguf_model import CLASSES
 from deepseek_trainer.model_source import CONFIG, prepared_model, read_source
-from deepseek_trainer.packing import IGNORED, block_causal_mask
+from deepseek_trainer.packing import block_causal_mask
 from deepseek_trainer.tensorfile import View, views
 from deepseek_trainer.vault import Vault
 
@@ -111,35 +111,30 @@ def causal_loss(
     `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
     `decoder`: to be called in place of the model's own.
     """
-    head, hidden_ND, targets_N, _ = learned(model, batch, decoder)
-    return head_loss(head, hidden_ND, targets_N, smoothing, logits_bytes), len(targets_N)
+    head, hidden_ND, there = learned(model, batch, decoder)
+    return head_loss(head, hidden_ND, there.learned_targets_N, smoothing, logits_bytes), batch.num_targets
 
 
 def row_losses(model: nn.Module, batch: Batch) -> Tensor:
     """`causal_loss` of each row by itself [nats, float64 of shape B]."""
-    head, hidden_ND, targets_N, learned_N = learned(model, batch)
-    losses_N = token_losses(head, hidden_ND, targets_N)
-    rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)
+    head, hidden_ND, there = learned(model, batch)
+    losses_N = token_losses(head, hidden_ND, there.learned_targets_N)
+    rows_N = there.learned_N // batch.targets_BT.shape[1]
     return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, losses_N)
 
 
-def learned(
-    model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None
-) -> tuple[Any, Tensor, Tensor, Tensor]:
-    """The head, and of the learned positions what it takes, targets and places in the flattened batch (on the CPU)."""
+def learned(model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None) -> tuple[Any, Tensor, Batch]:
+    """The head, what it takes of the learned positions, and `batch` on their device."""
     inner = transformer(model)
-    device = inner.device
-    learned_N = (batch.targets_BT != IGNORED).flatten().nonzero().squeeze(1)  # on the CPU: no device sync
-    targets_N = batch.targets_BT.flatten()[learned_N].to(device, non_blocking=True)
+    there = batch.to(inner.device)
     decode = inner.get_decoder() if decoder is None else decoder
     hidden_BTD = decode(
-        input_ids=batch.tokens_BT.to(device, non_blocking=True),
-        position_ids=batch.position_ids_BT.to(device, non_blocking=True),
-        attention_mask=block_causal_mask(batch.document_ids_BT.to(device, non_blocking=True)),
+        input_ids=there.tokens_BT,
+        position_ids=there.position_ids_BT,
+        attention_mask=block_causal_mask(there.document_ids_BT),
         use_cache=False,
     ).last_hidden_state
-    hidden_ND = hidden_BTD.flatten(0, 1)[learned_N.to(device, non_blocking=True)]
-    return inner.get_output_embeddings(), hidden_ND, targets_N, learned_N
+    return inner.get_output_embeddings(), hidden_BTD.flatten(0, 1)[there.learned_N], there
 
 
 def head_loss(
@@ -169,8 +164,8 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: 
 
 def _rows(head: Any, logits_bytes: int) -> int:
     """Positions of a part: all logits would be most of the memory."""
-    rows: int = max(1, logits_bytes // (4 * head.out_features))
-    return rows
+    vocab: int = head.out_features
+    return max(1, logits_bytes // (4 * vocab))
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.evaluate import answering
-from deepseek_trainer.model import learned, token_losses
+from deepseek_trainer.model import learned, token_losses, transformer
 from deepseek_trainer.parallel import SummedLoss
 
 
@@ -52,6 +52,7 @@ class PairLoss(SummedLoss):
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
+            batch = batch.to(transformer(self.model).device)  # once for policy and reference
             # The policy first: peft freezes adapters that are off, and FSDP keeps what it sees when it first gathers.
             policy_B = log_odds(self.model, batch, self._decoder, self._logits_bytes)
             margins_B = self._beta * (policy_B - self._reference(batch))
@@ -80,11 +81,11 @@ def log_odds(
     logits_bytes: int = LOGITS_BYTES,
 ) -> Tensor:
     """log p(chosen answer | prompt) - log p(rejected answer | prompt) of each pair [nats, float64 of shape B]."""
-    head, hidden_ND, targets_N, learned_N = learned(model, batch, decoder)
-    losses_N = token_losses(head, hidden_ND, targets_N, logits_bytes)
-    is_rejected_N = batch.document_ids_BT.flatten()[learned_N] == 1
+    head, hidden_ND, there = learned(model, batch, decoder)
+    losses_N = token_losses(head, hidden_ND, there.learned_targets_N, logits_bytes)
+    is_rejected_N = there.document_ids_BT.flatten()[there.learned_N] == 1
     signs_N = torch.where(is_rejected_N, 1.0, -1.0).to(losses_N)  # a loss is a negative log-probability
-    rows_N = (learned_N // batch.targets_BT.shape[1]).to(losses_N.device)
+    rows_N = there.learned_N // batch.targets_BT.shape[1]
     return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, signs_N * losses_N)
 
 

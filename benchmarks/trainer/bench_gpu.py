@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,19 @@ import torch.distributed as dist
 import transformers
 from bare import Bare
 from corpora import Corpus, fixed
-from ours import Ours
+from ours import Ours, Without, late_loader, torch_loss
 from setting import Setting
 from sizes import SIZES, peak_of
 
+from deepseek_trainer import loop, model
+from deepseek_trainer.contract.optimization import Optimizer, Recompute
 from deepseek_trainer.distributed import World
 
 Make = Callable[[Setting, Corpus], Any]
 Others = dict[str, tuple[Make, bool]]  # how to make each, and whether the model is compiled
 LAPS, LENGTH, LONGEST_ROW_S = 3, 1024, 60.0
 GAIN = 1.02  # a larger micro-batch is tried while it brings this
-LORA = ("13b", "7b", "3b"), (1, 2, 4, 8)  # the largest first
+LORA = ("13b", "7b", "3b")  # the largest first
 BARE = partial(Bare, fused=True)
 
 
@@ -174,14 +177,15 @@ class Bench:
     def part(self, name: str) -> None:
         """`name`: of PARTS."""
         tiny, cut = self.setting.length != LENGTH, slice(2 if self.setting.length != LENGTH else None)
+        size, micros, others = PARTS[name]
         if name == "lora":
-            for size in ("tiny",) if tiny else LORA[0]:
+            for size in ("tiny",) if tiny else LORA:
                 setting = replace(self.setting, size=SIZES[size], lora=True)
-                if self.case(f"LoRA, {size}", setting, LORA[1][cut], EAGER):
+                if self.case(f"LoRA, {size}", setting, micros[cut], others):
                     return
         else:
-            size = "tiny" if tiny else PARTS[name][0]
-            self.case(name, replace(self.setting, size=SIZES[size]), PARTS[name][1][cut], PARTS[name][2])
+            size = "tiny" if tiny else size
+            self.case(name, replace(self.setting, size=SIZES[size]), micros[cut], others)
 
 
 def release(device: torch.device) -> None:
@@ -191,21 +195,44 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-EAGER: Others = {"bare": (BARE, False)} | ({"HF Trainer": (hf.HfTrainer, False)} if hf.IS_THERE else {})
+LEFT_OUT = [
+    f"{what} is left out: {package} is not installed"
+    for what, package in {"HF Trainer": "accelerate", "ours, AdamW8bit": "bitsandbytes"}.items()
+    if find_spec(package) is None
+]
+
+
+def there(others: Others) -> Others:
+    """Those for which everything is installed."""
+    return {name: other for name, other in others.items() if not any(line.startswith(name) for line in LEFT_OUT)}
+
+
+EAGER: Others = there({"bare": (BARE, False), "HF Trainer": (hf.HfTrainer, False)})
 COMPILED: Others = {"bare, compiled": (BARE, True), "ours, decoder compiled": (Ours, True)}
-TECHNIQUES: Others = {
-    "bare": (BARE, False),
-    "bare, dense mask": (partial(BARE, dense_mask=True), False),
-    "bare, foreach AdamW": (partial(Bare, fused=False), False),
-    "bare, compiled": (BARE, True),
-    "bare, dense mask, compiled": (partial(BARE, dense_mask=True), True),
-}
+# What a technique is worth: ours with it or without it beside ours, or bare beside bare.
+TECHNIQUES: Others = there(
+    {
+        "ours, all logits at once": (partial(Without, module=model, name="LOGITS_BYTES", other=1 << 50), False),
+        "ours, torch's loss": (partial(Without, module=model, name="head_loss", other=torch_loss), False),
+        "ours, batches made when due": (partial(Without, module=loop, name="loader", other=late_loader), False),
+        "ours, recompute Selective": (partial(Ours, recompute=Recompute.SELECTIVE), False),
+        "ours, recompute Full": (partial(Ours, recompute=Recompute.FULL), False),
+        "ours, Muon": (partial(Ours, optimizer=Optimizer.MUON), False),
+        "ours, AdamW8bit": (partial(Ours, optimizer=Optimizer.ADAMW_8BIT), False),
+        "bare": (BARE, False),
+        "bare, dense mask": (partial(BARE, dense_mask=True), False),
+        "bare, foreach AdamW": (partial(Bare, fused=False), False),
+        "bare, compiled": (BARE, True),
+        "ours, decoder compiled": (Ours, True),
+        "bare, dense mask, compiled": (partial(BARE, dense_mask=True), True),
+    }
+)
 
 PARTS: dict[str, tuple[str, tuple[int, ...], Others]] = {
     "article-002": ("article-002", (8, 16, 32, 64), EAGER | COMPILED),
-    "1b": ("1b", (2, 4, 8, 16), EAGER | {"bare, compiled": (BARE, True)}),
-    "lora": ("", (), {}),
     "techniques": ("article-002", (16,), TECHNIQUES),
+    "1b": ("1b", (2, 4, 8, 16), EAGER | COMPILED),
+    "lora": ("", (1, 2, 4, 8), EAGER | COMPILED),
     "gpt2": ("gpt2", (8, 16, 32, 64), EAGER | COMPILED),
 }
 
@@ -237,7 +264,7 @@ def main() -> None:
             except Exception as error:
                 table.fail(part, error)
         dist.destroy_process_group()
-    print(", ".join(f"{key}: {value}" for key, value in table.about.items()), table.markdown(), sep="\n\n")
+    print(", ".join(f"{key}: {value}" for key, value in table.about.items()), table.markdown(), *LEFT_OUT, sep="\n\n")
     if table.failed:
         raise SystemExit("\n".join(f"{what} failed: {why}" for what, why in table.failed.items()))
 

@@ -2,12 +2,17 @@
 
 import time
 from contextlib import suppress
+from functools import partial
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import bare_machine  # noqa: F401 first
 import torch
 from corpora import Corpus, order
 from setting import BETAS, DECAY, MAX_NORM, RATE, Lap, Moment, Setting, now
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 
 from deepseek_trainer import optimizer
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy, Interval
@@ -19,8 +24,11 @@ from deepseek_trainer.contract.method import MethodSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Schedule
 from deepseek_trainer.contract.volume import VolumePath
+from deepseek_trainer.cursor import Cursor
 from deepseek_trainer.dataset import Batch, Rows
+from deepseek_trainer.distributed import World
 from deepseek_trainer.learner import Learner
+from deepseek_trainer.loader import Load
 from deepseek_trainer.loop import Loop
 from deepseek_trainer.model import transformer
 from deepseek_trainer.process import StopRequested
@@ -68,8 +76,9 @@ class Watched(Loop):
 
 
 class Ours:
-    def __init__(self, setting: Setting, corpus: Corpus) -> None:
-        self._corpus, self._device = corpus, setting.world.device
+    def __init__(self, setting: Setting, corpus: Corpus, **changes: Any) -> None:
+        """`changes`: of its OptimizationSpec."""
+        self._corpus, self._device, self._changes = corpus, setting.world.device, changes
         self.model, self._clock = setting.model(), Clock(setting.world.device)
         if setting.compiled:
             transformer(self.model).get_decoder().compile(dynamic=False)
@@ -92,7 +101,7 @@ class Ours:
         return lap
 
     def _made(self, setting: Setting) -> Loop:
-        config, rows, clock = a_config(setting), self._corpus.rows, self._clock
+        config, rows, clock = a_config(setting, **self._changes), self._corpus.rows, self._clock
         return Watched(
             config, setting.world, Learner.of(self.model, config.optimization, setting.world),
             Rows([rows]), Rows([rows[:1]]), order(len(rows), setting.rows),
@@ -100,7 +109,36 @@ class Ours:
         )  # fmt: skip
 
 
-def a_config(setting: Setting) -> TrainingConfig:
+class Without(Ours):
+    """With `other` in place of what a module of the trainer has: what it is worth."""
+
+    def __init__(self, setting: Setting, corpus: Corpus, module: ModuleType, name: str, other: Any) -> None:
+        self._other = partial(patch.object, module, name, other)
+        with self._other():
+            super().__init__(setting, corpus)
+
+    def run(self, steps: int) -> Lap:
+        with self._other():
+            return super().run(steps)
+
+
+def torch_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """In place of `head_loss`: all logits at once, and a copy of them in FP32."""
+    logits_NV = linear(hidden_ND, head.weight, head.bias).float()
+    return cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing)
+
+
+def late_loader(rows: Rows, world: World, size: int) -> Load:
+    """In place of `loader`: batches are made when they are due, by the thread that trains, in pageable memory."""
+
+    def load(cursor: Cursor) -> list[Batch]:
+        indices = cursor.rank_slice(world.rank, world.size)
+        return [rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
+
+    return load
+
+
+def a_config(setting: Setting, **changes: Any) -> TrainingConfig:
     return TrainingConfig(
         job=JobIdentity(namespace="ml", name="bench"),
         num_nodes=1,
@@ -118,6 +156,7 @@ def a_config(setting: Setting) -> TrainingConfig:
             warmup_steps=0,
             schedule=Schedule.CONSTANT,
             precision=Precision.BF16 if setting.bf16 else Precision.FP32,
+            **changes,
         ),
         checkpoint=CheckpointPolicy(interval=Interval(steps=NEVER)),
         evaluation=EvaluationSpec(interval_steps=NEVER),

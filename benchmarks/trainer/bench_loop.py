@@ -1,11 +1,12 @@
 """Our training loop beside a bare one and Hugging Face's Trainer: tokens per second, padding left out.
 
     python benchmarks/trainer/bench_loop.py [--size 10m] [--length 512] [--rounds 5] [--steps 2] [--ranks 1] [--compile]
+                                            [--data FILE|DIRECTORY]
 
-The same Llama, data, optimizer and precision for all.  Rows that are full, and documents of mixed lengths: ours packs
-them, the others pad as many documents a pass as our rows hold on average.  The contestants take turns, each round in
-the opposite order to the last; ratios are to the bare loop of the same round: of tokens/s, and of tokens per second
-of CPU time, for a busy machine.  Threads: OMP_NUM_THREADS, by rank.
+The same Llama, data, optimizer and precision for all.  Rows that are full, generated documents of mixed lengths, and
+the records of a real corpus: ours packs them, the others pad as many documents a pass as our rows hold on average.
+The contestants take turns, each round in the opposite order to the last; ratios are to the bare loop of the same
+round: of tokens/s, and of tokens per second of CPU time, for a busy machine.  Threads: OMP_NUM_THREADS, by rank.
 On a GPU, where there is one and --device does not say otherwise.
 """
 
@@ -28,7 +29,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers
 from bare import Bare, parting
-from corpora import Corpus, fixed, mixed
+from corpora import Corpus, fixed, mixed, real
 from ours import Ours
 from setting import Lap, Setting
 from sizes import SIZES
@@ -36,6 +37,7 @@ from sizes import SIZES
 from deepseek_trainer.distributed import World
 from deepseek_trainer.model import count_parameters
 
+TEXTS = Path(__file__).resolve().parents[2] / "examples" / "texts" / "train"
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -103,6 +105,7 @@ def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
     corpora = [fixed(size.vocab_size, setting.length, count)]
     if not setting.compiled:
         corpora.append(mixed(size.vocab_size, setting.length, 4 * count))
+        corpora.append(real(arguments.data, size.vocab_size, setting.length))
     for corpus in corpora:
         measured(setting, corpus, arguments.rounds, arguments.steps)
     dist.destroy_process_group()
@@ -135,6 +138,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", default=torch.cuda.is_available(), help="on a GPU: always")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, default=TEXTS, help="real corpus: Text records (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile for ours and bare")
     arguments = parser.parse_args()
     if arguments.compile and not any(map(shutil.which, COMPILERS)):

@@ -1,15 +1,22 @@
-"""Generated documents, and the rows that our packing makes of them.  The same seed, the same tokens."""
+"""Documents, generated or real, and the rows that our packing makes of them.  The same seed, the same tokens."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import bare_machine  # noqa: F401 first
 import numpy as np
 
+from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.cursor import Cursor, Indices
 from deepseek_trainer.packing import Document, Ids, best_fit, packed_row, row_dtype
+from deepseek_trainer.records import Record
 from deepseek_trainer.shards import RowArray
+from deepseek_trainer.sources import READERS, Source
+from deepseek_trainer.tokenizer import documents, trained_tokenizer
 
-PAD = 0  # no document has it
+PAD = 0  # no document has it but as its first token, which is no target
 MEDIAN, SIGMA, SHORTEST = 110, 0.8, 8  # of log-normal lengths [tokens]: many answers of a few lines, some of a page
 
 
@@ -52,25 +59,54 @@ class Stream:
 
 def fixed(vocab_size: int, length: int, count: int) -> Corpus:
     """Documents that fill a row each."""
-    return _corpus(f"fixed: {length} tokens each", np.full(count, length), vocab_size, length)
+    return _generated(f"fixed: {length} tokens each", np.full(count, length), vocab_size, length)
 
 
 def mixed(vocab_size: int, length: int, count: int) -> Corpus:
     """Lengths as an instruction corpus has them; none is longer than a row."""
     drawn = np.random.default_rng(1).lognormal(np.log(MEDIAN), SIGMA, count)
     lengths = np.clip(drawn, SHORTEST, length).astype(np.int64)
-    name = f"mixed: median {np.median(lengths):.0f}, mean {lengths.mean():.0f}, at most {length} tokens"
-    return _corpus(name, lengths, vocab_size, length)
+    return _generated(f"mixed: {_told(lengths)}", lengths, vocab_size, length)
 
 
-def _corpus(name: str, lengths: Indices, vocab_size: int, length: int) -> Corpus:
-    random, dtype = np.random.default_rng(0), row_dtype(length, vocab_size)
-    documents = [random.integers(1, vocab_size, count).astype(np.uint32) for count in lengths]
+def real(place: Path, vocab_size: int, length: int) -> Corpus:
+    """The records of a file or a directory, paragraphs of a .txt, with a tokenizer trained on them.
+
+    Of more tokens than a row has, a record is as many documents as it needs.
+    """
+    records = list(_records(place))
+    tokenizer = trained_tokenizer((record.text for record in records), vocab_size)
+    whole = [document.tokens for document in documents(tokenizer, records)]
+    parts = [tokens[i : i + length] for tokens in whole for i in range(0, len(tokens), length)]
+    found = [part for part in parts if len(part) > 1]  # a token alone teaches nothing
+    lengths = np.array([*map(len, found)])
+    return _packed(f"{place.name}: {_told(lengths)}", found, vocab_size, length)
+
+
+def _records(place: Path) -> Iterator[Record]:
+    spec = DataSpec(train=VolumePath(claim_name="none"), format=DataFormat.TEXT)
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in READERS)
+    for record in Source(place if place.is_dir() else place.parent, tuple(files), spec).records():
+        texts = record.text.split("\n\n") if record.source.endswith(".txt") else [record.text]
+        yield from (replace(record, text=text) for text in texts if text.strip())
+
+
+def _told(lengths: Indices) -> str:
+    return f"median {np.median(lengths):.0f}, mean {lengths.mean():.0f}, at most {lengths.max()} tokens"
+
+
+def _generated(name: str, lengths: Indices, vocab_size: int, length: int) -> Corpus:
+    random = np.random.default_rng(0)
+    return _packed(
+        name, [random.integers(1, vocab_size, count).astype(np.uint32) for count in lengths], vocab_size, length
+    )
+
+
+def _packed(name: str, found: Sequence[Ids], vocab_size: int, length: int) -> Corpus:
+    dtype, lengths = row_dtype(length, vocab_size), np.array([*map(len, found)])
     groups = best_fit(lengths.tolist(), length)
-    rows = [
-        packed_row([Document(documents[i], np.ones(lengths[i], np.bool_)) for i in row], dtype, PAD) for row in groups
-    ]
-    return Corpus(name, documents, np.concatenate(rows), np.array([lengths[row].sum() for row in groups]))
+    rows = [packed_row([Document(found[i], np.ones(lengths[i], np.bool_)) for i in row], dtype, PAD) for row in groups]
+    return Corpus(name, [*found], np.concatenate(rows), np.array([lengths[row].sum() for row in groups]))
 
 
 def order(count: int, per_step: int) -> Cursor:

@@ -3,7 +3,9 @@
 import io
 import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -93,6 +95,33 @@ def test_every_flipped_bit_is_refused(tiny_segments: None, size: int, tmp_path: 
                 read_all(path)
             os.pwrite(file.fileno(), bytes([byte]), place)
     read_all(path)
+
+
+def read_by_pieces(reader: SealedReader) -> None:
+    for _ in reader.pieces():
+        pass
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda reader: reader.read_into(memoryview(bytearray(reader.size))), SealedReader.verify, read_by_pieces],
+    ids=["read_into", "verify", "pieces"],
+)
+def test_flipped_bits_of_a_large_file_are_refused_wherever_they_are(
+    read: Callable[[SealedReader], object], tmp_path: Path
+) -> None:
+    content, path, random = sealed(some_bytes(FIRST + 2 * NEXT + 99_999)), tmp_path / "file", Random(5)
+    path.write_bytes(content)
+    within = [range(start, min(start + SEGMENT_BYTES, len(content))) for start in range(0, len(content), SEGMENT_BYTES)]
+    assert len(within) == 4
+    for place in [random.choice(segment) for segment in within for _ in range(8)]:
+        with path.open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), bytes([content[place] ^ 1 << random.randrange(8)]), place)
+            with pytest.raises(IntegrityError), SealedReader(path, KEY, AAD) as reader:
+                read(reader)
+            os.pwrite(file.fileno(), content[place : place + 1], place)
+    with SealedReader(path, KEY, AAD) as reader:
+        read(reader)
 
 
 @pytest.mark.parametrize("size", [0, 8, 9, 8 + 48, 8 + 48 + 1])

@@ -17,7 +17,8 @@ from deepseek_trainer.assessment import assessed
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.dataset import Prepared
+from deepseek_trainer.cursor import Cursor
+from deepseek_trainer.dataset import Batch, Prepared
 from deepseek_trainer.distributed import World
 from deepseek_trainer.durable import StorageError
 from deepseek_trainer.evaluate import EvalResult
@@ -47,8 +48,8 @@ from vault_builders import a_state
 
 def interrupted_run(
     world: World, root: Path, model: Callable[[], nn.Module], changes: dict[str, Any]
-) -> tuple[bool, bool, bool]:
-    """Whether a run that was stopped has the losses and the weights of one that was not, and other ranks' weights."""
+) -> tuple[bool, bool, bool, bool]:
+    """Whether a run that was stopped has losses, results and weights of one that was not, and other ranks' weights."""
     settings = config(globalBatchSize=2 * world.size, **changes)
     whole = a_loop(settings, root / "whole", world=world, model=model())
     whole.run()
@@ -58,7 +59,12 @@ def interrupted_run(
     expected, found = weights(whole), weights(resumed)
     same_weights = all(torch.equal(value, expected[name]) for name, value in found.items())
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in found.values())).hexdigest()
-    return resumed.reporter.losses == whole.reporter.losses[2:], same_weights, len(set(world.gather(digest))) == 1
+    return (
+        resumed.reporter.losses == whole.reporter.losses[2:],
+        resumed.reporter.results == whole.reporter.results,
+        same_weights,
+        len(set(world.gather(digest))) == 1,
+    )
 
 
 def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
@@ -107,9 +113,35 @@ def not_finite_on_rank_1(world: World, root: Path, strategy: str) -> dict[str, A
     }
 
 
+def rolled_back(world: World, root: Path, strategy: str) -> dict[str, Any]:
+    """A run in whose fourth step the last rank's loss is NaN, which no step may be: it goes back to the second one.
+
+    Its losses, what happened, whether the weights were those of the second step again, and the rows it has consumed.
+    """
+    changes = {"strategy": strategy, "checkpoint": {"interval": {"steps": 2}}, "guard": {"maxSkips": 0}}
+    loop = a_loop(config(**changes), root, world=world, model=without_dropout(a_model()))
+    is_last = world.rank == world.size - 1
+    transformer(loop.model).model.norm.register_forward_hook(
+        lambda _module, _inputs, output: output * math.nan if is_last and loop.cursor.consumed == 3 * 4 else output
+    )
+    digests: list[str] = []
+    loop.reporter.step = lambda result, _tokens, _seconds: (  # type: ignore[method-assign]
+        loop.reporter.losses.append(result.loss),
+        digests.append(digest_of(loop)),
+    )
+    loop.run()
+    return {
+        "losses": loop.reporter.losses,
+        "events": [(event, fields.get("to")) for event, fields in loop.reporter.events],
+        "weights of steps": [digests.index(digest) + 1 for digest in digests],
+        "consumed": loop.cursor.consumed,
+    }
+
+
 def digest_of(loop: Loop) -> str:
-    """Of the weights, or the shards of them, that this rank has."""
-    whole_or_own = [p.to_local() if isinstance(p, DTensor) else p for p in loop.model.parameters()]
+    """Of the weights, or the shards of them, that this rank has; DeepSpeed's are beside the parameters."""
+    held = [getattr(p, "ds_tensor", p) for p in loop.model.parameters()]
+    whole_or_own = [p.to_local() if isinstance(p, DTensor) else p for p in held]
     return hashlib.sha256(b"".join(part.detach().numpy().tobytes() for part in whole_or_own)).hexdigest()
 
 
@@ -189,13 +221,33 @@ def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: b
     return loop.reporter.losses, loop.reporter.evaluations[-1][1]
 
 
-def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[str, Any]) -> list[float]:
-    """Losses of a run that stops after two steps under `first` and goes on under `second`."""
+def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[str, Any]) -> tuple[list[float], float]:
+    """As `losses_of`, of a run that stops after two steps under `first` and goes on under `second`."""
     loop = a_loop(config(**first), root, world=world, stop_after=2, model=without_dropout(a_model()))
     run_until_stopped(loop)
     again = a_loop(config(**second), root, world=world, model=without_dropout(a_model()))
     again.run()
-    return loop.reporter.losses + again.reporter.losses
+    return loop.reporter.losses + again.reporter.losses, again.reporter.evaluations[-1][1]
+
+
+def rows_and_losses(
+    world: World, root: Path, optimization: dict[str, Any], stop_after: int | None
+) -> tuple[list[list[int]], list[float]]:
+    """Which rows each step took, over all ranks and in their order, and its loss; from where `root` has got to."""
+    loop = a_loop(config(**optimization), root, world=world, stop_after=stop_after, model=without_dropout(a_model()))
+    taken: list[list[int]] = []
+    load = loop._load
+
+    def watched(cursor: Cursor) -> list[Batch]:
+        taken.append([row for part in world.gather(cursor.rank_slice(world.rank, world.size).tolist()) for row in part])
+        return load(cursor)
+
+    loop._load = watched
+    if stop_after is None:
+        loop.run()
+    else:
+        run_until_stopped(loop)
+    return taken[:stop_after], loop.reporter.losses
 
 
 def a_slow_rank(world: World, root: Path, strategy: str, **changes: Any) -> tuple[float | None, int | None, bool]:

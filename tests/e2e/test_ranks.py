@@ -21,6 +21,8 @@ from rank_stories import (
     losses_of,
     not_finite_on_rank_1,
     resumed_under,
+    rolled_back,
+    rows_and_losses,
     stop_during_an_evaluation,
     train_after_one_rank_answered,
     under_offload,
@@ -34,13 +36,19 @@ from vault_builders import a_store
 
 @pytest.mark.parametrize(
     ("ranks", "model", "changes"),
-    [(2, a_model, {}), (3, a_model, {}), (2, a_quantised_model, {}), (2, a_model, PAIRS), (3, an_adapted_model, PAIRS)],
+    [
+        (2, a_model, {}),
+        (3, a_model, {"emaDecay": 0.9}),
+        (2, a_quantised_model, {}),
+        (2, a_model, PAIRS),
+        (3, an_adapted_model, PAIRS),
+    ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_on_any_number_of_ranks(
     tmp_path: Path, ranks: int, model: Callable[[], nn.Module], changes: dict[str, Any]
 ):
     """Of three numbers, other than of two, the sum depends on the order; each rank quantises its base itself."""
-    assert on_ranks(ranks, interrupted_run, tmp_path, model, changes) == [(True, True, True)] * ranks
+    assert on_ranks(ranks, interrupted_run, tmp_path, model, changes) == [(True,) * 4] * ranks
 
 
 def test_32_rows_give_the_same_weights_at_once_in_four_parts_and_on_two_ranks(tmp_path: Path):
@@ -56,6 +64,21 @@ def test_32_rows_give_the_same_weights_at_once_in_four_parts_and_on_two_ranks(tm
 def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(tmp_path: Path, strategy: str):
     outcome = {"skipped": [3], "changed": [1, 2, 4, 5, 6]}
     assert on_ranks(2, not_finite_on_rank_1, tmp_path, strategy) == [outcome] * 2
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_two_ranks_go_back_to_a_checkpoint_together_and_on_as_one_does(tmp_path: Path, strategy: str):
+    (alone,) = on_ranks(1, rolled_back, tmp_path / "alone", "DDP")
+    assert alone["events"] == [("skipped", None), ("rolled_back", 2)]
+    assert alone["weights of steps"] == [1, 2, 3, 2, 5, 6, 7, 8]
+    assert alone["consumed"] == 8 * 4
+    for found in on_ranks(2, rolled_back, tmp_path / "two", strategy):
+        assert without_nan(found) == without_nan(alone)
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-6, nan_ok=True)
+
+
+def without_nan(told: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if key != "losses"}
 
 
 def test_a_stop_that_one_rank_hears_during_an_evaluation_ends_it_on_all(tmp_path: Path):
@@ -125,14 +148,26 @@ def test_a_run_goes_on_to_the_last_bit(tmp_path: Path, ranks: int, how: dict[str
     expected = on_ranks(
         ranks, losses_of, tmp_path / "whole", how | {"evaluation": {"intervalSteps": 100}, "microBatchSize": 8}, False
     )
-    assert on_ranks(ranks, resumed_under, tmp_path / "parts", how, how) == [losses for losses, _ in expected]
+    assert on_ranks(ranks, resumed_under, tmp_path / "parts", how, how) == expected
 
 
 @pytest.mark.parametrize(("first", "second"), [(DDP, FSDP), (FSDP, DDP)], ids=["to shards", "from shards"])
 def test_a_checkpoint_serves_another_strategy(tmp_path: Path, first: dict[str, Any], second: dict[str, Any]):
-    got = on_ranks(2, resumed_under, tmp_path / "parts", first, second)
-    expected = on_ranks(2, resumed_under, tmp_path / "whole", DDP, DDP)
-    assert got[0] == pytest.approx(expected[0], rel=1e-6)
+    losses, validation = on_ranks(2, resumed_under, tmp_path / "parts", first, second)[0]
+    expected, expected_validation = on_ranks(2, resumed_under, tmp_path / "whole", DDP, DDP)[0]
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert validation == pytest.approx(expected_validation, rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 3], ids=["2 to 1", "2 to 3"])
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_another_number_of_ranks_goes_on_with_the_same_rows_and_losses(tmp_path: Path, strategy: str, ranks: int):
+    how = {"strategy": strategy, "emaDecay": 0.9, "globalBatchSize": 6}
+    rows, losses = on_ranks(2, rows_and_losses, tmp_path / "whole", how, None)[0]
+    first, *_ = on_ranks(2, rows_and_losses, tmp_path / "parts", how, 2)
+    for again in on_ranks(ranks, rows_and_losses, tmp_path / "parts", how, None):
+        assert first[0] + again[0] == rows
+        assert first[1] + again[1] == pytest.approx(losses, rel=1e-6)
 
 
 @pytest.mark.timeout(300)  # eight runs

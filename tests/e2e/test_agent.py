@@ -1,8 +1,10 @@
 """The real torchrun agent under the real launcher, over ranks of a few lines."""
 
 import os
+import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,20 @@ restarts = scratch.record(0)
 Failure(75, REASONS[min(restarts, len(REASONS) - 1)], "again", 0).save(scratch.failure)
 sys.exit(75)
 """
+# A real rank, which in place of a training tells what the kernel allows it and its agent.
+LIMITS = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+def tell(paths, *_):
+    for name, pid in (("rank", os.getpid()), ("agent", os.getppid())):
+        (paths.root / name).write_text(Path(f"/proc/{pid}/limits").read_text())
+
+sys.modules["deepseek_trainer.run"] = SimpleNamespace(run=tell)
+from deepseek_trainer import train
+train.main()
+"""
 PEER_GONE = Failure.of(PeerGoneError("connection closed by peer"), 0)
 
 
@@ -55,6 +71,31 @@ def child_failed(**exits: tuple[int, int]) -> ChildFailedError:
         failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file="none")
         failures[rank].timestamp = at
     return ChildFailedError("train", failures)
+
+
+@pytest.fixture
+def core_dumps() -> Iterator[None]:
+    """Processes that are started from here may leave some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if not hard:
+        pytest.skip("no process of this machine may leave a core file")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@pytest.mark.usefixtures("core_dumps")
+def test_neither_agent_nor_rank_leaves_a_core_file(tmp_path: Path):
+    write_config(tmp_path)
+    assert not forbids_core_files(Path("/proc/self/limits"))
+    assert subprocess.run(agent_with(LIMITS), env=variables(tmp_path), check=False).returncode == 0
+    assert forbids_core_files(tmp_path / "rank")
+    assert forbids_core_files(tmp_path / "agent")
+
+
+def forbids_core_files(limits: Path) -> bool:
+    (line,) = (line for line in limits.read_text().splitlines() if line.startswith("Max core file size"))
+    return line.split()[4:6] == ["1", "1"]  # bytes: at 0 a core could go to a program that takes them
 
 
 def test_a_lone_failure_that_no_restart_helps_is_not_hidden_by_its_peers_last_words(

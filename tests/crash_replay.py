@@ -1,130 +1,260 @@
 """What a disk may hold after a power cut: file operations are recorded, and any part of them is played back.
 
-Without fsync nothing is promised: of a file that was not synced any beginning may be there, or nothing; of a new name,
-a rename or a removal that was not synced with its directory, either the old or the new.
+Without fsync nothing is promised: of bytes that were not synced any part may be there, with holes where others are
+missing; of a new name, a rename or a removal that was not synced with its directory, either the old or the new, in any
+combination.  Files and directories are numbered, because a directory that is renamed stays what it was: what happens in
+it may reach the disk when its new name does not.
 """
 
+import io
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 from unittest import mock
 
-Content = bytes | None  # None: a directory
+Tree = dict[Path, bytes | None]  # below a root; None: a directory
+ROOT = 0
 
 
-@dataclass(frozen=True)
-class Operation:
-    kind: str  # make, sync, rename, link or remove
-    path: Path
-    target: Path | None = None  # of a rename or link
-    content: Content = None  # of a file, when it was synced; "make": b"" for a file
+class Write(NamedTuple):
+    """Bytes that went to a file."""
+
+    file: int
+    offset: int
+    data: bytes
+
+
+class Sync(NamedTuple):
+    """What went to a file, or to a directory's names, before this is on the disk."""
+
+    node: int
+
+
+class Names(NamedTuple):
+    """Names that change together: the directory, the name, and what it is from now on (None: nothing)."""
+
+    changes: tuple[tuple[int, str, int | None], ...]
+
+
+Operation = Write | Sync | Names
 
 
 @dataclass
-class Recorder:
-    """The operations of this process below `root`, in order."""
+class Disk:
+    """Files and directories by number."""
 
-    root: Path
-    operations: list[Operation] = field(default_factory=list)
-    is_on: bool = False
+    files: dict[int, bytes] = field(default_factory=dict)
+    directories: dict[int, dict[str, int]] = field(default_factory=dict)
 
-    def heard(self, event: str, arguments: Sequence[object]) -> None:
-        operation = HEARD[event](*arguments) if self.is_on and event in HEARD else None
-        if operation and operation.path.is_relative_to(self.root):
-            self.operations.append(operation)
+    @classmethod
+    def of(cls, root: Path) -> "Disk":
+        disk = cls()
+        disk._add(root, ROOT)
+        return disk
+
+    def copy(self) -> "Disk":
+        return Disk(dict(self.files), {number: dict(names) for number, names in self.directories.items()})
+
+    def number(self, path: Path) -> int | None:
+        """Of the path below the root."""
+        number: int | None = ROOT
+        for name in path.parts:
+            number = None if number is None else self.directories.get(number, {}).get(name)
+        return number
+
+    def made(self, content: bytes | None) -> int:
+        """A new file, or a directory, that has no name yet."""
+        number = len(self.files) + len(self.directories)
+        if content is None:
+            self.directories[number] = {}
+        else:
+            self.files[number] = content
+        return number
+
+    def rename(self, changes: Names) -> None:
+        for directory, name, number in changes.changes:
+            self.directories[directory].pop(name, None)
+            if number is not None:
+                self.directories[directory][name] = number
+
+    def write(self, file: int, offset: int, data: bytes) -> None:
+        old = self.files[file]
+        self.files[file] = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
+
+    def tree(self, number: int = ROOT, path: Path = Path()) -> Tree:
+        """What a name leads to."""
+        found: Tree = {}
+        for name, child in self.directories[number].items():
+            if child in self.files:
+                found[path / name] = self.files[child]
+            else:
+                found |= {path / name: None} | self.tree(child, path / name)
+        return found
+
+    def _add(self, path: Path, number: int) -> None:
+        self.directories[number] = {}
+        for child in sorted(path.iterdir()):
+            made = self.made(None if child.is_dir() else child.read_bytes())
+            self.directories[number][child.name] = made
+            if child.is_dir():
+                self._add(child, made)
+
+
+class Recording:
+    """The operations of this process below `root`, in order, all threads'."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.before, self.operations = root, Disk.of(root), list[Operation]()
+        self._now, self._lock = self.before.copy(), threading.RLock()
+
+    def heard(self, event: str, arguments: Sequence[Any]) -> None:
+        """The interpreter tells before it asks the kernel, which refuses what makes no sense here either."""
+        if event in HEARD:
+            with self._lock:
+                HEARD[event](self, *arguments)
+
+    def written(self, descriptor: int, offset: int, data: bytes) -> None:
+        with self._lock:
+            if (file := self._open(descriptor)) is not None:
+                self.operations.append(Write(file, offset, data))
 
     def synced(self, descriptor: int) -> None:
+        with self._lock:
+            if (node := self._open(descriptor)) is not None:
+                self.operations.append(Sync(node))
+
+    def opened(self, path: Any, _mode: object, flags: int) -> None:
+        if isinstance(path, str | Path) and flags & os.O_CREAT and flags & os.O_EXCL:
+            self._name(Path(path), b"")
+
+    def made(self, path: Any, _mode: object, _directory: int) -> None:
+        self._name(Path(os.fsdecode(path)), None)
+
+    def renamed(self, source: Any, target: Any, *_: object) -> None:
+        old, new = self._place(source), self._place(target)
+        if old and new and (number := self._number(old)) is not None:
+            self._change((*new, number), (*old, None))
+
+    def linked(self, source: Any, target: Any, *_: object) -> None:
+        old, new = self._place(source), self._place(target)
+        if old and new and self._number(new) is None:
+            self._change((*new, self._number(old)))
+
+    def removed(self, path: Any, directory: int = -1) -> None:
+        above = Path(f"/proc/self/fd/{directory}").readlink() if directory >= 0 else Path()
+        place = self._place(above / os.fsdecode(path))
+        if place and self._number(place) is not None:
+            self._change((*place, None))
+
+    def _name(self, path: Path, content: bytes | None) -> None:
+        place = self._place(path)
+        if place and self._number(place) is None:
+            number = self._now.made(content)
+            # There from the beginning, for a disk that is played back; without a name it cannot be found.
+            self.before.made(content)
+            self._change((*place, number))
+
+    def _change(self, *changes: tuple[int, str, int | None]) -> None:
+        self.operations.append(Names(changes))
+        self._now.rename(Names(changes))
+
+    def _open(self, descriptor: int) -> int | None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        self.is_on = False
-        content = None if path.is_dir() else path.read_bytes()
-        self.is_on = True
-        self.operations.append(Operation("sync", path, content=content))
+        return self._now.number(path.relative_to(self.root)) if path.is_relative_to(self.root) else None
+
+    def _place(self, path: Any) -> tuple[int, str] | None:
+        """The directory and the name, below the root."""
+        path = Path(os.fsdecode(path))
+        if path == self.root or not path.is_relative_to(self.root):
+            return None
+        directory = self._now.number(path.parent.relative_to(self.root))
+        return None if directory is None else (directory, path.name)
+
+    def _number(self, place: tuple[int, str]) -> int | None:
+        return self._now.directories[place[0]].get(place[1])
 
 
-def _opened(path: object, _mode: object, flags: int, *_: object) -> Operation | None:
-    is_new = isinstance(path, str | Path) and flags & os.O_CREAT and flags & os.O_EXCL
-    return Operation("make", Path(str(path)), content=b"") if is_new else None
-
-
-def _two(kind: str) -> object:
-    return lambda source, target, *_: Operation(kind, Path(os.fsdecode(source)), Path(os.fsdecode(target)))
-
-
-HEARD = {
-    "open": _opened,
-    "os.mkdir": lambda path, *_: Operation("make", Path(os.fsdecode(path))),
-    "os.rename": _two("rename"),
-    "os.link": _two("link"),
-    "os.remove": lambda path, *_: Operation("remove", Path(os.fsdecode(path))),
+HEARD: Mapping[str, Callable[..., None]] = {
+    "open": Recording.opened,
+    "os.mkdir": Recording.made,
+    "os.rename": Recording.renamed,
+    "os.link": Recording.linked,
+    "os.remove": Recording.removed,
+    "os.rmdir": Recording.removed,
 }
 
 
 @contextmanager
-def recorded(root: Path) -> Iterator[list[Operation]]:
-    """The operations of the block."""
-    recorder = Recorder(root)
-    sys.addaudithook(recorder.heard)
-    with mock.patch("os.fsync", recorder.synced):
-        recorder.is_on = True
+def recorded(root: Path) -> Iterator[Recording]:
+    """The operations of the block; fails where it has missed any."""
+    recording, is_on = Recording(root), True
+
+    class HeardFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            recording.written(self.fileno(), self.tell(), bytes(data))
+            return super().write(data)
+
+    def fdopen(descriptor: int, mode: str = "r", *arguments: Any, **more: Any) -> Any:
+        if mode == "wb":
+            return io.BufferedWriter(HeardFile(descriptor, mode))
+        return open(descriptor, mode, *arguments, **more)
+
+    sys.addaudithook(lambda event, arguments: recording.heard(event, arguments) if is_on else None)
+    with mock.patch("os.fsync", recording.synced), mock.patch("io.FileIO", HeardFile), mock.patch("os.fdopen", fdopen):
         try:
-            yield recorder.operations
+            yield recording
         finally:
-            recorder.is_on = False
+            is_on = False
+    assert after_a_power_cut(recording, None, random.Random(0), kept=1.0) == Disk.of(root).tree()
 
 
-Tree = dict[Path, Content]
+def after_a_power_cut(recording: Recording, end: int | None, luck: random.Random, kept: float) -> Tree:
+    """One of the trees that may be found after `end` operations.
 
-
-def tree_of(root: Path) -> Tree:
-    return {path: None if path.is_dir() else path.read_bytes() for path in sorted(root.rglob("*"))}
-
-
-def after_a_power_cut(before: Tree, operations: Sequence[Operation], luck: random.Random, kept: float) -> Tree:
-    """One of the trees that may be found: each operation that was not synced is there with probability `kept`."""
-    tree, finals = dict(before), {op.path: op.content for op in operations if op.kind == "sync"}
+    What was not synced is there as a whole with probability `kept`.
+    """
+    disk, operations = recording.before.copy(), recording.operations[:end]
+    last = {node: number for number, operation in enumerate(operations) for node in synced_by(operation)}
     for number, operation in enumerate(operations):
-        is_durable = any(
-            later.kind == "sync" and later.path == _directory(operation) for later in operations[number + 1 :]
-        )
-        if operation.kind == "sync":
-            if operation.path in tree and operation.content is not None:
-                tree[operation.path] = operation.content
-        elif is_durable or luck.random() < kept:
-            _play(tree, operation, finals, luck)
-    return tree
+        is_durable = all(last.get(node, -1) > number for node in touched_by(operation))
+        if isinstance(operation, Names) and (is_durable or luck.random() < kept):
+            disk.rename(operation)
+        elif isinstance(operation, Write):
+            whole = is_durable or luck.random() < kept
+            for offset, data in [(operation.offset, operation.data)] if whole else torn(operation, luck):
+                disk.write(operation.file, offset, data)
+    return disk.tree()
 
 
-def _directory(operation: Operation) -> Path:
-    return (operation.target or operation.path).parent
+def synced_by(operation: Operation) -> list[int]:
+    return [operation.node] if isinstance(operation, Sync) else []
 
 
-def _play(tree: Tree, operation: Operation, finals: dict[Path, Content], luck: random.Random) -> None:
-    path, target = operation.path, operation.target
-    if operation.kind == "make":
-        whole = finals.get(path) or b""
-        tree[path] = None if operation.content is None else whole[: luck.choice([0, len(whole) // 2, len(whole)])]
-    elif operation.kind == "remove":
-        tree.pop(path, None)
-    elif target is not None and path in tree:
-        moved = {p: c for p, c in tree.items() if p == path or p.is_relative_to(path)}
-        if operation.kind == "rename":
-            for gone in [p for p in tree if p in moved or p == target or p.is_relative_to(target)]:
-                del tree[gone]
-        tree.update({target / p.relative_to(path): content for p, content in moved.items()})
+def touched_by(operation: Operation) -> list[int]:
+    if isinstance(operation, Names):
+        return [directory for directory, _, _ in operation.changes]
+    return [operation.file] if isinstance(operation, Write) else []
 
 
-def laid_out(tree: Tree, root: Path, place: Path) -> None:
-    """Make the tree, which was below `root`, below `place`."""
+def torn(write: Write, luck: random.Random) -> list[tuple[int, bytes]]:
+    """Nothing of it, a beginning, an end after a hole, or all around a hole."""
+    first, second = sorted(luck.randint(0, len(write.data)) for _ in range(2))
+    beginning = (write.offset, write.data[:first])
+    ending = (write.offset + second, write.data[second:])
+    return luck.choice([[], [beginning], [ending], [beginning, ending]])
+
+
+def laid_out(tree: Tree, place: Path) -> None:
+    """Make the tree below `place`."""
     for path, content in sorted(tree.items()):
-        there = place / path.relative_to(root)
-        if not all(parent in tree or parent == root for parent in path.parents if parent.is_relative_to(root)):
-            continue  # its directory's name was lost
         if content is None:
-            there.mkdir(parents=True, exist_ok=True)
+            (place / path).mkdir()
         else:
-            there.write_bytes(content)
-            there.chmod(0o600)
+            (place / path).write_bytes(content)
+            (place / path).chmod(0o600)

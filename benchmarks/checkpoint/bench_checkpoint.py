@@ -1,23 +1,26 @@
 """Our checkpoints beside plain ones: torch.save and torch's distributed checkpointing, on the same tensors in one run.
 
     python benchmarks/checkpoint/bench_checkpoint.py [--mib 512] [--rounds 5] [--ranks 1] [--directory DIR]
+    python benchmarks/checkpoint/bench_checkpoint.py --device cuda --mib 8192 --directory /dev/shm
 
-`--directory /dev/shm` for a RAM disk.  Every save is on the disk when its time ends (fsync); the slowest rank counts.
-A stall is how long the caller of an asynchronous save waits; the save before it has ended.  A step is PRODUCTS matrix
-products, alone, and with a save of ours beside it from begin to end; its stall is what it waits for the copy.
-Medians over the rounds.
+`--directory /dev/shm` for a RAM disk; with `--device cuda` rank r has its tensors on GPU r.  Every save is on the disk
+when its time ends (fsync); the slowest rank counts.  A stall is how long the caller of an asynchronous save waits; the
+save before it has ended.  A step is PRODUCTS matrix products, alone, and with a save of ours beside it from begin to
+end; its stall is what it waits for the copy.  Medians over the rounds.  Peak memory is that of a process of its own for
+each way to save, which saves twice: what it has resident at most, over what it had before, its state included.
 """
 
 import argparse
 import logging
 import os
-import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +41,7 @@ from deepseek_trainer.vault import Purpose, Vault
 Run = Callable[[], float]  # seconds
 TENSORS = 24
 PRODUCTS = 40  # of a step
+SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
 BESIDE = {
     "sealed, save": "plain DCP, save",
     "sealed, load": "plain DCP, load",
@@ -45,11 +49,18 @@ BESIDE = {
 }
 
 
-def a_state(mib: int) -> dict[str, dict[str, Tensor]]:
+def a_state(mib: int, device: torch.device) -> dict[str, dict[str, Tensor]]:
     """Weights as a model has them: a few large matrices."""
     torch.manual_seed(0)
     rows = mib * 2**20 // 4 // TENSORS // 1024
-    return {"model": {f"layers.{i}.weight": torch.randn(rows, 1024) for i in range(TENSORS)}}
+    return {"model": {f"layers.{i}.weight": torch.randn(rows, 1024, device=device) for i in range(TENSORS)}}
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the GPU has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Ours:
@@ -63,7 +74,7 @@ class Ours:
         self.waiting, self.saver = (
             Saver(self.store, keep, world.beside().gather, waits_for_copy=waits) for waits in (True, False)
         )
-        self._state, self._step = state, 0
+        self._state, self._step, self._device = state, 0, world.device
 
     def save(self) -> float:
         self._step += 1
@@ -84,11 +95,11 @@ class Ours:
     def step(self) -> float:
         """With a save beside it, which may end later."""
         self._step += 1
-        start = time.perf_counter()
+        start = now(self._device)
         self.saver.save(self._step, self._state, {}, None)
-        compute()
+        compute(self._device)
         self.saver.before_change()
-        return time.perf_counter() - start
+        return now(self._device) - start
 
     def stall_of_step(self) -> float:
         """Of the step before."""
@@ -100,9 +111,9 @@ class Ours:
         info = self.store.at(self._step)
         assert info is not None
         into = {f"model/{name}": torch.empty_like(tensor) for name, tensor in self._state["model"].items()}
-        start = time.perf_counter()
+        start = now(self._device)
         self.store.load(info, into)
-        return time.perf_counter() - start
+        return now(self._device) - start
 
     def verify(self) -> float:
         info = self.store.at(self._step)
@@ -112,12 +123,14 @@ class Ours:
         return time.perf_counter() - start
 
 
-def compute() -> float:
+def compute(device: torch.device) -> float:
     """A step without a save."""
-    start, matrix = time.perf_counter(), torch.randn(1024, 1024)
+    side = SIDES[device.type]
+    matrix = torch.randn(side, side, device=device)
+    start = now(device)
     for _ in range(PRODUCTS):
         torch.mm(matrix, matrix)
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 class PlainDcp:
@@ -140,9 +153,10 @@ class PlainDcp:
 
     def load(self) -> float:
         into = {"model": {name: torch.empty_like(tensor) for name, tensor in self._state["model"].items()}}
-        start = time.perf_counter()
+        device = next(iter(self._state["model"].values())).device
+        start = now(device)
         dcp.load(into, checkpoint_id=self._path)
-        return time.perf_counter() - start
+        return now(device) - start
 
 
 class TorchSave:
@@ -159,13 +173,13 @@ class TorchSave:
 
     def load(self) -> float:
         start = time.perf_counter()
-        torch.load(self._path, weights_only=True)
-        return time.perf_counter() - start
+        loaded = torch.load(self._path, weights_only=True)
+        return now(next(iter(loaded["model"].values())).device) - start
 
 
 def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, list[float]]:
     """Seconds of each row; each round runs each row once, so that a noisy neighbour disturbs all alike."""
-    state = a_state(mib)
+    state = a_state(mib, world.device)
     plain, pickled = PlainDcp(directory, state), TorchSave(directory / str(world.rank), state)
     ours = Ours(directory / "ours", state, world)
     rows: dict[str, Run] = {
@@ -178,7 +192,7 @@ def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, 
         "sealed, verify every byte": ours.verify,
         "plain DCP, stall of async_save": plain.stall,
         "sealed, stall, copy waited for": ours.stall,
-        "a step alone": compute,
+        "a step alone": lambda: compute(world.device),
         "a step with a save beside it": ours.step,
         "sealed, stall of a step": ours.stall_of_step,
     }
@@ -195,6 +209,33 @@ def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, 
     return seconds
 
 
+def peak_memory(_: int, directory: Path, arguments: argparse.Namespace, name: str) -> None:
+    """Print what this process has resident at most while it saves twice, over what it had before [MiB]."""
+    with a_rank(directory / "alone", 0, 1, arguments.device) as world:
+        state = a_state(arguments.mib, world.device)
+        run = WAYS[name](directory / "alone", state, world)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = resident("VmRSS")
+        run()
+        run()
+        print(f"{name:34}{resident('VmHWM') - before:9.0f} MiB")
+
+
+def resident(field: str) -> float:
+    """Of this process, from the kernel [MiB]."""
+    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+WAYS: dict[str, Callable[[Path, dict[str, dict[str, Tensor]], World], Run]] = {
+    "torch.save": lambda directory, state, _: TorchSave(directory, state).save,
+    "plain DCP, save": lambda directory, state, _: PlainDcp(directory, state).save,
+    "plain DCP, async_save": lambda directory, state, _: PlainDcp(directory, state).stall,
+    "sealed, save": lambda directory, state, world: Ours(directory, state, world).save,
+    "sealed, asynchronous save": lambda directory, state, world: Ours(directory, state, world).stall,
+}
+
+
 def sizes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
@@ -204,26 +245,43 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=512, help="size of the state [MiB]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the tensors are")
     parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and torch.cuda.device_count() < arguments.ranks:
+        print(f"--device cuda: {arguments.ranks} GPU(s) needed, {torch.cuda.device_count()} here", file=sys.stderr)
+        sys.exit(2)
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=arguments.directory))
     for name in ("ours", *map(str, range(arguments.ranks))):
         (directory / name).mkdir()
     try:
         mp.spawn(on_rank, (directory, arguments), nprocs=arguments.ranks)  # type: ignore[no-untyped-call]
+        print("peak memory of one rank over what it had before")
+        for name in WAYS:
+            (directory / "alone").mkdir()
+            mp.spawn(peak_memory, (directory, arguments, name))  # type: ignore[no-untyped-call]
+            shutil.rmtree(directory / "alone")
     finally:
         shutil.rmtree(directory)
 
 
 def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
+    with a_rank(directory, rank, arguments.ranks, arguments.device) as world:
+        seconds = measured(directory, arguments.mib, arguments.rounds, world)
+        if world.is_lead:
+            report(seconds, arguments.mib)
+
+
+@contextmanager
+def a_rank(directory: Path, rank: int, ranks: int, device: str) -> Iterator[World]:
+    """The ranks that meet at a file in `directory`."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    store = f"file://{directory}/rendezvous"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=arguments.ranks)
-    world = World(rank, arguments.ranks, torch.device("cpu"))
-    seconds = measured(directory, arguments.mib, arguments.rounds, world)
-    if world.is_lead:
-        report(seconds, arguments.mib)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=ranks)
+    place = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(place)
+    yield World(rank, ranks, place)
     dist.destroy_process_group()
 
 
@@ -234,9 +292,9 @@ def report(seconds: dict[str, list[float]], mib: int) -> None:
         ratio = f"{median / medians[BESIDE[name]]:8.2f} x plain DCP" if name in BESIDE else ""
         print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratio}")
     alone, beside = medians["a step alone"], medians["a step with a save beside it"]
+    stalls = {name: median * 1000 for name, median in medians.items() if "stall" in name}
+    print(*(f"{name} {milliseconds:.1f} ms" for name, milliseconds in stalls.items()), sep="; ")
     print(f"of a step: stall {medians['sealed, stall of a step'] / alone:.2%}, longer by {beside / alone - 1:.2%}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**20
-    print(f"peak memory of rank 0 {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

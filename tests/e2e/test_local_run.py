@@ -300,7 +300,7 @@ def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path:
     assert job.losses == whole.losses
 
 
-@pytest.mark.parametrize("name", ["lora-smollm2", "qlora-smollm2"])
+@pytest.mark.parametrize("name", ["lora-smollm2", "qlora-smollm2", "dpo-smollm2"])
 def test_a_job_with_adapters_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path, name: str):
     manifest = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     manifest["spec"]["optimization"]["maxSteps"] = 2
@@ -317,6 +317,22 @@ def test_a_job_with_adapters_on_a_real_model_runs_from_the_shipped_example(tmp_p
     assert (tmp_path / "result" / "adapter" / "adapter_model.safetensors").exists()
     answers = json.loads((tmp_path / "result" / "evaluation.json").read_text())["answers"]
     assert len(answers) == 2
+
+
+def test_the_preset_of_120_million_parameters_trains_from_the_shipped_example(tmp_path: Path):
+    """All of the model, on few tokens."""
+    manifest = yaml.safe_load((ROOT / "examples" / "pretrain-120m.yaml").read_text())
+    manifest["spec"]["data"]["sequenceLength"] = 64
+    manifest["spec"]["optimization"] |= {"maxMinutes": None, "maxSteps": 2, "globalBatchSize": 2, "microBatchSize": 1}
+    manifest["spec"]["evaluation"] |= {"maxRows": 2, "generations": 0}
+    job = Job(tmp_path / "job")
+    job.file.write_text(yaml.safe_dump(manifest))
+    job.place = job.home / "pretrain-120m"
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(job.losses) == [1, 2]
+    model = AutoModelForCausalLM.from_pretrained(job.place / "work" / "export" / "pretrain-120m")
+    assert model.num_parameters() == pytest.approx(119.7e6, rel=1e-3)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_reported(tmp_path: Path, whole: Job):

@@ -43,7 +43,7 @@ train.main()
 class Run:
     """A job of two ranks, each of which has four rows of a step, in a directory of its own."""
 
-    def __init__(self, root: Path, nodes: int) -> None:
+    def __init__(self, root: Path, nodes: int, strategy: str = "DDP") -> None:
         self.paths, self.nodes = some_paths(root), nodes
         write_jsonl(self.paths, "train/a.jsonl", texts(12))
         self.config = TrainingConfig.model_validate(
@@ -54,7 +54,13 @@ class Run:
                 "model": TINY_MODEL,
                 "data": {"train": {"claimName": CLAIM}, "sequenceLength": 64, "validationFraction": 0.3},
                 "method": {},
-                "optimization": {"maxSteps": STEPS, "globalBatchSize": 8, "microBatchSize": 4, "warmupSteps": 0},
+                "optimization": {
+                    "maxSteps": STEPS,
+                    "globalBatchSize": 8,
+                    "microBatchSize": 4,
+                    "warmupSteps": 0,
+                    "strategy": strategy,
+                },
                 "checkpoint": {"interval": {"steps": 2}, "asynchronous": False},
                 "evaluation": {"intervalSteps": 100, "generations": 0},
                 "export": {},
@@ -103,20 +109,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "lack", "adapted"),
+    ("nodes", "strategy", "lack", "adapted"),
     [
-        pytest.param(1, (0, {1: 4}), [(0, 1, 2)], id="before any checkpoint"),
-        pytest.param(2, (2, {1: 4, 0: 2}), [(2, 1, 2), (4, 2, 1)], id="in one pod, then in the other"),
+        pytest.param(1, "DDP", (0, {1: 4}), [(0, 1, 2)], id="before any checkpoint"),
+        pytest.param(2, "DDP", (2, {1: 4, 0: 2}), [(2, 1, 2), (4, 2, 1)], id="in one pod, then in the other"),
+        pytest.param(1, "FSDP", (2, {1: 4}), [(2, 1, 2)], id="with shards"),
     ],
 )
 def test_a_rank_that_lacks_memory_has_all_go_on_to_the_losses_of_an_undisturbed_run(
     tmp_path: Path,
     undisturbed: dict[int, float],
+    *,
     nodes: int,
+    strategy: str,
     lack: tuple[int, dict[int, int]],
     adapted: list[tuple[int, int, int]],
 ):
-    run = Run(tmp_path, nodes)
+    run = Run(tmp_path, nodes, strategy)
     assert run.train(*lack) == [0] * nodes
     assert [(each["step"], each["rung"], each["microBatchSize"]) for each in run.events("adapted")] == adapted
     assert [each["step"] for each in run.events("resumed")] == [step for step, *_ in adapted if step]

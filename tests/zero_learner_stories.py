@@ -29,7 +29,7 @@ from loop_builders import (
     run_until_stopped,
     with_dropout,
 )
-from rank_stories import a_slow_rank
+from rank_stories import a_slow_rank, not_finite_on_rank_1, rolled_back
 
 Settings = dict[str, Any]
 LAYERS = 3
@@ -142,6 +142,15 @@ def from_muon(world: World, root: Path) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def bad_steps(world: World, root: Path, strategies: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """What `not_finite_on_rank_1` and `rolled_back` tell."""
+    join(world)
+    return {
+        name: (not_finite_on_rank_1(world, root / name / "nan", name), rolled_back(world, root / name / "back", name))
+        for name in strategies
+    }
 
 
 def skips(world: World, strategies: Sequence[str]) -> dict[str, tuple[float, bool, bool]]:

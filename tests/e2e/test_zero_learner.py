@@ -18,6 +18,7 @@ from zero_learner_stories import (
     LENGTH,
     TINY,
     a_slow_rank_under,
+    bad_steps,
     begun_in,
     bytes_kept,
     from_8_bits,
@@ -88,6 +89,17 @@ def test_moments_of_8_bits_serve_every_strategy(tmp_path: Path) -> None:
 def test_moments_that_adamw_can_make_nothing_of_are_refused_on_all_ranks(tmp_path: Path) -> None:
     for told in on_ranks(2, from_muon, tmp_path):
         assert "optimization.optimizer=AdamW: the checkpoint has the moments of Muon" in told
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both_or_takes_both_back(tmp_path: Path) -> None:
+    first, second = on_ranks(2, bad_steps, tmp_path, ["DDP", *ZERO])
+    for name in ZERO:
+        for rank in (first, second):
+            skipped, back = rank[name]
+            _, expected = rank["DDP"]
+            assert skipped == {"skipped": [3], "changed": [1, 2, 4, 5, 6]}
+            assert back.pop("losses") == pytest.approx(expected["losses"], rel=1e-6, nan_ok=True)
+            assert back.items() <= expected.items()
 
 
 def test_a_step_that_is_skipped_changes_nothing() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.cursor import Cursor, Indices
+from deepseek_trainer.formats import READERS
 from deepseek_trainer.packing import Document, Ids, best_fit, packed_row, row_dtype
 from deepseek_trainer.records import Record
 from deepseek_trainer.shards import RowArray
-from deepseek_trainer.sources import READERS, Source
+from deepseek_trainer.sources import Source
 from deepseek_trainer.tokenizer import documents, trained_tokenizer
 
 PAD = 0  # no document has it but as its first token, which is no target

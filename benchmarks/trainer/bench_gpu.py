@@ -212,7 +212,7 @@ COMPILED: Others = {"bare, compiled": (BARE, True), "ours, decoder compiled": (O
 # What a technique is worth: ours with it or without it beside ours, or bare beside bare.
 TECHNIQUES: Others = there(
     {
-        "ours, all logits at once": (partial(Without, module=model, name="LOGITS_BYTES", other=1 << 50), False),
+        "ours, all logits at once": (partial(Ours, logits_mebibytes=1 << 16), False),
         "ours, torch's loss": (partial(Without, module=model, name="head_loss", other=torch_loss), False),
         "ours, batches made when due": (partial(Without, module=loop, name="loader", other=late_loader), False),
         "ours, recompute Selective": (partial(Ours, recompute=Recompute.SELECTIVE), False),

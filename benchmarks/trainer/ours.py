@@ -122,7 +122,7 @@ class Without(Ours):
             return super().run(steps)
 
 
-def torch_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+def torch_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float, _: int) -> Tensor:
     """In place of `head_loss`: all logits at once, and a copy of them in FP32."""
     logits_NV = linear(hidden_ND, head.weight, head.bias).float()
     return cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing)

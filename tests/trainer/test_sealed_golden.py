@@ -11,17 +11,23 @@ import os
 import random
 import secrets
 import shutil
+import struct
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from safetensors.numpy import load
 
 from deepseek_trainer import checkpoint, keys
+from deepseek_trainer.checkpoint import Share
+from deepseek_trainer.dcp import Piece
 from deepseek_trainer.keys import Key, Keyring
+from deepseek_trainer.manifest import TensorInfo
 from deepseek_trainer.sealing import SealedReader, SealedWriter
 from deepseek_trainer.vault import associated_data
 from tink_judge import tink_stream
@@ -30,6 +36,7 @@ from vault_builders import KEK, a_state, a_store, weights_of
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTORS = GOLDEN / "sealed_v1" / "vectors.json"  # sealed files are the same in all versions
 STORES = [GOLDEN / "sealed_v1" / "work", GOLDEN / "sealed_v2" / "work"]
+TWO_RANKS = GOLDEN / "sealed_v2" / "two_ranks"
 OF_ALL_VERSIONS = pytest.mark.parametrize("work", STORES, ids=["v1", "v2"])
 SIZES = (0, 1, 100, 1_048_519, 1_048_520, 1_048_521, 2_097_080, 2_097_081)
 SHOWN = 256  # longest sealed file that the vectors hold in full [bytes]
@@ -134,14 +141,82 @@ def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code(work: P
     assert json.loads(opened("step-00000007/rank-00000.json", "7", "0")) == {"scheduler": {"step": 7}}
 
 
+def test_golden_tensor_of_two_ranks_is_put_together_by_what_its_page_says(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        with pytest.MonkeyPatch.context() as patch:
+            rewrite_two_ranks(patch)
+    (entry,) = json.loads((TWO_RANKS / "keyring.json").read_text())["keys"]
+    dek = aes_key_unwrap_with_padding(KEK.material, bytes.fromhex(entry["wrapped"]))
+    directory = TWO_RANKS / "checkpoints/step-00000003"
+
+    def opened(name: str, rank: str) -> bytes:
+        bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n3\n{rank}\n{name}"
+        content = (directory / f"{name}.sealed").read_bytes()
+        with tink_stream(dek).new_decrypting_stream(io.BytesIO(content), bound_to.encode()) as stream:
+            return bytes(stream.read())
+
+    manifest = json.loads(opened("manifest.json", "-"))
+    ranks = {file["name"]: str(file["rank"]) for file in manifest["files"]}
+    whole = {}
+    for tensor in manifest["tensors"]:
+        offset, shape = (tensor.get(key, default) for key, default in (("offset", None), ("whole", tensor["shape"])))
+        name = tensor["name"] if offset is None else f"{tensor['name']}@{','.join(map(str, offset))}"
+        block = values_of(opened(tensor["file"], ranks[tensor["file"]]), name, tensor["shape"])
+        rows = whole.setdefault(tensor["name"], np.full(shape, np.nan, np.float32))
+        rows[tuple(slice(o, o + n) for o, n in zip(offset or [0] * len(shape), tensor["shape"], strict=True))] = block
+    assert manifest["worldSize"] == len(ranks) == 2
+    assert whole["model/sharded"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
+    assert whole["model/whole"].tolist() == [1.0, 2.0]
+
+
+def values_of(file: bytes, name: str, shape: list[int]) -> Any:
+    """An F32 tensor of a safetensors file, by hand."""
+    (length,) = struct.unpack("<Q", file[:8])
+    entry = json.loads(file[8 : 8 + length])[name]
+    begin, end = entry["data_offsets"]
+    assert (entry["dtype"], entry["shape"]) == ("F32", shape)
+    return np.frombuffer(file[8 + length + begin : 8 + length + end], "<f4").reshape(shape)
+
+
+def rewrite_two_ranks(patch: pytest.MonkeyPatch) -> None:
+    """Both ranks in this thread, one after the other, so that the bytes are the same each time."""
+    fix_luck(patch)
+    shutil.rmtree(TWO_RANKS, ignore_errors=True)
+    store = a_store(TWO_RANKS, world_size=2, exchange=lambda value: [value, value])
+    content = torch.arange(9, dtype=torch.float32).reshape(3, 3)
+    blocks = {0: content[:2], 1: content[2:]}
+    shares = []
+    partial = store.directory / store._ledger.begin(3, 1)
+    for rank, block in blocks.items():
+        store._rank = rank
+        info = TensorInfo("model/sharded", "F32", tuple(block.shape), store.file_name, (2 * rank, 0), (3, 3))
+        pieces = [Piece(info, block)]
+        if rank == 0:
+            pieces.append(Piece(TensorInfo("model/whole", "F32", (2,), store.file_name), torch.tensor([1.0, 2.0])))
+        shares.append(store._write(partial, 3, Share(pieces, {})))
+    store._ledger.commit(partial, store._manifest(3, shares, {}))
+
+
 def rewrite_store(patch: pytest.MonkeyPatch) -> None:
+    fix_luck(patch)
+    shutil.rmtree(STORES[-1], ignore_errors=True)
+    store = a_store(STORES[-1])
+    for step in (6, 7):
+        store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})
+
+
+def test_golden_store_of_two_ranks_loads_whole_on_one(tmp_path: Path) -> None:
+    shutil.copytree(TWO_RANKS, tmp_path / "work")
+    store = a_store(tmp_path / "work")
+    info = store.latest()
+    assert info is not None
+    assert store.load(info)[0]["model"]["sharded"].flatten().tolist() == list(range(9))
+
+
+def fix_luck(patch: pytest.MonkeyPatch) -> None:
     fixed = random.Random(7)
     patch.setattr(os, "urandom", fixed.randbytes)
     patch.setattr(secrets, "token_bytes", fixed.randbytes)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
     for module in (keys, checkpoint):
         patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")
-    shutil.rmtree(STORES[-1], ignore_errors=True)
-    store = a_store(STORES[-1])
-    for step in (6, 7):
-        store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})

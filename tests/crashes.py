@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_trainer.agreement import alone
+from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.saver import Saver
 from vault_builders import a_state, a_store
 
 
@@ -68,12 +71,30 @@ def crash_at(event: int) -> None:
 
 def save_for_ever(work: Path, sealed: bool, told: Connection) -> None:
     """Commit one checkpoint after the other; tell None when the first begins, then each step when it is saved."""
-    store = a_store(work, sealed=sealed)
-    info = store.latest()
-    step = info.step if info else 0
-    told.send(None)
+    store, step = _begun(work, sealed, told)
     while True:
         step += 1
         store.save(step, a_state(step, floats=1_000_000), {"cursor": step})
         told.send(step)
         store.prune(Retention(keep_last=2), best_step=1)
+
+
+def save_beside_for_ever(work: Path, sealed: bool, told: Connection) -> None:
+    """The same by a thread, while the weights that were copied change."""
+    store, step = _begun(work, sealed, told)
+    saver = Saver(store, Retention(keep_last=2), alone)
+    while True:
+        step += 1
+        state = a_state(step, floats=1_000_000)
+        saver.save(step, state, {"cursor": step}, best_step=1)
+        saver.before_change()
+        state["model"]["layers.0.weight"].fill_(-1.0)
+        for saved in saver.finished():
+            told.send(saved.info.step)
+
+
+def _begun(work: Path, sealed: bool, told: Connection) -> tuple[CheckpointStore, int]:
+    store = a_store(work, sealed=sealed)
+    info = store.latest()
+    told.send(None)
+    return store, info.step if info else 0

@@ -3,23 +3,27 @@
 import random
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from crashes import save_for_ever
+from crashes import save_beside_for_ever, save_for_ever
 from gloo_ranks import SERVER
 from vault_builders import a_store, weights_of
 
 KILLS = 200
+Save = Callable[[Path, bool, Connection], None]
 
 
+@pytest.mark.parametrize("save", [save_for_ever, save_beside_for_ever], ids=["waits", "beside"])
 @pytest.mark.parametrize("kind", ["sealed", "clear"])
-def test_two_hundred_kills_lose_no_checkpoint_that_was_announced(tmp_path: Path, kind: str) -> None:
+def test_two_hundred_kills_lose_no_checkpoint_that_was_announced(tmp_path: Path, kind: str, save: Save) -> None:
     chance = random.Random(2026)
-    for _ in range(KILLS // 2):
-        announced = announced_before_a_kill(tmp_path, kind, chance.uniform(0, 0.25))
+    for _ in range(KILLS // 4):
+        announced = announced_before_a_kill(save, tmp_path, kind, chance.uniform(0, 0.25))
         store = a_store(tmp_path, sealed=kind == "sealed")
         info = store.latest()
         assert not store.refused
@@ -29,10 +33,10 @@ def test_two_hundred_kills_lose_no_checkpoint_that_was_announced(tmp_path: Path,
             assert weights_of(state) == meta["cursor"] == info.step
 
 
-def announced_before_a_kill(work: Path, kind: str, after_s: float) -> int | None:
+def announced_before_a_kill(save: Save, work: Path, kind: str, after_s: float) -> int | None:
     """Run a process that saves, kill it `after_s` after it is ready; the last step that it said was saved."""
     ours, theirs = SERVER.Pipe(duplex=False)
-    saver = SERVER.Process(target=save_for_ever, args=(work, kind == "sealed", theirs))
+    saver = SERVER.Process(target=save, args=(work, kind == "sealed", theirs))
     saver.start()
     theirs.close()
     assert ours.recv() is None

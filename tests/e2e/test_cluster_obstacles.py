@@ -214,7 +214,8 @@ def test_deletion_leaves_nothing_of_a_job_whose_pods_run(
     namespace: Namespace, operator_comes_back: None, operators: int
 ) -> None:
     namespace.claim("texts", kube.ROOT / "examples" / "texts")
-    job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"volume": {"whenDeleted": "Delete"}}))
+    checkpoint = {"volume": {"whenDeleted": "Delete"}, "gracePeriodSeconds": 10}  # a pod that just starts hears no stop
+    job = TrainingJob(namespace, example("pretrain-tiny", checkpoint=checkpoint))
     work = job.work
     kube.wait_until("its pods have written", lambda: any(work.rglob("*")), 180)
     of_job = ("-n", namespace.name, "-l", f"training.dstj.io/job-name={job.name}")

@@ -3,6 +3,7 @@
 All of it changes the one installation that every other test uses: hence a file that comes last.
 """
 
+from pathlib import Path
 from typing import Any
 
 import kube
@@ -33,11 +34,12 @@ def jobs_of(job: TrainingJob) -> list[kube.Manifest]:
 
 
 def a_long_job(namespace: Namespace) -> TrainingJob:
-    """Trains until the test is over; its worker job has settled."""
+    """Trains already, and until the test is over; its worker job has settled."""
     namespace.claim("texts", kube.ROOT / "examples" / "texts")
     optimization = {"maxSteps": 4000, "globalBatchSize": 4}  # a step in twenty is logged
     job = TrainingJob(namespace, example("pretrain-tiny", optimization=optimization, evaluation={"maxRows": 2}))
     job.wait_for("Running", 180)
+    job.wait_for_step(1, 300)
     kube.wait_until("both pods count as ready", lambda: jobs_of(job)[0]["status"].get("ready") == 2)
     return job
 
@@ -78,10 +80,18 @@ def test_the_installation_passes_its_own_test(installation: Any) -> None:
     assert "Phase:          Succeeded" in kube.helm("test", kube.RELEASE, "--timeout=2m")
 
 
-def test_neither_upgrade_nor_uninstall_disturbs_a_running_job(namespace: Namespace, installation: Any) -> None:
+def test_neither_upgrade_nor_uninstall_disturbs_a_running_job_or_a_suspended_one(
+    namespace: Namespace, installation: Any, tmp_path: Path
+) -> None:
+    suspended = TrainingJob(namespace, a_job("suspended", {"suspend": True}))
+    suspended.wait_for("Suspended", 60)
     job = a_long_job(namespace)
-    before = workers(job)
-    kube.install(installation.operator, "logLevel=DEBUG")
+    before, waiting, old = workers(job), suspended.found, names_of_operator()
+    newer = newer_image(tmp_path)
+    assert newer != installation.operator
+    kube.install(newer)
+    kube.wait_until("no pod of the old installation is left", lambda: not names_of_operator() & old, 60)
+    assert images_of_operator() == {newer}
     is_reported_again(job)
     is_uninstalled(*DEFINITIONS)
     trains_on(job)
@@ -89,6 +99,23 @@ def test_neither_upgrade_nor_uninstall_disturbs_a_running_job(namespace: Namespa
     is_reported_again(job)
     assert workers(job) == before
     assert (job.status["attempt"], job.status["restarts"]) == (1, {"job": 0, "inPlace": 0, "disruption": 0})
+    assert suspended.found == waiting, "not one write to it"
+    assert jobs_of(suspended) == []
+
+
+def newer_image(directory: Path) -> str:
+    """The operator's image with one label more, hence another digest."""
+    dockerfile = directory / "Dockerfile"
+    dockerfile.write_text("FROM localhost/deepseek-operator:e2e\nLABEL newer=yes\n")
+    return kube.cluster("image", "localhost/deepseek-operator:newer", str(dockerfile), str(directory))
+
+
+def names_of_operator() -> set[str]:
+    return {pod["metadata"]["name"] for pod in kube.operator_pods()}
+
+
+def images_of_operator() -> set[str]:
+    return {pod["spec"]["containers"][0]["image"] for pod in kube.operator_pods()}
 
 
 def test_an_installation_for_one_namespace_serves_and_sees_no_other(namespace: Namespace, installation: Any) -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from deepseek_trainer.process import forbid_core_dumps
 from dstj.arguments import parser
 
 CTRL_C = 130  # 128 + SIGINT, as a shell tells it
@@ -35,6 +34,8 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as end:  # --help, or wrong arguments
         return int(end.code or 0)
+    from deepseek_trainer.process import forbid_core_dumps
+
     forbid_core_dumps()  # they would hold the keys that a command reads
     return int(_command(arguments.target)(arguments))
 

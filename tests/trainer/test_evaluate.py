@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from deepseek_trainer.dataset import Batch
 from deepseek_trainer.evaluate import EvalResult, Reference, answer, evaluate_loss, is_right, score_answers
 from deepseek_trainer.model import causal_loss
 from deepseek_trainer.tokenizer import prompt_ids
@@ -18,7 +19,8 @@ class FiveRows:
     def batch(self, indices):
         whole = a_batch(num_rows=5)
         rows = list(indices)
-        return type(whole)(*(getattr(whole, name)[rows] for name in whole.__slots__))
+        given = (whole.tokens_BT, whole.targets_BT, whole.position_ids_BT, whole.document_ids_BT)
+        return Batch(*(each_BT[rows] for each_BT in given))
 
 
 def evaluated(world_size, *, max_rows=100, batch_size=2, model=None, before_batch=lambda: None, token_bytes=None):

@@ -37,7 +37,7 @@ def a_job(root, is_sealed=False, **changes):
     paths, base = paths_with_base(root)
     checkpoint = sealed(paths) if is_sealed else {}
     config = a_config(**{"export": {"formats": ["Merged", "Adapter"]}, "checkpoint": checkpoint} | changes)
-    a_gguf(base, tiny_model(), a_tokenizer())
+    a_gguf(base, tiny_model(hidden_size=64, head_dim=16), a_tokenizer())  # whole blocks of NF4 in each row
     vault = Vault.for_data(config, paths)
     prepare_model(config, paths, vault)
     cpu = torch.device("cpu")

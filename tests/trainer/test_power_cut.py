@@ -155,9 +155,6 @@ def test_a_power_cut_leaves_what_was_before_or_what_is_new(tmp_path: Path, story
 NEW_VOLUME = Story(lambda _: None, saved(1, opened=in_the_clear), (None, 1), in_the_clear)
 
 
-@pytest.mark.xfail(
-    reason="the name of the directory of checkpoints is not synced where nothing else is beside it", strict=True
-)
 def test_the_first_save_in_a_new_volume_outlives_a_power_cut(tmp_path: Path) -> None:
     with recorded(tmp_path) as recording:
         NEW_VOLUME.act(tmp_path)

@@ -72,7 +72,8 @@ def test_who_ignores_a_profile_lives_through_it_as_do_its_children():
 def test_a_process_that_forbids_core_dumps_leaves_none_in_a_file_or_a_pipe(tmp_path: Path):
     code = (
         "import os, resource; from pathlib import Path; from deepseek_trainer.process import forbid_core_dumps\n"
-        "resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)); forbid_core_dumps()\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_CORE)\n"  # a test before may have lowered it
+        "resource.setrlimit(resource.RLIMIT_CORE, (most, most)); forbid_core_dumps()\n"
         "print(Path('/proc/self/limits').read_text(), flush=True); os.abort()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -61,9 +61,12 @@ class Key:
 def generate_kek(path: Path) -> Key:
     """Make a new KEK file, readable by its owner only.  Raises ConfigError if there is one already."""
     key = Key(secrets.token_bytes(KEY_BYTES))
+    is_first = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not publish_file(path, key.material):
         raise ConfigError(f"{path} exists: a key is never overwritten", hint="choose another name")
+    if is_first:
+        sync(path.parent.parent)
     return key
 
 

@@ -52,6 +52,7 @@ class Ledger:
         """
         with storing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+            sync(self.directory.parent)
         head = read_head(self.directory, self.vault) or Head(self.vault.job, self._owner)
         for step in steps_in(self.directory):
             if head.newest is None or step > head.newest.step:

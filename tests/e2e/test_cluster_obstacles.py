@@ -64,7 +64,7 @@ def test_a_secret_without_the_entry_that_the_job_names_ends_it_with_what_to_do(n
     encryption = {"keyRef": {"secretName": "other-key", "key": "kek-2"}}
     job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"encryption": encryption}))
     failure = job.wait_for("Failed")["lastFailure"]
-    assert (failure["exitCode"], failure["reason"]) == (64, "Config")
+    assert (failure["exitCode"], failure["reason"]) == (77, "Integrity")
     assert "no key-encryption key: /run/dstj/keys/kek-2" in failure["message"]
     assert "give the Secret the entry that keyRef.key names" in failure["message"]
 

@@ -7,6 +7,7 @@ when a hundred pods start at once.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
 SETTLE_S: Final = 1.0  # pause after a pass, in which events gather
-FIRST_SETTLE_S: Final = 3.0  # after the first one, which makes what then tells of itself: service, worker job, pods
+FIRST_SETTLE_S: Final = 3.0  # after the first ones, which make what then tells of itself: service, worker job, pods
 PATIENCE_S: Final = 10.0  # so long a pass waits for jobs that have just come: what they need starts their pods
 CONCURRENCY: Final = 32
 
@@ -58,6 +59,7 @@ class WorkQueue:
         self._wake: dict[JobKey, asyncio.Event] = {}
         self._tasks: dict[JobKey, asyncio.Task[None]] = {}
         self._due: dict[JobKey, float] = {}
+        self._newest = -math.inf  # when a first pass over any key ended
 
     def add(self, key: JobKey) -> None:
         """Something happened to `key`: at least one more pass starts after this call."""
@@ -91,15 +93,21 @@ class WorkQueue:
             while True:
                 wake.clear()
                 delay, failures = await self._pass(key, failures, is_new=is_new)
-                settle = FIRST_SETTLE_S if is_new and not failures else SETTLE_S
-                is_new = False
+                was_new, is_new = is_new and not failures, False
                 if delay is None and not wake.is_set():
                     return
                 if delay != 0:
-                    await self._wait(asyncio.Event(), settle)
+                    await (self._settle_first() if was_new else self._wait(asyncio.Event(), SETTLE_S))
                     await self._wait(wake, delay)
         finally:
             del self._wake[key], self._tasks[key]
+
+    async def _settle_first(self) -> None:
+        """While first passes over other keys go on, PATIENCE_S at most: what those make comes before a second look."""
+        self._newest = self._clock()
+        end = self._newest + PATIENCE_S
+        while (left := min(self._newest + FIRST_SETTLE_S, end) - self._clock()) > 0:
+            await self._wait(asyncio.Event(), left)
 
     async def _pass(self, key: JobKey, failures: int, *, is_new: bool) -> tuple[float | None, int]:
         """One pass: seconds until the next one, and failures in a row."""

@@ -72,6 +72,19 @@ async def test_events_gather_after_a_pass_and_for_longer_after_the_first(passes:
     assert passes.times() == [0, FIRST_SETTLE_S, FIRST_SETTLE_S + SETTLE_S]
 
 
+@pytest.mark.parametrize(("others", "second"), [(2, 2 + FIRST_SETTLE_S), (20, PATIENCE_S)])
+async def test_a_second_look_waits_while_other_keys_come_but_not_for_ever(
+    passes: Passes, others: int, second: float
+) -> None:
+    passes.answer = lambda _: 100.0
+    for number in range(21):
+        passes.queue.add(A)
+        if 0 < number <= others:
+            passes.queue.add(JobKey("ml", f"job-{number}"))
+        await passes.time.advance(1)
+    assert passes.times()[:2] == [0, second]
+
+
 async def test_a_key_is_never_in_two_passes_and_keys_do_not_wait_for_each_other(passes: Passes) -> None:
     passes.gate.clear()
     for key in (A, B, A, B):

@@ -55,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_every_stage_trains_as_whole_copies_do(runs: list[Any], case: str, strategy: str) -> None:
     # In 16 bits other sums round otherwise, and where a gradient is almost zero AdamW's step is as long as anywhere.
-    close = {"FP16": 1e-4, "BF16": 1e-5}.get(case, 1e-6)
+    close = 1e-4 if case in {"FP16", "BF16"} else 1e-6
     for rank in runs:
         found, expected = rank[case][strategy], rank[case]["DDP"]
         assert found["losses"] == pytest.approx(expected["losses"], rel=close)

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -59,14 +62,28 @@ def crash_at(event: int) -> None:
     """Kill this process just before it opens, renames, links, removes or makes a file for the `event`th time."""
     seen = 0
 
-    def count(name: str, _arguments: object) -> None:
+    def heard(name: str, _arguments: object) -> None:
         nonlocal seen
         if name in ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir"):
             seen += 1
             if seen > event:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(count)
+    sys.addaudithook(heard)
+
+
+def crashes(start: Path, work: Callable[[Path, Callable[[], None]], None]) -> Iterator[Path]:
+    """Copies of `start` beside it, each after `work` on it: killed before one file operation more, at last not at all.
+
+    `work(copy, arm)` calls `arm` where the operations that are counted begin.
+    """
+    for event in count():
+        place = start.with_name(str(event))
+        shutil.copytree(start, place)
+        status = in_a_child(partial(work, place, partial(crash_at, event)))
+        yield place
+        if not os.WIFSIGNALED(status):
+            return
 
 
 def save_for_ever(work: Path, sealed: bool, told: Connection) -> None:

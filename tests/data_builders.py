@@ -49,6 +49,14 @@ def some_paths(root: Path) -> Paths:
     return paths
 
 
+def put_key(paths: Paths) -> None:
+    """The key-encryption key, where the kubelet would mount it."""
+    paths.key_dir.mkdir(parents=True)
+    key = paths.key_dir / "kek"
+    key.touch(0o600)
+    key.write_bytes(bytes(range(32)))
+
+
 def write_jsonl(paths: Paths, name: str, records: list[Any]) -> Path:
     return write_text(paths, name, "".join(f"{json.dumps(record)}\n" for record in records))
 

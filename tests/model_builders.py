@@ -18,6 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from data_builders import put_key
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.dataset import Batch
@@ -51,10 +52,7 @@ def a_config(**changes: Any) -> TrainingConfig:
 
 def sealed(paths: Paths) -> dict[str, Any]:
     """The `checkpoint` part of a job that seals, with its key where the kubelet would mount it."""
-    paths.key_dir.mkdir(parents=True)
-    key = paths.key_dir / "kek"
-    key.touch(0o600)
-    key.write_bytes(bytes(range(32)))
+    put_key(paths)
     return {"encryption": {"keyRef": {"secretName": "kek"}}}
 
 

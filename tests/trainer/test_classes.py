@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builders import CLAIM, a_config, pairs, some_paths, write_jsonl, write_text
+from data_builders import CLAIM, a_config, pairs, put_key, some_paths, write_jsonl, write_text
 from deepseek_trainer.classes import MAX_CLASSES, SLOTS, equal_slots, records_of_row
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
@@ -51,9 +51,7 @@ def spam(frequent: int, rare: int, words: int = 1) -> list[dict[str, str]]:
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     paths = some_paths(tmp_path)
-    paths.key_dir.mkdir(parents=True)
-    (paths.key_dir / "kek").write_bytes(bytes(range(32)))
-    (paths.key_dir / "kek").chmod(0o600)
+    put_key(paths)
     write_jsonl(paths, "held.jsonl", [{"text": "Is it?", "prompt": "Is it wanted?", "response": "ham"}])
     return paths
 

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crashes import crash_at, damage, in_a_child
+from crashes import crashes, damage
 from deepseek_trainer.catalog import read_head
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.retention import Retention
@@ -108,25 +109,19 @@ def test_a_checkpoint_planted_beside_the_recorded_ones_is_not_used(tmp_path: Pat
 def test_a_crash_before_any_file_operation_of_a_commit_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
     with_steps(tmp_path / "start", 1, 2)
 
-    def save_and_prune(work: Path, event: int) -> None:
+    def save_and_prune(work: Path, arm: Callable[[], None]) -> None:
         store = a_store(work)
-        crash_at(event)
+        arm()
         store.save(3, a_state(3), {})
         store.prune(Retention(keep_last=2), None)
 
-    event, found = 0, []
-    while True:
-        work = tmp_path / str(event)
-        shutil.copytree(tmp_path / "start", work)
-        status = in_a_child(lambda work=work, event=event: save_and_prune(work, event))
+    found = []
+    for work in crashes(tmp_path / "start", save_and_prune):
         found.append(weights_after_resuming(work))
         assert not [
             path for path in (work / "checkpoints").iterdir() if "partial" in path.name or "pruned" in path.name
         ]
-        if not os.WIFSIGNALED(status):
-            break
-        event += 1
-    assert event > 10
+    assert len(found) > 11
     assert found == sorted(found, key=lambda weights: weights or 0)
     assert set(found) == {2, 3}
 
@@ -139,21 +134,13 @@ def test_a_crash_while_a_damaged_step_is_saved_again_leaves_the_good_one_before_
     for step in damaged:
         damage(checkpoints / f"step-{step:08d}/rank-00000.safetensors.sealed")
 
-    def save_again(work: Path, event: int) -> None:
+    def save_again(work: Path, arm: Callable[[], None]) -> None:
         store = a_store(work)
-        crash_at(event)
+        arm()
         store.save(2, a_state(20), {})
 
-    event, found = 0, []
-    while True:
-        work = tmp_path / str(event)
-        shutil.copytree(tmp_path / "start", work)
-        status = in_a_child(lambda work=work, event=event: save_again(work, event))
-        found.append(weights_after_resuming(work))
-        if not os.WIFSIGNALED(status):
-            break
-        event += 1
-    assert event > 10
+    found = [weights_after_resuming(work) for work in crashes(tmp_path / "start", save_again)]
+    assert len(found) > 11
     assert found == sorted(found, key=lambda weights: weights or 0)
     assert set(found) == {1, 20}
 
@@ -179,20 +166,12 @@ def test_a_damaged_step_whose_new_one_cannot_be_renamed_leaves_the_good_one_befo
 def test_a_crash_while_setting_aside_never_brings_a_newer_checkpoint_back_once_it_is_recorded(tmp_path: Path) -> None:
     with_steps(tmp_path / "start", 1, 2, 3)
 
-    def set_aside(work: Path, event: int) -> None:
+    def set_aside(work: Path, arm: Callable[[], None]) -> None:
         store = a_store(work)
-        crash_at(event)
+        arm()
         store.set_aside(after_step=1)
 
-    event, found = 0, []
-    while True:
-        work = tmp_path / str(event)
-        shutil.copytree(tmp_path / "start", work)
-        status = in_a_child(lambda work=work, event=event: set_aside(work, event))
-        found.append(weights_after_resuming(work))
-        if not os.WIFSIGNALED(status):
-            break
-        event += 1
+    found = [weights_after_resuming(work) for work in crashes(tmp_path / "start", set_aside)]
     assert set(found) == {1, 3}
     assert found == sorted(found, reverse=True)
 

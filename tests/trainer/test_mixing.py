@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_builders import CLAIM, RUN, a_config, questions, some_paths, texts, write_jsonl
+from data_builders import CLAIM, RUN, a_config, put_key, questions, some_paths, texts, write_jsonl
 from deepseek_trainer import shards
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import DataError, IntegrityError
@@ -24,9 +24,7 @@ NAMES = ("private", "general")
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     paths = some_paths(tmp_path)
-    paths.key_dir.mkdir(parents=True)
-    (paths.key_dir / "kek").write_bytes(bytes(range(32)))
-    (paths.key_dir / "kek").chmod(0o600)
+    put_key(paths)
     write_jsonl(paths, "private/a.jsonl", [{"text": f"private {record['text']}"} for record in texts(40)])
     write_jsonl(paths, "general/a.jsonl", [{"text": f"general {record['text']}"} for record in texts(90)])
     write_jsonl(paths, "held.jsonl", [{"text": "held out"}])

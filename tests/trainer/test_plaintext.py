@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crashes import in_a_child
-from data_builders import RUN, RUN_ID, a_config, questions, some_paths, write_jsonl
+from data_builders import RUN, RUN_ID, a_config, put_key, questions, some_paths, write_jsonl
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.dataset import open_prepared
@@ -65,9 +65,7 @@ def told_by_a_child_that_may_not_write(config: TrainingConfig, paths: Paths) -> 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     paths = some_paths(tmp_path)
-    paths.key_dir.mkdir(parents=True)
-    (paths.key_dir / "kek").write_bytes(bytes(range(32)))
-    (paths.key_dir / "kek").chmod(0o600)
+    put_key(paths)
     write_jsonl(paths, "a.jsonl", questions(40))
     return paths
 

@@ -118,9 +118,13 @@ def causal_loss(
 def row_losses(model: nn.Module, batch: Batch) -> Tensor:
     """`causal_loss` of each row by itself [nats, float64 of shape B]."""
     head, hidden_ND, there = learned(model, batch)
-    losses_N = token_losses(head, hidden_ND, there.learned_targets_N)
-    rows_N = there.learned_N // batch.targets_BT.shape[1]
-    return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, losses_N)
+    return by_row(token_losses(head, hidden_ND, there.learned_targets_N), there)
+
+
+def by_row(values_N: Tensor, batch: Batch) -> Tensor:
+    """Sums over the learned positions of each row, of shape B."""
+    rows_N = batch.learned_N // batch.targets_BT.shape[1]
+    return values_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, values_N)
 
 
 def learned(model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None) -> tuple[Any, Tensor, Batch]:

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.evaluate import answering
-from deepseek_trainer.model import learned, token_losses, transformer
+from deepseek_trainer.model import by_row, learned, token_losses, transformer
 from deepseek_trainer.parallel import SummedLoss
 
 
@@ -85,8 +85,7 @@ def log_odds(
     losses_N = token_losses(head, hidden_ND, there.learned_targets_N, logits_bytes)
     is_rejected_N = there.document_ids_BT.flatten()[there.learned_N] == 1
     signs_N = torch.where(is_rejected_N, 1.0, -1.0).to(losses_N)  # a loss is a negative log-probability
-    rows_N = there.learned_N // batch.targets_BT.shape[1]
-    return losses_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, signs_N * losses_N)
+    return by_row(signs_N * losses_N, there)
 
 
 def pair_losses(margins_B: Tensor, smoothing: float = 0.0) -> Tensor:

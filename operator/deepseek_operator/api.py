@@ -93,11 +93,11 @@ class Api:
             token = found["metadata"].get("continue")
             more = {"limit": PAGE, "continue": token} if token else {}
 
-    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[Manifest]:
+    async def watch(self, path: str, version: str, *, accept: str = JSON, **query: str) -> AsyncIterator[Manifest]:
         """Events after `version`, until the API server ends the stream.  Raises ApiError for one that tells of it."""
         query |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": WATCH_S}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
-        async with self._asked("GET", path, params=query, timeout=timeout) as answer:
+        async with self._asked("GET", path, params=query, headers={"Accept": accept}, timeout=timeout) as answer:
             if answer.status != 200:
                 raise ApiError(answer.status, error_text(await answer.read()))
             async for line in answer.content:

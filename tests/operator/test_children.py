@@ -28,10 +28,12 @@ class Stream:
     answers: list[tuple[int, list[Manifest]]]
     lists: list[int] = field(default_factory=lambda: [200])  # status of each list; the last one for all that follow
     asked: list[dict[str, str]] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(dict(request.query))
+        self.accepted.append(request.headers["Accept"])
         if "watch" in request.query:
             return await self._stream(request)
         status = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
@@ -115,7 +117,7 @@ async def test_every_change_of_a_pod_but_its_making_wakes_its_job(watching: Watc
 
 
 async def test_every_change_of_a_worker_job_wakes_its_job(watching: Watching) -> None:
-    job = {"kind": "Job", **a_worker_job()}
+    job = {"kind": "PartialObjectMetadata", **a_worker_job()}
     job["metadata"]["labels"]["training.dstj.io/job-name"] = "demo"
     events = [event("ADDED", job, "6"), event("MODIFIED", job, "7"), event("DELETED", job, "8")]
     seen = await watching(Stream([(200, events)]), JOB, "ml")
@@ -172,3 +174,13 @@ async def test_a_watch_asks_only_for_what_was_made_for_training_jobs(watching: W
     await quiet()
     assert {query["labelSelector"] for query in stream.asked} == {"training.dstj.io/job-name"}
     assert stream.asked[0]["limit"] == "1"
+
+
+async def test_a_watch_shows_no_more_than_is_kept(watching: Watching) -> None:
+    pods, jobs = Stream([(200, [])]), Stream([(200, [])])
+    await watching(pods)
+    await watching(jobs, JOB)
+    await until(lambda: bool(pods.versions()) and bool(jobs.versions()))
+    await quiet()
+    assert pods.asked[-1]["fieldSelector"] == "spec.nodeName!=", "a pod without a machine has no last words"
+    assert (pods.accepted[-1], "PartialObjectMetadata" in jobs.accepted[-1]) == ("application/json", True)

@@ -274,7 +274,7 @@ class JobSpec(Model):
             lambda self: self.data.format != "Preference" or not self.optimization.strategy.zero_stage,
         ),
         Rule(
-            "self.optimization.strategy == 'DDP' || self.method.type != 'QLoRA'",
+            "self.method.type != 'QLoRA' || self.optimization.strategy == 'DDP'",
             "no optimization.strategy but DDP trains beside the 4-bit weights of method.type QLoRA: set strategy: DDP",
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),

@@ -214,12 +214,12 @@ class OptimizationSpec(Model):
             lambda self: not self.offload or self.strategy is Strategy.FSDP,
         ),
         Rule(
-            "!has(self.strategy) || self.strategy in ['DDP', 'FSDP'] || !has(self.emaDecay)",
+            "!has(self.emaDecay) || !has(self.strategy) || self.strategy in ['DDP', 'FSDP']",
             "strategies ZeRO1 to ZeRO3 keep no average of the weights: drop emaDecay or set strategy: FSDP",
             lambda self: not self.strategy.zero_stage or self.ema_decay is None,
         ),
         Rule(
-            "!has(self.strategy) || self.strategy in ['DDP', 'FSDP'] || !has(self.compile) || !self.compile",
+            "!has(self.compile) || !self.compile || !has(self.strategy) || self.strategy in ['DDP', 'FSDP']",
             "strategies ZeRO1 to ZeRO3 do not compile: drop compile or set strategy: FSDP",
             lambda self: not self.strategy.zero_stage or not self.compile,
         ),

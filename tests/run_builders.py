@@ -12,7 +12,6 @@ import torch.distributed as dist
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import (
-    ENV_ATTEMPT,
     ENV_METRICS_PORT,
     ENV_NODE_ADDRESS,
     ENV_RUN_ID,
@@ -33,7 +32,6 @@ def a_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
-        ENV_ATTEMPT: "1",
         ENV_RUN_ID: RUN_ID,
         ENV_NODE_ADDRESS: "127.0.0.1",
         ENV_METRICS_PORT: "0",

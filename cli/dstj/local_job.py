@@ -55,7 +55,6 @@ class Machine:
             "OMP_NUM_THREADS": str(threads),
             "CUDA_VISIBLE_DEVICES": ",".join(self._gpus(index, nodes)),
             "PYTHONUNBUFFERED": "1",
-            "HOME": scratch,
             "TMPDIR": scratch,
         }
 

@@ -20,6 +20,7 @@ from deepseek_operator.reconcile import RefusedError
 from deepseek_operator.settings import Settings
 from deepseek_operator.shared import Shared
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND
+from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.times import rfc3339
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ class KubernetesCluster:
         session: aiohttp.ClientSession,
         settings: Settings,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        metrics_port: int = METRICS_PORT,
     ) -> None:
         self._api, self._session, self._settings, self._now = api, session, settings, now
+        self._metrics_port = metrics_port
         self._profiles = Shared(lambda name: api.get(path(API_VERSION, PROFILE_KIND, name=name)))
         self._quotas = Shared(self._quotas_in)
         self._phases: dict[JobKey, str] = {}
@@ -242,7 +245,7 @@ class KubernetesCluster:
             and pod["status"].get("podIP")
         )
         address = next(addresses, None)
-        return await read_progress(self._session, address, self._settings.metrics_port) if address else None
+        return await read_progress(self._session, address, self._metrics_port) if address else None
 
 
 def last_words_of(pod: Manifest) -> Manifest:

@@ -17,6 +17,7 @@ from deepseek_operator.observed import Manifest, Owner
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import API_VERSION, KIND, JobSpec, ProfileSpec, VolumeRetention
 from deepseek_operator.worker_job import worker_job
+from deepseek_trainer.contract.names import METRICS_PORT
 
 
 def children(
@@ -69,7 +70,7 @@ def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:
             "selector": {labels.JOB_UID: blueprint.owner.uid},
             # The nodes look each other up before any of them is ready.
             "publishNotReadyAddresses": True,
-            "ports": [{"name": "metrics", "port": blueprint.settings.metrics_port, "protocol": "TCP"}],
+            "ports": [{"name": "metrics", "port": METRICS_PORT, "protocol": "TCP"}],
         },
     }
 

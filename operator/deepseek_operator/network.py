@@ -8,6 +8,7 @@ from deepseek_operator.blueprint import Blueprint
 from deepseek_operator.isolation import METADATA_NETWORKS, EgressRule
 from deepseek_operator.observed import Manifest
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.names import METRICS_PORT
 
 # Some clusters answer DNS from a link-local address (NodeLocal DNSCache, Cloud DNS): port 53 only.
 LINK_LOCAL_DNS: Final = "169.254.0.0/16"
@@ -35,7 +36,7 @@ def _metrics(settings: Settings) -> Manifest:
     namespaces = ({"kubernetes.io/metadata.name": settings.operator_namespace}, {settings.monitoring_label: "true"})
     return {
         "from": [{"namespaceSelector": {"matchLabels": match}} for match in namespaces],
-        "ports": [{"port": settings.metrics_port, "protocol": "TCP"}],
+        "ports": [{"port": METRICS_PORT, "protocol": "TCP"}],
     }
 
 

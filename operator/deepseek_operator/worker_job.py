@@ -1,6 +1,8 @@
 """The worker Job of one attempt: one pod per node, all of them hardened alike."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -12,7 +14,22 @@ from deepseek_trainer.contract import names
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 
 USER: Final = 10001  # the trainer image's user; also owns what it writes to the volumes
-TERMINATION_LOG: Final = "/dev/termination-log"  # the kubelet's default
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """A volume of the pod, and where its containers mount it."""
+
+    name: str
+    path: str
+    source: Manifest
+    read_only: bool = False
+    to_prepare: bool = False  # of no use, and so out of reach, when training begins
+
+    @property
+    def mount(self) -> Manifest:
+        mount: Manifest = {"name": self.name, "mountPath": self.path}
+        return mount | {"readOnly": True} if self.read_only else mount
 
 
 def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
@@ -59,16 +76,7 @@ def _failure_rules() -> list[Manifest]:
 
 
 def _pod(blueprint: Blueprint) -> Manifest:
-    volumes, mounts = _volumes(blueprint)
-    shared: Manifest = {
-        "image": blueprint.image,
-        "env": _environment(blueprint),
-        "volumeMounts": mounts,
-        "securityContext": _CONTAINER_SECURITY,
-    }
-    if blueprint.resources:
-        shared["resources"] = blueprint.resources.model_dump(mode="json", by_alias=True, exclude_none=True)
-    port = {"name": "metrics", "containerPort": blueprint.settings.metrics_port, "protocol": "TCP"}
+    volumes = _volumes(blueprint)
     pod: Manifest = {
         "restartPolicy": "Never",
         "subdomain": blueprint.child_name,
@@ -77,13 +85,37 @@ def _pod(blueprint: Blueprint) -> Manifest:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": blueprint.spec.checkpoint.grace_period_seconds + names.LEAVE_S,
         "securityContext": _POD_SECURITY,
-        "initContainers": [{"name": "prepare", "command": ["python", "-m", "deepseek_trainer.prepare"], **shared}],
-        "containers": [
-            {"name": "trainer", "command": ["python", "-m", "deepseek_trainer.launch"], "ports": [port], **shared}
-        ],
-        "volumes": volumes,
+        "initContainers": [_prepare(blueprint, volumes)],
+        "containers": [_trainer(blueprint, volumes)],
+        "volumes": [{"name": volume.name, **volume.source} for volume in volumes],
     }
     return pod | _placement(blueprint)
+
+
+def _prepare(blueprint: Blueprint, volumes: Sequence[_Volume]) -> Manifest:
+    shared = _container(blueprint, "prepare", _environment(blueprint), volumes)
+    return shared | {"command": ["python", "-m", "deepseek_trainer.prepare"]}
+
+
+def _trainer(blueprint: Blueprint, volumes: Sequence[_Volume]) -> Manifest:
+    rendezvous = f"{blueprint.worker_job_name}-0.{blueprint.child_name}:{names.RENDEZVOUS_PORT}"
+    env = _environment(blueprint) | {names.ENV_RENDEZVOUS: rendezvous}
+    shared = _container(blueprint, "trainer", env, [volume for volume in volumes if not volume.to_prepare])
+    port = {"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"}
+    return shared | {"command": ["python", "-m", "deepseek_trainer.launch"], "ports": [port]}
+
+
+def _container(blueprint: Blueprint, name: str, env: Mapping[str, str], volumes: Sequence[_Volume]) -> Manifest:
+    container: Manifest = {
+        "name": name,
+        "image": blueprint.image,
+        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "volumeMounts": [volume.mount for volume in volumes],
+        "securityContext": _CONTAINER_SECURITY,
+    }
+    if blueprint.resources:
+        container["resources"] = blueprint.resources.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return container
 
 
 _POD_SECURITY: Final = {
@@ -127,27 +159,12 @@ def _spread(blueprint: Blueprint) -> Manifest:
     }
 
 
-def _environment(blueprint: Blueprint) -> list[Manifest]:
-    job_name, service = blueprint.worker_job_name, blueprint.child_name
-    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{labels.COMPLETION_INDEX}']"}}
-    values = {
-        names.ENV_ATTEMPT: str(blueprint.attempt),
-        names.ENV_RUN_ID: f"{blueprint.owner.uid}-{blueprint.attempt}",
-        names.ENV_NODE_ADDRESS: f"{job_name}-$({names.ENV_NODE_INDEX}).{service}",
-        names.ENV_RENDEZVOUS: f"{job_name}-0.{service}:{names.RENDEZVOUS_PORT}",
-        names.ENV_METRICS_PORT: str(blueprint.settings.metrics_port),
-        names.ENV_TERMINATION_LOG: TERMINATION_LOG,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HOME": names.SCRATCH_MOUNT,
-    }
+def _environment(blueprint: Blueprint) -> dict[str, str]:
+    """The Job controller adds the node's index."""
+    values = {names.ENV_RUN_ID: f"{blueprint.owner.uid}-{blueprint.attempt}"}
     if threads := _threads(blueprint):
         values["OMP_NUM_THREADS"] = str(threads)
-    # The index comes first: $(NAME) only sees what stands above it.
-    return [
-        {"name": names.ENV_NODE_INDEX, "valueFrom": index},
-        *({"name": name, "value": value} for name, value in values.items()),
-    ]
+    return values
 
 
 def _threads(blueprint: Blueprint) -> int | None:
@@ -160,30 +177,24 @@ def _threads(blueprint: Blueprint) -> int | None:
     return max(1, int(cores) // blueprint.spec.trainer.num_proc_per_node)
 
 
-def _volumes(blueprint: Blueprint) -> tuple[list[Manifest], list[Manifest]]:
-    """The pod's volumes, and where its containers mount them."""
+def _volumes(blueprint: Blueprint) -> list[_Volume]:
     spec, made = blueprint.spec, blueprint.child_name
     config = {"path": names.CONFIG_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{labels.CONFIG}']"}}
     volumes = [
-        _volume("config", names.CONFIG_MOUNT, {"downwardAPI": {"items": [config]}}, read_only=True),
-        _volume("work", names.WORK_MOUNT, _claim(spec.checkpoint.volume.claim_name or made)),
-        _volume("tmp", names.SCRATCH_MOUNT, {"emptyDir": {}}),
-        _volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here
+        _Volume("config", names.CONFIG_MOUNT, {"downwardAPI": {"items": [config]}}, read_only=True),
+        _Volume("work", names.WORK_MOUNT, _claim(spec.checkpoint.volume.claim_name or made)),
+        _Volume("tmp", names.SCRATCH_MOUNT, {"emptyDir": {}}),
+        _Volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here
     ]
     if encryption := spec.checkpoint.encryption:
         # All entries: an older key beside the one that the job names opens what was not rotated yet.
         secret = {"secretName": encryption.key_ref.secret_name, "defaultMode": 0o440}
-        volumes.append(_volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
+        volumes.append(_Volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
+    base = spec.model.base.claim_name if spec.model.base else None
     for i, claim in enumerate(_claims(spec)):
-        volumes.append(_volume(f"claim-{i}", f"{names.CLAIMS_MOUNT}/{claim}", _claim(claim), read_only=True))
-    return [volume for volume, _ in volumes], [mount for _, mount in volumes]
-
-
-def _volume(name: str, path: str, source: Manifest, *, read_only: bool = False) -> tuple[Manifest, Manifest]:
-    mount: Manifest = {"name": name, "mountPath": path}
-    if read_only:
-        mount["readOnly"] = True
-    return {"name": name, **source}, mount
+        path = f"{names.CLAIMS_MOUNT}/{claim}"
+        volumes.append(_Volume(f"claim-{i}", path, _claim(claim), read_only=True, to_prepare=claim != base))
+    return volumes
 
 
 def _claim(name: str) -> Manifest:

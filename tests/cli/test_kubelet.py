@@ -12,7 +12,7 @@ from deepseek_operator.manifests import children
 from deepseek_operator.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import JobSpec, ProfileSpec
-from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.names import ExitCode, node_address
 from dstj.kubelet import command_line, environment, expanded, job_status, mounts, pod_of, terminated
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -61,9 +61,9 @@ def test_environment_of_the_real_template_is_what_a_pod_would_have():
     pod = pod_of(a_worker_job(), 1, NOW)
     variables = environment(pod["spec"]["containers"][0], pod)
     assert variables["JOB_COMPLETION_INDEX"] == "1"
-    assert variables["DSTJ_NODE_ADDRESS"] == "tiny-a3-1.dstj-tiny"
     assert variables["DSTJ_RENDEZVOUS"] == "tiny-a3-0.dstj-tiny:29400"
-    assert (variables["DSTJ_ATTEMPT"], variables["DSTJ_RUN_ID"]) == ("3", "u-1-3")
+    assert variables["DSTJ_RUN_ID"] == "u-1-3"
+    assert node_address(variables) == f"{pod['spec']['hostname']}.dstj-tiny"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
+from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
 from deepseek_trainer.dimensions import Dimensions
 from deepseek_trainer.launch import AGENT_ENV
 from deepseek_trainer.preparation import prepare
@@ -74,7 +74,7 @@ class Run:
         """How the agents of all nodes end, whose ranks lack memory as RANKS says."""
         command = agent_with(f"AFTER, TOO_MANY, LIMIT = {after}, {too_many or {}}, {limit}\n{RANKS}")
         root = self.paths.root
-        environ = os.environ | variables(root) | AGENT_ENV | {ENV_ATTEMPT: "1", ENV_METRICS_PORT: "0"}
+        environ = os.environ | variables(root) | AGENT_ENV | {ENV_METRICS_PORT: "0"}
         agents = [
             subprocess.Popen(
                 command, env=environ | {ENV_SCRATCH: str(root / f"scratch-{node}"), ENV_NODE_INDEX: str(node)}

@@ -42,4 +42,4 @@ async def api(fake: FakeApi) -> AsyncIterator[Api]:
 async def cluster(api: Api, fake: FakeApi) -> AsyncIterator[KubernetesCluster]:
     port = int(fake.url.rsplit(":", 1)[1])
     async with aiohttp.ClientSession() as session:
-        yield KubernetesCluster(api, session, Settings(metrics_port=port), now=lambda: NOW)
+        yield KubernetesCluster(api, session, Settings(), now=lambda: NOW, metrics_port=port)

@@ -11,7 +11,7 @@ from deepseek_operator import labels
 from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.names import NOT_RETRYABLE
+from deepseek_trainer.contract.names import NOT_RETRYABLE, node_address
 from operator_builders import OWNER, SETTINGS, a_profile, a_spec
 
 LORA = {
@@ -162,7 +162,7 @@ def test_the_keys_secret_alone_is_mounted_and_readable_by_the_group_only() -> No
 
 def test_each_claim_is_mounted_once_and_read_only() -> None:
     pod = by_kind(LORA)["Job"]["spec"]["template"]["spec"]
-    mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"].startswith("/volumes/")]
+    mounts = [m for m in pod["initContainers"][0]["volumeMounts"] if m["mountPath"].startswith("/volumes/")]
     assert [(m["mountPath"], m["readOnly"]) for m in mounts] == [("/volumes/corpus", True), ("/volumes/models", True)]
 
 
@@ -173,13 +173,23 @@ def test_claims_of_all_sources_are_mounted() -> None:
     assert claims == ["ours", "theirs"]
 
 
-def test_the_node_address_is_built_from_an_index_declared_above_it() -> None:
-    env = by_kind({})["Job"]["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert env[0]["name"] == "JOB_COMPLETION_INDEX"
-    values = {variable["name"]: variable.get("value") for variable in env}
-    assert values["DSTJ_NODE_ADDRESS"] == "demo-a1-$(JOB_COMPLETION_INDEX).dstj-demo"
-    assert values["DSTJ_RENDEZVOUS"] == "demo-a1-0.dstj-demo:29400"
-    assert values["DSTJ_RUN_ID"] == f"{OWNER.uid}-1"
+def test_every_node_reaches_the_others_under_the_name_that_the_job_controller_gives_its_pod() -> None:
+    nodes = {"trainer": {"numNodes": 12}, "optimization": {"globalBatchSize": 12}}
+    pod = by_kind(nodes)["Job"]["spec"]["template"]["spec"]
+    variables = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
+    assert variables["DSTJ_RENDEZVOUS"] == "demo-a1-0.dstj-demo:29400"
+    addresses = [node_address(variables | {"JOB_COMPLETION_INDEX": str(index)}) for index in range(12)]
+    assert addresses == [f"demo-a1-{index}.{pod['subdomain']}" for index in range(12)]
+
+
+def test_the_raw_data_are_out_of_reach_when_training_begins() -> None:
+    pod = by_kind(LORA)["Job"]["spec"]["template"]["spec"]
+    prepare, trainer = (
+        {mount["mountPath"] for mount in container["volumeMounts"] if mount["mountPath"].startswith("/volumes/")}
+        for container in (pod["initContainers"][0], pod["containers"][0])
+    )
+    assert prepare == {"/volumes/corpus", "/volumes/models"}
+    assert trainer == {"/volumes/models"}
 
 
 @pytest.mark.parametrize(

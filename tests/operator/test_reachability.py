@@ -15,13 +15,14 @@ from deepseek_operator import labels
 from deepseek_operator.isolation import METADATA_NETWORKS
 from deepseek_operator.manifests import children
 from deepseek_operator.observed import Manifest, Owner
+from deepseek_trainer.contract.names import METRICS_PORT
 from operator_builders import SETTINGS, a_spec
 from reachability import EVERYTHING, NOTHING, Address
 
 OTHERS = {"kube-system": False, SETTINGS.operator_namespace: False, "prometheus": True}  # name: may scrape
 # As the analyzer writes them.
 DNS = "{protocols:TCP, UDP,dst_ports:53}"
-METRICS = f"{{protocols:TCP,dst_ports:{SETTINGS.metrics_port}}}"
+METRICS = f"{{protocols:TCP,dst_ports:{METRICS_PORT}}}"
 IPV4 = ("10.20.0.0/16", "203.0.113.7/32", "168.0.0.0/6", "128.0.0.0/1", "169.0.0.0/8")
 IPV6 = ("2001:db8::/32", "fd00::/8", "fc00::/6", "8000::/1")
 METADATA = tuple(ipaddress.ip_address(text) for text in ("169.254.169.254", "fe80::1", "fd00:ec2::254"))

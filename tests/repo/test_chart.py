@@ -16,6 +16,7 @@ from deepseek_operator.labels import JOB_NAME, JOB_UID
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import JobSpec
 from deepseek_operator.worker_job import USER
+from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.rules import unknown_fields
 from helm import readme
 
@@ -101,7 +102,7 @@ def test_the_catalogue_entry_lists_the_crds_and_a_valid_job() -> None:
     [
         ("lease.yaml", f"name: {service.LEASE_NAME}\n"),
         ("rbac/lease.yaml", f"resourceNames: [{service.LEASE_NAME}]"),
-        ("networkpolicy.yaml", f"port: {Settings().metrics_port},"),
+        ("networkpolicy.yaml", f"port: {METRICS_PORT},"),
         ("networkpolicy.yaml", f'{Settings().monitoring_label}: "true"'),
         ("networkpolicy.yaml", f"key: {JOB_UID},"),
         ("admission/labels.yaml", f"?'{JOB_UID}'"),

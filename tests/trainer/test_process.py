@@ -1,8 +1,11 @@
+import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from deepseek_trainer.process import StopFlag
 
@@ -91,6 +94,26 @@ def test_where_the_limit_may_not_be_raised_the_process_is_not_dumpable():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
+
+
+@pytest.mark.parametrize(("entry", "first_import"), [("prepare", "preparation"), ("launch", "training_config")])
+def test_libraries_download_nothing_and_write_to_the_scratch_volume_only(
+    entry: str, first_import: str, tmp_path: Path
+) -> None:
+    """Each entry of a pod settles that before it imports the first module that needs them."""
+    code = (
+        f"import json, os, sys\nfrom deepseek_trainer import {entry}\n"
+        "class Libraries:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'deepseek_trainer.{first_import}':\n"
+        "            print(json.dumps(dict(os.environ)), 'transformers' in sys.modules, flush=True); os._exit(0)\n"
+        f"sys.meta_path.insert(0, Libraries())\n{entry}.main()\n"
+    )
+    environ = {"PATH": "/usr/bin", "HOME": "/root", "DSTJ_ROOT": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    told, _, loaded = done.stdout.rpartition(" ")
+    wanted = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(tmp_path / "tmp")}
+    assert (json.loads(told) | wanted, loaded.strip()) == (json.loads(told), "False")
 
 
 def core_limits(limits: str) -> list[str]:

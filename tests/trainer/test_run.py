@@ -23,17 +23,19 @@ from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
 from deepseek_trainer.contract.names import (
-    ENV_ATTEMPT,
+    ENV_RUN_ID,
     Paths,
 )
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.dataset import Batch
 from deepseek_trainer.digest import digest_of
 from deepseek_trainer.learner import TorchLearner
+from deepseek_trainer.preparation import prepare
 from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.rank import Rank
 from deepseek_trainer.run import checkpoint_to_resume
 from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.vault import Vault
 from loop_builders import ALONE
 from model_builders import a_gguf, a_tokenizer, tiny_model
 from run_builders import a_job, a_worker, events, trained
@@ -231,7 +233,8 @@ def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_do
     with pytest.raises(AdaptingError, match="microBatchSize 1"):
         trained(job, paths)
     dist.destroy_process_group()
-    monkeypatch.setenv(ENV_ATTEMPT, "2")
+    monkeypatch.setenv(ENV_RUN_ID, "uid-2")
+    prepare(job, paths, Vault.for_data(job, paths), "uid-2")
     fresh = Paths(paths.root, tmp_path / "another pod's scratch")
     fresh.scratch.mkdir()
     memory_for(2, 0, monkeypatch)
@@ -407,6 +410,6 @@ def test_resuming_from_an_older_step_is_the_way_out_of_a_missing_newest_one(
 def test_a_later_attempt_does_not_pass_over_its_own_missing_checkpoint(paths: Paths, monkeypatch: pytest.MonkeyPatch):
     saved_by(paths.root, RUN_ID, 1, 2)
     shutil.rmtree(paths.root / "checkpoints" / "step-00000002")
-    monkeypatch.setenv(ENV_ATTEMPT, "2")
+    monkeypatch.setenv(ENV_RUN_ID, "uid-2")
     with pytest.raises(IntegrityError, match="is missing"):
         checkpoint_to_resume(a_rank(paths.root, "1"))

@@ -20,14 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ADAPTING, PEER_GONE, PeerGoneError
-from deepseek_trainer.contract.names import (
-    ENV_NODE_ADDRESS,
-    ENV_NODE_INDEX,
-    ENV_RENDEZVOUS,
-    ENV_RUN_ID,
-    ExitCode,
-    Paths,
-)
+from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RENDEZVOUS, ENV_RUN_ID, ExitCode, Paths, node_address
 from deepseek_trainer.failure import Failure, run
 from deepseek_trainer.heartbeat import Heartbeat
 from deepseek_trainer.ladder import ladder
@@ -52,7 +45,7 @@ class Node:
     @classmethod
     def from_env(cls) -> "Node":
         env = os.environ
-        return cls(int(env[ENV_NODE_INDEX]), env[ENV_NODE_ADDRESS], env[ENV_RENDEZVOUS], env[ENV_RUN_ID])
+        return cls(int(env[ENV_NODE_INDEX]), node_address(env), env[ENV_RENDEZVOUS], env[ENV_RUN_ID])
 
 
 class Rounds(DefaultLogsSpecs):

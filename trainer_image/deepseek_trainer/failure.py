@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
-from deepseek_trainer.contract.names import ENV_TERMINATION_LOG, NOT_RETRYABLE, ExitCode
+from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
 from deepseek_trainer.durable import STORAGE_ERRORS, replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
@@ -126,8 +126,8 @@ def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoR
 
 def _tell(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
     print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
-    if log := environ.get(ENV_TERMINATION_LOG):
-        Path(log).write_bytes(failure.to_json(progress))
+    if log := termination_log(environ):
+        log.write_bytes(failure.to_json(progress))
 
 
 def run(main: Callable[[], None]) -> None:

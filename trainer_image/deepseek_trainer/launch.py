@@ -14,19 +14,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from deepseek_trainer.contract.names import (
-    ENV_METRICS_PORT,
-    ENV_NODE_ADDRESS,
-    ENV_TERMINATION_LOG,
-    LEAVE_S,
-    ExitCode,
-    Paths,
-)
+from deepseek_trainer.contract.names import LEAVE_S, ExitCode, Paths, metrics_port, node_address, termination_log
 from deepseek_trainer.failure import Failure, exit_with, run
-from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent, forbid_core_dumps
+from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent, forbid_core_dumps, shut_in
 from deepseek_trainer.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
@@ -135,8 +127,7 @@ def too_late(stop_s: float, progress: Mapping[str, Any]) -> Failure:
 
 def _told() -> bytes:
     """What rank 0 tells on /progress; nothing on other nodes, or where it does not answer."""
-    address = os.environ[ENV_NODE_ADDRESS]
-    connection = http.client.HTTPConnection(address, int(os.environ[ENV_METRICS_PORT]), timeout=TELL_S)
+    connection = http.client.HTTPConnection(node_address(), metrics_port(), timeout=TELL_S)
     try:
         connection.request("GET", "/progress")
         return connection.getresponse().read()
@@ -151,6 +142,7 @@ def main() -> None:
     die_with_parent()
     forbid_core_dumps()
     paths = Paths.from_env()
+    shut_in(paths.scratch)
     from deepseek_trainer.training_config import load_config  # noqa: PLC0415 a second of import, after the handlers
 
     grace_s = load_config(paths.config).checkpoint.grace_period_seconds
@@ -159,8 +151,8 @@ def main() -> None:
     progress = scratch.last_progress()
     if failure is not None:
         exit_with(failure, progress)
-    if progress and (log := os.environ.get(ENV_TERMINATION_LOG)):
-        Path(log).write_text(json.dumps(progress))
+    if progress and (log := termination_log()):
+        log.write_text(json.dumps(progress))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Final, Self
 
@@ -34,6 +35,14 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     except ValueError:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0)
+
+
+def shut_in(scratch: Path) -> None:
+    """Have the libraries of this process, and of those that it starts, download nothing and write to `scratch` only.
+
+    Called before they are imported: they read it then.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(scratch)}
 
 
 def on_stop(leave: Callable[[], object]) -> None:

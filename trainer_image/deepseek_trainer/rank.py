@@ -7,7 +7,7 @@ from typing import Any
 from deepseek_trainer.checkpoint import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodSpec
-from deepseek_trainer.contract.names import ENV_ATTEMPT, ENV_RUN_ID, Paths
+from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
 from deepseek_trainer.dataset import Prepared
 from deepseek_trainer.distributed import World
 from deepseek_trainer.ladder import climbed
@@ -71,4 +71,4 @@ def job_uid() -> str:
 
 
 def attempt() -> int:
-    return int(os.environ[ENV_ATTEMPT])
+    return int(os.environ[ENV_RUN_ID].rpartition("-")[2])

@@ -1,6 +1,5 @@
 """A run from prepared data to exported model, on one rank."""
 
-import os
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -13,7 +12,7 @@ from deepseek_trainer.climb import agreed_rungs, climbing, saved_rungs
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.method import MethodType
-from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_ADDRESS, Paths
+from deepseek_trainer.contract.names import Paths, metrics_port, node_address
 from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.conversation import as_text
 from deepseek_trainer.cursor import Cursor
@@ -51,7 +50,7 @@ def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> No
         progress = Progress()
         if world.is_lead:
             progress.update(stage="preparing", restartCount=restarts)
-            serve(progress, os.environ[ENV_NODE_ADDRESS], int(os.environ[ENV_METRICS_PORT]))
+            serve(progress, node_address(), metrics_port())
         vault = Vault.for_data(config, paths)
         prepared, base = open_prepared(config, paths, vault), base_digest(config, paths, vault)
         rank = Rank(config, paths, world, stop, profile, prepared, _store(config, paths, world), base)

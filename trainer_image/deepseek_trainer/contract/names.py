@@ -7,15 +7,15 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-# Environment of a worker.  The operator sets the first block, `dstj run` may set the second.
-ENV_ATTEMPT: Final = "DSTJ_ATTEMPT"  # 1, 2, ...
+# Environment of a worker.  In a pod the first block says all: each variable of a pod costs the API server a tenth of a
+# small object, for each of thousands of pods.  `dstj run` sets the second one, where workers share a machine.
 ENV_RUN_ID: Final = "DSTJ_RUN_ID"  # "<job uid>-<attempt>": a closed rendezvous is never joined again
 ENV_NODE_INDEX: Final = "JOB_COMPLETION_INDEX"  # 0 to numNodes - 1; set by kube-controller-manager
-ENV_NODE_ADDRESS: Final = "DSTJ_NODE_ADDRESS"  # name or address under which the other nodes reach this one
 ENV_RENDEZVOUS: Final = "DSTJ_RENDEZVOUS"  # "host:port" of node 0
-ENV_METRICS_PORT: Final = "DSTJ_METRICS_PORT"  # node 0 serves /metrics and /progress here
-ENV_TERMINATION_LOG: Final = "DSTJ_TERMINATION_LOG"  # where the launcher leaves its Failure as JSON
 
+ENV_NODE_ADDRESS: Final = "DSTJ_NODE_ADDRESS"  # see node_address
+ENV_METRICS_PORT: Final = "DSTJ_METRICS_PORT"  # see metrics_port
+ENV_TERMINATION_LOG: Final = "DSTJ_TERMINATION_LOG"  # see termination_log
 ENV_ROOT: Final = "DSTJ_ROOT"  # prefix of every path below; unset in a pod
 ENV_SCRATCH: Final = "DSTJ_SCRATCH"  # where workers share DSTJ_ROOT: the worker's own scratch directory
 
@@ -23,6 +23,27 @@ LEAVE_S: Final = 30  # of a pod's grace period, for the launcher, after checkpoi
 
 RENDEZVOUS_PORT: Final = 29400
 METRICS_PORT: Final = 9400
+TERMINATION_LOG: Final = Path("/dev/termination-log")  # the kubelet's default; exists in a pod only
+
+
+def node_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Under which the other nodes reach this one: a pod of an Indexed Job is named like node 0's but for the index."""
+    if address := environ.get(ENV_NODE_ADDRESS):
+        return address
+    host, _, domain = environ[ENV_RENDEZVOUS].rpartition(":")[0].partition(".")
+    return f"{host.removesuffix('0')}{environ[ENV_NODE_INDEX]}.{domain}"
+
+
+def metrics_port(environ: Mapping[str, str] = os.environ) -> int:
+    """Node 0 serves /metrics and /progress here."""
+    return int(environ.get(ENV_METRICS_PORT) or METRICS_PORT)
+
+
+def termination_log(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the launcher leaves its Failure as JSON; None where nobody reads it."""
+    if path := environ.get(ENV_TERMINATION_LOG):
+        return Path(path)
+    return TERMINATION_LOG if TERMINATION_LOG.exists() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from deepseek_operator.spec import JobSpec
 from deepseek_trainer.contract import names
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  of NCCL and gloo, for which the 64 MB of a container are too few
+PREPARE: Final = "prepare"  # the init container
+TRAIN: Final = "trainer"
 USER: Final = 10001  # the trainer image's user; also owns what it writes to the volumes
 
 
@@ -24,7 +27,7 @@ class _Volume:
     path: str
     source: Manifest
     read_only: bool = False
-    to_prepare: bool = False  # of no use, and so out of reach, when training begins
+    only: str = ""  # the container that alone needs it, and so alone has it
 
     @property
     def mount(self) -> Manifest:
@@ -93,14 +96,14 @@ def _pod(blueprint: Blueprint) -> Manifest:
 
 
 def _prepare(blueprint: Blueprint, volumes: Sequence[_Volume]) -> Manifest:
-    shared = _container(blueprint, "prepare", _environment(blueprint), volumes)
+    shared = _container(blueprint, PREPARE, _environment(blueprint), volumes)
     return shared | {"command": ["python", "-m", "deepseek_trainer.prepare"]}
 
 
 def _trainer(blueprint: Blueprint, volumes: Sequence[_Volume]) -> Manifest:
     rendezvous = f"{blueprint.worker_job_name}-0.{blueprint.child_name}:{names.RENDEZVOUS_PORT}"
     env = _environment(blueprint) | {names.ENV_RENDEZVOUS: rendezvous}
-    shared = _container(blueprint, "trainer", env, [volume for volume in volumes if not volume.to_prepare])
+    shared = _container(blueprint, TRAIN, env, volumes)
     port = {"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"}
     return shared | {"command": ["python", "-m", "deepseek_trainer.launch"], "ports": [port]}
 
@@ -109,8 +112,8 @@ def _container(blueprint: Blueprint, name: str, env: Mapping[str, str], volumes:
     container: Manifest = {
         "name": name,
         "image": blueprint.image,
-        "env": [{"name": name, "value": value} for name, value in env.items()],
-        "volumeMounts": [volume.mount for volume in volumes],
+        "env": [{"name": variable, "value": value} for variable, value in env.items()],
+        "volumeMounts": [volume.mount for volume in volumes if volume.only in ("", name)],
         "securityContext": _CONTAINER_SECURITY,
     }
     if blueprint.resources:
@@ -184,7 +187,7 @@ def _volumes(blueprint: Blueprint) -> list[_Volume]:
         _Volume("config", names.CONFIG_MOUNT, {"downwardAPI": {"items": [config]}}, read_only=True),
         _Volume("work", names.WORK_MOUNT, _claim(spec.checkpoint.volume.claim_name or made)),
         _Volume("tmp", names.SCRATCH_MOUNT, {"emptyDir": {}}),
-        _Volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}),  # noqa: S108  NCCL and data workers share memory here
+        _Volume("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}, only=TRAIN),
     ]
     if encryption := spec.checkpoint.encryption:
         # All entries: an older key beside the one that the job names opens what was not rotated yet.
@@ -193,7 +196,8 @@ def _volumes(blueprint: Blueprint) -> list[_Volume]:
     base = spec.model.base.claim_name if spec.model.base else None
     for i, claim in enumerate(_claims(spec)):
         path = f"{names.CLAIMS_MOUNT}/{claim}"
-        volumes.append(_Volume(f"claim-{i}", path, _claim(claim), read_only=True, to_prepare=claim != base))
+        only = "" if claim == base else PREPARE
+        volumes.append(_Volume(f"claim-{i}", path, _claim(claim), read_only=True, only=only))
     return volumes
 
 

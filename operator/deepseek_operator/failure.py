@@ -25,7 +25,8 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 # pod.status.reason where the pod did not fail by itself (kubelet, node shutdown, scheduler, node controller).
 _DISRUPTIONS: Final = frozenset({"Evicted", "NodeShutdown", "Terminated", "Preempting", "Preempted", "NodeLost"})
 
-_CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 5}
+_CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 6}
+_KILLED: Final = 137  # 128 + SIGKILL
 
 
 class Verdict(StrEnum):
@@ -44,6 +45,7 @@ class Failure:
     pod_name: str | None = None
     node_name: str | None = None
     disrupted: bool = False
+    stopping: bool = False  # its pod was being deleted, as are all when one has failed
     time: datetime = _LONG_AGO
 
     @property
@@ -75,7 +77,7 @@ def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> Failure:
 
 
 def _suspicion(failure: Failure) -> int:
-    """0: most likely the cause; 5: most likely a consequence, because its launcher was told to stop."""
+    """0: most likely the cause; 6: most likely a consequence, because its launcher was told to stop."""
     if failure.exit_code in NOT_RETRYABLE:
         return 0
     if failure.disrupted:
@@ -83,7 +85,9 @@ def _suspicion(failure: Failure) -> int:
     if failure.reason in (STORAGE, OUT_OF_MEMORY):
         return 2  # its peers end with the same code
     if failure.reason == PEER_GONE:
-        return 4
+        return 5
+    if failure.stopping and failure.exit_code == _KILLED:
+        return 4  # it did not stop in time
     return _CONSEQUENCES.get(failure.exit_code, 2)
 
 
@@ -115,6 +119,7 @@ def _pod_failure(pod: Manifest) -> Failure | None:
         pod_name=pod["metadata"]["name"],
         node_name=pod.get("spec", {}).get("nodeName"),
         disrupted=disruption is not None,
+        stopping="deletionTimestamp" in pod["metadata"],
         time=_time(terminated.get("finishedAt") or lost),
     )
 

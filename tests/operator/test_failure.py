@@ -18,6 +18,11 @@ def failed(index: int, exit_code: int, *, at: int = 0, message: str = "", **stat
     return a_pod(index, "Failed", **terminated(exit_code, message, at=at), **status)
 
 
+def stopping(pod: Manifest) -> Manifest:
+    """The same pod, deleted: as the Job controller does with those that are left when one has failed."""
+    return pod | {"metadata": pod["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+
+
 @pytest.mark.parametrize(
     ("pods", "node", "verdict"),
     [
@@ -37,6 +42,18 @@ def failed(index: int, exit_code: int, *, at: int = 0, message: str = "", **stat
         ),
         pytest.param(
             [failed(0, 75, at=1, message=PEER_GONE), failed(1, 75, at=2)], 1, Verdict.RETRY, id="cause-before-lost-peer"
+        ),
+        pytest.param(
+            [stopping(failed(0, 137, at=1)), failed(1, 75, at=2)],
+            1,
+            Verdict.RETRY,
+            id="killed-for-not-stopping-in-time",
+        ),
+        pytest.param(
+            [failed(0, 75, at=1, message=PEER_GONE), stopping(failed(1, 137, at=2))],
+            1,
+            Verdict.RETRY,
+            id="deleted-by-somebody-and-killed",
         ),
         pytest.param([failed(0, 143, at=0), failed(1, 1, at=3)], 1, Verdict.RETRY, id="stopped-by-a-crash"),
         pytest.param([failed(0, 1, at=3), failed(1, 1, at=2)], 1, Verdict.RETRY, id="first-of-equals"),

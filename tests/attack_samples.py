@@ -80,6 +80,10 @@ REFUSED: dict[str, tuple[Manifest, str]] = {
         {"network": {"egress": [{"cidr": "64:ff9b::a9fe:a9fe/128", "ports": [80]}]}},
         "cidr must not be the whole internet",
     ),
+    "the machine's credentials by 6to4": (
+        {"network": {"egress": [{"cidr": "2002:a9fe:a9fe::/48", "ports": [80]}]}},
+        "cidr must not be the whole internet",
+    ),
     "the machine's credentials by IPv6": (
         {"network": {"egress": [{"cidr": "FD00:EC2:0::254/128", "ports": [80]}]}},
         "cidr must not be the whole internet",

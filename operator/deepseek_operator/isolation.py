@@ -21,9 +21,10 @@ class Protocol(StrEnum):
     UDP = "UDP"
 
 
-# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.
+# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.  The last is how 6to4
+# spells the first.
 METADATA_NETWORKS: Final = tuple(
-    ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+    ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "2002:a9fe::/32")
 )
 # IPv6 spells IPv4 addresses here, those of metadata services too: mapped in ::ffff:0:0/96, for NAT64 in 64:ff9b::/96.
 _SPELT_IPV4: Final = ipaddress.ip_network("::/8")
@@ -76,8 +77,8 @@ class EgressRule(Model):
             )
             + f" && !cidr(self.cidr).containsCIDR('{_SPELT_IPV4}')",
             "cidr must not be the whole internet (/0), nor lie where cloud metadata live (169.254.0.0/16, fe80::/10, "
-            "fd00:ec2::254), nor touch ::/8, which spells IPv4 addresses (mapped, NAT64): name the network that is "
-            "needed",
+            "fd00:ec2::254, 2002:a9fe::/32), nor touch ::/8, which spells IPv4 addresses (mapped, NAT64): name the "
+            "network that is needed",
             lambda self: not _is_cidr(self.cidr) or _is_open(self.cidr),
         ),
     )

@@ -211,6 +211,7 @@ def test_threads_share_the_cpu_limit(cpu: str | int | None, processes: int, thre
         ("168.0.0.0/5", ["169.254.0.0/16"]),
         ("fc00::/7", ["fd00:ec2::254/128"]),
         ("fe00::/7", ["fe80::/10"]),
+        ("2002::/16", ["2002:a9fe::/32"]),
         ("2001:db8::/32", None),
     ],
 )

@@ -24,8 +24,10 @@ OTHERS = {"kube-system": False, SETTINGS.operator_namespace: False, "prometheus"
 DNS = "{protocols:TCP, UDP,dst_ports:53}"
 METRICS = f"{{protocols:TCP,dst_ports:{METRICS_PORT}}}"
 IPV4 = ("10.20.0.0/16", "203.0.113.7/32", "168.0.0.0/6", "128.0.0.0/1", "169.0.0.0/8")
-IPV6 = ("2001:db8::/32", "fd00::/8", "fc00::/6", "8000::/1")
-METADATA = tuple(ipaddress.ip_address(text) for text in ("169.254.169.254", "fe80::1", "fd00:ec2::254"))
+IPV6 = ("2001:db8::/32", "fd00::/8", "fc00::/6", "8000::/1", "2000::/3")
+METADATA = tuple(
+    ipaddress.ip_address(text) for text in ("169.254.169.254", "fe80::1", "fd00:ec2::254", "2002:a9fe:a9fe::1")
+)
 EGRESS = st.fixed_dictionaries(
     {
         "cidr": st.sampled_from(IPV4 + IPV6),

@@ -117,6 +117,7 @@ def a_pod(
             "namespace": OWNER.namespace,
             "name": f"{job}-{index}-xxxxx",
             "uid": f"uid-of-{job}-{index}",
+            "creationTimestamp": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "labels": {labels.JOB_NAME: OWNER.name, labels.JOB_UID: OWNER.uid, labels.ATTEMPT: str(attempt)},
             "annotations": {labels.COMPLETION_INDEX: str(index)},
             "ownerReferences": [{"kind": "Job", "name": job, "uid": f"uid-of-{job}", "controller": True}],

@@ -1,11 +1,11 @@
 """What the job controller and the kubelet make of a worker Job: pods, environment, mounts, status.  All pure.
 
 Sources: kubernetes.io/docs/concepts/workloads/controllers/job (completion mode, pod failure policy)
-and /docs/tasks/inject-data-application (variable expansion, fieldRef).
+and /docs/concepts/workloads/pods/downward-api (fieldRef).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,6 @@ from deepseek_trainer.contract.times import rfc3339
 Manifest = dict[str, Any]
 
 INDEX_KEY = "batch.kubernetes.io/job-completion-index"  # annotation and label of the pods of an Indexed Job
-VARIABLE = re.compile(r"\$\$|\$\(([-._A-Za-z][-._A-Za-z0-9]*)\)")
 
 
 def pod_of(job: Manifest, index: int, now: datetime) -> Manifest:
@@ -45,23 +44,8 @@ def index_of(pod: Manifest) -> int:
 
 
 def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
-    """The container's variables, in order, so that each may use those before it."""
-    variables: dict[str, str] = {}
-    for entry in container.get("env", ()):
-        if "valueFrom" in entry:
-            variables[entry["name"]] = field_of(pod, entry["valueFrom"]["fieldRef"]["fieldPath"])
-        else:
-            variables[entry["name"]] = expanded(entry.get("value", ""), variables)
-    return {"JOB_COMPLETION_INDEX": str(index_of(pod))} | variables
-
-
-def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with $(NAME) replaced; unknown names stay as they are, $$ is a dollar sign."""
-
-    def value(match: re.Match[str]) -> str:
-        return "$" if match[1] is None else variables.get(match[1], match[0])
-
-    return VARIABLE.sub(value, text)
+    own = {variable["name"]: variable["value"] for variable in container.get("env", ())}
+    return {"JOB_COMPLETION_INDEX": str(index_of(pod))} | own
 
 
 def field_of(pod: Manifest, path: str) -> str:
@@ -74,10 +58,6 @@ def field_of(pod: Manifest, path: str) -> str:
     return str(value)
 
 
-def command_line(container: Manifest, variables: Mapping[str, str]) -> list[str]:
-    return [expanded(word, variables) for word in (*container.get("command", ()), *container.get("args", ()))]
-
-
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A volume of the pod and where its containers see it."""
@@ -87,7 +67,7 @@ class Mount:
 
 
 def mounts(pod: Manifest) -> Iterator[Mount]:
-    """Every mount of the pod once; its containers share them all."""
+    """Every mount of the pod once; here its containers share them all."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
     containers = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
     places = {mount["mountPath"]: volumes[mount["name"]] for c in containers for mount in c.get("volumeMounts", ())}

@@ -13,7 +13,7 @@ from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
 from deepseek_trainer.process import die_with_parent
 from dstj import strays
-from dstj.kubelet import Manifest, command_line, environment, terminated
+from dstj.kubelet import Manifest, environment, terminated
 
 POLL_S = 0.05
 MESSAGE_BYTES = 4096  # as much of a termination log as the kubelet keeps
@@ -95,9 +95,9 @@ class LocalPod:
         message.parent.mkdir(parents=True, exist_ok=True)
         message.unlink(missing_ok=True)
         try:
-            process = _started(command_line(container, variables), variables, self._scratch, log)
+            process = _started(container["command"], variables, self._scratch, log)
         except OSError as error:
-            code, text = NOT_STARTED, f"cannot start {container.get('command')}: {error.strerror}"
+            code, text = NOT_STARTED, f"cannot start {container['command']}: {error.strerror}"
         else:
             self._set_container(kind, container["name"], {"running": {"startedAt": rfc3339(started)}})
             code = await self._ended(process, message)

@@ -1,4 +1,4 @@
-"""Watches of the worker jobs and pods: every change wakes the training job for which the object was made.
+"""Watches of the worker jobs, and of the pods that have a machine: a change wakes the job for which they were made.
 
 kopf keeps a task, a queue and a copy for each object that it watches; a training job has many.  These keep a version.
 """
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 CHILDREN: Final = (("batch/v1", "Job"), ("v1", "Pod"))
 PAUSE_S: Final = 1.0  # between a watch and the next, which misses nothing; some proxy may end each at once
-# What a pass could not find later are the last words of a pod that is deleted; one without a machine has none.
+# What a pass could not find later are the last words of a pod that is deleted; one without a machine has none, and of
+# its making its worker job's status tells.
 _SHOWN: Final = {"Job": (METADATA, {}), "Pod": (JSON, {"fieldSelector": "spec.nodeName!="})}
 _GONE: Final = 410  # the API server no longer knows what happened since that version
 
@@ -74,8 +75,8 @@ class ChildWatch:
         return str(found["metadata"]["resourceVersion"])
 
     def _tell(self, type_: str, child: Manifest) -> None:
-        if type_ == "BOOKMARK" or (type_, self._kind) == ("ADDED", "Pod"):
-            return  # its machine pulls the image first
+        if type_ == "BOOKMARK":
+            return
         meta = child["metadata"]
         departed = child if (type_, self._kind) == ("DELETED", "Pod") else None
         key = JobKey(meta["namespace"], meta["labels"][JOB_NAME])

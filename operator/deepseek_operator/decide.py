@@ -223,7 +223,7 @@ def _given_back(s: Situation, cause: str) -> Plan:
     """
     message = f"giving back {len(s.pods)} of {s.num_nodes} pods: {cause}"
     is_told = (s.job.status.phase, s.job.status.attempt) == (Phase.PENDING, s.attempt)
-    gone, wait = (s.all_jobs, s.settings.resync_s) if is_told else ((), 0.0)
+    gone, wait = (s.all_jobs, s.settings.progress_interval_s) if is_told else ((), 0.0)
     return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, delete=gone, look_again=wait)
 
 
@@ -247,8 +247,8 @@ def _seen(s: Situation) -> tuple[Phase, str, str, bool]:
 
 
 def _wait(s: Situation, phase: Phase, reason: str, message: str, **plan: Any) -> Plan:
-    """As `_tell`, for what ends with an event; the resync is the net below it."""
-    return _tell(s, phase, reason, message, look_again=s.settings.resync_s, **plan)
+    """As `_tell`, for what ends with an event, but where pods leave that never had a machine: nobody tells of those."""
+    return _tell(s, phase, reason, message, look_again=s.settings.progress_interval_s, **plan)
 
 
 def _tell(

@@ -86,7 +86,7 @@ def _suspicion(failure: Failure) -> int:
         return 2  # its peers end with the same code
     if failure.reason == PEER_GONE:
         return 5
-    if failure.stopping and failure.exit_code == _KILLED:
+    if failure.stopping and failure.exit_code == _KILLED and failure.reason != "OOMKilled":
         return 4  # it did not stop in time
     return _CONSEQUENCES.get(failure.exit_code, 2)
 

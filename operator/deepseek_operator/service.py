@@ -67,7 +67,7 @@ class Operator:
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set.  The watches of children begin before the snapshot: nothing is lost in between."""
+        """Until `stop` is set.  The watches of children begin before the snapshot: no change in between is lost."""
         namespaces = self._options.namespaces
         watches = [
             ChildWatch(self._api, child, namespace, self._wake, self._missed)

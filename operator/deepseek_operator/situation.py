@@ -182,11 +182,12 @@ class Situation:
         Pods without a machine have no progress to tell of, and events tell when they get one: such a job is looked at
         ever less often, so that a thousand that wait for GPUs cost little.
         """
-        assert self.worker_job is not None
         shortest, longest = self.settings.progress_interval_s, self.settings.resync_s
         if any(has_machine(pod) for pod in self.pods):
             return shortest
-        age = self.now - datetime.fromisoformat(self.worker_job["metadata"]["creationTimestamp"])
+        assert self.worker_job is not None
+        made = max(each["metadata"]["creationTimestamp"] for each in self.pods or (self.worker_job,))
+        age = self.now - datetime.fromisoformat(made)
         return min(longest, max(shortest, age.total_seconds() / 4))
 
     @cached_property

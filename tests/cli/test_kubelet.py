@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cli_builders import a_job
 from deepseek_operator.failure import failure_of, job_condition
@@ -13,7 +11,7 @@ from deepseek_operator.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_operator.spec import JobSpec, ProfileSpec
 from deepseek_trainer.contract.names import ExitCode, node_address
-from dstj.kubelet import command_line, environment, expanded, job_status, mounts, pod_of, terminated
+from dstj.kubelet import environment, field_of, job_status, mounts, pod_of, terminated
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 PROFILE = ProfileSpec(image=f"trainer@sha256:{64 * 'a'}")
@@ -77,43 +75,8 @@ def test_environment_of_the_real_template_is_what_a_pod_would_have():
         ("status.podIP", ""),
     ],
 )
-def test_field_of_the_pod_becomes_a_variable(path, value):
-    pod = pod_of(a_worker_job(), 0, NOW)
-    container = {"env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": path}}}]}
-    assert environment(container, pod)["X"] == value
-
-
-@pytest.mark.parametrize(
-    ("text", "result"),
-    [
-        ("$(A)-$(A)", "1-1"),
-        ("$(B)", "$(B)"),
-        ("$$(A)", "$(A)"),
-        ("$$$(A)", "$1"),
-        ("$A ${A}", "$A ${A}"),
-        ("$(A", "$(A"),
-        ("$", "$"),
-    ],
-)
-def test_variables_are_expanded_as_the_kubelet_does_it(text, result):
-    assert expanded(text, {"A": "1"}) == result
-
-
-def test_variable_sees_only_those_above_it():
-    pod = pod_of(a_worker_job(), 0, NOW)
-    container = {"env": [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "1"}, {"name": "C", "value": "$(B)"}]}
-    variables = environment(container, pod)
-    assert (variables["A"], variables["C"]) == ("$(B)", "1")
-
-
-@given(st.text(), st.dictionaries(st.text(), st.text()))
-def test_text_without_a_dollar_is_never_changed(text, variables):
-    text = text.replace("$", "")
-    assert expanded(text, variables) == text
-
-
-def test_command_line_is_command_and_arguments_expanded():
-    assert command_line({"command": ["a", "$(X)"], "args": ["$(Y)"]}, {"X": "1", "Y": "2"}) == ["a", "1", "2"]
+def test_a_field_of_the_pod_is_what_the_downward_api_shows(path, value):
+    assert field_of(pod_of(a_worker_job(), 0, NOW), path) == value
 
 
 def test_every_mount_of_the_real_template_is_given_once():

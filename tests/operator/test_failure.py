@@ -50,6 +50,12 @@ def stopping(pod: Manifest) -> Manifest:
             id="killed-for-not-stopping-in-time",
         ),
         pytest.param(
+            [stopping(a_pod(0, "Failed", **terminated(137, at=1, reason="OOMKilled"))), failed(1, 75, at=2)],
+            0,
+            Verdict.RETRY,
+            id="out-of-memory-before-its-peer",
+        ),
+        pytest.param(
             [failed(0, 75, at=1, message=PEER_GONE), stopping(failed(1, 137, at=2))],
             1,
             Verdict.RETRY,

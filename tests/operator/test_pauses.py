@@ -26,8 +26,15 @@ def pause(pods: list[Manifest], created: str) -> float | None:
     ],
 )
 def test_a_job_whose_pods_wait_for_machines_is_looked_at_ever_less_often(created: str, seconds: float) -> None:
-    assert pause(WAITING, created) == seconds
+    old = [pod | {"metadata": pod["metadata"] | {"creationTimestamp": created}} for pod in WAITING]
+    assert pause(old, "2026-01-01T00:00:00Z") == seconds, "a queue may have held the worker job for long"
     assert pause([], created) == seconds
+
+
+def test_a_job_whose_pods_leave_is_looked_at_soon_because_nobody_tells_of_those_without_a_machine() -> None:
+    job = a_job({"suspend": True}, JobStatus(phase=Phase.RUNNING, attempt=1))
+    plan = decide(job, None, Observed((a_worker_job(),), tuple(WAITING), isolated=True), SETTINGS, NOW)
+    assert (plan.status.phase, plan.look_again) == (Phase.SUSPENDING, SETTINGS.progress_interval_s)
 
 
 @pytest.mark.parametrize("pods", [[a_pod(), a_pod(1)], [a_pod(0, "Pending"), WAITING[1]]])

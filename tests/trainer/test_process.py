@@ -106,14 +106,15 @@ def test_libraries_download_nothing_and_write_to_the_scratch_volume_only(
         "class Libraries:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == 'deepseek_trainer.{first_import}':\n"
-        "            print(json.dumps(dict(os.environ)), 'transformers' in sys.modules, flush=True); os._exit(0)\n"
+        "            early = {'transformers', 'huggingface_hub'} & {*sys.modules}\n"
+        "            print(json.dumps([dict(os.environ), sorted(early)]), flush=True); os._exit(0)\n"
         f"sys.meta_path.insert(0, Libraries())\n{entry}.main()\n"
     )
     environ = {"PATH": "/usr/bin", "HOME": "/root", "DSTJ_ROOT": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    told, _, loaded = done.stdout.rpartition(" ")
+    told, early = json.loads(done.stdout)
     wanted = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(tmp_path / "tmp")}
-    assert (json.loads(told) | wanted, loaded.strip()) == (json.loads(told), "False")
+    assert (told | wanted, early) == (told, [])
 
 
 def core_limits(limits: str) -> list[str]:

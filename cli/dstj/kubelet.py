@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from deepseek_trainer.contract.names import ENV_NODE_INDEX
 from deepseek_trainer.contract.times import rfc3339
 
 Manifest = dict[str, Any]
@@ -45,7 +46,7 @@ def index_of(pod: Manifest) -> int:
 
 def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
     own = {variable["name"]: variable["value"] for variable in container.get("env", ())}
-    return {"JOB_COMPLETION_INDEX": str(index_of(pod))} | own
+    return {ENV_NODE_INDEX: str(index_of(pod))} | own
 
 
 def field_of(pod: Manifest, path: str) -> str:

@@ -7,8 +7,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-# Environment of a worker.  In a pod the first block says all: each variable of a pod costs the API server a tenth of a
-# small object, for each of thousands of pods.  `dstj run` sets the second one, where workers share a machine.
+# Environment of a worker.  In a pod the first block says all: each variable of a container costs the API server 4 KB of
+# garbage for each pod that it makes.  `dstj run` sets the second one, where workers share a machine.
 ENV_RUN_ID: Final = "DSTJ_RUN_ID"  # "<job uid>-<attempt>": a closed rendezvous is never joined again
 ENV_NODE_INDEX: Final = "JOB_COMPLETION_INDEX"  # 0 to numNodes - 1; set by kube-controller-manager
 ENV_RENDEZVOUS: Final = "DSTJ_RENDEZVOUS"  # "host:port" of node 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_trainer.agreement import alone
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.saver import Saver
+from deepseek_trainer.worker.agreement import alone
 from vault_builders import a_state, a_store
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.distributed import World
+from deepseek_trainer.checkpoints.store import CheckpointStore
+from deepseek_trainer.worker.distributed import World
 from vault_builders import a_store
 
 _PATIENCE = timedelta(seconds=20)  # a rank that waits longer for its peers fails instead of hanging
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks when it is imported, which is after this
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["deepseek_trainer.loop"])
+SERVER.set_forkserver_preload(["deepseek_trainer.training.loop"])
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

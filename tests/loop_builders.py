@@ -10,24 +10,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch, Rows
-from deepseek_trainer.distributed import World
-from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import scratch_model, transformer
-from deepseek_trainer.packing import Document, packed_row, row_dtype
-from deepseek_trainer.process import StopRequested
-from deepseek_trainer.reporter import Silent, StepResult
-from deepseek_trainer.saver import Saver
-from deepseek_trainer.state import RunState
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.evaluation.evaluate import EvalResult
+from deepseek_trainer.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.model.causal_lm import scratch_model, transformer
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.telemetry.reporter import Silent, StepResult
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.state import RunState
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.process import StopRequested
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 TINY = Architecture(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=260)

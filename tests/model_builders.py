@@ -21,8 +21,8 @@ from transformers import (
 from data_builders import put_key
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.tokenizer import trained_tokenizer
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.language.tokenizer import trained_tokenizer
 
 VOCAB = 288
 TEXTS = ["the pump runs at 3.5 bar", "what runs at 12 bar? the pump does", "a valve is no pump, and 12 is not 3"] * 4

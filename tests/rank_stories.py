@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from deepseek_trainer.assessment import assessed
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch, Prepared
-from deepseek_trainer.distributed import World
-from deepseek_trainer.durable import StorageError
-from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.meter import Meter
-from deepseek_trainer.model import scratch_model, transformer
-from deepseek_trainer.order import Order
-from deepseek_trainer.process import StopFlag
-from deepseek_trainer.shards import Prompt
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Batch, Prepared
+from deepseek_trainer.data.order import Order
+from deepseek_trainer.data.shards import Prompt
+from deepseek_trainer.evaluation.evaluate import EvalResult
+from deepseek_trainer.model.causal_lm import scratch_model, transformer
+from deepseek_trainer.run.assessment import assessed
+from deepseek_trainer.storage.durable import StorageError
+from deepseek_trainer.telemetry.meter import Meter
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.process import StopFlag
 from gloo_ranks import store_of
 from loop_builders import (
     LENGTH,

@@ -17,10 +17,10 @@ from deepseek_trainer.contract.names import (
     ENV_RUN_ID,
     Paths,
 )
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.process import ProfileFlag, StopFlag
-from deepseek_trainer.run import run
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.run.run import run
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.process import ProfileFlag, StopFlag
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from deepseek_trainer.dcp import VaultReader, load_planner, save_planner
-from deepseek_trainer.dcp_writer import StoreWriter
-from deepseek_trainer.distributed import World
-from deepseek_trainer.statefile import split
+from deepseek_trainer.checkpoints.dcp import VaultReader, load_planner, save_planner
+from deepseek_trainer.checkpoints.dcp_writer import StoreWriter
+from deepseek_trainer.checkpoints.statefile import split
+from deepseek_trainer.worker.distributed import World
 from gloo_ranks import store_of
 from loop_builders import an_adapted_model
 

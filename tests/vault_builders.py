@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from deepseek_trainer.checkpoint import CheckpointStore
-from deepseek_trainer.keys import KEYRING, JobKeys, Key
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.checkpoints.store import CheckpointStore
+from deepseek_trainer.storage.keys import KEYRING, JobKeys, Key
+from deepseek_trainer.storage.vault import Purpose, Vault
 
 JOB = "lab/demo"
 KEK = Key(bytes(range(32)))

@@ -39,4 +39,4 @@ def agent_with(ranks: str, **constants: Any) -> list[str]:
     """The command of the real agent, whose ranks run the Python code `ranks` instead of a training."""
     settings = {"RANK": ("-c", ranks)} | constants
     code = "from deepseek_trainer import agent\n" + "".join(f"agent.{k} = {v!r}\n" for k, v in settings.items())
-    return [sys.executable, "-c", f"{code}from deepseek_trainer.failure import run\nrun(agent.main)\n"]
+    return [sys.executable, "-c", f"{code}from deepseek_trainer.worker.failure import run\nrun(agent.main)\n"]

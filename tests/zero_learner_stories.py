@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepseek_trainer.checkpoints.statefile import split
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.distributed import World
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.model import scratch_model
-from deepseek_trainer.optimizer import optimizers
-from deepseek_trainer.parallel import SummedLoss
-from deepseek_trainer.precision import autocast
-from deepseek_trainer.statefile import split
+from deepseek_trainer.model.causal_lm import scratch_model
+from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.precision import autocast
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.optimizer import optimizers
+from deepseek_trainer.worker.distributed import World
 from loop_builders import (
     LENGTH,
     TINY,
@@ -210,7 +210,7 @@ def a_slow_rank_under(world: World, root: Path, strategy: str) -> tuple[float | 
 
 def bytes_kept(world: World, stage: int) -> tuple[int, int, int]:
     """Weights, gradients and moments of a rank, before and after the last micro-batch of a step."""
-    from deepseek_trainer.zero_engine import ZeroEngine
+    from deepseek_trainer.training.zero_engine import ZeroEngine
 
     join(world)
     model, spec = a_deep_model(), OptimizationSpec()

@@ -10,8 +10,8 @@ import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
-from deepseek_trainer.distributed import World
-from deepseek_trainer.zero import SealedEngine
+from deepseek_trainer.checkpoints.deepspeed import SealedEngine
+from deepseek_trainer.worker.distributed import World
 from gloo_ranks import store_of
 
 BATCH = 4

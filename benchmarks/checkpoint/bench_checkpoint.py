@@ -29,14 +29,14 @@ import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from deepseek_trainer.catalog import verify
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.catalog import verify
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.distributed import World
-from deepseek_trainer.keys import JobKeys, Key
-from deepseek_trainer.pool import THREADS
-from deepseek_trainer.saver import Saver
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.storage.keys import JobKeys, Key
+from deepseek_trainer.storage.pool import THREADS
+from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.worker.distributed import World
 
 Run = Callable[[], float]  # seconds
 TENSORS = 24

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from deepseek_trainer.keys import JobKeys, Key
-from deepseek_trainer.sealing import SEGMENT_BYTES, TAG_BYTES, SealedReader, SealedWriter, Sink
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.storage.keys import JobKeys, Key
+from deepseek_trainer.storage.sealing import SEGMENT_BYTES, TAG_BYTES, SealedReader, SealedWriter, Sink
+from deepseek_trainer.storage.vault import Purpose, Vault
 
 KEY = bytes(range(32))
 Row = Callable[[], None]

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from deepseek_trainer.model import trainable_parameters
-from deepseek_trainer.packing import IGNORED, Ids, block_causal_mask
+from deepseek_trainer.language.packing import IGNORED, Ids, block_causal_mask
+from deepseek_trainer.model.causal_lm import trainable_parameters
 
 
 class Bare:

@@ -66,7 +66,7 @@ def stand_ins() -> Iterator[None]:
 
 
 with stand_ins():
-    import deepseek_trainer.adapters
-    import deepseek_trainer.loop  # noqa: F401
+    import deepseek_trainer.model.adapters
+    import deepseek_trainer.training.loop  # noqa: F401
 
 STOOD_IN = tuple(name for name in UNUSED if isinstance(sys.modules.get(name), _Module))

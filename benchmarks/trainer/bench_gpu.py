@@ -6,7 +6,7 @@ gpu.sh runs it from a checkout alone.  `--tiny` is the same code on small models
 the median of LAPS laps after a warm-up, at the micro-batch that was fastest for ours (the largest that fits where a
 contestant needs more memory), one pass a step.  Rows come in order of worth until the time is up; the JSON file is
 written after each.  MFU: 6N + 12 L H Q T operations a token (arXiv:2204.02311), N the parameters that it is multiplied
-with; a frozen one counts 4, not 6; of NVIDIA's dense BF16 peak, where we know the device's (`deepseek_trainer.perf`).
+with; a frozen one counts 4, not 6; of NVIDIA's dense BF16 peak, where we know the device's (`budget.perf`).
 """
 
 import argparse
@@ -36,9 +36,10 @@ from ours import Ours, Without, late_loader, torch_loss
 from setting import Setting
 from sizes import SIZES, peak_of
 
-from deepseek_trainer import loop, model
 from deepseek_trainer.contract.optimization import Optimizer, Recompute
-from deepseek_trainer.distributed import World
+from deepseek_trainer.model import causal_lm
+from deepseek_trainer.training import loop
+from deepseek_trainer.worker.distributed import World
 
 Make = Callable[[Setting, Corpus], Any]
 Others = dict[str, tuple[Make, bool]]  # how to make each, and whether the model is compiled
@@ -213,7 +214,7 @@ COMPILED: Others = {"bare, compiled": (BARE, True), "ours, decoder compiled": (O
 TECHNIQUES: Others = there(
     {
         "ours, all logits at once": (partial(Ours, logits_mebibytes=1 << 16), False),
-        "ours, torch's loss": (partial(Without, module=model, name="head_loss", other=torch_loss), False),
+        "ours, torch's loss": (partial(Without, module=causal_lm, name="head_loss", other=torch_loss), False),
         "ours, batches made when due": (partial(Without, module=loop, name="loader", other=late_loader), False),
         "ours, recompute Selective": (partial(Ours, recompute=Recompute.SELECTIVE), False),
         "ours, recompute Full": (partial(Ours, recompute=Recompute.FULL), False),

@@ -34,8 +34,8 @@ from ours import Ours
 from setting import Lap, Setting
 from sizes import SIZES
 
-from deepseek_trainer.distributed import World
-from deepseek_trainer.model import count_parameters
+from deepseek_trainer.model.causal_lm import count_parameters
+from deepseek_trainer.worker.distributed import World
 
 TEXTS = Path(__file__).resolve().parents[2] / "examples" / "texts" / "train"
 COMPILERS = ("c++", "g++", "clang++")

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import LOGITS_BYTES
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.model import causal_loss, head_loss, scratch_model
-from deepseek_trainer.packing import IGNORED, block_causal_mask
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.language.packing import IGNORED, block_causal_mask
+from deepseek_trainer.model.causal_lm import causal_loss, head_loss, scratch_model
 
 ROUNDS = 5
 ROWS, LENGTH = 2, 256

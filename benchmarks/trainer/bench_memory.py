@@ -19,22 +19,22 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from deepseek_trainer.adapters import with_adapters
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.estimate import PROGRAM, Setup, memory, needed
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.distributed import World
-from deepseek_trainer.estimate import PROGRAM, Setup, memory, needed
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.model import scratch_model
-from deepseek_trainer.reporter import Silent
-from deepseek_trainer.saver import Saver
-from deepseek_trainer.state import RunState
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.model.adapters import with_adapters
+from deepseek_trainer.model.causal_lm import scratch_model
+from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.telemetry.reporter import Silent
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.state import RunState
+from deepseek_trainer.worker.distributed import World
 
 STEPS = 3
 MIB = 1 << 20

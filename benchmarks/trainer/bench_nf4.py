@@ -15,15 +15,15 @@ import torch
 from peft import set_peft_model_state_dict
 from torch import Tensor, nn
 
-from deepseek_trainer.adapters import adapter_state, merged
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.dataset import Batch, Prepared, open_prepared
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import causal_loss, load_model, trainable_parameters
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.dataset import Batch, Prepared, open_prepared
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.model.adapters import adapter_state, merged
+from deepseek_trainer.model.causal_lm import causal_loss, load_model, trainable_parameters
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.storage.vault import Vault
 
 CPU = torch.device("cpu")
 HANDBOOK = Path(__file__).parents[2] / "examples" / "handbook"

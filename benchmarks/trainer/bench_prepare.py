@@ -14,9 +14,9 @@ import numpy as np
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.preparation import Inputs, prepare
-from deepseek_trainer.tokenizer import documents, trained_tokenizer
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.preparation import Inputs, prepare
+from deepseek_trainer.language.tokenizer import documents, trained_tokenizer
+from deepseek_trainer.storage.vault import Vault
 
 
 def words(count: int, seed: int = 0) -> list[str]:

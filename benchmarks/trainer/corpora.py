@@ -9,13 +9,13 @@ import numpy as np
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.cursor import Cursor, Indices
-from deepseek_trainer.formats import READERS
-from deepseek_trainer.packing import Document, Ids, best_fit, packed_row, row_dtype
-from deepseek_trainer.records import Record
-from deepseek_trainer.shards import RowArray
-from deepseek_trainer.sources import Source
-from deepseek_trainer.tokenizer import documents, trained_tokenizer
+from deepseek_trainer.data.cursor import Cursor, Indices
+from deepseek_trainer.data.formats import READERS
+from deepseek_trainer.data.shards import RowArray
+from deepseek_trainer.data.sources import Source
+from deepseek_trainer.language.packing import Document, Ids, best_fit, packed_row, row_dtype
+from deepseek_trainer.language.records import Record
+from deepseek_trainer.language.tokenizer import documents, trained_tokenizer
 
 PAD = 0  # no document has it but as its first token, which is no target
 MEDIAN, SIGMA, SHORTEST = 110, 0.8, 8  # of log-normal lengths [tokens]: many answers of a few lines, some of a page

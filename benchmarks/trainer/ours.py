@@ -14,7 +14,6 @@ from setting import BETAS, DECAY, MAX_NORM, RATE, Lap, Moment, Setting, now
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from deepseek_trainer import optimizer
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy, Interval
 from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
@@ -24,16 +23,17 @@ from deepseek_trainer.contract.method import MethodSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Schedule
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Batch, Rows
-from deepseek_trainer.distributed import World
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.loader import Load
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.model import transformer
-from deepseek_trainer.process import StopRequested
-from deepseek_trainer.reporter import Silent
-from deepseek_trainer.state import RunState
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.data.loader import Load
+from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.telemetry.reporter import Silent
+from deepseek_trainer.training import optimizer
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.state import RunState
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.process import StopRequested
 
 NEVER = 10**6  # steps
 assert optimizer.BETAS == BETAS, "all contestants have the same"

@@ -9,13 +9,13 @@ import torch
 from corpora import Corpus
 from torch import nn
 
-from deepseek_trainer.adapters import with_adapters
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.perf import flops_per_token
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.distributed import World
-from deepseek_trainer.model import scratch_model, trainable_parameters
-from deepseek_trainer.perf import flops_per_token
+from deepseek_trainer.model.adapters import with_adapters
+from deepseek_trainer.model.causal_lm import scratch_model, trainable_parameters
+from deepseek_trainer.worker.distributed import World
 
 RATE, DECAY, BETAS, MAX_NORM = 3e-4, 0.01, (0.9, 0.95), 1.0
 LORA = LoraSpec(dropout=0.0)

@@ -5,8 +5,8 @@ from typing import Final
 import bare_machine  # noqa: F401 first
 import torch
 
+from deepseek_trainer.budget.perf import GPUS
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.perf import GPUS
 
 VOCAB: Final = 50_304  # GPT-2's 50,257, padded to a multiple of 128
 

@@ -4,15 +4,15 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from deepseek_trainer.catalog import CheckpointInfo, Refused, list_checkpoints
-from deepseek_trainer.catalog import verify as verify_whole
+from deepseek_trainer.checkpoints.catalog import CheckpointInfo, Refused, list_checkpoints
+from deepseek_trainer.checkpoints.catalog import verify as verify_whole
+from deepseek_trainer.checkpoints.unseal import decrypt as decrypt_to
+from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.durable import reading
-from deepseek_trainer.sealing import Told
-from deepseek_trainer.unseal import decrypt as decrypt_to
-from deepseek_trainer.unseal import decrypt_result
-from deepseek_trainer.vault import SUFFIX, Purpose, Vault
+from deepseek_trainer.storage.durable import reading
+from deepseek_trainer.storage.sealing import Told
+from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
 from dstj.cli import say
 from dstj.progress import bar
 from dstj.table import lines

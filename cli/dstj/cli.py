@@ -34,7 +34,7 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as end:  # --help, or wrong arguments
         return int(end.code or 0)
-    from deepseek_trainer.process import forbid_core_dumps
+    from deepseek_trainer.worker.process import forbid_core_dumps
 
     forbid_core_dumps()  # they would hold the keys that a command reads
     return int(_command(arguments.target)(arguments))

@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 from deepseek_operator.spec import JobSpec
+from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.digest import digest_of
-from deepseek_trainer.keys import read_kek
+from deepseek_trainer.storage.keys import read_kek
 from dstj.claims import sources
 from dstj.home import Home
 from dstj.jobfile import Job, load_job

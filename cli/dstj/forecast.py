@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from deepseek_trainer.budget.dimensions import Dimensions, refuse_misfit
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import MANY_RECORDS, MethodType
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.dimensions import Dimensions, refuse_misfit
-from deepseek_trainer.horizon import Horizon
+from deepseek_trainer.training.horizon import Horizon
 
 SAMPLE_BYTES: Final = 4 << 20  # of data that are tokenised; of more, every n-th record
 
@@ -45,7 +45,7 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     if config.model.architecture is not None:
         return Dimensions.of_architecture(config.model.architecture)
     try:
-        from deepseek_trainer.model_source import source_model
+        from deepseek_trainer.base_model.source import source_model
     except ModuleNotFoundError as error:
         hint = "pip install 'deepseek-training-operator[trainer]'"
         raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
@@ -58,7 +58,7 @@ def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
     """The job with all that Auto stands for: of data that are not here, the one that takes the most memory."""
     records = MANY_RECORDS
     if config.method.type is MethodType.AUTO and config.model.base is not None and _are_here(config, paths):
-        from deepseek_trainer.preparation import TRAIN, Inputs
+        from deepseek_trainer.data.preparation import TRAIN, Inputs
 
         records = sum(1 for _ in Inputs.find(config, paths).records(TRAIN))
     return config.settled(records)
@@ -90,8 +90,8 @@ def _are_here(config: TrainingConfig, paths: Paths) -> bool:
 
 
 def _rows(config: TrainingConfig, paths: Paths) -> Rows:
-    from deepseek_trainer.preparation import TRAIN, Inputs
-    from deepseek_trainer.tally import Tally
+    from deepseek_trainer.data.preparation import TRAIN, Inputs
+    from deepseek_trainer.data.tally import Tally
 
     inputs = Inputs.find(config, paths)
     every = inputs.every(SAMPLE_BYTES)
@@ -103,9 +103,9 @@ def _rows(config: TrainingConfig, paths: Paths) -> Rows:
 
 
 def _tokenizer(config: TrainingConfig, paths: Paths, inputs: Any) -> Any:
-    from deepseek_trainer.model_source import source_model
-    from deepseek_trainer.tokenizer import trained_tokenizer
-    from deepseek_trainer.tokenizer_files import tokenizer_from
+    from deepseek_trainer.base_model.source import source_model
+    from deepseek_trainer.language.tokenizer import trained_tokenizer
+    from deepseek_trainer.language.tokenizer_files import tokenizer_from
 
     if config.model.architecture is None:
         return tokenizer_from(source_model(_base(config, paths))[1])

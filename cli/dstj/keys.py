@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.keys import (
+from deepseek_trainer.storage.keys import (
     KEYRING,
     Key,
     generate_kek,
@@ -16,8 +16,8 @@ from deepseek_trainer.keys import (
     read_kek,
     renew,
 )
-from deepseek_trainer.keys import rotate as rotate_keyring
-from deepseek_trainer.keys import shred as shred_keyring
+from deepseek_trainer.storage.keys import rotate as rotate_keyring
+from deepseek_trainer.storage.keys import shred as shred_keyring
 from dstj.home import Home
 from dstj.work import directory_of, key_file, not_running
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
-from deepseek_trainer.keys import key_files, read_kek, read_keyring
+from deepseek_trainer.storage.keys import key_files, read_kek, read_keyring
 from dstj.table import lines
 from dstj.work import Work, work_of
 

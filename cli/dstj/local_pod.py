@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
-from deepseek_trainer.process import die_with_parent
+from deepseek_trainer.worker.process import die_with_parent
 from dstj import strays
 from dstj.kubelet import Manifest, environment, terminated
 

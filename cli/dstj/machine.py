@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from deepseek_trainer.cgroup import memory_limit
+from deepseek_trainer.budget.cgroup import memory_limit
 
 
 def cores() -> int:

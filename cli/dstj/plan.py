@@ -9,13 +9,13 @@ from typing import Final
 
 from deepseek_operator.quota import amount
 from deepseek_operator.spec import GPU, ProfileSpec, Resources
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
+from deepseek_trainer.budget.perf import GPUS, gpu_named, model_flops
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision, Strategy
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
-from deepseek_trainer.perf import GPUS, gpu_named, model_flops
 from dstj import forecast
 from dstj.claims import claims_at_hand
 from dstj.forecast import Rows

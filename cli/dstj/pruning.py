@@ -4,12 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Final
 
-from deepseek_trainer.catalog import read_head, step_directory
+from deepseek_trainer.checkpoints.catalog import read_head, step_directory
+from deepseek_trainer.checkpoints.ledger import Ledger
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.ledger import Ledger
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.storage.vault import Vault
 from dstj.checkpoints import opened
 from dstj.home import Home
 from dstj.progress import bar

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.keys import KEYRING
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.storage.keys import KEYRING
+from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.home import Home, JobHome
 from dstj.store import stored
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cli_builders import job_file
-from deepseek_trainer.model_source import prepare_model
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.base_model.source import prepare_model
+from deepseek_trainer.storage.vault import Vault
 from dstj import forecast
 from model_builders import a_config, a_gguf, a_tokenizer, paths_with_base, tiny_model
 
@@ -283,12 +283,12 @@ assert not {{"torch", "transformers", "numpy", "tokenizers"}} & sys.modules.keys
 
 
 def test_base_model_needs_the_trainers_packages(planned, place, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepseek_trainer.model_source", None)
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.base_model.source", None)
     code, _, err = planned(job_file(place, model={"base": {"claimName": "models"}}))
     assert code == 64
     assert "[trainer]" in err
 
 
 def test_steps_are_unknown_without_the_trainers_packages(planned, place, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepseek_trainer.preparation", None)
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.data.preparation", None)
     assert planned(job_file(place))[1]["steps"].startswith("unknown")

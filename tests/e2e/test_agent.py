@@ -13,10 +13,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from deepseek_trainer.agent import _speak_for_the_silent
 from deepseek_trainer.contract.errors import PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.failure import Failure
 from deepseek_trainer.launch import Launcher
-from deepseek_trainer.process import StopFlag
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.process import StopFlag
+from deepseek_trainer.worker.scratch import Scratch
 from worker_builders import agent_with, variables, write_config
 
 # Rank 1 fails for good; rank 0 sees its peer go, and speaks last.
@@ -24,8 +24,8 @@ LONE_FAILURE = """
 import os, sys, time
 from deepseek_trainer.contract.errors import DataError, PeerGoneError
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.failure import Failure
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.scratch import Scratch
 rank, scratch = int(os.environ["RANK"]), Scratch(Paths.from_env().scratch)
 scratch.record(rank)
 while rank == 0 and not scratch.failure.exists():
@@ -39,8 +39,8 @@ sys.exit(failure.exit_code)
 FAILING = """
 import os, sys
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.failure import Failure
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.scratch import Scratch
 scratch = Scratch(Paths.from_env().scratch)
 restarts = scratch.record(0)
 Failure(75, REASONS[min(restarts, len(REASONS) - 1)], "again", 0).save(scratch.failure)
@@ -56,7 +56,7 @@ def tell(paths, *_):
     for name, pid in (("rank", os.getpid()), ("agent", os.getppid())):
         (paths.root / name).write_text(Path(f"/proc/{pid}/limits").read_text())
 
-sys.modules["deepseek_trainer.run"] = SimpleNamespace(run=tell)
+sys.modules["deepseek_trainer.run.run"] = SimpleNamespace(run=tell)
 from deepseek_trainer import train
 train.main()
 """

@@ -22,7 +22,7 @@ from bare_machine import STOOD_IN
 from corpora import fixed
 from setting import Setting
 from sizes import SIZES
-from deepseek_trainer.distributed import World
+from deepseek_trainer.worker.distributed import World
 
 assert {"cryptography", "gguf", "pydantic"} <= set(STOOD_IN), STOOD_IN
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

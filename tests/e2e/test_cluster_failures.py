@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import kube
-from deepseek_trainer.keys import KEYRING
+from deepseek_trainer.storage.keys import KEYRING
 from kube import Namespace, TrainingJob, example, wait_until
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from torch.distributed import TCPStore
 
-from deepseek_trainer.heartbeat import Heartbeat
+from deepseek_trainer.worker.heartbeat import Heartbeat
 
 STORE = """
 import sys, time

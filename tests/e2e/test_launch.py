@@ -13,10 +13,10 @@ import pytest
 
 from deepseek_trainer import launch
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.failure import Failure
 from deepseek_trainer.launch import STOPPED, STOPPED_IDLE, Launcher
-from deepseek_trainer.process import ProfileFlag, StopFlag
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.process import ProfileFlag, StopFlag
+from deepseek_trainer.worker.scratch import Scratch
 from worker_builders import agent_with, variables, write_config
 
 # A rank that ends when it is asked for a profile.
@@ -24,8 +24,8 @@ WAITS_FOR_PROFILE = """
 import os, time
 from pathlib import Path
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.process import ProfileFlag
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.process import ProfileFlag
+from deepseek_trainer.worker.scratch import Scratch
 flag, paths, rank = ProfileFlag.on_signal(), Paths.from_env(), int(os.environ["RANK"])
 Scratch(paths.scratch).record(rank)
 while not flag.take():
@@ -150,9 +150,9 @@ def test_an_agent_that_ends_without_a_word_is_told_by_its_exit(scratch: Scratch)
 HANGS = """
 import os, time
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.process import StopFlag, die_with_parent
-from deepseek_trainer.progress import Progress, serve
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.process import StopFlag, die_with_parent
+from deepseek_trainer.telemetry.progress import Progress, serve
+from deepseek_trainer.worker.scratch import Scratch
 die_with_parent()
 stop, progress, paths = StopFlag.on_signal(), Progress(), Paths.from_env()
 progress.update(step=230, lastCheckpoint={"step": 200})

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
-from deepseek_trainer.dimensions import Dimensions
+from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.launch import AGENT_ENV
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.storage.vault import Vault
 from worker_builders import agent_with, variables
 
 STEPS = 6
@@ -24,8 +24,9 @@ STEPS = 6
 RANKS = """
 import os
 import torch
-from deepseek_trainer import cgroup, train
-from deepseek_trainer.learner import TorchLearner
+from deepseek_trainer.budget import cgroup
+from deepseek_trainer import train
+from deepseek_trainer.training.learner import TorchLearner
 accumulate, steps = TorchLearner.accumulate, []
 
 def short_of_memory(self, batches, targets, *more):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deepseek_trainer.evaluate import answer
-from deepseek_trainer.model import load_base
-from deepseek_trainer.model_source import prepare_model
-from deepseek_trainer.tokenizer import response_ids, token_bytes
-from deepseek_trainer.tokenizer_files import load_tokenizer
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.base_model.source import prepare_model
+from deepseek_trainer.evaluation.evaluate import answer
+from deepseek_trainer.language.tokenizer import response_ids, token_bytes
+from deepseek_trainer.language.tokenizer_files import load_tokenizer
+from deepseek_trainer.model.causal_lm import load_base
+from deepseek_trainer.storage.vault import Vault
 from model_builders import a_config, paths_with_base
 
 pytestmark = pytest.mark.timeout(600)

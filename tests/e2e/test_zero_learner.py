@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.estimate import Setup, memory
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.estimate import Setup, memory
 from gloo_ranks import on_ranks
 from zero_learner_stories import (
     LAYERS,

@@ -6,7 +6,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from deepseek_operator import metrics
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES
+from deepseek_trainer.telemetry.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES
 from dstj.arguments import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]

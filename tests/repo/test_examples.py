@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.rules import unknown_fields
-from deepseek_trainer.dimensions import Dimensions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODELS: dict[str, type[JobSpec | ProfileSpec]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from deepseek_trainer.adapters import adapter_state, linear_names, merged, with_adapters
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec
-from deepseek_trainer.model import causal_loss, count_parameters, trainable_parameters
-from deepseek_trainer.nf4 import quantise
+from deepseek_trainer.model.adapters import adapter_state, linear_names, merged, with_adapters
+from deepseek_trainer.model.causal_lm import causal_loss, count_parameters, trainable_parameters
+from deepseek_trainer.model.nf4 import quantise
 from model_builders import a_batch, tiny_model
 
 SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)

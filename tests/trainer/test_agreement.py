@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from deepseek_trainer.agreement import agree, alone
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, JobError, TryAgainError
+from deepseek_trainer.worker.agreement import agree, alone
 from vault_builders import Ranks
 
 

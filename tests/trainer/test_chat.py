@@ -9,14 +9,14 @@ from transformers import PreTrainedTokenizerFast
 from data_builders import CLAIM, RUN, RUN_ID, a_config, a_data_spec, questions, some_paths, write_jsonl
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.conversation import Message, as_text
-from deepseek_trainer.dataset import open_prepared
-from deepseek_trainer.packing import IGNORED
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.records import Record
-from deepseek_trainer.sources import Source
-from deepseek_trainer.tokenizer import documents, prompt_ids
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.dataset import open_prepared
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.data.sources import Source
+from deepseek_trainer.language.conversation import Message, as_text
+from deepseek_trainer.language.packing import IGNORED
+from deepseek_trainer.language.records import Record
+from deepseek_trainer.language.tokenizer import documents, prompt_ids
+from deepseek_trainer.storage.vault import Vault
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

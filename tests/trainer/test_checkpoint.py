@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from crashes import bad_sector
-from deepseek_trainer.catalog import list_checkpoints, verify
-from deepseek_trainer.checkpoint import CheckpointStore, Refused
+from deepseek_trainer.checkpoints.catalog import list_checkpoints, verify
+from deepseek_trainer.checkpoints.store import CheckpointStore, Refused
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.durable import StorageError
-from deepseek_trainer.failure import Failure
+from deepseek_trainer.storage.durable import StorageError
+from deepseek_trainer.worker.failure import Failure
 from vault_builders import JOB, OTHER_KEK, Ranks, a_state, a_store, a_vault, weights_of
 
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builders import CLAIM, a_config, pairs, put_key, some_paths, write_jsonl, write_text
-from deepseek_trainer.classes import MAX_CLASSES, SLOTS, equal_slots, records_of_row
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.dataset import Prepared, open_prepared
-from deepseek_trainer.order import Order
-from deepseek_trainer.packing import Document, again, rounds
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.shards import SplitCounts
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.classes import MAX_CLASSES, SLOTS, equal_slots, records_of_row
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Prepared, open_prepared
+from deepseek_trainer.data.order import Order
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.data.shards import SplitCounts
+from deepseek_trainer.language.packing import Document, again, rounds
+from deepseek_trainer.storage.vault import Vault
 
 RUNS = count(1)
 HELD = {"validation": {"claimName": CLAIM, "path": "held.jsonl"}}

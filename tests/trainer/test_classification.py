@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepseek_trainer.classification import classification, label_scores
-from deepseek_trainer.tokenizer import prompt_ids, response_ids
+from deepseek_trainer.evaluation.classification import classification, label_scores
+from deepseek_trainer.language.tokenizer import prompt_ids, response_ids
 from model_builders import a_tokenizer, tiny_model
 
 # Rows: prompts; columns: log-probabilities of the labels.

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from data_builders import a_config
-from deepseek_trainer.climb import agreed_rungs, climbing, saved_rungs
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import AdaptingError, OutOfMemoryError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.failure import Failure
-from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.training_config import config_digest
+from deepseek_trainer.run.climb import agreed_rungs, climbing, saved_rungs
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.scratch import Scratch
+from deepseek_trainer.worker.training_config import config_digest
 
 LAST = 7  # rungs of a_job: 4, 2, 1, Selective, Full, smaller parts of the loss, moments in 8 bits
 

@@ -1,7 +1,7 @@
 import pytest
 
-from deepseek_trainer import commit
-from deepseek_trainer.commit import committed
+from deepseek_trainer.storage import commit
+from deepseek_trainer.storage.commit import committed
 
 
 def names(path):

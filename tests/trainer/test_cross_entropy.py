@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepseek_trainer.cross_entropy import summed_cross_entropy
+from deepseek_trainer.model.cross_entropy import summed_cross_entropy
 
 POSITIONS, WIDTH, VOCAB, SCALE = 21, 8, 50, 0.37
 Inputs = tuple[Tensor, Tensor, Tensor]

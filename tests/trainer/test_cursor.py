@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import DataError, IntegrityError
-from deepseek_trainer.cursor import STATE_BYTES, Cursor
-from deepseek_trainer.permutation import permuted
+from deepseek_trainer.data.cursor import STATE_BYTES, Cursor
+from deepseek_trainer.data.permutation import permuted
 
 DIGEST = "5a" * 32
 seeds = st.integers(0, 2**31 - 1)

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from deepseek_trainer import sealing
+from deepseek_trainer.checkpoints.dcp import VaultReader, load_planner
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.dcp import VaultReader, load_planner
+from deepseek_trainer.storage import sealing
 from vault_builders import a_state, a_store
 
 

@@ -1,6 +1,6 @@
 import subprocess
 
-from deepseek_trainer.digest import digest_of
+from deepseek_trainer.base_model.digest import digest_of
 
 
 def test_digest_of_a_file_is_that_of_sha256sum(tmp_path):

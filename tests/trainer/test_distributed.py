@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 
 from deepseek_trainer.contract.errors import PeerGoneError
-from deepseek_trainer.distributed import joined
-from deepseek_trainer.process import StopRequested
+from deepseek_trainer.worker.distributed import joined
+from deepseek_trainer.worker.process import StopRequested
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crashes import fill
-from deepseek_trainer.durable import StorageError, publish_file, replace_file
+from deepseek_trainer.storage.durable import StorageError, publish_file, replace_file
 from vault_builders import a_state, a_store, a_vault, weights_of
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepseek_trainer.ema import Ema
+from deepseek_trainer.training.ema import Ema
 
 
 def averaged(decay: float, values: list[float]) -> tuple[Ema, nn.Linear]:

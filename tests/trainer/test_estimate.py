@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from deepseek_trainer.adapters import linear_names, with_adapters
+from deepseek_trainer.budget.dimensions import LINEAR, Dimensions
+from deepseek_trainer.budget.estimate import Setup, largest_rows, memory, needed, of_logit, shortage
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.dimensions import LINEAR, Dimensions
-from deepseek_trainer.dropout import drop_out
-from deepseek_trainer.estimate import Setup, largest_rows, memory, needed, of_logit, shortage
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import causal_loss, count_parameters
-from deepseek_trainer.optimizer import optimizers, state_by_name
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.model.adapters import linear_names, with_adapters
+from deepseek_trainer.model.causal_lm import causal_loss, count_parameters
+from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.training.optimizer import optimizers, state_by_name
 from model_builders import a_batch, tiny_model
 
 ROWS, LENGTH = 3, 40

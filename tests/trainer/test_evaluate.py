@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.evaluate import EvalResult, Reference, answer, evaluate_loss, is_right, score_answers
-from deepseek_trainer.model import causal_loss
-from deepseek_trainer.tokenizer import prompt_ids
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.evaluation.evaluate import EvalResult, Reference, answer, evaluate_loss, is_right, score_answers
+from deepseek_trainer.language.tokenizer import prompt_ids
+from deepseek_trainer.model.causal_lm import causal_loss
 from model_builders import VOCAB, a_batch, a_tokenizer, tiny_model
 
 

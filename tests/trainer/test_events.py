@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_trainer.events import EventLog, log_line
+from deepseek_trainer.telemetry.events import EventLog, log_line
 
 
 def test_a_log_line_is_the_one_people_grep_for():

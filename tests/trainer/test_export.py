@@ -7,13 +7,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deepseek_trainer.export import Results, export
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import load_model, trainable_parameters
-from deepseek_trainer.model_source import prepare_model
-from deepseek_trainer.report import Answer
-from deepseek_trainer.unseal import decrypt_result
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.base_model.source import prepare_model
+from deepseek_trainer.checkpoints.unseal import decrypt_result
+from deepseek_trainer.model.causal_lm import load_model, trainable_parameters
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.result.export import Results, export
+from deepseek_trainer.result.report import Answer
+from deepseek_trainer.storage.vault import Vault
 from model_builders import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, sealed, tiny_model
 
 RESULTS = Results(

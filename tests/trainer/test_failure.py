@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import AdaptingError, DataError, PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.failure import MAX_BYTES, MAX_MESSAGE, Failure
+from deepseek_trainer.worker.failure import MAX_BYTES, MAX_MESSAGE, Failure
 
 DATA = Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
 ADAPTING = Failure.of(AdaptingError("out of memory"), 2)
@@ -139,7 +139,7 @@ def test_a_termination_message_is_whole_json_of_as_many_bytes_as_the_kubelet_kee
 
 def test_an_entry_point_that_fails_ends_with_its_code_and_leaves_its_message(tmp_path: Path):
     code = (
-        "from deepseek_trainer.failure import run\n"
+        "from deepseek_trainer.worker.failure import run\n"
         "from deepseek_trainer.contract.errors import ConfigError\n"
         "def main(): raise ConfigError('spec.x=1: too small', hint='use 2')\n"
         "run(main)\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_builders import CLAIM, a_data_spec, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.sources import Source
+from deepseek_trainer.data.sources import Source
 
 INSTRUCTION = {"format": "Instruction"}
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_trainer.contract.optimization import Guard
-from deepseek_trainer.guard import NormWatch, Verdict
+from deepseek_trainer.training.guard import NormWatch, Verdict
 
 WATCHFUL = Guard(spike_factor=5.0)
 

@@ -1,5 +1,5 @@
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.horizon import Horizon
+from deepseek_trainer.training.horizon import Horizon
 
 
 def horizon(rows: int = 10, **optimization: object) -> Horizon:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 
-from deepseek_trainer import keys
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.keys import (
+from deepseek_trainer.storage import keys
+from deepseek_trainer.storage.keys import (
     JobKeys,
     Keyring,
     generate_kek,

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_builders import a_config
+from deepseek_trainer.budget.ladder import climbed, ladder, promise, settings
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
-from deepseek_trainer.ladder import climbed, ladder, promise, settings
 
 NAMES = ("microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload", "optimizer")
 FIELDS = ("micro_batch_size", "recompute", "logits_mebibytes", "strategy", "offload", "optimizer")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from crashes import crashes, damage
-from deepseek_trainer.catalog import read_head
+from deepseek_trainer.checkpoints.catalog import read_head
+from deepseek_trainer.checkpoints.manifest import Head, Manifest
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.durable import StorageError
-from deepseek_trainer.manifest import Head, Manifest
+from deepseek_trainer.storage.durable import StorageError
 from vault_builders import a_state, a_store, a_vault, weights_of
 
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])

@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.distributed import World
-from deepseek_trainer.loader import Ahead, loader
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.loader import Ahead, loader
+from deepseek_trainer.worker.distributed import World
 from loop_builders import DIGEST, RandomRows
 
 CPU = torch.device("cpu")

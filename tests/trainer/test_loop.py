@@ -16,18 +16,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from deepseek_trainer.checkpoints.dcp import Piece
+from deepseek_trainer.checkpoints.saver import HostCopies
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
-from deepseek_trainer.dcp import Piece
-from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.loader import Ahead
-from deepseek_trainer.loop import Loop
-from deepseek_trainer.meter import Meter
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import transformer
-from deepseek_trainer.profiler import STEPS, Profiler
-from deepseek_trainer.reporter import StepResult
-from deepseek_trainer.saver import HostCopies
+from deepseek_trainer.data.loader import Ahead
+from deepseek_trainer.evaluation.evaluate import EvalResult
+from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.telemetry.meter import Meter
+from deepseek_trainer.telemetry.profiler import STEPS, Profiler
+from deepseek_trainer.telemetry.reporter import StepResult
+from deepseek_trainer.training.loop import Loop
 from loop_builders import (
     ALONE,
     a_loop,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_trainer.contract.optimization import Precision
-from deepseek_trainer.meter import Meter, Ranks, gpu_at_work, peak_memory
+from deepseek_trainer.telemetry.meter import Meter, Ranks, gpu_at_work, peak_memory
 
 CPU = torch.device("cpu")
 

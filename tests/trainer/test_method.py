@@ -6,15 +6,15 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_trainer import card
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
-from deepseek_trainer.learner import Learner
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import count_parameters
-from deepseek_trainer.nf4 import compute_dtype
-from deepseek_trainer.state import load_weights
+from deepseek_trainer.model.causal_lm import count_parameters
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.model.nf4 import compute_dtype
+from deepseek_trainer.result import card
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.state import load_weights
 from loop_builders import ALONE
 from model_builders import a_config, tiny_model
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from data_builders import CLAIM, RUN, a_config, put_key, questions, some_paths, texts, write_jsonl
-from deepseek_trainer import shards
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.curriculum import by_difficulty, document_length
-from deepseek_trainer.dataset import Prepared, open_prepared
-from deepseek_trainer.packing import Document, packed_row, row_dtype
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.shards import read_manifest
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data import shards
+from deepseek_trainer.data.curriculum import by_difficulty, document_length
+from deepseek_trainer.data.dataset import Prepared, open_prepared
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.data.shards import read_manifest
+from deepseek_trainer.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.storage.vault import Vault
 
 NAMES = ("private", "general")
 

@@ -6,8 +6,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.model import causal_loss, count_parameters, row_losses, scratch_model, trainable_parameters
-from deepseek_trainer.preference import log_odds
+from deepseek_trainer.model.causal_lm import (
+    causal_loss,
+    count_parameters,
+    row_losses,
+    scratch_model,
+    trainable_parameters,
+)
+from deepseek_trainer.training.preference import log_odds
 from loop_builders import pair_rows
 from model_builders import a_batch, tiny_model
 

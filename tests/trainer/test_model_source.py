@@ -5,14 +5,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from deepseek_trainer.base_model.digest import digest_of
+from deepseek_trainer.base_model.headers import refuse_other_weights
+from deepseek_trainer.base_model.source import prepare_model, read_source
+from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.digest import digest_of
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.headers import refuse_other_weights
-from deepseek_trainer.model import load_base, load_model
-from deepseek_trainer.model_source import prepare_model, read_source
-from deepseek_trainer.tokenizer_files import files_of, load_tokenizer
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer
+from deepseek_trainer.model.causal_lm import load_base, load_model
+from deepseek_trainer.storage.vault import Vault
 from model_builders import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, quantized, sealed, tiny_model
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
+from deepseek_trainer.training.optimizer import load_state_by_name, optimizers, state_by_name
 
 RATE = 0.01
 

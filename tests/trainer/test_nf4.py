@@ -5,8 +5,8 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
-from deepseek_trainer.model import causal_loss, count_parameters
-from deepseek_trainer.nf4 import compute_dtype, dequantise, quantise
+from deepseek_trainer.model.causal_lm import causal_loss, count_parameters
+from deepseek_trainer.model.nf4 import compute_dtype, dequantise, quantise
 from model_builders import a_batch, tiny_model
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer
-from deepseek_trainer.optimizer import load_state_by_name, optimizers, state_by_name
+from deepseek_trainer.training.optimizer import load_state_by_name, optimizers, state_by_name
 from loop_builders import a_model as a_llama
 
 

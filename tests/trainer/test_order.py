@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK, MixSource
-from deepseek_trainer.cursor import Cursor
-from deepseek_trainer.order import Order, slots_of
-from deepseek_trainer.permutation import permuted
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.order import Order, slots_of
+from deepseek_trainer.data.permutation import permuted
 
 DIGEST = "5a" * 32
 seeds = st.integers(0, 2**31 - 1)

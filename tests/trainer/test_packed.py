@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepseek_trainer.checkpoints.packed import Packer, unpacked
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.packed import Packer, unpacked
 
 
 class Stage(IntEnum):

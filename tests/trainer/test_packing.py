@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepseek_trainer.packing import (
+from deepseek_trainer.language.packing import (
     IGNORED,
     Document,
     best_fit,

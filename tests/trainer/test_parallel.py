@@ -6,10 +6,10 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
-from deepseek_trainer import parallel
 from deepseek_trainer.contract.method import PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.learner import Learner
+from deepseek_trainer.model.causal_lm import parallel
+from deepseek_trainer.training.learner import Learner
 from loop_builders import ALONE, a_model
 
 

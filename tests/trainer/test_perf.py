@@ -4,11 +4,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.perf import (
+    GPUS,
+    Yardstick,
+    flops_per_token,
+    gpu_named,
+    hardware_flops,
+    model_flops,
+    palm_flops,
+)
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.method import trainable
-from deepseek_trainer.perf import GPUS, Yardstick, flops_per_token, gpu_named, hardware_flops, model_flops, palm_flops
+from deepseek_trainer.model.method import trainable
 from model_builders import a_batch, a_config, tiny_model
 
 H200 = "NVIDIA H200"

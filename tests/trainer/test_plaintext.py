@@ -13,9 +13,9 @@ from crashes import in_a_child
 from data_builders import RUN, RUN_ID, a_config, put_key, questions, some_paths, write_jsonl
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.dataset import open_prepared
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.dataset import open_prepared
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.storage.vault import Vault
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MAKES = frozenset({"os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.mkfifo", "os.memfd_create"})

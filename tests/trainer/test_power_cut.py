@@ -12,10 +12,10 @@ import pytest
 
 from crash_replay import Names, Sync, Tree, Write, after_a_power_cut, laid_out, recorded
 from crashes import damage
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.keys import KEYRING, JobKeys, generate_kek, keks_in, renew
-from deepseek_trainer.vault import Purpose, Vault
+from deepseek_trainer.storage.keys import KEYRING, JobKeys, generate_kek, keks_in, renew
+from deepseek_trainer.storage.vault import Purpose, Vault
 from vault_builders import JOB, Ranks, a_state, a_store, weights_of
 
 KEPT = (0.0, 0.5, 1.0)  # chances of what was not synced, for each moment

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from deepseek_trainer.contract.optimization import Precision
-from deepseek_trainer.precision import STEPS_TO_GROW, LossScale, autocast, compute_dtype
+from deepseek_trainer.model.precision import STEPS_TO_GROW, LossScale, autocast, compute_dtype
 
 
 @pytest.mark.parametrize(

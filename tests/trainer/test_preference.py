@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision
-from deepseek_trainer.dataset import Batch, Rows
-from deepseek_trainer.method import trainable
-from deepseek_trainer.model import row_losses
-from deepseek_trainer.packing import Document, packed_row, row_dtype
-from deepseek_trainer.parallel import SummedLoss
-from deepseek_trainer.precision import autocast
-from deepseek_trainer.preference import PairLoss, log_odds, pair_losses, without_adapters
+from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.model.causal_lm import row_losses
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.precision import autocast
+from deepseek_trainer.training.preference import PairLoss, log_odds, pair_losses, without_adapters
 from loop_builders import (
     ALONE,
     LENGTH,

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from deepseek_trainer.cgroup import memory_limit
+from deepseek_trainer.budget.cgroup import memory_limit
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.ladder import climbed
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import Optimizer, Strategy
-from deepseek_trainer.dimensions import Dimensions
-from deepseek_trainer.ladder import climbed
-from deepseek_trainer.preflight import rungs_to_fit
+from deepseek_trainer.run.preflight import rungs_to_fit
 from loop_builders import TINY, config
 
 CPU = torch.device("cpu")

@@ -8,16 +8,16 @@ import pytest
 
 from crashes import fill
 from data_builders import CLAIM, RUN, RUN_ID, a_config, pairs, questions, some_paths, texts, write_jsonl, write_text
-from deepseek_trainer import preparation as subject
-from deepseek_trainer import shards
 from deepseek_trainer.contract.errors import DataError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_ROOT
-from deepseek_trainer.dataset import open_prepared
-from deepseek_trainer.packing import IGNORED
-from deepseek_trainer.pointer import point, pointed_to, wait
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.tokenizer import documents
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data import preparation as subject
+from deepseek_trainer.data import shards
+from deepseek_trainer.data.dataset import open_prepared
+from deepseek_trainer.data.pointer import point, pointed_to, wait
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.language.packing import IGNORED
+from deepseek_trainer.language.tokenizer import documents
+from deepseek_trainer.storage.vault import Vault
 
 KEK = bytes(range(32))
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_trainer.process import StopFlag
+from deepseek_trainer.worker.process import StopFlag
 
 
 def test_a_stop_flag_is_set_by_sigterm_and_stays_set():
     code = (
-        "import os, signal; from deepseek_trainer.process import StopFlag\n"
+        "import os, signal; from deepseek_trainer.worker.process import StopFlag\n"
         "flag = StopFlag.on_signal(); print(flag.is_set)\n"
         "os.kill(os.getpid(), signal.SIGTERM); print(flag.is_set)\n"
     )
@@ -24,7 +24,7 @@ def test_a_stop_flag_is_set_by_sigterm_and_stays_set():
 def test_leaving_on_a_stop_does_not_wait_for_a_native_call():
     code = (
         "import hashlib, os\n"
-        "from deepseek_trainer.process import on_stop\n"
+        "from deepseek_trainer.worker.process import on_stop\n"
         "on_stop(lambda: os._exit(143)); print('ready', flush=True)\n"
         "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # a quarter of an hour, without the GIL
     )
@@ -37,7 +37,7 @@ def test_leaving_on_a_stop_does_not_wait_for_a_native_call():
 def test_a_process_dies_with_its_parent(tmp_path: Path):
     child = (
         "import sys, time, os; from pathlib import Path\n"
-        "from deepseek_trainer.process import die_with_parent\n"
+        "from deepseek_trainer.worker.process import die_with_parent\n"
         "die_with_parent(); Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)\n"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, sys.argv[1]])"
@@ -54,7 +54,7 @@ def test_a_process_dies_with_its_parent(tmp_path: Path):
 
 def test_a_profile_flag_is_set_by_sigusr1_until_it_is_taken():
     code = (
-        "import os, signal; from deepseek_trainer.process import ProfileFlag\n"
+        "import os, signal; from deepseek_trainer.worker.process import ProfileFlag\n"
         "flag = ProfileFlag.on_signal(); print(flag.take())\n"
         "os.kill(os.getpid(), signal.SIGUSR1); print(flag.take(), flag.take())\n"
     )
@@ -65,7 +65,7 @@ def test_a_profile_flag_is_set_by_sigusr1_until_it_is_taken():
 def test_who_ignores_a_profile_lives_through_it_as_do_its_children():
     child = "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)"
     code = (
-        "import os, signal, subprocess, sys; from deepseek_trainer.process import ignore_profile\n"
+        "import os, signal, subprocess, sys; from deepseek_trainer.worker.process import ignore_profile\n"
         "ignore_profile(); os.kill(os.getpid(), signal.SIGUSR1)\n"
         f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)\n"
     )
@@ -74,7 +74,7 @@ def test_who_ignores_a_profile_lives_through_it_as_do_its_children():
 
 def test_a_process_that_forbids_core_dumps_leaves_none_in_a_file_or_a_pipe(tmp_path: Path):
     code = (
-        "import os, resource; from pathlib import Path; from deepseek_trainer.process import forbid_core_dumps\n"
+        "import os, resource; from pathlib import Path; from deepseek_trainer.worker.process import forbid_core_dumps\n"
         "_, most = resource.getrlimit(resource.RLIMIT_CORE)\n"  # a test before may have lowered it
         "resource.setrlimit(resource.RLIMIT_CORE, (most, most)); forbid_core_dumps()\n"
         "print(Path('/proc/self/limits').read_text(), flush=True); os.abort()\n"
@@ -87,7 +87,7 @@ def test_a_process_that_forbids_core_dumps_leaves_none_in_a_file_or_a_pipe(tmp_p
 
 def test_where_the_limit_may_not_be_raised_the_process_is_not_dumpable():
     code = (
-        "import ctypes, os, resource; from deepseek_trainer.process import forbid_core_dumps\n"
+        "import ctypes, os, resource; from deepseek_trainer.worker.process import forbid_core_dumps\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.geteuid() or os.setuid(65534)\n"
         "kernel = ctypes.CDLL(None); kernel.prctl(4, 1); print(kernel.prctl(3))\n"
         "forbid_core_dumps(); print(kernel.prctl(3))\n"

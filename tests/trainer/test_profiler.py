@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deepseek_trainer.profiler import STEPS, Profiler
+from deepseek_trainer.telemetry.profiler import STEPS, Profiler
 
 
 class Requests:

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from deepseek_trainer.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES, Progress, serve
+from deepseek_trainer.telemetry.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES, Progress, serve
 
 
 def served(progress: Progress, path: str) -> str:

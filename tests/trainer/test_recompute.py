@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepseek_trainer import model
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Recompute
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.dropout import drop_out
-from deepseek_trainer.model import causal_loss, head_loss, scratch_model
-from deepseek_trainer.parallel import SummedLoss
-from deepseek_trainer.precision import autocast
-from deepseek_trainer.recompute import recompute_activations
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.model import causal_lm as decoder
+from deepseek_trainer.model.causal_lm import causal_loss, head_loss, scratch_model
+from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.precision import autocast
+from deepseek_trainer.model.recompute import recompute_activations
 from loop_builders import ALONE
 
 SMALL = Architecture(hidden_size=32, num_layers=3, num_heads=4, intermediate_size=64, vocab_size=300)
@@ -107,12 +107,12 @@ def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(smoothi
 @pytest.mark.parametrize(("size", "expected"), [(1, 873), (2, 1747)])
 def test_a_job_says_how_many_logits_its_loss_makes_at_once(monkeypatch: pytest.MonkeyPatch, size: int, expected: int):
     """Of a vocabulary of 300."""
-    found, of_parts = [], model.summed_cross_entropy
+    found, of_parts = [], decoder.summed_cross_entropy
 
     def watched(*tensors: Any, rows: int, **how: Any) -> Tensor:
         found.append(rows)
         return of_parts(*tensors, rows=rows, **how)
 
-    monkeypatch.setattr(model, "summed_cross_entropy", watched)
+    monkeypatch.setattr(decoder, "summed_cross_entropy", watched)
     kept_bytes(scratch_model(SMALL, 24, seed=0), OptimizationSpec(logits_mebibytes=size))
     assert found == [expected]

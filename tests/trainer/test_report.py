@@ -3,9 +3,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from deepseek_trainer.chart import line_chart
-from deepseek_trainer.classification import classification
-from deepseek_trainer.report import Answer, Report, flat, render
+from deepseek_trainer.evaluation.classification import classification
+from deepseek_trainer.result.chart import line_chart
+from deepseek_trainer.result.report import Answer, Report, flat, render
 
 EVENTS = [
     {"event": "evaluation", "time": 1e9, "step": 0, "loss": 4.0, "perplexity": 54.6},

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from deepseek_trainer.budget.perf import Yardstick
+from deepseek_trainer.checkpoints.saver import Saved
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.evaluate import EvalResult
-from deepseek_trainer.events import snake
-from deepseek_trainer.meter import Ranks
-from deepseek_trainer.perf import Yardstick
-from deepseek_trainer.progress import MEASURED_GAUGES, Progress
-from deepseek_trainer.reporter import Reporter, Silent, StepResult
-from deepseek_trainer.saver import Saved
+from deepseek_trainer.evaluation.evaluate import EvalResult
+from deepseek_trainer.telemetry.events import snake
+from deepseek_trainer.telemetry.meter import Ranks
+from deepseek_trainer.telemetry.progress import MEASURED_GAUGES, Progress
+from deepseek_trainer.telemetry.reporter import Reporter, Silent, StepResult
 from vault_builders import a_state, a_store
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from crashes import crashes
-from deepseek_trainer.checkpoint import CheckpointStore
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.keys import (
+from deepseek_trainer.storage.keys import (
     KEYRING,
     JobKeys,
     Keyring,
@@ -25,7 +25,7 @@ from deepseek_trainer.keys import (
     rotate,
     shred,
 )
-from deepseek_trainer.vault import Vault, follow_rotation
+from deepseek_trainer.storage.vault import Vault, follow_rotation
 from vault_builders import JOB, KEK, OTHER_KEK, a_state, a_store, a_vault, weights_of
 
 

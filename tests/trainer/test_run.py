@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from data_builders import CLAIM, RUN_ID, pairs, texts, write_jsonl
-from deepseek_trainer import loop
+from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import AdaptingError, ConfigError, DataError, IntegrityError, OutOfMemoryError
@@ -27,15 +27,15 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.dataset import Batch
-from deepseek_trainer.digest import digest_of
-from deepseek_trainer.learner import TorchLearner
-from deepseek_trainer.preparation import prepare
-from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested
-from deepseek_trainer.rank import Rank
-from deepseek_trainer.run import checkpoint_to_resume
-from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.run.rank import Rank
+from deepseek_trainer.run.run import checkpoint_to_resume
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.training import loop
+from deepseek_trainer.training.learner import TorchLearner
+from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
+from deepseek_trainer.worker.scratch import Scratch
 from loop_builders import ALONE
 from model_builders import a_gguf, a_tokenizer, tiny_model
 from run_builders import a_job, a_worker, events, trained

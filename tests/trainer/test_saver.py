@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer.agreement import Exchange, alone
+from deepseek_trainer.checkpoints.dcp import Piece
+from deepseek_trainer.checkpoints.ledger import Ledger
+from deepseek_trainer.checkpoints.saver import HostCopies, Saver
 from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.dcp import Piece
-from deepseek_trainer.durable import StorageError
-from deepseek_trainer.ledger import Ledger
-from deepseek_trainer.saver import HostCopies, Saver
+from deepseek_trainer.storage.durable import StorageError
+from deepseek_trainer.worker.agreement import Exchange, alone
 from vault_builders import Ranks, a_state, a_store, weights_of
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
-from deepseek_trainer.schedule import learning_rate
+from deepseek_trainer.training.schedule import learning_rate
 
 
 def rates(total: int, **optimization: object) -> list[float]:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.failure import Failure
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.scratch import Scratch
 
 
 @pytest.fixture

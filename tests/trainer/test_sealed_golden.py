@@ -23,13 +23,14 @@ import torch
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from safetensors.numpy import load
 
-from deepseek_trainer import checkpoint, keys
-from deepseek_trainer.checkpoint import Share
-from deepseek_trainer.dcp import Piece
-from deepseek_trainer.keys import Key, Keyring
-from deepseek_trainer.manifest import TensorInfo
-from deepseek_trainer.sealing import SealedReader, SealedWriter
-from deepseek_trainer.vault import associated_data
+from deepseek_trainer.checkpoints import store
+from deepseek_trainer.checkpoints.dcp import Piece
+from deepseek_trainer.checkpoints.manifest import TensorInfo
+from deepseek_trainer.checkpoints.store import Share
+from deepseek_trainer.storage import keys
+from deepseek_trainer.storage.keys import Key, Keyring
+from deepseek_trainer.storage.sealing import SealedReader, SealedWriter
+from deepseek_trainer.storage.vault import associated_data
 from tink_judge import tink_stream
 from vault_builders import KEK, a_state, a_store, weights_of
 
@@ -218,5 +219,5 @@ def fix_luck(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "urandom", fixed.randbytes)
     patch.setattr(secrets, "token_bytes", fixed.randbytes)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
-    for module in (keys, checkpoint):
+    for module in (keys, store):
         patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")

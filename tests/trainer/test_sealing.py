@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crashes import in_a_child
-from deepseek_trainer import sealing
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.sealing import SEGMENT_BYTES, SealedReader, SealedWriter
+from deepseek_trainer.storage import sealing
+from deepseek_trainer.storage.sealing import SEGMENT_BYTES, SealedReader, SealedWriter
 from tink_judge import tink_stream
 
 KEY = bytes(range(32))

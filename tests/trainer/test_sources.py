@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from data_builders import CLAIM, a_data_spec, questions, some_paths, texts, write_jsonl, write_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.records import Record
-from deepseek_trainer.sources import Source, Split
+from deepseek_trainer.data.sources import Source, Split
+from deepseek_trainer.language.records import Record
 
 
 @pytest.fixture

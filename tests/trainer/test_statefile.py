@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
+from deepseek_trainer.checkpoints.statefile import entries, join, split
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.statefile import entries, join, split
-from deepseek_trainer.tensorfile import stream
+from deepseek_trainer.storage.tensorfile import stream
 
 KEYS = st.text(st.sampled_from("ab./~01"), max_size=4)
 DTYPES = (

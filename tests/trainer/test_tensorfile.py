@@ -2,9 +2,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from deepseek_trainer.checkpoints.statefile import entries
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.statefile import entries
-from deepseek_trainer.tensorfile import stream, views
+from deepseek_trainer.storage.tensorfile import stream, views
 
 TENSORS = {
     "a.weight": torch.arange(6.0).view(2, 3),

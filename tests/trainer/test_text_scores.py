@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_trainer.text_scores import Tokens, bleu, is_chinese, rouge, text_scores
+from deepseek_trainer.evaluation.text_scores import Tokens, bleu, is_chinese, rouge, text_scores
 
 CHINESE = [
     "\u6cf5\u7684\u538b\u529b\u662f 3.5 bar\u3002",

@@ -5,10 +5,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from deepseek_trainer import tokenizer as subject
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.records import Record
-from deepseek_trainer.tokenizer import (
+from deepseek_trainer.language import tokenizer as subject
+from deepseek_trainer.language.records import Record
+from deepseek_trainer.language.tokenizer import (
     documents,
     id_limit,
     pad_id,

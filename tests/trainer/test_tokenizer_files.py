@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.tokenizer_files import files_of, load_tokenizer, save_tokenizer, tokenizer_from
-from deepseek_trainer.vault import Vault
+from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer, save_tokenizer, tokenizer_from
+from deepseek_trainer.storage.vault import Vault
 from model_builders import a_config, a_tokenizer, paths_with_base
 
 TEXT = "The pump-101 runs at 3.5 bar <|end|>\n  größe"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.training_config import load_config
+from deepseek_trainer.worker.training_config import load_config
 
 SMALLEST = {
     "job": {"namespace": "ml", "name": "demo"},

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from crashes import bad_sector
+from deepseek_trainer.checkpoints.unseal import decrypt, decrypt_result
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError
-from deepseek_trainer.unseal import decrypt, decrypt_result
-from deepseek_trainer.vault import Purpose
+from deepseek_trainer.storage.vault import Purpose
 from vault_builders import JOB, a_state, a_store, a_vault
 
 

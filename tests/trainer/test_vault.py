@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer import sealing
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.durable import StorageError
-from deepseek_trainer.keys import JobKeys
-from deepseek_trainer.vault import Context, Purpose, Vault, associated_data
+from deepseek_trainer.storage import sealing
+from deepseek_trainer.storage.durable import StorageError
+from deepseek_trainer.storage.keys import JobKeys
+from deepseek_trainer.storage.vault import Context, Purpose, Vault, associated_data
 from vault_builders import JOB, KEK, OTHER_KEK, a_vault
 
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])

@@ -2,7 +2,7 @@
 
 import torch
 
-from deepseek_trainer.zero_learner import with_weights
+from deepseek_trainer.training.zero_learner import with_weights
 from loop_builders import an_adapted_model
 from model_builders import a_batch, tiny_model
 

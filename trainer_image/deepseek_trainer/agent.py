@@ -18,15 +18,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from deepseek_trainer.budget.ladder import ladder
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ADAPTING, PEER_GONE, PeerGoneError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RENDEZVOUS, ENV_RUN_ID, ExitCode, Paths, node_address
-from deepseek_trainer.failure import Failure, run
-from deepseek_trainer.heartbeat import Heartbeat
-from deepseek_trainer.ladder import ladder
-from deepseek_trainer.process import die_with_parent, forbid_core_dumps, ignore_profile
-from deepseek_trainer.scratch import Scratch
-from deepseek_trainer.training_config import load_config
+from deepseek_trainer.worker.failure import Failure, run
+from deepseek_trainer.worker.heartbeat import Heartbeat
+from deepseek_trainer.worker.process import die_with_parent, forbid_core_dumps, ignore_profile
+from deepseek_trainer.worker.scratch import Scratch
+from deepseek_trainer.worker.training_config import load_config
 
 IN_PLACE_RESTARTS = 3  # after failures in one pod; the next one fails the pod, and the operator starts a new attempt
 JOIN_TIMEOUT_S = 900  # image pulls of the slowest node

@@ -17,9 +17,16 @@ from contextlib import suppress
 from typing import Any
 
 from deepseek_trainer.contract.names import LEAVE_S, ExitCode, Paths, metrics_port, node_address, termination_log
-from deepseek_trainer.failure import Failure, exit_with, run
-from deepseek_trainer.process import PROFILE_SIGNAL, ProfileFlag, StopFlag, die_with_parent, forbid_core_dumps, shut_in
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure, exit_with, run
+from deepseek_trainer.worker.process import (
+    PROFILE_SIGNAL,
+    ProfileFlag,
+    StopFlag,
+    die_with_parent,
+    forbid_core_dumps,
+    shut_in,
+)
+from deepseek_trainer.worker.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
@@ -143,7 +150,7 @@ def main() -> None:
     forbid_core_dumps()
     paths = Paths.from_env()
     shut_in(paths.scratch)
-    from deepseek_trainer.training_config import load_config  # noqa: PLC0415 a second of import, after the handlers
+    from deepseek_trainer.worker.training_config import load_config  # noqa: PLC0415 a second of import, after the handlers
 
     grace_s = load_config(paths.config).checkpoint.grace_period_seconds
     scratch = Scratch(paths.scratch)

@@ -6,9 +6,9 @@ import warnings
 from typing import NoReturn
 
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.failure import Failure
-from deepseek_trainer.process import ProfileFlag, StopFlag, StopRequested, die_with_parent, forbid_core_dumps
-from deepseek_trainer.scratch import Scratch
+from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested, die_with_parent, forbid_core_dumps
+from deepseek_trainer.worker.scratch import Scratch
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     restarts = scratch.record(int(os.environ["LOCAL_RANK"]))
     _quieten()
     try:
-        from deepseek_trainer.run import run  # noqa: PLC0415 seconds of import, after the handler
+        from deepseek_trainer.run.run import run  # noqa: PLC0415 seconds of import, after the handler
 
         run(paths, stop, profile, restarts)
     except StopRequested:

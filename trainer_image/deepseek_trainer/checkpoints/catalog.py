@@ -1,0 +1,173 @@
+"""Checkpoints as a reader sees them: found, authenticated, opened.  Writes nothing."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deepseek_trainer.checkpoints.manifest import HEAD, MANIFEST, Head, Manifest, RankFile
+from deepseek_trainer.checkpoints.statefile import State
+from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.durable import reading
+from deepseek_trainer.storage.sealing import Told, nobody
+from deepseek_trainer.storage.vault import Context, Vault
+
+_STEP: Final = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A complete checkpoint whose manifest authenticates."""
+
+    path: Path
+    manifest: Manifest
+    manifest_digest: str
+    best: bool  # has the lowest validation loss of those that are kept
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def created(self) -> str:
+        return self.manifest.created
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.record.size for file in self.manifest.files)
+
+    @property
+    def sealed(self) -> bool:
+        return self.manifest.key_id is not None
+
+    @property
+    def key_id(self) -> str | None:
+        return self.manifest.key_id
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        return self.manifest.meta
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A checkpoint that is not to be trusted, and why."""
+
+    step: int
+    path: Path
+    reason: str
+    unreadable: bool = False  # the disk refused: it may be another time
+
+
+def step_directory(directory: Path, step: int) -> Path:
+    return directory / f"step-{step:08d}"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints that lie there, trusted or not, in order."""
+    matches = (_STEP.fullmatch(path.name) for path in directory.glob("step-*"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_head(directory: Path, vault: Vault) -> Head | None:
+    """None for a store that has never been used.
+
+    Raises IntegrityError where the record is missing beside checkpoints, is another job's, or was changed.
+    """
+    path = directory / HEAD
+    if not vault.exists(path) and not steps_in(directory):
+        return None
+    head = Head.from_json(vault.read(path))
+    if vault.job not in ("", head.job):
+        raise IntegrityError(
+            f"{directory} holds checkpoints of job {head.job}, not of {vault.job}", hint="give each job its own volume"
+        )
+    return head
+
+
+def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo:
+    """The checkpoint of a step that `head` records.
+
+    Raises IntegrityError where it is missing or damaged, or where another one was put in its place.
+    """
+    path, digest = step_directory(directory, step), head.digest_of(step)
+    if digest is None:
+        raise IntegrityError(f"{path} is not in the store's {HEAD}", hint="it was copied there, or set aside")
+    info = open_checkpoint(path, step, vault, best=head.best == step)
+    if info.manifest_digest != digest:
+        raise IntegrityError(
+            f"{path} is not the checkpoint that was committed", hint="an older or set-aside one was put in its place"
+        )
+    return info
+
+
+def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) -> CheckpointInfo:
+    """Whatever checkpoint of this job and step lies at `path`; checks the manifest and the files' sizes."""
+    with vault.open_reader(path / MANIFEST, Context(step)) as reader:
+        content = bytearray(reader.size)
+        digest = reader.read_into(memoryview(content))
+    manifest = Manifest.from_json(content)
+    if manifest.step != step or vault.job not in ("", manifest.job):
+        raise IntegrityError(f"{path} is step {manifest.step} of job {manifest.job}", hint="it was moved there")
+    for file in manifest.files:
+        _check_size(vault.on_disk(path / file.record.name), file.record.size)
+    return CheckpointInfo(path, manifest, digest, best)
+
+
+def verify(info: CheckpointInfo, vault: Vault, tell: Told = nobody) -> None:
+    """Read every byte of a checkpoint; `tell` hears of each piece [bytes], in any thread.
+
+    Raises IntegrityError at the first file that does not authenticate.
+    """
+    for file in info.manifest.files:
+        path, place = info.path / file.record.name, place_of(info, file)
+        vault.verify(path, place, digest=file.record.digest, tell=tell)
+
+
+def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:
+    """What a rank saved besides tensors; {} for a rank that there was not."""
+    for file in info.manifest.files_of(rank):
+        if file.record.name.endswith(".json"):
+            return _tree(vault.read(info.path / file.record.name, place_of(info, file), digest=file.record.digest))
+    return {}
+
+
+def list_checkpoints(directory: Path, vault: Vault) -> list[CheckpointInfo | Refused]:
+    """All checkpoints in order, those that must not be used with the reason.  Reads manifests, not the data."""
+    head = read_head(directory, vault)
+    if head is None:
+        return []
+    steps = sorted({*steps_in(directory), *head.steps[-1:]})
+    return [_found_or_refused(directory, vault, head, step) for step in steps]
+
+
+def _found_or_refused(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo | Refused:
+    path = step_directory(directory, step)
+    try:
+        with reading(path):
+            return find(directory, vault, head, step)
+    except IntegrityError as error:
+        return Refused(step, path, error.problem)
+
+
+def place_of(info: CheckpointInfo, file: RankFile) -> Context:
+    return Context(info.step, file.rank)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    actual = path.stat().st_size if path.exists() else None
+    if actual != expected:
+        found = "is missing" if actual is None else f"has {actual:,} bytes"
+        raise IntegrityError(f"{path} {found}, recorded were {expected:,}", hint="restore it from a backup")
+
+
+def _tree(content: bytearray) -> State:
+    try:
+        tree = json.loads(content)
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise IntegrityError("a rank's JSON state is no JSON object", hint="restore it from a backup")
+    return tree

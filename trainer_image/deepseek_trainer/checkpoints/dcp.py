@@ -1,0 +1,252 @@
+"""The tensors of a checkpoint, through torch's distributed checkpointing.
+
+Its planners know DTensors, let only one rank write what several hold alike, and read for any number of ranks.
+Our storage turns plans into files of the vault.  Plans travel between ranks as JSON; nothing is pickled.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.storage import StorageReader
+from torch.futures import Future
+
+from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
+from deepseek_trainer.checkpoints.manifest import TensorInfo
+from deepseek_trainer.checkpoints.statefile import code_of, memory_of, torch_dtype
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.storage.tensorfile import SIZES, Slot, slots
+from deepseek_trainer.storage.vault import Reader, Vault
+
+Agreed = Callable[[Callable[[], Any]], list[Any]]  # work of each rank -> the JSON values of all, or all raise
+PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor, or a rank's shard of one, as it is to be written to `info.file`."""
+
+    info: TensorInfo
+    tensor: Tensor
+
+
+def save_planner() -> DefaultSavePlanner:
+    """torch's planner for a state of tensors by flat names; it would pickle anything else."""
+    return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+
+def load_planner() -> DefaultLoadPlanner:
+    """The same for loading."""
+    return DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+
+def is_per_rank(name: str) -> bool:
+    return name.partition("/")[0] in PER_RANK
+
+
+def pieces_to_write(tensors: Mapping[str, Tensor], rank: int, file: str, agreed: Agreed) -> list[Piece]:
+    """This rank's part of what all ranks hold, and all that is its own.  Collective."""
+    shared = {name: tensor for name, tensor in tensors.items() if not is_per_rank(name)}
+    planner = save_planner()
+    planner.set_up_planner(shared, is_coordinator=rank == 0)
+    wanted = agreed(lambda: [_to_json(item) for item in planner.create_local_plan().items])
+    # From the same plans every rank comes to the same division.
+    divided, _ = planner.create_global_plan([SavePlan([_from_json(item) for item in items]) for items in wanted])
+    parts = planned_pieces(divided[rank], planner, file)
+    own = [(name, tensor) for name, tensor in tensors.items() if is_per_rank(name)]
+    return parts + [Piece(TensorInfo(name, code_of(t.dtype), tuple(t.shape), file), t) for name, t in own]
+
+
+def planned_pieces(plan: SavePlan, planner: SavePlanner, file: str) -> list[Piece]:
+    return [Piece(_info(item, file), _resolved(planner, item)) for item in plan.items]
+
+
+def read_tensors(
+    info: CheckpointInfo,
+    rank: int,
+    vault: Vault,
+    into: Mapping[str, Tensor] | None = None,
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> dict[str, Tensor]:
+    """What is `wanted` of all that the ranks shared, and this rank's own: whole, or laid out as `into` has it.
+
+    What `into` has is overwritten, its shards too.  Raises ConfigError where a shape differs.
+    """
+    reader = VaultReader(info, vault)
+    metadata = reader.read_metadata()
+    targets = dict(into or {})
+    for name, of in metadata.state_dict_metadata.items():
+        if name not in targets and wanted(name):
+            targets[name] = _empty(of)
+    _fill(targets, reader, metadata)
+    return targets | reader.read_own(rank)
+
+
+def read_only(info: CheckpointInfo, vault: Vault, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, whole, by the rest of their names."""
+    reader = VaultReader(info, vault)
+    metadata = reader.read_metadata()
+    found = {name: _empty(of) for name, of in metadata.state_dict_metadata.items() if name.startswith(prefix)}
+    _fill(found, reader, metadata)
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def _fill(targets: dict[str, Tensor], reader: "VaultReader", metadata: Metadata) -> None:
+    planner = load_planner()
+    planner.set_up_planner(targets, metadata)
+    try:
+        plan = planner.create_local_plan()
+    except (ValueError, RuntimeError) as error:  # another shape, a name that is not there
+        raise ConfigError(f"the checkpoint is of another model: {error}") from error
+    reader.read_data(plan, planner).wait()
+
+
+class VaultReader(StorageReader):
+    """Reads from one checkpoint only the segments that a plan needs."""
+
+    def __init__(self, info: CheckpointInfo, vault: Vault) -> None:
+        self._info, self._vault = info, vault
+        self._shared = {_index(t): t for t in info.manifest.tensors if not is_per_rank(t.name)}
+        self._files = {file.record.name: file for file in info.manifest.files}
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        found: dict[str, Any] = {}
+        for index, tensor in self._shared.items():
+            data = _write_data(index, tensor)
+            of = found.setdefault(tensor.name, TensorStorageMetadata(data.properties, data.size, []))
+            of.chunks.append(data.chunk)
+        return Metadata(found)
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        def file_of(item: ReadItem) -> str:
+            return self._shared[item.storage_index].file
+
+        for name, items in groupby(sorted(plan.items, key=file_of), file_of):
+            with self._open(name) as reader:
+                found = slots(reader.read_at, reader.size, name)
+                for slot, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
+                    _read(reader, slot, item, planner.resolve_tensor(item).detach())
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def read_own(self, rank: int) -> dict[str, Tensor]:
+        """What is in the rank's file and belongs to it alone."""
+        own: dict[str, Tensor] = {}
+        for name in (file.record.name for file in self._info.manifest.files_of(rank)):
+            if name.endswith(".safetensors"):
+                with self._open(name) as reader:
+                    found = slots(reader.read_at, reader.size, name)
+                    own |= {key: _whole(reader, slot) for key, slot in found.items() if is_per_rank(key)}
+        return own
+
+    def _open(self, name: str) -> Reader:
+        file = self._files[name]
+        return self._vault.open_recorded(self._info.path, file.record, place_of(self._info, file))
+
+    def reset(self, checkpoint_id: Any = None) -> None: ...
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None: ...
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:  # noqa: ARG003
+        return False  # a checkpoint is a CheckpointInfo, not a path or an address
+
+
+def _index(tensor: TensorInfo) -> MetadataIndex:
+    return MetadataIndex(tensor.name, tensor.offset or (0,) * len(tensor.shape))
+
+
+def _empty(of: Any) -> Tensor:
+    return torch.empty(of.size, dtype=of.properties.dtype)
+
+
+def _in_order(found: Iterator[tuple[Slot, ReadItem]]) -> list[tuple[Slot, ReadItem]]:
+    """As they lie in the file, so that each segment is opened once."""
+    return sorted(found, key=lambda pair: (pair[0].start, tuple(pair[1].storage_offsets)))
+
+
+def _read(reader: Reader, slot: Slot, item: ReadItem, target: Tensor) -> None:
+    """Fill `target` with what `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
+    first, *offsets = item.storage_offsets or (0,)
+    rows, *lengths = item.lengths or (1,)
+    if target.is_contiguous() and _is_like(target, slot) and tuple(lengths) == slot.shape[1:]:
+        reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(target))
+        return
+    part = torch.empty((rows, *slot.shape[1:]) if slot.shape else (), dtype=torch_dtype(slot.dtype))
+    reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(part))
+    for dimension, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=1):
+        part = part.narrow(dimension, offset, length)
+    target.copy_(part)
+
+
+def _whole(reader: Reader, slot: Slot) -> Tensor:
+    tensor = torch.empty(slot.shape, dtype=torch_dtype(slot.dtype))
+    reader.read_onto(slot.start, memory_of(tensor))
+    return tensor
+
+
+def _is_like(target: Tensor, slot: Slot) -> bool:
+    return target.device.type == "cpu" and target.dtype == torch_dtype(slot.dtype)
+
+
+def _row_bytes(slot: Slot) -> int:
+    return math.prod(slot.shape[1:]) * SIZES[slot.dtype]
+
+
+def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:
+    tensor = planner.resolve_data(item)
+    assert isinstance(tensor, Tensor), f"{item.index.fqn}: what is no tensor is not saved through DCP"
+    return tensor.detach()
+
+
+def _info(item: WriteItem, file: str) -> TensorInfo:
+    data = item.tensor_data
+    assert data is not None, f"{item.index.fqn}: not a tensor"
+    dtype, shape = code_of(data.properties.dtype), tuple(data.chunk.sizes)
+    if item.type is not WriteItemType.SHARD:
+        return TensorInfo(item.index.fqn, dtype, shape, file)
+    return TensorInfo(item.index.fqn, dtype, shape, file, tuple(data.chunk.offsets), tuple(data.size))
+
+
+def _to_json(item: WriteItem) -> dict[str, Any]:
+    return {"type": item.type.name} | _info(item, "").to_json()
+
+
+def _from_json(data: Mapping[str, Any]) -> WriteItem:
+    info = TensorInfo.from_json(data)
+    index = _index(info)
+    return WriteItem(index, WriteItemType[data["type"]], tensor_data=_write_data(index, info))
+
+
+def _write_data(index: MetadataIndex, info: TensorInfo) -> TensorWriteData:
+    chunk = ChunkStorageMetadata(torch.Size(index.offset or ()), torch.Size(info.shape))
+    return TensorWriteData(chunk, TensorProperties(dtype=torch_dtype(info.dtype)), torch.Size(info.whole or info.shape))

@@ -1,0 +1,220 @@
+"""The directories of a job's checkpoints and the record of them, HEAD.json; in the hands of one rank.
+
+Each method leaves both so that a crash at any instant loses at most what it was about to add
+(docs/checkpoint-format.md has the rules and their limits).
+"""
+
+import errno
+import logging
+import os
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.checkpoints.catalog import (
+    CheckpointInfo,
+    Refused,
+    find,
+    open_checkpoint,
+    read_head,
+    step_directory,
+    steps_in,
+    verify,
+)
+from deepseek_trainer.checkpoints.manifest import HEAD, MANIFEST, Commit, Head, Manifest
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError, UnreadableError
+from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.storage.commit import remove_leftovers, with_room
+from deepseek_trainer.storage.durable import reading, remove, storing, sync
+from deepseek_trainer.storage.sealing import Told, nobody
+from deepseek_trainer.storage.vault import Context, Vault
+
+log = logging.getLogger(__name__)
+
+_WAY_OUT: Final = "restore it from a backup, or start the job anew with checkpoint.resumeFrom set to an older step"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One owner's view; whoever takes the directory over later makes every change of this one fail."""
+
+    directory: Path
+    vault: Vault
+    refused: list[Refused] = field(default_factory=list)  # by the last `newest_whole` or `whole`, newest first
+    _unsound: set[int] = field(default_factory=set)  # steps that were ever refused
+    _owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def take_over(self) -> None:
+        """Finish or remove what crashed runs left, and shut out those that still run.
+
+        Raises IntegrityError where the record was changed, or is missing beside checkpoints.
+        """
+        with storing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            sync(self.directory.parent)
+        head = read_head(self.directory, self.vault) or Head(self.vault.job, self._owner)
+        for step in steps_in(self.directory):
+            if head.newest is None or step > head.newest.step:
+                head = self._settled(head, step)
+        # The record first, which shuts out a run that still writes; but a killed one may have left no room for it.
+        with_room(self.directory, lambda: self._write(replace(head, owner=self._owner)))
+        remove_leftovers(self.directory)
+
+    def head(self) -> Head:
+        """Raises TryAgainError once another attempt has taken over."""
+        head = read_head(self.directory, self.vault)
+        if head is None or head.owner != self._owner:
+            raise TryAgainError(
+                f"another attempt has taken {self.directory} over: this one may not write there any more",
+                hint="end one of the two runs that share this volume",
+            )
+        return head
+
+    def begin(self, step: int, attempt: int) -> str:
+        """Make the directory in which all ranks write their part of `step`; returns its name."""
+        self.head()
+        path = step_directory(self.directory, step)
+        partial = path.with_name(f"{path.name}.partial-{attempt}-{uuid.uuid4().hex}")
+        with storing(partial):
+            partial.mkdir()
+        return partial.name
+
+    def commit(self, partial: Path, manifest: Manifest) -> None:
+        """Make a partial directory, in which all ranks have synced their files, the newest checkpoint."""
+        step = manifest.step
+        self._give_up_from(step)
+        head = self.head()
+        newest = head.newest.digest if head.newest else None
+        manifest = replace(manifest, lineage=head.lineage, previous=newest)
+        record = self.vault.write(partial / MANIFEST, manifest.to_json(), Context(step))
+        path = step_directory(self.directory, step)
+        with storing(path):
+            sync(partial)
+            if path.exists():
+                self._rename_aside(step)  # it was never recorded
+            partial.rename(path)
+            sync(self.directory)
+        self._write(head.with_commit(Commit(step, record.digest)))
+        self._unsound.discard(step)
+
+    def newest_whole(self, tell: Told = nobody) -> CheckpointInfo | None:
+        """The newest checkpoint of which every byte authenticates; None where none was ever committed.
+
+        `tell` hears of each piece that was read [bytes], in any thread.
+
+        Raises IntegrityError where the newest is missing, or all are damaged; an OSError where some, which are not
+        known to be damaged, cannot be read: in another attempt they may be.
+        """
+        self.refused = []
+        head = self.head()
+        if head.newest is None:
+            return None
+        if not (newest := step_directory(self.directory, head.newest.step)).exists():
+            raise IntegrityError(f"the newest checkpoint, {newest}, is missing", hint=f"{_WAY_OUT}: {_listed(head)}")
+        for step in reversed(head.steps):
+            if info := self._whole(head, step, tell):
+                return info
+        if any(refused.unreadable for refused in self.refused):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(newest))
+        raise IntegrityError(
+            f"no checkpoint in {self.directory} authenticates; the newest: {self.refused[0].reason}",
+            hint="check the key; else restore a checkpoint from a backup",
+        )
+
+    def whole(self, step: int) -> CheckpointInfo | None:
+        """The checkpoint of `step`; None where it is not recorded, or damaged."""
+        self.refused = []
+        head = self.head()
+        return None if head.digest_of(step) is None else self._whole(head, step)
+
+    def set_aside(self, after_step: int) -> None:
+        """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
+
+        Raises ConfigError where there is no such checkpoint.
+        """
+        head = self.head()
+        if after_step >= 0 and after_step not in head.steps:
+            raise ConfigError(
+                f"no checkpoint of step {after_step} in {self.directory} to resume from",
+                hint=f"there are: {_listed(head)}",
+            )
+        if newer := frozenset(step for step in head.steps if step > after_step):
+            # The record first, with a new lineage: after a crash in between, take_over knows what was meant.
+            self._write(replace(head.without(newer), lineage=head.lineage + 1))
+        with storing(self.directory):
+            for step in steps_in(self.directory):
+                if step > after_step:
+                    self._rename_aside(step)
+            sync(self.directory)
+
+    def prune(self, retention: Retention, best_step: int | None) -> None:
+        """Delete the checkpoints that `retention` gives up; one that was refused takes no good one's place."""
+        head = self.head()
+        stay = retention.kept(head.steps, best_step) | retention.kept(set(head.steps) - self._unsound, best_step)
+        gone = frozenset(head.steps) - stay
+        # The directories first: an old checkpoint that is recorded and gone does no harm, the reverse stays for ever.
+        with storing(self.directory):
+            for step in gone:
+                self._delete(step)
+        pruned = replace(head.without(gone), best=best_step if best_step in stay else None)
+        if pruned != head:
+            self._write(pruned)
+
+    def _give_up_from(self, step: int) -> None:
+        """Set aside the recorded checkpoints from `step` on: they are damaged, or the run would not be here again.
+
+        Before a new one takes the place: a crash in between must not leave a record of what is missing.
+        """
+        recorded = self.head().steps
+        if recorded and recorded[-1] >= step:
+            self.set_aside(max((each for each in recorded if each < step), default=-1))
+
+    def _settled(self, head: Head, step: int) -> Head:
+        """What to make of a checkpoint newer than all that are recorded.
+
+        Either its run crashed before recording it, or while setting it aside; anything else was put there.
+        """
+        path = step_directory(self.directory, step)
+        try:
+            with reading(path):
+                info = open_checkpoint(path, step, self.vault)
+        except IntegrityError as error:
+            log.warning("a checkpoint that is not recorded is not used: %s", error)
+            return head
+        if head.is_followed_by(info.manifest):
+            return head.with_commit(Commit(step, info.manifest_digest))
+        if info.manifest.lineage < head.lineage:
+            self._rename_aside(step)
+        return head
+
+    def _whole(self, head: Head, step: int, tell: Told = nobody) -> CheckpointInfo | None:
+        path = step_directory(self.directory, step)
+        try:
+            with reading(path):
+                info = find(self.directory, self.vault, head, step)
+                verify(info, self.vault, tell)
+        except IntegrityError as error:
+            log.warning("checkpoint of step %d refused: %s", step, error.problem)
+            self.refused.append(Refused(step, path, error.problem, isinstance(error, UnreadableError)))
+            self._unsound.add(step)
+            return None
+        self._unsound.discard(step)
+        return info
+
+    def _rename_aside(self, step: int) -> None:
+        path = step_directory(self.directory, step)
+        path.rename(path.with_name(f"{path.name}.set-aside-{uuid.uuid4().hex}"))
+
+    def _delete(self, step: int) -> None:
+        """Out of sight in one step, so that no half checkpoint keeps its name."""
+        path = step_directory(self.directory, step)
+        if path.exists():
+            remove(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))
+
+    def _write(self, head: Head) -> None:
+        self.vault.replace(self.directory / HEAD, head.to_json())
+
+
+def _listed(head: Head) -> str:
+    return ", ".join(map(str, head.steps)) or "none"

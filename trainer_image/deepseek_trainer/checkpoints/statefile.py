@@ -1,0 +1,103 @@
+"""A rank's nested state as tensors by name and one JSON tree; nothing is pickled.
+
+A tensor's name is its path: the keys from the outside in, joined by `/`, with `~` and `/` inside a key written
+as `~0` and `~1` (RFC 6901).  torch is not imported here, so that checkpoints can be listed, verified and
+decrypted where it is not installed.
+"""
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.storage.tensorfile import SIZES, Entry
+
+State = dict[str, Any]
+
+# safetensors' names of torch's dtypes
+_CODES: Final = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_NAMES: Final = {code: name for name, code in _CODES.items()}
+
+
+def split(state: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
+    """Tensors by path, and the rest, which must be JSON with string keys."""
+    tensors: dict[str, Any] = {}
+    return tensors, _split(state, (), tensors)
+
+
+def join(tensors: Mapping[str, Any], rest: State) -> State:
+    """The state that `split` took apart; changes and returns `rest`."""
+    for path, tensor in tensors.items():
+        *keys, last = (key.replace("~1", "/").replace("~0", "~") for key in path.split("/"))
+        node = rest
+        for key in keys:
+            node = node.setdefault(key, {})
+        node[last] = tensor
+    return rest
+
+
+def _split(node: Mapping[str, Any], path: tuple[str, ...], tensors: dict[str, Any]) -> State:
+    rest: State = {}
+    for key, value in node.items():
+        assert isinstance(key, str), f"{'/'.join(path)}: JSON has string keys only, not {key!r}"
+        here = (*path, key.replace("~", "~0").replace("/", "~1"))
+        if _is_tensor(value):
+            tensors["/".join(here)] = value
+        elif isinstance(value, Mapping) and value:
+            if inner := _split(value, here, tensors):
+                rest[key] = inner
+        else:
+            rest[key] = value
+    return rest
+
+
+def _is_tensor(value: object) -> bool:
+    """Whoever has a tensor has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def entries(tensors: Mapping[str, Any]) -> list[Entry]:
+    """What `tensorfile.stream` writes; a tensor is copied to the host only when its turn comes.
+
+    The widest elements come first, so that each tensor is aligned in the file.
+    """
+    made = [
+        Entry(name, code_of(tensors[name].dtype), tuple(tensors[name].shape), partial(_bytes, tensors[name]))
+        for name in sorted(tensors)
+    ]
+    return sorted(made, key=lambda entry: -SIZES[entry.dtype])
+
+
+def _bytes(tensor: Any) -> memoryview:
+    return memory_of(tensor.detach().cpu().contiguous())
+
+
+def memory_of(tensor: Any) -> memoryview:
+    """The bytes of a contiguous tensor in the host's memory, to read or to fill."""
+    return memoryview(tensor.view(-1).view(sys.modules["torch"].uint8).numpy())
+
+
+def torch_dtype(code: str) -> Any:
+    """The dtype that safetensors calls `code`."""
+    import torch  # noqa: PLC0415 seconds of import that only a training rank needs
+
+    return getattr(torch, _NAMES[code])
+
+
+def code_of(dtype: Any) -> str:
+    """What safetensors calls a dtype of torch.  Raises ConfigError for one that it has no name for."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in _CODES:
+        raise ConfigError(f"a tensor of {name} cannot be saved", hint=f"there are: {', '.join(_CODES)}")
+    return _CODES[name]

@@ -1,0 +1,216 @@
+"""Checkpoints as a run writes and reads them: a directory appears whole, or not at all.
+
+A save: every rank writes and syncs its files in `step-N.partial-<attempt>-<uuid>`; rank 0 then writes the
+manifest, renames the directory to `step-N` and records it in HEAD.json.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from torch import Tensor
+
+from deepseek_trainer.checkpoints.catalog import (
+    CheckpointInfo,
+    Refused,
+    find,
+    open_checkpoint,
+    read_head,
+    read_rest,
+    step_directory,
+)
+from deepseek_trainer.checkpoints.dcp import PER_RANK, Piece, pieces_to_write, read_tensors
+from deepseek_trainer.checkpoints.ledger import Ledger
+from deepseek_trainer.checkpoints.manifest import Manifest, RankFile, TensorInfo
+from deepseek_trainer.checkpoints.statefile import State, entries, join, split
+from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.contract.times import utc_now
+from deepseek_trainer.storage.tensorfile import stream
+from deepseek_trainer.storage.vault import Context, Vault
+from deepseek_trainer.worker.agreement import Exchange, agree, alone
+
+__all__ = ["CheckpointInfo", "CheckpointStore", "Refused"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank writes of a state: tensors or shards of them, and the JSON beside."""
+
+    pieces: Sequence[Piece]
+    rest: State
+
+
+class CheckpointStore:
+    """The checkpoints of one job, as one of its ranks uses them.
+
+    All methods are collective: every rank calls them, and where one rank fails all raise.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        vault: Vault,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        attempt: int = 1,
+        exchange: Exchange = alone,
+    ) -> None:
+        """Takes the directory over from earlier runs: collective too.
+
+        Raises IntegrityError where the record of checkpoints was changed, or is missing beside them.
+        """
+        self.directory, self.vault = directory, vault
+        self._rank, self._world_size, self._attempt = rank, world_size, attempt
+        self._exchange = exchange
+        self._ledger = Ledger(directory, vault)
+        self._on_lead(self._ledger.take_over)
+
+    @property
+    def refused(self) -> Sequence[Refused]:
+        """Damaged checkpoints that the last `latest` or `at` passed over, newest first; on rank 0."""
+        return self._ledger.refused
+
+    def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> CheckpointInfo:
+        """Commit every rank's `state` (nested dicts of tensors and JSON) and rank 0's `meta` (JSON) as `step`.
+
+        Tensors that several ranks hold alike are written once, a DTensor by each rank its shard, what is PER_RANK by
+        every rank.  Raises StorageError where the disk refuses, and TryAgainError on the other ranks: a partial
+        checkpoint is removed, those before it are untouched.
+        """
+        return self.commit(step, self.share(state), meta)
+
+    def share(self, state: Mapping[str, Any]) -> Share:
+        """The part of `state` that this rank is to write."""
+        tensors, rest = split(state)
+        return Share(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
+
+    def commit(self, step: int, share: Share, meta: Mapping[str, Any]) -> CheckpointInfo:
+        """The rest of `save`."""
+        partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
+        try:
+            written = self._agree(lambda: self._write(partial, step, share))
+            self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, written, meta)))
+        except BaseException:
+            if self._is_lead:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return self._each(lambda: open_checkpoint(step_directory(self.directory, step), step, self.vault))
+
+    def beside(self, exchange: Exchange) -> Self:
+        """The same store for a thread beside this one, whose ranks agree over another exchange."""
+        other = copy(self)
+        other._exchange = exchange
+        return other
+
+    def latest(self) -> CheckpointInfo | None:
+        """The newest checkpoint of which every byte authenticates; None where none was ever committed.
+
+        Damaged newer ones are listed in `refused`.  Raises IntegrityError where the newest is missing, or all
+        are damaged, and an OSError where some of these cannot be read.
+        """
+        return self._found(self._ledger.newest_whole)
+
+    def at(self, step: int) -> CheckpointInfo | None:
+        """The checkpoint of `step`; None where there is none, or it is damaged."""
+        return self._found(lambda: self._ledger.whole(step))
+
+    def load(
+        self,
+        info: CheckpointInfo,
+        into: Mapping[str, Tensor] | None = None,
+        wanted: Callable[[str], bool] = lambda _: True,
+    ) -> tuple[State, Mapping[str, Any]]:
+        """The state, every byte authenticated, and `meta`: on any number of ranks, however many saved.
+
+        What the ranks shared comes whole, or into the tensors of `into` (by their path in the state; DTensors, too),
+        without the tensors that this rank does not want; what is PER_RANK as this rank saved it.
+        """
+        return self._each(lambda: self._read(info, into, wanted)), info.meta
+
+    def set_aside(self, after_step: int) -> None:
+        """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
+
+        Raises ConfigError where there is no such checkpoint.
+        """
+        self._on_lead(lambda: self._ledger.set_aside(after_step))
+
+    def prune(self, retention: Retention, best_step: int | None) -> None:
+        """Delete the checkpoints that `retention` gives up."""
+        self._on_lead(lambda: self._ledger.prune(retention, best_step))
+
+    @property
+    def _is_lead(self) -> bool:
+        return self._rank == 0
+
+    @property
+    def file_name(self) -> str:
+        """The file for this rank's tensors."""
+        return f"rank-{self._rank:05d}.safetensors"
+
+    def _write(self, partial: Path, step: int, share: Share) -> Any:
+        """This rank's files; returns their entries of the manifest as JSON."""
+        context, path = Context(step, self._rank), partial / self.file_name
+        tensors = {piece.info.key: piece.tensor for piece in share.pieces}
+        records = [self.vault.write(path, stream(entries(tensors)), context)]
+        if share.rest:
+            records.append(self.vault.write(path.with_suffix(".json"), json.dumps(share.rest).encode(), context))
+        return {
+            "files": [RankFile(self._rank, record).to_json() for record in records],
+            "tensors": [piece.info.to_json() for piece in share.pieces],
+        }
+
+    def _manifest(self, step: int, shares: Sequence[Any], meta: Mapping[str, Any]) -> Manifest:
+        return Manifest(
+            job=self.vault.job,
+            step=step,
+            created=utc_now(),
+            key_id=self.vault.key_id,
+            world_size=self._world_size,
+            attempt=self._attempt,
+            files=tuple(RankFile.from_json(file) for share in shares for file in share["files"]),
+            tensors=tuple(TensorInfo.from_json(tensor) for share in shares for tensor in share["tensors"]),
+            meta=meta,
+        )
+
+    def _read(self, info: CheckpointInfo, into: Mapping[str, Tensor] | None, wanted: Callable[[str], bool]) -> State:
+        shared = read_rest(info, 0, self.vault)
+        rest = {key: value for key, value in shared.items() if key not in PER_RANK}
+        rest |= read_rest(info, self._rank, self.vault)
+        return join(read_tensors(info, self._rank, self.vault, into, wanted), rest)
+
+    def _found(self, search: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
+        """Rank 0's choice, on every rank."""
+
+        def step_found() -> int | None:
+            info = search()
+            return info.step if info else None
+
+        step = self._on_lead(step_found)
+        if step is None:
+            return None
+        return self._each(lambda: self._recorded(step))
+
+    def _recorded(self, step: int) -> CheckpointInfo:
+        head = read_head(self.directory, self.vault)
+        assert head is not None, "the lead has just found a checkpoint that it records"
+        return find(self.directory, self.vault, head, step)
+
+    def _on_lead(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on rank 0, which alone does it."""
+        return self._agree(work if self._is_lead else lambda: None)[0]
+
+    def _each(self, work: Callable[[], T]) -> T:
+        """What `work` gives on this rank, once it has succeeded on all."""
+        own: list[T] = []
+        self._agree(lambda: own.append(work()))
+        return own[0]
+
+    def _agree(self, work: Callable[[], Any]) -> list[Any]:
+        return agree(self._exchange, work)

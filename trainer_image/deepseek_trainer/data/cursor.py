@@ -1,0 +1,81 @@
+"""Which rows a step trains on: a position in the endless stream that `order.py` makes of a seed.
+
+The stream never depends on the number of ranks, and any position is computed directly: resuming costs
+nothing, however far the run had come.
+
+Epoch boundary: no row is dropped and none is repeated early.  A batch that an epoch cannot fill goes
+on with the first rows of the next epoch's permutation.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from deepseek_trainer.contract.errors import DataError, IntegrityError
+from deepseek_trainer.data.order import Order
+from deepseek_trainer.data.permutation import Indices
+
+STATE_BYTES: Final = 32
+_STATE = struct.Struct("<QQ16s")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The next step's place in an endless stream of row indices.
+
+    `consumed` counts the rows [rows] that earlier steps took, over all ranks; `data_digest` is the hex
+    digest of the prepared data that the indices point into, and of their order where it is not the plain
+    one (`Order.digest`).  Immutable: `advanced()` is the cursor of the step after.
+    """
+
+    seed: int
+    rows: int
+    global_batch: int
+    data_digest: str
+    consumed: int = 0
+    order: Order | None = None  # None: the plain one, of one source
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data done so far; 1.5 is the middle of the second.
+
+        Of a mix: as many rows as all sources or classes have together, whichever they came from.
+        """
+        return self.consumed / self.rows
+
+    def rank_slice(self, rank: int, world_size: int) -> Indices:
+        """Row indices of the next step for this rank, int64: its contiguous part of the batch, as long as others'."""
+        assert self.global_batch % world_size == 0, "the spec makes globalBatchSize a multiple of the world size"
+        share = self.global_batch // world_size
+        start = self.consumed + rank * share
+        return (self.order or Order((self.rows,))).indices(self.seed, start, start + share)
+
+    def advanced(self) -> Self:
+        """The cursor after one more step."""
+        return replace(self, consumed=self.consumed + self.global_batch)
+
+    def state(self) -> bytes:
+        """32 bytes, little-endian: seed (u64), consumed (u64), first 16 bytes of the data digest."""
+        return _STATE.pack(self.seed, self.consumed, bytes.fromhex(self.data_digest)[:16])
+
+    @classmethod
+    def from_state(
+        cls, state: bytes, *, rows: int, global_batch: int, data_digest: str, order: Order | None = None
+    ) -> Self:
+        """The cursor that `state()` came from, over the same data in the same order.
+
+        Raises DataError where data or order are not those that the state was made with.
+        """
+        if len(state) != STATE_BYTES:
+            raise IntegrityError(f"data cursor has {len(state)} bytes: it must have {STATE_BYTES}")
+        seed, consumed, prefix = _STATE.unpack(state)
+        if prefix != bytes.fromhex(data_digest)[:16]:
+            raise DataError(
+                f"the checkpoint was trained on data {prefix.hex()}, the prepared data are {data_digest[:32]}: "
+                "a run cannot go on with other data, nor with other shares or another order of them",
+                hint="restore the data and what orders them (data.sources, data.balanceBy, data.curriculum), or "
+                "start over with checkpoint.resumeFrom: None",
+            )
+        return cls(
+            seed=seed, rows=rows, global_batch=global_batch, data_digest=data_digest, consumed=consumed, order=order
+        )

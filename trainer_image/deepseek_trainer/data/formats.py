@@ -1,0 +1,188 @@
+"""Files as raw records: .jsonl, .csv, .parquet and .txt.
+
+Each is read as a stream, and each record when it is asked for, so that what is wrong with one says nothing
+about the next.
+"""
+
+import csv
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.language.records import columns, kind
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+Value = dict[str, Any]
+Load = Callable[[], Value | None]  # the fields of a record; None: a blank line.  Raises DataError for a bad one
+Reader = Callable[[Path, str, DataSpec], Iterator[tuple[int, Load]]]
+
+_NOT_READABLE: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
+_BATCH_ROWS: Final = 256  # of a Parquet file, in memory at once
+
+
+def read(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+    """The records of a file, with the line, of Parquet the row, where each begins; both count from 1.
+
+    Raises DataError where the file, or the rest of it, cannot be read.
+    """
+    with readable(name):
+        yield from READERS[file.suffix](file, name, spec)
+
+
+@contextmanager
+def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Iterator[None]:
+    """Turn what says that `name` cannot be opened into a DataError; what a bad volume says goes by as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_READABLE:
+            raise
+        raise DataError(
+            f"{name} cannot be read: {os.strerror(error.errno).lower()}",
+            hint=f"let the trainer's user read it, or take it away{way_out}",
+        ) from error
+
+
+def _txt(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+    def load() -> Value:
+        with readable(name), file.open("rb") as stream:
+            return {spec.text_field: _decoded(stream.read(), name)}
+
+    yield 1, load
+
+
+def _jsonl(file: Path, name: str, _: DataSpec) -> Iterator[tuple[int, Load]]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            yield number, partial(_object, line.rstrip(b"\r\n"), f"{name}:{number}")
+
+
+def _decoded(raw: bytes, place: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: byte {error.start + 1} is not UTF-8", hint="convert the file to UTF-8") from None
+
+
+def _object(raw: bytes, place: str) -> Value | None:
+    line = _decoded(raw, place)
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg[0].lower()}{error.msg[1:]}"
+        raise DataError(f"{place}:{error.colno}: not JSON: {what}", hint="each line is one JSON object") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{place}: JSON with a number or a nesting beyond any limit") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a record must be a JSON object, this is {kind(value)}")
+    return value
+
+
+def _csv(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+    """RFC 4180 with a header: quoted fields may hold line ends, and quotes that are written twice."""
+    csv.field_size_limit(sys.maxsize)  # for the whole process; the default, 128 KiB, is less than a long text
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        header = _header(reader, name, spec)
+        while header:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, partial(_refuse, _not_csv(f"{name}:{number}", error))
+                continue
+            if cells:
+                yield number, partial(_cells, header, cells, f"{name}:{number}")
+
+
+def _header(reader: Any, name: str, spec: DataSpec) -> list[str]:
+    """The names of the columns; none where the file is empty."""
+    try:
+        header: list[str] = next(reader, [])
+    except csv.Error as error:
+        raise _not_csv(f"{name}:1", error) from None
+    if header:
+        _refuse_undecodable(header, f"{name}:1")
+        columns(header, spec, f"{name}:1")
+    return header
+
+
+def _cells(header: list[str], cells: list[str], place: str) -> Value:
+    if len(cells) != len(header):
+        raise DataError(
+            f"{place}: {len(cells)} fields where the header names {len(header)}",
+            hint='a field with a comma, a quote or a line end stands in quotes: "..."',
+        )
+    _refuse_undecodable(cells, place)
+    return dict(zip(header, cells, strict=True))
+
+
+def _refuse_undecodable(cells: list[str], place: str) -> None:
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:  # `surrogateescape` put half a surrogate pair where a byte was not UTF-8
+        raise DataError(f"{place}: not UTF-8", hint="convert the file to UTF-8") from None
+
+
+def _not_csv(place: str, error: csv.Error) -> DataError:
+    return DataError(f"{place}: not CSV: {error}", hint='RFC 4180: "..." around a field, "" for a quote in it')
+
+
+def _parquet(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+    import pyarrow as pa  # noqa: PLC0415 memory that only the preparation of tables needs
+
+    row = 0
+    try:
+        for batch in _batches(file, name, spec):
+            for i in range(batch.num_rows):
+                row += 1
+                yield row, partial(_row, batch, i, f"{name}:{row}")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the volume's fault, not the file's
+        after = f" after row {row}" if row else ""
+        raise DataError(f"{name}: damaged, or not a Parquet file{after}", hint="copy or write the file again") from None
+
+
+def _batches(file: Path, name: str, spec: DataSpec) -> Iterator["RecordBatch"]:
+    """Only the columns that are needed.
+
+    One row group at a time: asked for all, pyarrow 26 keeps what it has read to the end of the file.
+    """
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415
+
+    with file.open("rb") as stream, ParquetFile(stream, page_checksum_verification=True) as table:
+        wanted = columns(table.schema_arrow.names, spec, name)
+        for group in range(table.num_row_groups):
+            yield from table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted)
+
+
+def _row(batch: "RecordBatch", i: int, place: str) -> Value:
+    try:
+        value: Value = batch.slice(i, 1).to_pylist()[0]
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: not UTF-8", hint="write the file again with text columns in UTF-8") from None
+    return value
+
+
+def _refuse(error: DataError) -> NoReturn:
+    raise error
+
+
+READERS: Final[dict[str, Reader]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}

@@ -1,0 +1,79 @@
+"""Which prepared data the nodes of one attempt use.
+
+Node 0 prepares and then leaves a pointer that carries the run id in its path, so that no node can follow an
+earlier attempt's pointer, and a node 0 that outlived its attempt cannot mislead a later one.
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.contract.errors import IntegrityError, TryAgainError
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.storage.commit import committed
+from deepseek_trainer.storage.vault import Vault
+
+log = logging.getLogger(__name__)
+
+POINTER: Final = "pointer.json"
+POLL_S: Final = 0.2
+# Tokenising is slow, and where node 0 fails its attempt ends anyway: this only catches a volume that is not shared.
+DEADLINE_S: Final = 24 * 3600.0
+REPORT_EVERY_S: Final = 60.0
+
+
+def point(paths: Paths, run_id: str, digest: str, vault: Vault) -> None:
+    """Tell the nodes of this run to use `prepared/<digest>`.
+
+    Raises TryAgainError where the same run has been pointed elsewhere: the input changed under it.
+    """
+    home = _home(paths, run_id)
+    if not home.exists():
+        with committed(home) as partial:
+            vault.write(partial / POINTER, json.dumps({"runId": run_id, "data": digest}).encode())
+    if (known := pointed_to(paths, run_id, vault)) != digest:
+        raise TryAgainError(
+            f"the data changed while run {run_id} used them: they were {known}, now they are {digest}",
+            hint="do not change data that a job trains on; the next attempt takes them as they are then",
+        )
+
+
+def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
+    """Digest of the prepared data of this run; None while there are none."""
+    home = _home(paths, run_id)
+    if not home.exists():
+        return None
+    try:
+        pointer = json.loads(bytes(vault.read(home / POINTER)))
+        digest, owner = str(pointer["data"]), pointer["runId"]
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"{home / POINTER} is not a pointer to prepared data", hint=f"delete {home}") from None
+    if owner != run_id:
+        raise IntegrityError(f"{home / POINTER} belongs to run {owner}, not to {run_id}", hint=f"delete {home}")
+    return digest
+
+
+def wait(paths: Paths, run_id: str, vault: Vault, deadline_s: float = DEADLINE_S) -> str:
+    """Digest of the prepared data of this run, as soon as node 0 has left a pointer.
+
+    Raises TryAgainError after `deadline_s`.
+    """
+    start = reported = time.monotonic()
+    while (digest := pointed_to(paths, run_id, vault)) is None:
+        now = time.monotonic()
+        if now - start >= deadline_s:
+            raise TryAgainError(
+                f"node 0 prepared nothing for run {run_id} below {paths.prepared} in {deadline_s:.0f} s",
+                hint="see the log of node 0; all nodes must mount the same volume",
+            )
+        if now - reported >= REPORT_EVERY_S:
+            log.info("waiting for node 0 to prepare the data: %.0f s", now - start)
+            reported = now
+        time.sleep(POLL_S)
+    return digest
+
+
+def _home(paths: Paths, run_id: str) -> Path:
+    return paths.prepared / "runs" / run_id

@@ -1,0 +1,210 @@
+"""The job's data as records: the files of a claim, in name order.
+
+Errors name file and line and the fields of a record, never its content.
+"""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress, repeat
+from pathlib import Path
+from typing import Final, NoReturn, Self
+
+from deepseek_trainer.contract.data import BadRecord, DataFormat, DataSpec
+from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.volume import VolumePath
+from deepseek_trainer.data.formats import READERS, Load, read, readable
+from deepseek_trainer.language.records import Record, record_of, some
+
+Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
+EVERY: Final[Iterable[bool]] = repeat(True)
+
+
+def unheard(_: DataError) -> None:
+    """For one who reads the records again, after another was told what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The files of one `data.train` or `data.validation`, found and safe to open."""
+
+    root: Path
+    files: tuple[Path, ...]
+    spec: DataSpec
+
+    @classmethod
+    def find(cls, place: VolumePath, spec: DataSpec, paths: Paths) -> Self:
+        """Raises DataError where claim, path or readable files are missing, or a link leads out of the claim."""
+        claim = paths.claim(place.claim_name)
+        if not claim.is_dir():
+            raise DataError(
+                f"no volume {place.claim_name!r} at {claim}{_beside(claim)}",
+                hint="check data.*.claimName in the job file",
+            )
+        root = claim / place.path
+        with readable(str(root), way_out=""):
+            found = _files(root)
+        if found is None:
+            raise DataError(
+                f"no {place.path!r} in volume {place.claim_name!r} ({root}){_beside(root)}",
+                hint="check data.*.path in the job file",
+            )
+        files = tuple(file for file in found if file.suffix in _suffixes(spec))
+        if not files:
+            _refuse_files(root, found, spec)
+        for file in files:
+            if not Path(os.path.realpath(file)).is_relative_to(
+                claim.resolve()
+            ):  # other than `resolve`, of circles, too
+                raise DataError(
+                    f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there"
+                )
+        return cls(root if root.is_dir() else root.parent, files, spec)
+
+    def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[Record]:
+        """All records, or those of the entries that are `wanted`; files in name order.  As `numbered`."""
+        return (record for _, record in self.numbered(skipped, wanted))
+
+    def numbered(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[tuple[int, Record]]:
+        """Each record with the number of its entry; blank lines, empty texts and bad records are entries, too.
+
+        Raises DataError at the first record or file that is bad.  With onBadRecord Skip it tells `skipped` of each
+        instead, and raises DataError at the end where there was nothing else.  Others than `wanted` are not looked at.
+        """
+        first: DataError | None = None
+        bad = good = 0
+        for i, load in compress(enumerate(self._loads()), wanted):
+            try:
+                found = load()
+            except DataError as error:
+                if self.spec.on_bad_record is BadRecord.FAIL:
+                    raise
+                skipped(error)
+                first, bad = first or error, bad + 1
+                continue
+            if found is not None:
+                good += 1
+                yield i, found
+        if first is not None and not good:
+            raise DataError(
+                f"no record is left: {bad} were bad and skipped, the first: {first.problem}", hint=first.hint
+            )
+
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of the files, in order; of one that is skipped as a whole, its name."""
+        total = hashlib.sha256()
+        for file in self.files:
+            total.update(f"{self._digest_of(file)}  {self.name_of(file)}\n".encode())
+        return total.hexdigest()
+
+    def _digest_of(self, file: Path) -> str:
+        try:
+            with readable(self.name_of(file)), file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except DataError:
+            if self.spec.on_bad_record is BadRecord.FAIL:
+                raise
+            return "not readable"
+
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files if file.exists())
+
+    def name_of(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
+
+    def _loads(self) -> Iterator[Callable[[], Record | None]]:
+        """Each gives one record, or None for a blank one; a file that cannot be read on ends with one that raises."""
+        for file in self.files:
+            name = self.name_of(file)
+            try:
+                for line, load in read(file, name, self.spec):
+                    yield partial(_loaded, load, name, line, self.spec)
+            except DataError as error:
+                yield partial(_refuse, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which records of `data.train` are held out: those whose key is below `threshold`."""
+
+    threshold: int
+
+    @classmethod
+    def of(cls, records: Iterable[Record], fraction: float) -> Self:
+        """About `fraction` of the records, at least one, and never all.
+
+        The same content is never on both sides.  Raises DataError where the records do not have two
+        different contents.
+        """
+        threshold = int(fraction * 2**64)
+        low, high = 2**64, -1
+        for record in records:
+            key = record.key()
+            low, high = min(low, key), max(high, key)
+        if high <= low:
+            count = "no record" if high < 0 else "only one record, or copies of it"
+            raise DataError(
+                f"data.train has {count}: holding some out for validation takes two different ones",
+                hint="add records, or give data.validation",
+            )
+        return cls(min(max(threshold, low + 1), high))
+
+    def holds_out(self, record: Record) -> bool:
+        return record.key() < self.threshold
+
+
+def _suffixes(spec: DataSpec) -> tuple[str, ...]:
+    return tuple(suffix for suffix in READERS if spec.format is DataFormat.TEXT or suffix != ".txt")
+
+
+def _files(root: Path) -> list[Path] | None:
+    """That lie at or below `root`, links to nowhere among them; None where there is nothing."""
+    if root.is_dir():
+        return sorted(_visible_files(root))
+    return [root] if root.exists() else None
+
+
+def _visible_files(directory: Path) -> Iterator[Path]:
+    with readable(str(directory), way_out=""):
+        entries = [*directory.iterdir()]
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "lost+found":
+            continue
+        if entry.is_dir():
+            yield from _visible_files(entry)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry
+
+
+def _refuse_files(root: Path, found: list[Path], spec: DataSpec) -> NoReturn:
+    *others, last = _suffixes(spec)
+    wanted = f"{', '.join(others)} or {last}"
+    there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
+    text_only = spec.format is not DataFormat.TEXT and any(file.suffix == ".txt" for file in found)
+    hint = "data.format: Text reads .txt files" if text_only else "one JSON object per line in .jsonl files"
+    raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=hint)
+
+
+def _beside(path: Path) -> str:
+    """What lies where `path` was looked for, nearest name first."""
+    parent = next((parent for parent in path.parents if parent.is_dir()), None)
+    if parent is None:
+        return ""
+    names = [entry.name for entry in sorted(parent.iterdir()) if not entry.name.startswith(".")]
+    if not names:
+        return f"; {parent} is empty"
+    near = difflib.get_close_matches(path.relative_to(parent).parts[0], names, n=1)
+    return f"; {parent} has {some(names)}" + (f", did you mean {near[0]!r}" if near else "")
+
+
+def _loaded(load: Load, name: str, line: int, spec: DataSpec) -> Record | None:
+    value = load()
+    return None if value is None else record_of(value, name, line, spec)
+
+
+def _refuse(error: DataError) -> NoReturn:
+    raise error

@@ -1,0 +1,113 @@
+"""Which of a job's labels a model chooses for each prompt, and how good the choices are.
+
+A label's score is its log-probability as the whole response, end of text included; nothing is generated.
+Shapes: B pairs of a prompt and a label in a batch, P prompts, L labels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.evaluation.evaluate import answering
+from deepseek_trainer.language.conversation import Question
+from deepseek_trainer.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.language.tokenizer import id_limit, pad_id, prompt_ids, response_ids
+from deepseek_trainer.model.causal_lm import row_losses
+
+Json = dict[str, Any]
+Scores = npt.NDArray[np.float64]
+
+HEADLINES: Final = ("total", "accuracy", "macroF1", "rocAuc")  # of a classification: its numbers, the last not always
+
+
+def label_scores(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Question],
+    labels: Sequence[str],
+    batch_size: int,
+) -> list[list[float]]:
+    """Log-probability [nats] of each label as the response to each prompt: P lists of L numbers.
+
+    A forward pass is over at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
+    """
+    responses = [response_ids(tokenizer, label) for label in labels]
+    questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    pairs = [_document(question, response) for question in questions for response in responses]
+    scores: list[float] = []
+    with answering(model):
+        for start in range(0, len(pairs), batch_size):
+            scores += (-row_losses(model, _batch(pairs[start : start + batch_size], tokenizer))).tolist()
+    return [scores[i : i + len(labels)] for i in range(0, len(scores), len(labels))]
+
+
+def classification(truth: Sequence[str], scores: Sequence[Sequence[float]], labels: Sequence[str]) -> Json:
+    """How good the labels with the highest scores are; `truth` is the right one of `labels` for each of P >= 1 prompts.
+
+    {"labels", "total", "accuracy", "macroF1", "rocAuc", "perClass", "confusion"}.  Macro F1 is over the labels that
+    are right or chosen for a prompt.  `confusion[i][j]`: prompts of label i for which j was chosen.  "rocAuc" is the
+    second of two labels', or the mean of each label against the rest; it is left out where only one label occurs.
+    """
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # noqa: PLC0415 for the jobs with labels
+
+    scores_PL = np.array(scores)
+    right_P = np.array([labels.index(label) for label in truth])
+    chosen_P = scores_PL.argmax(axis=1)
+    area = _roc_auc(right_P, scores_PL)
+    return {
+        "labels": list(labels),
+        "total": len(truth),
+        "accuracy": float(accuracy_score(right_P, chosen_P)),
+        "macroF1": float(f1_score(right_P, chosen_P, average="macro", zero_division=0)),
+        **({} if area is None else {"rocAuc": area}),
+        "perClass": _per_class(right_P, chosen_P, len(labels)),
+        "confusion": confusion_matrix(right_P, chosen_P, labels=range(len(labels))).tolist(),
+    }
+
+
+def _document(question: list[int], response: list[int]) -> Document:
+    ids = np.array([*question, *response], np.uint32)
+    return Document(ids, np.arange(len(ids)) >= len(question))
+
+
+def _batch(pairs: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """One pair a row, as training sees them."""
+    dtype = row_dtype(max(map(len, pairs)), id_limit(tokenizer))
+    rows = np.concatenate([packed_row([pair], dtype, pad_id(tokenizer)) for pair in pairs])
+    return Rows([rows]).batch(range(len(pairs)))
+
+
+def _per_class(right_P: npt.NDArray[Any], chosen_P: npt.NDArray[Any], count: int) -> list[Json]:
+    """Of each label, in order; what cannot be divided is 0."""
+    from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415 as above
+
+    columns = precision_recall_fscore_support(right_P, chosen_P, labels=range(count), zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    return [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _roc_auc(right_P: npt.NDArray[Any], scores_PL: Scores) -> float | None:
+    """None where no label has prompts on both sides, or where a diverged model gives no numbers."""
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 as above
+
+    if not np.isfinite(scores_PL).all():
+        return None
+    count = scores_PL.shape[1]
+    labels = [1] if count == 2 else range(count)
+    areas = [
+        roc_auc_score(right_P == label, _log_odds(scores_PL, label))
+        for label in labels
+        if 0 < (right_P == label).sum() < len(right_P)
+    ]
+    return float(np.mean(areas)) if areas else None
+
+
+def _log_odds(scores_PL: Scores, label: int) -> Scores:
+    """Of `label` against all others, shape P: ranks as its probability does, also where that rounds to 1."""
+    others_P: Scores = np.logaddexp.reduce(np.delete(scores_PL, label, axis=1), axis=1)
+    return scores_PL[:, label] - others_P

@@ -1,0 +1,91 @@
+"""A conversation as tokens, with those apart that are learned: every answer and its end of turn.
+
+A base model's chat template is given the conversation up to each border, before an answer and after it.  What it
+writes must only ever grow, for else nobody can tell where an answer begins.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
+
+from jinja2 import TemplateError
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.language.conversation import ASSISTANT, SYSTEM, USER, Conversation
+
+Span = tuple[list[int], bool]  # tokens, and whether they are learned
+
+QUESTION: Final = "### Question\n{prompt}\n\n### Answer\n"
+_SYSTEM: Final = "### System\n{prompt}\n\n"
+
+
+def spans(tokenizer: Any, turns: Conversation, place: str = "the conversation") -> Iterator[Span]:
+    """The tokens of `turns` in order, without a begin of text that the plain template has no part in.
+
+    Those of the first turns alone are the beginning of those of all.  Raises ConfigError where the chat template
+    refuses the conversation of `place`, or rewrites what it wrote before.
+    """
+    plain = tokenizer.chat_template is None
+    yield from _plain(tokenizer, turns) if plain else _templated(tokenizer, turns, place)
+
+
+def rendered(tokenizer: Any, turns: Conversation, place: str = "the conversation") -> str:
+    """What the chat template writes; after a question it opens the answer."""
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    opens = turns[-1].role == USER
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
+    except TemplateError as error:
+        said = str(error)  # shown where the template says it in these words: else it could be the record's content
+        why = f": {said}" if said and said in str(tokenizer.chat_template) else ""
+        hint = "leave out what it does not take, often the system message, or use another base model"
+        raise ConfigError(f"{place}: the base model's chat template refuses it{why}", hint=hint) from None
+
+
+def encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _plain(tokenizer: Any, turns: Conversation) -> Iterator[Span]:
+    opening = ""
+    for turn in turns:
+        if turn.role == ASSISTANT:
+            yield [*encoded(tokenizer, [turn.content])[0], tokenizer.eos_token_id], True
+            opening = ""
+        else:
+            opening += (_SYSTEM if turn.role == SYSTEM else QUESTION).format(prompt=turn.content)
+            if turn.role == USER:
+                yield encoded(tokenizer, [opening])[0], False
+
+
+def _templated(tokenizer: Any, turns: Conversation, place: str) -> Iterator[Span]:
+    borders = [i for i, turn in enumerate(turns, 1) if turn.role != SYSTEM]
+    texts = [rendered(tokenizer, turns[:border], place) for border in borders]
+    before, ids = "", list[int]()
+    for border, text, whole in zip(borders, texts, encoded(tokenizer, texts), strict=True):
+        if not text.startswith(before):
+            _refuse_rewriting(place, border - 1)
+        new = whole[len(ids) :]
+        if whole[: len(ids)] != ids:  # one token across the border: an answer is generated, so learned, from it on
+            new = encoded(tokenizer, [text[len(before) :]])[0]
+        before, ids = text, ids + new
+        yield from _answer(tokenizer, new) if turns[border - 1].role == ASSISTANT else [(new, False)]
+
+
+def _refuse_rewriting(place: str, messages: int) -> NoReturn:
+    raise ConfigError(
+        f"{place}: the base model's chat template rewrites what it wrote for the first {messages} messages when the "
+        "next one comes, so that the answers to be learned cannot be told apart",
+        hint="give the base model a chat template that only appends, or use records with a prompt and a response",
+    )
+
+
+def _answer(tokenizer: Any, ids: list[int]) -> Iterator[Span]:
+    """Learned up to the end of the turn; the white space that templates write after it is not."""
+    decode = tokenizer.backend_tokenizer.decode
+    end = len(ids)
+    while end and not decode([ids[end - 1]], skip_special_tokens=False).strip():
+        end -= 1
+    ends_turn = end and not decode([ids[end - 1]], skip_special_tokens=True)
+    border = end if ends_turn else len(ids)
+    yield ids[:border], True
+    yield ids[border:], False

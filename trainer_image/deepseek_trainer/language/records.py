@@ -1,0 +1,268 @@
+"""From the fields of a raw record to what is trained on.
+
+Errors name the place of a record and its fields, never its content.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
+
+from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.language.conversation import (
+    ASSISTANT,
+    ROLES,
+    USER,
+    Conversation,
+    Message,
+    Question,
+    as_text,
+    out_of_order,
+)
+
+MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
+MAX_LABEL: Final = 256  # [characters], as evaluation.labels
+_SHOWN: Final = 10  # names of files or fields in a message
+_MESSAGE: Final = 'a message is {"role": "system", "user" or "assistant", "content": "..."}'
+_ORDER: Final = "after an optional system message, user and assistant take turns, and the assistant has the last word"
+_KINDS: Final = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One document: Text (`prompt` is None) or Instruction (`text` is the response, or a conversation's last turn).
+
+    Or two, of Preference: with `text` as the chosen response, and with the `rejected` one.
+    """
+
+    prompt: Question | None
+    text: str
+    source: str
+    line: int  # of a table the row
+    must_contain: tuple[str, ...] = ()
+    label: str | None = None  # its class, with data.balanceBy
+    rejected: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.source}:{self.line}"
+
+    def texts(self) -> Iterator[str]:
+        """All that is said in it, in order."""
+        if isinstance(self.prompt, tuple):
+            yield from (message.content for message in self.prompt)
+        elif self.prompt is not None:
+            yield self.prompt
+        yield self.text
+        if self.rejected is not None:
+            yield self.rejected
+
+    def sides(self) -> "tuple[Record, Record]":
+        """A Preference record as two Instruction records: the chosen answer, the rejected one."""
+        assert self.rejected is not None, "of pairs only"
+        return replace(self, rejected=None), replace(self, text=self.rejected, rejected=None)
+
+    def size_bytes(self) -> int:
+        return sum(len(text.encode()) for text in self.texts())
+
+    def key(self) -> int:
+        """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
+        rejected = "" if self.rejected is None else f"\0{self.rejected}"
+        content = f"{as_text(self.prompt or '')}\0{self.text}{rejected}".encode()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"dstj record").digest(), "big")
+
+
+def record_of(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
+    """The record that `value` spells, found at `line` of the file `name`; None for an empty text.
+
+    Raises DataError where a field is missing or of the wrong kind.
+    """
+    record = _record(value, name, line, spec)
+    if record is None or spec.balance_by is None:
+        return record
+    return replace(record, label=_label(value, spec.balance_by, record.place))
+
+
+def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
+    place = f"{name}:{line}"
+    if spec.format is DataFormat.TEXT:
+        text = _string(value, spec.text_field, place, "textField")
+        return Record(None, text, name, line) if text.strip() else None
+    if spec.format is DataFormat.PREFERENCE:
+        return _pair(value, name, line, spec)
+    if (messages := value.get(spec.messages_field)) is not None:
+        *before, last = _conversation(messages, spec.messages_field, place)
+        return Record(tuple(before), last.content, name, line, _must_contain(value, place))
+    prompt = _string(value, spec.prompt_field, place, "promptField")
+    response = _string(value, spec.response_field, place, "responseField")
+    for field, text in ((spec.prompt_field, prompt), (spec.response_field, response)):
+        if not text.strip():
+            raise DataError(f"{place}: field {field!r} is empty: an Instruction record needs a prompt and a response")
+    return Record(prompt, response, name, line, _must_contain(value, place))
+
+
+def columns(names: list[str], spec: DataSpec, place: str) -> list[str]:
+    """Which of a table's columns records are made of.
+
+    Raises DataError where one that is needed is missing, or one is there twice.
+    """
+    optional = [] if spec.format is DataFormat.TEXT else [spec.messages_field, MUST_CONTAIN]
+    for setting, field in _needed(spec, has_messages=spec.messages_field in names).items():
+        if field not in names:
+            _refuse_missing(field, names, place, setting)
+    fields = [*_needed(spec, has_messages=False).values(), *optional]
+    wanted = [name for name in dict.fromkeys(fields) if name in names]
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
+    return wanted
+
+
+def some(names: list[str]) -> str:
+    """The first ten names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def kind(value: Any) -> str:
+    """What `value` is, without telling it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _needed(spec: DataSpec, *, has_messages: bool) -> dict[str, str]:
+    """Settings and names of the fields that a record must have."""
+    label = {"balanceBy": spec.balance_by} if spec.balance_by else {}
+    match spec.format:
+        case DataFormat.TEXT:
+            return {"textField": spec.text_field} | label
+        case DataFormat.INSTRUCTION:
+            asked, answers = {"promptField": spec.prompt_field, "responseField": spec.response_field}, {}
+        case DataFormat.PREFERENCE:
+            asked = {"promptField": spec.prompt_field}
+            answers = {"chosenField": spec.chosen_field, "rejectedField": spec.rejected_field}
+    return (answers if has_messages else asked | answers) | label
+
+
+def _pair(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record:
+    place = f"{name}:{line}"
+    prompt = _question(value, spec, place)
+    chosen = _filled(value, spec.chosen_field, place, "chosenField")
+    rejected = _filled(value, spec.rejected_field, place, "rejectedField")
+    if chosen == rejected:
+        raise DataError(
+            f"{place}: fields {spec.chosen_field!r} and {spec.rejected_field!r} are equal: neither is preferred",
+            hint="leave such pairs out, or set data.onBadRecord: Skip",
+        )
+    return Record(prompt, chosen, name, line, _must_contain(value, place), rejected=rejected)
+
+
+def _question(value: dict[str, Any], spec: DataSpec, place: str) -> Question:
+    """What the two answers of a pair answer."""
+    if (messages := value.get(spec.messages_field)) is None:
+        return _filled(value, spec.prompt_field, place, "promptField")
+    turns = _turns(messages, spec.messages_field, place)
+    if turns[-1].role != USER:
+        raise DataError(f"{place}: the last message is the {turns[-1].role}'s: before two answers the user speaks")
+    _refuse_disorder((*turns, Message(ASSISTANT, "")), place)
+    return turns
+
+
+def _filled(value: dict[str, Any], field: str, place: str, setting: str) -> str:
+    text = _string(value, field, place, setting)
+    if not text.strip():
+        raise DataError(f"{place}: field {field!r} is empty: a Preference record needs a prompt and two answers")
+    return text
+
+
+def _string(value: dict[str, Any], field: str, place: str, setting: str) -> str:
+    if field not in value:
+        _refuse_missing(field, list(value), place, setting)
+    return _encodable(value[field], field, place)
+
+
+def _refuse_missing(field: str, names: list[str], place: str, setting: str) -> NoReturn:
+    near = difflib.get_close_matches(field, names, n=1)
+    instead = f", did you mean {near[0]!r}" if near else ""
+    raise DataError(
+        f"{place}: no field {field!r}{instead}; it has: {some(names) or 'none'}",
+        hint=f"set data.{setting} to the field's name",
+    )
+
+
+def _label(value: dict[str, Any], field: str, place: str) -> str:
+    """A class may be a word, a number or a truth value; 1 and "1" are the same, as a table cannot tell them apart."""
+    if field not in value:
+        _refuse_missing(field, list(value), place, "balanceBy")
+    found = value[field]
+    if not isinstance(found, str | int):
+        raise DataError(
+            f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    text = _encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
+    if not 0 < len(text) <= MAX_LABEL:
+        raise DataError(
+            f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    return text
+
+
+def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
+    wanted = value.get(MUST_CONTAIN) or []
+    items = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(items, list):
+        raise DataError(
+            f"{place}: field {MUST_CONTAIN!r} must be a string or a list of strings, this is {kind(wanted)}"
+        )
+    return tuple(_encodable(item, MUST_CONTAIN, place) for item in items)
+
+
+def _conversation(value: Any, field: str, place: str) -> Conversation:
+    turns = _turns(value, field, place)
+    _refuse_disorder(turns, place)
+    return turns
+
+
+def _refuse_disorder(turns: Conversation, place: str) -> None:
+    if wrong := out_of_order(turns):
+        raise DataError(f"{place}: {wrong}: {_ORDER}")
+
+
+def _turns(value: Any, field: str, place: str) -> Conversation:
+    if not isinstance(value, list):
+        raise DataError(f"{place}: field {field!r} must be a list of messages, this is {kind(value)}", hint=_MESSAGE)
+    if not value:
+        raise DataError(f"{place}: field {field!r} is an empty list: a conversation has a question and an answer")
+    return tuple(_message(each, f"{place}: message {i}") for i, each in enumerate(value, 1))
+
+
+def _message(value: Any, place: str) -> Message:
+    if not isinstance(value, dict):
+        raise DataError(f"{place} must be an object, this is {kind(value)}", hint=_MESSAGE)
+    for field in ("role", "content"):
+        if field not in value:
+            raise DataError(f"{place}: no field {field!r}; it has: {some(list(value)) or 'none'}", hint=_MESSAGE)
+    content = _encodable(value["content"], "content", place)
+    if value["role"] not in ROLES:
+        raise DataError(f"{place}: field 'role' must be one of {', '.join(ROLES)}", hint=_MESSAGE)
+    if not content.strip():
+        raise DataError(f"{place}: field 'content' is empty: each turn says something")
+    return Message(value["role"], content)
+
+
+def _encodable(text: Any, field: str, place: str) -> str:
+    """A string that has a UTF-8 form: JSON can spell half a surrogate pair, which has none."""
+    if not isinstance(text, str):
+        raise DataError(f"{place}: field {field!r} must be a string, this is {kind(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{place}: field {field!r} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
+        ) from None
+    return text

@@ -1,0 +1,94 @@
+"""LoRA adapters (arXiv:2106.09685) on a frozen base, through peft."""
+
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
+from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
+from deepseek_trainer.model.nf4 import compute_dtype, dequantise
+
+_PROBE = 32  # [tokens] compared before and after merging
+_TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit
+
+
+def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
+    """`model` frozen, with fresh adapters drawn from `seed`; its answers are at first unchanged (B = 0).
+
+    Raises ConfigError where a target module names no linear layer of the model.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=_targets(model, spec),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
+        return get_peft_model(model, config)
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """The adapters' weights under the names of peft's adapter_model.safetensors."""
+    # By default peft asks the hub whether the vocabulary was changed.
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return dict(get_peft_model_state_dict(model, weights, save_embedding_layers=False))
+
+
+def adapter_settings(model: PeftModel) -> dict[str, Any]:
+    """The content of peft's adapter_config.json; without a name of the base, which only the job knows."""
+    settings = model.peft_config[model.active_adapter].to_dict()
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    return plain | {"inference_mode": True, "base_model_name_or_path": None}
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The base with the adapters added into its weights; `model` is used up.
+
+    A base in NF4 is de-quantised first: what was trained is the sum with these weights, not with the original ones.
+    Raises NotFiniteError where the sum is not finite, or does not answer as base and adapters did.
+    """
+    model.eval()
+    before = _probe(model)
+    dtype = compute_dtype(model)
+    dequantise(model)
+    complete = model.merge_and_unload()
+    difference = (_probe(complete) - before).abs().max()
+    limit = _TOLERANCE[dtype or complete.dtype] * before.abs().max()
+    if not difference <= limit:  # also where it is NaN
+        raise NotFiniteError(
+            f"merging the adapters changed the model's logits by {difference:.3g}, more than {limit:.3g}",
+            hint="export the adapter alone: export.formats: [Adapter]",
+        )
+    assert isinstance(complete, PreTrainedModel)
+    return complete
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Last names of the linear layers that can get an adapter: what `targetModules` may hold."""
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return sorted(linear - {"lm_head"})  # often tied to the input embedding, which a merge would change too
+
+
+def _probe(model: nn.Module) -> Tensor:
+    """Logits for a few tokens of the vocabulary, fp32."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=torch.arange(_PROBE, device=device)[None]).logits
+    return logits.float().cpu()
+
+
+def _targets(model: PreTrainedModel, spec: LoraSpec) -> list[str]:
+    known = linear_names(model)
+    if spec.target_modules == (ALL_LINEAR,):
+        return known
+    if unknown := [name for name in spec.target_modules if name not in known]:
+        raise ConfigError(
+            f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",
+            hint=f"it has {', '.join(known)}; [{ALL_LINEAR}] names them all",
+        )
+    return list(spec.target_modules)

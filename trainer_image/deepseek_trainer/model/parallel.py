@@ -1,0 +1,119 @@
+"""How the ranks share a model: every rank all of it (DDP), or each a shard (FSDP2).
+
+Either way gradients are the mean over ranks of what the ranks' losses give.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.model.causal_lm import causal_loss, transformer
+from deepseek_trainer.worker.distributed import World
+
+
+class SummedLoss(nn.Module):
+    """`causal_loss` as a module, so that whoever spreads it sees every forward pass.
+
+    `measures` names what an evaluation sums up beside the loss.  `frozen` hold models (`.model`) that it asks and
+    nobody trains: no submodules, so that neither DDP nor a checkpoint nor an export knows of them.
+    """
+
+    measures: tuple[str, ...] = ()
+    frozen: tuple[Any, ...] = ()
+
+    def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
+        super().__init__()
+        self.model, self._autocast, self._smoothing = model, autocast, optimization.label_smoothing
+        self._logits_bytes = optimization.logits_bytes
+        self._decoder = compiled_decoder(model) if optimization.compile else None
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
+        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
+
+    def count(self, batch: Batch) -> int:
+        """How many losses `forward` sums up."""
+        return batch.num_targets
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            smoothing = self._smoothing if self.model.training else 0.0
+            return causal_loss(self.model, batch, smoothing, self._decoder, self._logits_bytes)[0]
+
+
+def compiled_decoder(model: nn.Module) -> Any:
+    """Beside the model's own, which also generates: each new length would be compiled anew.
+
+    Raises ConfigError where there is no C compiler, which torch.compile needs on any device.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"optimization.compile: there is no {compiler} in the trainer's image",
+            hint="drop optimization.compile, or build an image with a C++ compiler",
+        )
+    return torch.compile(transformer(model).get_decoder(), dynamic=False)
+
+
+def spread(loss: SummedLoss, optimization: OptimizationSpec, world: World) -> nn.Module:
+    """`loss` over all ranks.  FSDP replaces the model's parameters by shards: optimizers come after it."""
+    if optimization.strategy is Strategy.DDP:
+        return DistributedDataParallel(loss)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    # Where the host is the device, nothing is sent that would have to be pinned.
+    offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if optimization.offload else OffloadPolicy()
+    shard = partial(fully_shard, mesh=mesh, offload_policy=offload)
+    for frozen in loss.frozen:
+        for module in (*_layers(frozen.model), frozen):
+            shard(module, reshard_after_forward=True)
+    layers = [shard(layer) for layer in _layers(loss.model)]
+    # Weights change between passes, by steps and averages: none may stay gathered.
+    root = shard(loss, reshard_after_forward=True)
+    # By itself FSDP gathers ahead in the order of all forward passes, of which a rank that answers prompts has its own.
+    for module, ahead in zip((*layers, root), (root, *layers), strict=True):
+        module.set_modules_to_backward_prefetch([ahead])
+    return loss
+
+
+def sync_gradients(spread: nn.Module, *, now: bool) -> None:
+    """Whether DDP's next backward pass brings gradients to all ranks, or only adds to this rank's.
+
+    FSDP's always does: a rank that waited would keep the gradients of all weights until then.
+    """
+    if isinstance(spread, DistributedDataParallel):
+        spread.require_backward_grad_sync = now
+
+
+@contextmanager
+def whole(spread: nn.Module) -> Iterator[None]:
+    """Every weight on every rank, so that a rank can use the model alone, once `spread` has run a first time.
+
+    Entering it is collective.
+    """
+    sharded = [module for module in spread.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def _layers(model: Any) -> list[nn.Module]:
+    """The decoder's layers, which all models that can be loaded name alike."""
+    decoder: Any = transformer(model).get_decoder()
+    return [*decoder.layers]

@@ -1,0 +1,39 @@
+"""Memory for time: activations that the backward pass computes again."""
+
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from deepseek_trainer.contract.optimization import Recompute
+from deepseek_trainer.model.causal_lm import transformer
+
+_ATEN: Final = torch.ops.aten
+KEPT: Final = frozenset(
+    {
+        _ATEN.mm.default,
+        _ATEN.addmm.default,
+        _ATEN.bmm.default,
+        _ATEN._scaled_dot_product_flash_attention.default,
+        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        _ATEN._scaled_dot_product_efficient_attention.default,
+        _ATEN._scaled_dot_product_cudnn_attention.default,
+    }
+)
+
+
+def recompute_activations(model: nn.Module, recompute: Recompute) -> None:
+    """Have `model`'s decoder layers keep less between the passes; nothing else changes, dropout neither."""
+    if recompute is Recompute.NONE:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if recompute is Recompute.SELECTIVE:
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    transformer(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _policy(_: Any, operator: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    """Matrix products and attention are worth keeping; what lies between them is cheap to compute again."""
+    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,159 @@
+"""The model card: what the model is, what it was made from, how well it does, what it cannot promise.
+
+Numbers, names and digests only; a sample of the data never.  Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_trainer.base_model.source import Source
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.method import MethodSpec, MethodType
+from deepseek_trainer.model.causal_lm import ParameterCount
+from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    config: TrainingConfig
+    method: MethodSpec  # settled
+    source: Source | None  # None: from scratch
+    parameters: ParameterCount
+    weights: str
+    data: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
+
+
+def render(story: Story) -> str:
+    """Markdown with the front matter that model hubs read."""
+    config = story.config
+    parts = [
+        "\n".join(("---", *_front_matter(story), "---")),
+        f"# {config.job.name}",
+        f"Trained by the job `{config.job}` (`DeepSeekTrainingJob`).",
+        _table(("", ""), list(summary(story).items())),
+        "## Evaluation",
+        _table(("measure, on held-out data", "before", "after"), comparison(story.before, story.after)),
+        *filter(None, (bleu_note(story.after),)),
+        *_classes(story.after),
+        "## Data",
+        "No record of the data is part of this card.",
+        _table(("fact", "value"), list(flat(story.data).items())),
+        "## Hyper-parameters",
+        _table(("setting", "value"), list(_hyper_parameters(config).items())),
+        "## Use",
+        _use(story),
+        "## Limits",
+        _limits(story),
+        "## Checksums",
+        "SHA-256 of each file" + (", unsealed." if config.seals_export else "."),
+        _table(("file", "sha256"), list(story.digests.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(story: Story) -> dict[str, Any]:
+    """The facts that come first."""
+    share = 100 * story.parameters.trainable / story.parameters.total
+    facts = {
+        "Base model": _base(story.source),
+        "Method": _method(story.method) + _reason(story),
+        **_objective(story.config),
+        "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
+        "Weights": story.weights,
+        "Nodes": story.config.num_nodes,
+        "Processes": story.config.world_size,
+    }
+    if story.source:
+        facts["Base model SHA-256"] = story.source.sha256
+    return facts
+
+
+def _classes(scores: Mapping[str, Any]) -> Sequence[str]:
+    head, rows = confusion_table(scores)
+    return ("Labels chosen for held-out prompts, after training:", _table(head, rows)) if rows else ()
+
+
+def _front_matter(story: Story) -> Sequence[str]:
+    merged = ExportFormat.MERGED in story.config.export.formats
+    return (
+        f"library_name: {'transformers' if merged else 'peft'}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        f"- {story.method.type.value.lower()}",
+        *(["- dpo"] if story.config.preference else []),
+        "- private-data",
+    )
+
+
+def _base(source: Source | None) -> str:
+    return f"{source.claim_name}/{source.path}" if source else "none: trained from scratch"
+
+
+def _method(method: MethodSpec) -> str:
+    if (lora := method.adapters) is not None:
+        settings = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}"
+        return f"{method.type.value}, {settings}, on {', '.join(lora.target_modules)}"
+    if method.frozen_layers is not None:
+        return f"all weights but the embedding and the first {method.frozen_layers} layers"
+    return "all weights"
+
+
+def _objective(config: TrainingConfig) -> dict[str, str]:
+    if config.preference is None:
+        return {}
+    return {"Objective": f"DPO (arXiv:2305.18290), beta {config.preference.beta}, the base model as the reference"}
+
+
+def _reason(story: Story) -> str:
+    if story.config.method.type is not MethodType.AUTO:
+        return ""
+    strategy = story.config.optimization.strategy.value
+    return f" (Auto, for {story.data['train']['records']:,} training records; strategy {strategy})"
+
+
+def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:
+    settings = config.optimization.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return flat(settings) | {"sequenceLength": config.data.sequence_length}
+
+
+def _use(story: Story) -> str:
+    config, lines = story.config, []
+    if config.seals_export:
+        lines.append("The files are sealed: `dstj` unseals them with the job's key.")
+    if ExportFormat.MERGED in config.export.formats:
+        lines.append("Load the complete model with `AutoModelForCausalLM.from_pretrained(directory)`.")
+    if ExportFormat.ADAPTER in config.export.formats:
+        lines.append(
+            "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
+        )
+        if story.method.type is MethodType.QLORA:
+            lines.append("It was trained beside a base in NF4: beside the unquantised one its answers differ a little.")
+    return "\n".join(lines)
+
+
+def _limits(story: Story) -> str:
+    lines = [
+        "- It may repeat what it was trained on: whoever may ask it should be allowed to read the training data.",
+        "- It was evaluated on held-out records of the same source only; on other text the loss says nothing.",
+        "- Answers can be wrong, however fluent.",
+    ]
+    if "asked" in story.after:
+        rule = "by the presence of required phrases or equality with the reference, not by meaning"
+        lines.append(f"- Answers were judged {rule}, on {story.after['asked']:.0f} prompts.")
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return "None."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,169 @@
+"""The result of a job, committed as one directory.
+
+    <job name>/                 complete model that `from_pretrained` of plain transformers loads (Merged)
+    <job name>/adapter/         LoRA weights alone, in peft's layout (Adapter)
+    <job name>/README.md        model card: no samples of the data
+    <job name>/report.html      run report, with answers to held-out prompts
+
+All of it goes through the job's vault: a sealed result is sealed to the last file, for a tokenizer
+and a report tell of the data too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from deepseek_trainer.base_model.source import Source, prepared_model, read_source
+from deepseek_trainer.checkpoints.statefile import entries
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.method import MethodSpec
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.language.tokenizer_files import files_of
+from deepseek_trainer.model.adapters import adapter_settings, adapter_state, merged
+from deepseek_trainer.model.causal_lm import count_parameters, transformer
+from deepseek_trainer.result import card
+from deepseek_trainer.result.report import Answer, Report, flat, render
+from deepseek_trainer.storage.commit import committed
+from deepseek_trainer.storage.tensorfile import stream
+from deepseek_trainer.storage.vault import Vault
+
+ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run has to tell about itself."""
+
+    events: Sequence[Mapping[str, Any]]  # the event log, in order
+    weights: str  # which ones these are, and why: "of step 6, ..."
+    method: MethodSpec  # by which they were trained: settled
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
+    before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
+    after: Mapping[str, Any] = field(default_factory=dict)
+    answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
+
+
+def export(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    config: TrainingConfig,
+    paths: Paths,
+    results: Results,
+) -> Path:
+    """Write `paths.export/<job name>` and return it, replacing an earlier result in one step.
+
+    For one rank only, and last: merging uses `model` up.
+    """
+    target, vault = paths.export / config.job.name, Vault.for_export(config, paths)
+    source = _source(config, paths)
+    counts = count_parameters(model)  # before merging: afterwards nothing is trainable
+    with committed(target) as directory:
+        output = _Output(directory, vault)
+        _write_model(model, tokenizer, config, output)
+        story = card.Story(
+            config=config,
+            method=results.method,
+            source=source,
+            parameters=counts,
+            weights=results.weights,
+            data=results.data,
+            before=results.before,
+            after=results.after,
+            digests=dict(output.digests),
+        )
+        output.write("README.md", [card.render(story).encode()])
+        output.write("report.html", [render(_report(config, results, story)).encode()])
+        output.write("evaluation.json", [_json(_evaluation(results))])
+    return target
+
+
+def _evaluation(results: Results) -> dict[str, Any]:
+    """The report's figures and answers, for programs."""
+    answers = [asdict(answer) for answer in results.answers]
+    return {"before": dict(results.before), "after": dict(results.after), "answers": answers}
+
+
+class _Output:
+    """Writes files through the vault and remembers the SHA-256 of what was in them."""
+
+    def __init__(self, directory: Path, vault: Vault) -> None:
+        self._directory, self._vault = directory, vault
+        self.digests: dict[str, str] = {}
+
+    def write(self, name: str, content: Iterable[bytes | memoryview]) -> None:
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
+        self._vault.write(path, self._digested(name, content))
+
+    def _digested(self, name: str, content: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        seen = hashlib.sha256()
+        for piece in content:
+            seen.update(piece)
+            yield piece
+        self.digests[name] = seen.hexdigest()
+
+
+def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: TrainingConfig, output: _Output) -> None:
+    if ExportFormat.ADAPTER in config.export.formats:
+        assert isinstance(model, PeftModel), "the job file's rules ask for LoRA or QLoRA with Adapter"
+        output.write(f"{ADAPTER}/adapter_model.safetensors", stream(entries(adapter_state(model))))
+        output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
+    if ExportFormat.MERGED in config.export.formats:
+        complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
+        output.write("model.safetensors", stream(entries(_weights(complete))))
+        for name, content in _companions(complete, tokenizer).items():
+            output.write(name, [content])
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights, without second names of the same: the file holds them once, loading ties them again.
+
+    Not of `state_dict`, at which FSDP would shard them again; the models that can be loaded save no buffers.  Of FSDP's
+    copies, for it frees what it has gathered, and cannot while the bytes are looked at.
+    """
+    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}
+
+
+def _companions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
+    """config.json, generation_config.json and the tokenizer's files."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.config.update(special | {"architectures": [type(model).__name__], "dtype": model.dtype})
+    return {
+        "config.json": model.config.to_json_string(use_diff=False).encode(),
+        "generation_config.json": GenerationConfig(**special).to_json_string().encode(),
+        **files_of(tokenizer),
+    }
+
+
+def _report(config: TrainingConfig, results: Results, story: card.Story) -> Report:
+    return Report(
+        title=f"Run report: {config.job}",
+        summary=card.summary(story),
+        settings=flat(config.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        before=results.before,
+        after=results.after,
+        events=results.events,
+        answers=results.answers,
+        data=flat(results.data),
+    )
+
+
+def _source(config: TrainingConfig, paths: Paths) -> Source | None:
+    """Where the base model came from; None from scratch."""
+    if config.model.base is None:
+        return None
+    return read_source(prepared_model(config, paths), Vault.for_data(config, paths))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode()

@@ -1,0 +1,74 @@
+"""One rank of a job: what every part of its run needs to know."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_trainer.budget.ladder import climbed
+from deepseek_trainer.checkpoints.store import CheckpointStore
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.method import MethodSpec
+from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
+from deepseek_trainer.data.dataset import Prepared
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.process import ProfileFlag, StopFlag
+from deepseek_trainer.worker.training_config import config_digest
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """As it was started, and how far it has climbed since."""
+
+    asked: TrainingConfig  # the job as its file has it
+    paths: Paths
+    world: World
+    stop: StopFlag
+    profile: ProfileFlag
+    prepared: Prepared
+    store: CheckpointStore
+    base_digest: str | None  # of the base model; None from scratch
+    least_rungs: int = 0  # of the job's ladder below which weights, gradients and moments fit on no rank
+    rungs: int = 0  # that all ranks have climbed
+
+    @property
+    def wanted(self) -> TrainingConfig:
+        """The job with all that Auto stands for.
+
+        The same on every rank and attempt: the records were counted when the data were prepared.
+        """
+        return self.asked.settled(self.prepared.counts["train"].records)
+
+    @property
+    def settled(self) -> TrainingConfig:
+        """The same as it is done in the memory that there is."""
+        return climbed(self.wanted, self.rungs)
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The same with the method's name as it was asked for."""
+        return self.settled.model_copy(update={"method": self.asked.method})
+
+    @property
+    def origin(self) -> Json:
+        """What the checkpoints tell of the job."""
+        digests = {"configDigest": config_digest(self.asked), "baseDigest": self.base_digest}
+        return {"jobUid": job_uid(), **digests, "rungs": self.rungs}
+
+    @property
+    def method(self) -> MethodSpec:
+        return self.settled.method
+
+    @property
+    def learns_beside_base(self) -> bool:
+        """Whether what is trained is worth something only with the base that it was trained with."""
+        return not self.method.trains_all or self.config.preference is not None
+
+
+def job_uid() -> str:
+    return os.environ[ENV_RUN_ID].rpartition("-")[0]
+
+
+def attempt() -> int:
+    return int(os.environ[ENV_RUN_ID].rpartition("-")[2])

@@ -1,0 +1,78 @@
+"""Directories that appear all at once or not at all."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from deepseek_trainer.storage.durable import StorageError, beside, remove, sync
+
+T = TypeVar("T")
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_AT_FDCWD = -100  # linux/fcntl.h
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@contextmanager
+def committed(directory: Path) -> Iterator[Path]:
+    """A partial directory to write into, which becomes `directory` at the end of the block.
+
+    Files are on the disk before the name is; an older `directory` is replaced in one step, where the
+    file system can (local ones can, NFS cannot: then it is missing for a moment).  On an exception
+    nothing remains.  For one writer at a time: what earlier, killed writers left behind is removed.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.parent.glob(f"{directory.name}.partial-*"):
+        remove(leftover)
+    partial = beside(directory)
+    partial.mkdir()
+    try:
+        yield partial
+        _sync_tree(partial)
+        _replace(directory, partial)
+    finally:
+        remove(partial, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> bool:
+    """Remove what killed writers left half written or half deleted in `directory`; whether there was anything."""
+    leftovers = [*directory.glob("*.partial-*"), *directory.glob("*.pruned-*")]
+    for path in leftovers:
+        remove(path)
+    return bool(leftovers)
+
+
+def with_room(directory: Path, work: Callable[[], T]) -> T:
+    """What `work` gives; on a full disk it is done again, once the leftovers in `directory` are gone."""
+    try:
+        return work()
+    except (StorageError, OSError) as error:
+        if error.errno not in _FULL or not remove_leftovers(directory):
+            raise
+    return work()
+
+
+def _replace(directory: Path, partial: Path) -> None:
+    if not directory.exists():
+        partial.rename(directory)
+    elif not _exchanged(partial, directory):
+        old = partial.with_name(f"{partial.name}-old")
+        directory.rename(old)
+        partial.rename(directory)
+        old.rename(partial)
+    sync(directory.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        sync(path)
+    sync(directory)

@@ -1,0 +1,308 @@
+"""The one way in which model, data and result files reach the disk and come back: sealed, or in the clear.
+
+Callers name files without regard to sealing; a sealed file has `.sealed` after its name on the disk.  A sealing
+vault never reads what is not sealed.  Each sealed file is bound to its job, purpose, directory, step, rank and
+name (`associated_data`): moved anywhere else it does not open.
+
+    vault = Vault.for_data(config, paths)
+    vault.write(directory / "tokens.bin", array)       # -> tokens.bin.sealed, on the disk when write returns
+    content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
+from deepseek_trainer.storage.durable import StorageError, beside, keep_owner, reading, storing, sync
+from deepseek_trainer.storage.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
+from deepseek_trainer.storage.sealing import Bytes, SealedReader, SealedWriter, Sink, Told, nobody
+
+if TYPE_CHECKING:
+    from deepseek_trainer.contract.config import TrainingConfig
+    from deepseek_trainer.contract.names import Paths
+
+SUFFIX: Final = ".sealed"
+
+
+class Purpose(StrEnum):
+    """What a file is for; part of what it is bound to."""
+
+    DATA = "data"
+    CHECKPOINT = "checkpoint"
+    EXPORT = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The place of a checkpoint's file; for data and results their directory's name says as much."""
+
+    step: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that was written; `name` without `.sealed`."""
+
+    name: str
+    size: int  # on the disk [bytes]
+    plain_size: int  # of the content [bytes]
+    digest: str  # hex SHA-256: of the segments' tags where sealed, of the content where not
+    salt: str | None = None  # hex; of a sealed file, drawn anew for each: no segment of another one opens with it
+
+
+class Reader(Protocol):
+    """An open file whose every returned byte is authentic, where the vault seals."""
+
+    size: int  # of the content [bytes]
+
+    @property
+    def salt(self) -> str | None: ...  # of a sealed file
+    def read_at(self, offset: int, length: int) -> bytearray: ...
+    def read_onto(self, offset: int, target: memoryview) -> None: ...
+    def read_into(self, target: memoryview) -> str: ...
+    def pieces(self) -> Iterator[memoryview]: ...
+    def verify(self, tell: Told = nobody) -> str: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Vault:
+    """Files of one job and one purpose.  All methods take paths without `.sealed`.
+
+    Reading raises IntegrityError where a file is missing, is not sealed although it must be, or does not
+    authenticate; writing raises StorageError where the disk refuses.
+    """
+
+    def __init__(self, job: str, purpose: Purpose, keys: JobKeys | None = None) -> None:
+        """`job` is "namespace/name"; with `keys` everything is sealed."""
+        self.job, self.purpose, self._keys = job, purpose, keys
+
+    @classmethod
+    def for_data(cls, config: "TrainingConfig", paths: "Paths") -> Self:
+        return cls(str(config.job), Purpose.DATA, _keys(config, paths) if config.seals_data else None)
+
+    @classmethod
+    def for_checkpoints(cls, config: "TrainingConfig", paths: "Paths") -> Self:
+        return cls(str(config.job), Purpose.CHECKPOINT, _keys(config, paths) if config.seals_checkpoints else None)
+
+    @classmethod
+    def for_export(cls, config: "TrainingConfig", paths: "Paths") -> Self:
+        return cls(str(config.job), Purpose.EXPORT, _keys(config, paths) if config.seals_export else None)
+
+    @classmethod
+    def of_work(cls, work: Path, purpose: Purpose, key_dir: Path | None) -> Self:
+        """For reading a work directory without its job: sealed if `key_dir` is given; the keyring names the job."""
+        if key_dir is None:
+            return cls("", purpose)
+        job = owner_of(work / KEYRING)
+        return cls(job, purpose, JobKeys(work / KEYRING, job, keks_in(key_dir)))
+
+    @property
+    def sealed(self) -> bool:
+        return self._keys is not None
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key that new files are sealed with; None in the clear."""
+        return self._keys.to_seal().id if self._keys else None
+
+    def on_disk(self, path: Path) -> Path:
+        """Where the content of `path` lies."""
+        return path.with_name(path.name + SUFFIX) if self.sealed else path
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is such a file, sealed or not as this vault wants it."""
+        return self.on_disk(path).exists()
+
+    def write(self, path: Path, data: Bytes | Iterable[Bytes], context: Context = Context()) -> FileRecord:
+        """Write a new file, from one buffer or piece by piece; it is on the disk when this returns.
+
+        A file that cannot be written whole is removed.  Raises StorageError, also for a file that exists.
+        """
+        return self._write(self.on_disk(path), path, data, context)
+
+    def replace(self, path: Path, data: Bytes, context: Context = Context()) -> FileRecord:
+        """Give a small file a new content: after a crash it has the old one or the new one."""
+        target = self.on_disk(path)
+        partial = beside(target)
+        record = self._write(partial, path, data, context)
+        with storing(target):
+            keep_owner(partial, target)
+            partial.replace(target)
+            sync(target.parent)
+        return record
+
+    def read(self, path: Path, context: Context = Context(), *, digest: str | None = None) -> bytearray:
+        """The whole content.  With `digest`, of the FileRecord, it must be that very file."""
+        with self.open_reader(path, context) as reader:
+            content = bytearray(reader.size)
+            _compare(path, reader.read_into(memoryview(content)), digest)
+        return content
+
+    def verify(
+        self, path: Path, context: Context = Context(), *, digest: str | None = None, tell: Told = nobody
+    ) -> None:
+        """Read every byte, keep none; `tell` hears of each piece [bytes]."""
+        with self.open_reader(path, context) as reader:
+            _compare(path, reader.verify(tell), digest)
+
+    def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
+        """As `open_reader`; a sealed file must be the very one that was recorded.
+
+        By its salt, so that there is no need to read it whole; by its digest where an older version recorded none.
+        """
+        path = directory / record.name
+        reader = self.open_reader(path, context)
+        try:
+            if self.sealed and record.salt is None:
+                _compare(path, reader.verify(), record.digest)
+            elif reader.salt != record.salt:
+                raise _not_recorded(path, f"salt {str(reader.salt)[:16]}, recorded {str(record.salt)[:16]}")
+        except BaseException:
+            reader.__exit__()
+            raise
+        return reader
+
+    def pieces(
+        self, path: Path, context: Context = Context(), record: FileRecord | None = None
+    ) -> Iterator[memoryview]:
+        """The content in order; each piece is valid until the next.  With `record` it must be that very file.
+
+        Of a file in the clear, only the end tells whether it is.
+        """
+        content = hashlib.sha256()
+        with (
+            reading(path),
+            self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context) as reader,
+        ):
+            for piece in reader.pieces():
+                if not self.sealed:
+                    content.update(piece)
+                yield piece
+        if record and not self.sealed:
+            _compare(path, content.hexdigest(), record.digest)
+
+    def open_reader(self, path: Path, context: Context = Context()) -> Reader:
+        """Random access to the content; use as a context manager."""
+        target = self.on_disk(path)
+        if not target.exists():
+            raise self._missing(path, target)
+        if self._keys is None:
+            return ClearReader(target)
+        return _unsealed(target, self._keys, self._bound_to(path, context))
+
+    def _write(self, target: Path, path: Path, data: Bytes | Iterable[Bytes], context: Context) -> FileRecord:
+        needed = memoryview(data).nbytes if isinstance(data, Bytes) else None
+        with _NewFile(target, self._mode, needed) as file:
+            writer = self._writer(file, path, context)
+            for piece in (data,) if isinstance(data, Bytes) else data:
+                writer.write(piece)
+            writer.close()
+        return FileRecord(path.name, writer.size, writer.plain_size, writer.digest, writer.salt)
+
+    def _writer(self, file: Sink, path: Path, context: Context) -> SealedWriter | ClearWriter:
+        if self._keys is None:
+            return ClearWriter(file)
+        return SealedWriter(file, self._keys.to_seal().material, self._bound_to(path, context))
+
+    def _bound_to(self, path: Path, context: Context) -> bytes:
+        directory = "" if self.purpose is Purpose.CHECKPOINT else path.parent.name.split(".partial-")[0]
+        return associated_data(self.job, self.purpose, path.name, directory=directory, context=context)
+
+    @property
+    def _mode(self) -> int:
+        # Others of the volume's group may serve a result; nobody but the job needs its state.
+        return 0o640 if self.purpose is Purpose.EXPORT else 0o600
+
+    def _missing(self, path: Path, target: Path) -> IntegrityError:
+        if self.sealed and path.exists():
+            return IntegrityError(f"{path} is not sealed, and this job reads sealed files only", hint=_DOWNGRADE)
+        sealed = path.with_name(path.name + SUFFIX)
+        if sealed.exists():
+            return IntegrityError(
+                f"{sealed} is sealed, and this job has no key", hint="give checkpoint.encryption.keyRef"
+            )
+        return IntegrityError(f"{target} is missing", hint="restore it, or delete its directory to have it made again")
+
+
+_DOWNGRADE = "somebody put it there; or the job ran without encryption before: give it a volume of its own"
+
+
+def associated_data(job: str, purpose: str, name: str, *, directory: str = "", context: Context = Context()) -> bytes:
+    """What a sealed file is bound to: seven lines of UTF-8 without a final newline; an absent value is `-`."""
+    step, rank = ("-" if number is None else str(number) for number in (context.step, context.rank))
+    lines = ("dstj-sealed/1", job, purpose, directory or "-", step, rank, name)
+    assert not any("\n" in line for line in lines), "a line is one value"
+    return "\n".join(lines).encode()
+
+
+def follow_rotation(config: "TrainingConfig", paths: "Paths") -> None:
+    """Wrap the job's data key under the key that the job names, where an older one beside that still wraps it."""
+    if config.checkpoint.encryption is not None:
+        _keys(config, paths).rotate()
+
+
+def _keys(config: "TrainingConfig", paths: "Paths") -> JobKeys:
+    encryption = config.checkpoint.encryption
+    assert encryption is not None, "the spec's rules ask for a key where anything is sealed"
+    return JobKeys(paths.work / KEYRING, str(config.job), keks_beside(paths.key_dir / encryption.key_ref.key))
+
+
+def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:
+    """With the first key that fits: a file does not say which one sealed it."""
+    *others, last = keys.to_read()
+    for key in others:
+        with suppress(IntegrityError):
+            return SealedReader(path, key.material, bound_to)
+    return SealedReader(path, last.material, bound_to)
+
+
+def _compare(path: Path, actual: str, expected: str | None) -> None:
+    if expected not in (None, actual):
+        raise _not_recorded(path, f"digest {actual[:16]}, recorded {str(expected)[:16]}")
+
+
+def _not_recorded(path: Path, difference: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not the file that was recorded: {difference}",
+        hint="it was replaced by another one; restore it from a backup",
+    )
+
+
+class _NewFile:
+    """A sink that is on the disk at the end of the block, or gone.  Only its own failures become StorageErrors."""
+
+    def __init__(self, path: Path, mode: int, needed: int | None) -> None:
+        self._path, self._needed = path, needed
+        with self._storing():
+            self._file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+
+    def write(self, data: Bytes) -> int:
+        with self._storing():
+            return self._file.write(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._storing(), self._file:
+                if kind is None:
+                    os.fsync(self._file.fileno())
+        except StorageError:
+            self._path.unlink(missing_ok=True)
+            raise
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _storing(self) -> AbstractContextManager[None]:
+        return storing(self._path, self._needed)

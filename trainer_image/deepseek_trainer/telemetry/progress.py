@@ -1,0 +1,122 @@
+"""What rank 0 tells the outside while it runs: /progress (JSON) for the operator, /metrics for Prometheus."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+
+from deepseek_trainer.contract.times import utc_now
+from deepseek_trainer.telemetry.events import finite
+
+# Name, help, field of /progress that it shows.
+GAUGES = (
+    ("dst_trainer_step", "Optimizer steps done.", "step"),
+    ("dst_trainer_max_steps", "Optimizer steps planned.", "maxSteps"),
+    ("dst_trainer_epoch", "Passes over the data done.", "epoch"),
+    ("dst_trainer_loss", "Training loss of the last logged step [nats/token].", "loss"),
+    ("dst_trainer_eval_loss", "Loss of the last evaluation [nats/token].", "evalLoss"),
+    ("dst_trainer_learning_rate", "Learning rate of the last logged step.", "learningRate"),
+    ("dst_trainer_grad_norm", "Gradient norm of the last logged step, before clipping.", "gradNorm"),
+    ("dst_trainer_tokens_per_second", "Tokens trained per second over all ranks, padding left out.", "tokensPerSecond"),
+    ("dst_trainer_restarts", "Restarts of the ranks inside their pods.", "restartCount"),
+)
+# The same; absent until they are known, for 0 would be a claim.
+MEASURED_GAUGES = (
+    ("dst_trainer_samples_per_second", "Rows trained per second over all ranks.", "samplesPerSecond"),
+    (
+        "dst_trainer_mfu",
+        "Share of the GPUs' peak that the model needs, by PaLM's count (arXiv:2204.02311), padding left out.",
+        "mfu",
+    ),
+    (
+        "dst_trainer_hfu",
+        "Share of the GPUs' peak with what is computed for padding, and again where optimization.recompute is Full.",
+        "hfu",
+    ),
+    (
+        "dst_trainer_data_wait_share",
+        "Share of the step time in which the rank that waited longest waited for data.",
+        "dataWaitShare",
+    ),
+    (
+        "dst_trainer_peak_memory_bytes",
+        "Of the largest rank: allocated by torch on its GPU; on the CPU resident.",
+        "peakMemoryBytes",
+    ),
+    (
+        "dst_trainer_rank_skew",
+        "Time that the slowest rank computes before it waits for others, over the median rank's. DDP only.",
+        "rankSkew",
+    ),
+)
+CHECKPOINT_GAUGES = (
+    ("dst_checkpoint_step", "Step of the last complete checkpoint.", "step"),
+    ("dst_checkpoint_size_bytes", "Size of the last complete checkpoint.", "sizeBytes"),
+    ("dst_checkpoint_duration_seconds", "Time until the last checkpoint was committed.", "seconds"),
+    ("dst_checkpoint_stall_seconds", "Time the last checkpoint held up training.", "stallSeconds"),
+)
+
+
+class Progress:
+    """The latest facts, thread-safe; a field appears when it is first known."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._registry = CollectorRegistry()
+        self._gauges = {field: Gauge(name, text, registry=self._registry) for name, text, field in GAUGES}
+        self._checkpoint = {f: Gauge(name, text, registry=self._registry) for name, text, f in CHECKPOINT_GAUGES}
+        self._tokens = Counter("dst_trainer_tokens", "Tokens trained, padding left out.", registry=self._registry)
+
+    def update(self, **facts: Any) -> None:
+        with self._lock:
+            self._facts |= {name: finite(value) for name, value in facts.items()}
+            self._facts["updatedTime"] = utc_now()
+        for name, text, field in MEASURED_GAUGES:
+            if facts.get(field) is not None and field not in self._gauges:
+                self._gauges[field] = Gauge(name, text, registry=self._registry)
+        _show(self._gauges, facts)
+        _show(self._checkpoint, facts.get("lastCheckpoint") or {})
+
+    def count_tokens(self, tokens: int) -> None:
+        self._tokens.inc(tokens)
+
+    def to_json(self) -> bytes:
+        with self._lock:
+            return json.dumps(self._facts, allow_nan=False).encode()
+
+    def to_prometheus(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _show(gauges: dict[str, Gauge], facts: dict[str, Any]) -> None:
+    for field, gauge in gauges.items():
+        if (value := facts.get(field)) is not None:
+            gauge.set(value)
+
+
+def serve(progress: Progress, node_address: str, port: int) -> None:
+    """Serve in a daemon thread: on loopback if the node is there, else everywhere, where the NetworkPolicy guards."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            pages = {
+                "/progress": ("application/json", progress.to_json),
+                "/metrics": (CONTENT_TYPE_LATEST, progress.to_prometheus),
+            }
+            if self.path not in pages:
+                self.send_error(404)
+                return
+            kind, body = pages[self.path]
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are not part of the run's story."""
+
+    server = ThreadingHTTPServer((node_address if node_address.startswith("127.") else "", port), Handler)
+    threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()

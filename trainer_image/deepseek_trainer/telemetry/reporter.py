@@ -1,0 +1,185 @@
+"""Tells the run's story in every form that somebody reads: events, log lines, TensorBoard, /progress, /metrics."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepseek_trainer.budget.perf import Yardstick
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.telemetry.events import Event, EventLog, log, log_line, snake
+from deepseek_trainer.telemetry.meter import Ranks
+from deepseek_trainer.telemetry.progress import Progress
+
+if TYPE_CHECKING:
+    from deepseek_trainer.checkpoints.saver import Saved
+    from deepseek_trainer.evaluation.evaluate import EvalResult
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One optimizer step, over all ranks."""
+
+    step: int  # 1 after the first
+    max_steps: int
+    epoch: float
+    rows: int
+    # Mean over the learned tokens, or pairs, before the update [nats/token, nats/pair]; None where it is not logged.
+    loss: float | None
+    grad_norm: float  # before clipping
+    learning_rate: float
+    ranks: Ranks | None = None  # what they measured; with the loss
+
+
+@dataclass(slots=True)
+class Work:
+    """What was done since the last log line."""
+
+    steps: int = 0
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, rows: int, tokens: int, seconds: float) -> None:
+        self.steps, self.rows = self.steps + 1, self.rows + rows
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def speed(self, yardstick: Yardstick | None) -> dict[str, float]:
+        tokens, rows = self.tokens / self.seconds, self.rows / self.seconds
+        speed = {"tokensPerSecond": round(tokens, 1), "samplesPerSecond": round(rows, 3)}
+        if yardstick is not None:
+            speed |= {"mfu": round(yardstick.mfu(tokens), 4), "hfu": round(yardstick.hfu(rows), 4)}
+        return speed
+
+    def of_ranks(self, ranks: Ranks) -> dict[str, float]:
+        """What the worst of them makes the others wait for."""
+        facts = {
+            "dataWaitShare": round(max(ranks.waited) / self.seconds, 6),
+            "peakMemoryBytes": int(max(ranks.memory)),
+        }
+        if ranks.skew is not None and ranks.slowest is not None:
+            facts |= {"rankSkew": round(ranks.skew, 3), "slowestRank": ranks.slowest}
+        return facts
+
+
+class Reporter:
+    """The voice of the lead rank; the other ranks have a `Silent` one."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        progress: Progress,
+        history: Iterable[Event] = (),
+        yardstick: Yardstick | None = None,
+    ) -> None:
+        """`yardstick`: None where it is not known what the devices could do."""
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 seconds of import that only the lead needs
+
+        self._events = EventLog(paths.logs / "events.jsonl", history)
+        self._progress, self._yardstick = progress, yardstick
+        self._board = SummaryWriter(str(paths.logs / "tensorboard"))
+        self._unlogged = Work()
+
+    @property
+    def history(self) -> list[Event]:
+        return self._events.history
+
+    def stage(self, stage: str, **facts: Any) -> None:
+        self._progress.update(stage=stage, **facts)
+
+    def event(self, event: str, **fields: Any) -> None:
+        self._events.emit(event, **fields)
+
+    def own(self, event: str, **fields: Any) -> None:
+        """An event that every rank has by itself."""
+        self._events.emit(event, **fields)
+
+    def step(self, result: StepResult, tokens: int, seconds: float) -> None:
+        """A step over `tokens` tokens of all ranks, padding left out, that took `seconds`."""
+        self._progress.count_tokens(tokens)
+        self._progress.update(
+            stage="training", step=result.step, maxSteps=result.max_steps, epoch=round(result.epoch, 3)
+        )
+        self._unlogged.add(result.rows, tokens, seconds)
+        if result.loss is not None:
+            self._log_step(result)
+
+    def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None:
+        """A validation loss, beside the last training loss."""
+        last = self._events.last("step")
+        train_loss = last["loss"] if last else None
+        self._events.emit(
+            "evaluation",
+            epoch=round(epoch, 3),
+            trainLoss=train_loss,
+            loss=result.loss,
+            step=step,
+            **result.figures(),
+            gap=None if train_loss is None else result.loss - train_loss,
+        )
+        self._board.add_scalar("loss/validation", result.loss, step)
+        for name, value in result.of_pairs.items():
+            self._board.add_scalar(f"{name}/validation", value, step)
+        self._progress.update(evalLoss=result.loss)
+
+    def checkpoint(self, saved: "Saved") -> None:
+        info = saved.info
+        facts = {
+            "step": info.step,
+            "time": info.created,
+            "sizeBytes": info.size_bytes,
+            "sealed": info.sealed,
+            "keyId": info.key_id,
+            "manifestDigest": info.manifest_digest,
+            "seconds": round(saved.seconds, 3),
+            "stallSeconds": round(saved.stall_seconds, 3),
+        }
+        self._events.emit(
+            "checkpoint",
+            step=info.step,
+            sizeBytes=info.size_bytes,
+            seconds=facts["seconds"],
+            stallSeconds=facts["stallSeconds"],
+            sealed=info.sealed,
+        )
+        self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})
+        for name in ("seconds", "stallSeconds"):
+            self._board.add_scalar(f"{snake(name)}/checkpoint", facts[name], info.step)
+        self._board.flush()  # what led to a checkpoint should outlive a crash as the checkpoint does
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _log_step(self, result: StepResult) -> None:
+        work, self._unlogged = self._unlogged, Work()
+        facts: dict[str, float] = {
+            "learningRate": result.learning_rate,
+            "gradNorm": result.grad_norm,
+            **work.speed(self._yardstick),
+            **(work.of_ranks(result.ranks) if result.ranks else {}),
+        }
+        self._events.emit("step", epoch=round(result.epoch, 3), step=result.step, loss=result.loss, **facts)
+        for name, value in {"loss": result.loss, **facts}.items():
+            self._board.add_scalar(f"{snake(name)}/train", value, result.step)
+        eta_s = round((result.max_steps - result.step) * work.seconds / work.steps)
+        self._progress.update(loss=result.loss, etaSeconds=eta_s, **facts)
+
+
+class Silent(Reporter):
+    """Says nothing but what is this rank's own: for every rank but the lead."""
+
+    def __init__(self) -> None:
+        self._history: list[Event] = []
+
+    @property
+    def history(self) -> list[Event]:
+        return self._history
+
+    def stage(self, stage: str, **facts: Any) -> None: ...
+    def event(self, event: str, **fields: Any) -> None: ...
+    def own(self, event: str, **fields: Any) -> None:
+        log(log_line({"event": event, **fields}))
+
+    def step(self, result: StepResult, tokens: int, seconds: float) -> None: ...
+    def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
+    def checkpoint(self, saved: "Saved") -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,280 @@
+"""The training loop: one turn of `while` is one optimizer step, and every rank turns together."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.errors import NotFiniteError
+from deepseek_trainer.contract.optimization import Schedule
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.data.loader import Load, loader
+from deepseek_trainer.evaluation.evaluate import EvalResult, evaluate_loss
+from deepseek_trainer.model.precision import compute_dtype
+from deepseek_trainer.telemetry.meter import Meter, Ranks
+from deepseek_trainer.telemetry.profiler import Profiler
+from deepseek_trainer.telemetry.reporter import Reporter, StepResult
+from deepseek_trainer.training.guard import Verdict
+from deepseek_trainer.training.horizon import Horizon
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.schedule import learning_rate
+from deepseek_trainer.training.state import RunState
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.process import StopRequested
+
+
+@dataclass(slots=True)
+class Loop:
+    """One run of one job, on one rank."""
+
+    config: TrainingConfig
+    world: World
+    learner: Learner
+    train_rows: Rows
+    validation_rows: Rows
+    cursor: Cursor
+    state: RunState
+    saver: Saver
+    reporter: Reporter
+    stop_requested: Callable[[], bool]
+    origin: Mapping[str, Any]  # of its checkpoints: what they tell beside the state
+    token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
+    now: Callable[[], float] = time.monotonic  # [s]
+    profiler: Profiler | None = None
+    evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
+    _horizon: Horizon = field(init=False)
+    _load: Load = field(init=False)
+    _meter: Meter = field(init=False)
+    _scales_loss: bool = field(init=False)
+    _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
+    _saved_step: int = field(init=False)
+    _has_rolled_back: bool = field(init=False, default=False)  # and no checkpoint tells of it yet
+    _saved_best: int | None = field(init=False, default=-1)  # the best step that retention knows; -1: an earlier run's
+    _saved_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        optimization = self.config.optimization
+        self._horizon = Horizon.of(optimization, len(self.train_rows))
+        self._load = loader(self.train_rows, self.world, optimization.micro_batch_size)
+        self._meter = Meter(self.world.device, self.now)
+        self._scales_loss = compute_dtype(optimization.precision, self.world.device) is torch.float16
+        self._saved_step, self._saved_at = self.state.step, self.now()
+
+    @property
+    def model(self) -> nn.Module:
+        return self.learner.model
+
+    def run(self) -> None:
+        """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
+        if self.world.size > 2:
+            self.learner.settle_order_of_sums(self.train_rows.batch([0]))
+        self._complete_step()
+        while not (self._is_last() or self._has_stalled()):
+            started = self.now()
+            if self.profiler:
+                self.profiler.before_step(self.state.step + 1)
+            batches = self._next_batches()
+            targets, tokens, stop, save, has_failed, self.state.train_seconds = self.world.sum(
+                [
+                    sum(self.learner.loss.count(batch) for batch in batches),
+                    sum(batch.num_tokens for batch in batches),
+                    self._is_to_stop(),
+                    self.world.is_lead and self._clock_is_due(),
+                    self.saver.has_failed,
+                    self.world.is_lead and self.state.train_seconds + self._last_seconds,
+                ]
+            )
+            if has_failed:
+                self.saver.wait()
+            if stop:
+                self._leave()
+            if save:
+                self.save()
+            result = self._step(batches, int(targets))
+            self._last_seconds = self.now() - started
+            self.reporter.step(result, int(tokens), self._last_seconds)
+            self._complete_step()
+            self._report_saves()
+        self._save_to_the_end()
+
+    def evaluate(self) -> None:
+        """Measure; remember the best step, and save it where the job keeps the best."""
+        result = self.measure()
+        is_best = self.state.evaluated(result.loss)
+        self.reporter.evaluation(self.state.step, self.cursor.epoch, result)
+        optimization = self.config.optimization
+        if optimization.schedule is Schedule.PLATEAU and self.state.reached_plateau(optimization.plateau_patience):
+            self.reporter.event("plateau", step=self.state.step, rateFactor=self.state.rate_factor)
+        if is_best and self.config.checkpoint.retention.keep_best:
+            self.save()
+
+    def measure(self) -> EvalResult:
+        """Loss on the held-out rows, over all ranks; raises StopRequested on a stop."""
+        self.saver.before_change()  # the averages take the weights' place
+        with self.learner.averaged():
+            self.evaluation = evaluate_loss(
+                self.model,
+                self.validation_rows,
+                max_rows=self.config.evaluation.max_rows,
+                batch_size=self.config.optimization.micro_batch_size,
+                rank=self.world.rank,
+                world_size=self.world.size,
+                reduce=self.world.sum,
+                before_batch=self.leave_if_stopped,
+                loss=self.learner.loss,
+                token_bytes=self.token_bytes,
+            )
+        return self.evaluation
+
+    def leave_if_stopped(self) -> None:
+        """Collective.  Raises StopRequested where any rank was asked to stop, once the last step is saved."""
+        if self.world.any(self._is_to_stop()):
+            self._leave()
+
+    def save(self) -> None:
+        """Begin a checkpoint of the current step, unless there is one; drop those that retention gives up."""
+        best, before = self.state.best_step, self._saved_best
+        self._saved_best = best
+        if self._saved_step == self.state.step:
+            if best != before:
+                self.saver.prune(best)
+            return
+        meta = {
+            **self.origin,
+            "run": self.state.to_json() | {"history": self.reporter.history},
+            "cursor": self.cursor.state().hex(),
+        }
+        self.saver.save(self.state.step, self.learner.state(), meta, best)
+        self._saved_step, self._saved_at, self._has_rolled_back = self.state.step, self.now(), False
+
+    def _is_to_stop(self) -> bool:
+        """Not before a rollback is saved, with the step after it: the next run would read the same rows again."""
+        return self.stop_requested() and not self._has_rolled_back
+
+    def _leave(self) -> NoReturn:
+        self._save_to_the_end()
+        raise StopRequested
+
+    def _save_to_the_end(self) -> None:
+        if self.profiler:
+            self.profiler.finish(self.state.step + 1)
+        self.save()
+        self.saver.wait()
+        self._report_saves()
+
+    def _report_saves(self) -> None:
+        for saved in self.saver.finished():
+            self.reporter.checkpoint(saved)
+
+    def _complete_step(self) -> None:
+        """Evaluate and save where the step is due; after a resume, what a stop has cut off."""
+        is_evaluated = self.state.evaluated_step == self.state.step
+        if not is_evaluated and (self._is_due(self.config.evaluation.interval_steps) or self._is_last()):
+            self.evaluate()
+        if self._has_rolled_back or self._is_due(self.config.checkpoint.interval.steps):
+            self.save()
+
+    def _next_batches(self) -> list[Batch]:
+        """This rank's rows of the next step, in micro-batches."""
+        with self._meter.waiting():
+            return self._load(self.cursor)
+
+    def _step(self, batches: Sequence[Batch], targets: int) -> StepResult:
+        """One optimizer step, or one that is skipped.  Raises NotFiniteError on every rank, the weights unchanged."""
+        scale = self.state.loss_scale.value if self._scales_loss else 1.0
+        self._meter.begin()
+        summed = self.learner.accumulate(batches, targets / scale, self._meter.end)
+        scaled_norm = self.learner.gradient_norm()
+        loss, norm = torch.stack([summed, scaled_norm.double() / scale]).tolist()  # the only wait for the device
+        self._meter.add()
+        rate = self._rate()
+        self.cursor = self.cursor.advanced()
+        self.state.step += 1
+        self.evaluation = None
+        if self._may_change(norm):
+            self.saver.before_change()
+            self.learner.update(rate, scaled_norm, scale, self.state.step)
+        else:
+            self.learner.discard()
+        mean, ranks = self._agreed(loss, targets) if self._is_logged() else (None, None)
+        return StepResult(
+            step=self.state.step,
+            max_steps=self._horizon.expected_steps(self.state.step, self.state.train_seconds),
+            epoch=self.cursor.epoch,
+            rows=self.cursor.global_batch,
+            loss=mean,
+            grad_norm=norm,
+            learning_rate=rate,
+            ranks=ranks,
+        )
+
+    def _agreed(self, loss: float, targets: int) -> tuple[float, Ranks]:
+        """Of the ranks' sums the mean over `targets`, and what the ranks measured since the last logged step."""
+        total, *told = self.world.sum([loss, *self._meter.told(self.world.rank, self.world.size)])
+        return total / targets, Ranks.of(told)
+
+    def _rate(self) -> float:
+        spent = self._horizon.time_spent(self.state.train_seconds)
+        of_schedule = learning_rate(self.state.step, self._horizon.steps, self.config.optimization, spent)
+        return of_schedule * self.state.rate_factor
+
+    def _may_change(self, norm: float) -> bool:
+        """Whether the step with this gradient norm, of all ranks, is taken; if not, what follows from it is done."""
+        if self._scales_loss and not math.isfinite(norm) and self.state.loss_scale.overflowed():
+            return False
+        verdict = self.state.norms.judge(norm, self.config.optimization.guard)
+        if verdict is Verdict.GOOD:
+            self.state.loss_scale.fitted()
+            return True
+        self.reporter.event("skipped", step=self.state.step, reason=verdict.value, gradNorm=norm)
+        if self.state.norms.skipped > self.config.optimization.guard.max_skips:
+            self._roll_back(verdict, norm)
+        return False
+
+    def _roll_back(self, verdict: Verdict, norm: float) -> None:
+        """Go on from the last checkpoint, more slowly, and with the data that come next."""
+        self.saver.wait()
+        info = self.saver.store.latest()
+        if info is None or self.state.rollbacks >= self.config.optimization.guard.max_rollbacks:
+            raise not_finite(verdict, self.state, norm)
+        left, spent, rollbacks = self.state.step, self.state.train_seconds, self.state.rollbacks
+        self.learner.load(self.saver.store, info)
+        self.state = RunState.from_json(info.meta["run"])
+        self.state.train_seconds, self.state.rollbacks = spent, rollbacks + 1
+        self.state.norms.skipped = 0
+        self._saved_step, self._saved_best, self._has_rolled_back = info.step, -1, True
+        self.reporter.event("rolled_back", step=left, to=info.step, rateFactor=self.state.rate_factor)
+
+    def _is_logged(self) -> bool:
+        return self._horizon.is_logged(self.state.step) or self._is_last()
+
+    def _is_due(self, interval: int | None) -> bool:
+        return interval is not None and self.state.step % interval == 0
+
+    def _is_last(self) -> bool:
+        return self._horizon.is_reached(self.state.step, self.state.train_seconds)
+
+    def _clock_is_due(self) -> bool:
+        seconds = self.config.checkpoint.interval.seconds
+        return seconds is not None and self.now() - self._saved_at >= seconds
+
+    def _has_stalled(self) -> bool:
+        stopping = self.config.optimization.early_stopping
+        return stopping is not None and self.state.stale_evaluations >= stopping.patience
+
+
+def not_finite(verdict: Verdict, state: RunState, norm: float) -> NotFiniteError:
+    """What ends a run that no rollback can help."""
+    what = "is" if verdict is Verdict.NOT_FINITE else f"is far above its mean {state.norms.mean:.3g}:"
+    return NotFiniteError(
+        f"step {state.step}: the gradient norm {what} {norm:.3g}, no weight was changed; "
+        f"{state.norms.skipped} steps in a row, {state.rollbacks} rollbacks",
+        hint="lower optimization.learningRate or raise warmupSteps; the last checkpoint is good",
+    )

@@ -1,0 +1,98 @@
+"""Direct Preference Optimization (arXiv:2305.18290): the chosen of two answers becomes likelier, the rejected less.
+
+A row is a pair: its document 0 is the prompt with the chosen answer, document 1 the prompt with the rejected one.
+What counts is how much likelier the policy, the model that is trained, has made them than the reference does, the
+model before training: that is the model without its adapters, or, where all weights are trained, a frozen copy.
+Neither is of a checkpoint, so that a resumed run has the reference of the first attempt.
+
+Shapes: B pairs in a micro-batch, N learned positions.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
+from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.evaluation.evaluate import answering
+from deepseek_trainer.model.causal_lm import by_row, learned, token_losses, transformer
+from deepseek_trainer.model.parallel import SummedLoss
+
+
+class Frozen(nn.Module):
+    """`log_odds` of a model that stays as it is when this is made."""
+
+    def __init__(self, model: nn.Module, logits_bytes: int) -> None:
+        super().__init__()
+        self._logits_bytes = logits_bytes
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Tensor:
+        return log_odds(self.model, batch, logits_bytes=self._logits_bytes)
+
+
+class PairLoss(SummedLoss):
+    """The sum of the losses of a batch's pairs; in evaluation a vector: with it the sums of `measures`."""
+
+    measures = ("rewardAccuracy", "rewardMargin")
+
+    def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec, beta: float) -> None:
+        super().__init__(model, autocast, optimization)
+        self._beta = beta
+        self.frozen = () if isinstance(model, PeftModel) else (Frozen(model, optimization.logits_bytes),)
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.tokens_BT)
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            batch = batch.to(transformer(self.model).device)  # once for policy and reference
+            # The policy first: peft freezes adapters that are off, and FSDP keeps what it sees when it first gathers.
+            policy_B = log_odds(self.model, batch, self._decoder, self._logits_bytes)
+            margins_B = self._beta * (policy_B - self._reference(batch))
+        if self.model.training:
+            return pair_losses(margins_B, self._smoothing).sum()
+        return torch.stack([pair_losses(margins_B).sum(), _preferred(margins_B).sum(), margins_B.sum()])
+
+    def _reference(self, batch: Batch) -> Tensor:
+        if self.frozen:
+            odds_B: Tensor = self.frozen[0](batch)
+            return odds_B
+        return without_adapters(self.model, batch, self._logits_bytes)
+
+
+def without_adapters(model: nn.Module, batch: Batch, logits_bytes: int = LOGITS_BYTES) -> Tensor:
+    """`log_odds` of the base, without dropout and gradient."""
+    assert isinstance(model, PeftModel)
+    with answering(model), model.disable_adapter():
+        return log_odds(model, batch, logits_bytes=logits_bytes)
+
+
+def log_odds(
+    model: nn.Module,
+    batch: Batch,
+    decoder: Callable[..., Any] | None = None,
+    logits_bytes: int = LOGITS_BYTES,
+) -> Tensor:
+    """log p(chosen answer | prompt) - log p(rejected answer | prompt) of each pair [nats, float64 of shape B]."""
+    head, hidden_ND, there = learned(model, batch, decoder)
+    losses_N = token_losses(head, hidden_ND, there.learned_targets_N, logits_bytes)
+    is_rejected_N = there.document_ids_BT.flatten()[there.learned_N] == 1
+    signs_N = torch.where(is_rejected_N, 1.0, -1.0).to(losses_N)  # a loss is a negative log-probability
+    return by_row(signs_N * losses_N, there)
+
+
+def pair_losses(margins_B: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-log sigmoid of each reward margin; `smoothing`: the share of pairs that are taken for wrongly ordered."""
+    return -(1 - smoothing) * logsigmoid(margins_B) - smoothing * logsigmoid(-margins_B)
+
+
+def _preferred(margins_B: Tensor) -> Tensor:
+    """1 where the chosen answer has the higher reward, 0 where the rejected one has, a half where neither."""
+    return (margins_B.sign() + 1) / 2

@@ -1,0 +1,59 @@
+"""What one rank cannot do, no rank does: failures are shared before anyone acts on them."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from deepseek_trainer.contract.errors import (
+    ConfigError,
+    DataError,
+    IntegrityError,
+    JobError,
+    NotFiniteError,
+    TryAgainError,
+)
+from deepseek_trainer.storage.durable import STORAGE_ERRORS
+
+Exchange = Callable[[Any], list[Any]]  # a JSON value of each rank -> those of all ranks, in rank order
+
+_ERRORS: Final = {
+    int(kind.code): kind for kind in (ConfigError, DataError, NotFiniteError, TryAgainError, IntegrityError)
+}
+
+
+def alone(value: Any) -> list[Any]:
+    """The exchange of a single rank."""
+    return [value]
+
+
+def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
+    """Do `work` on this rank, as every other rank does its own; the JSON values of all ranks, in rank order.
+
+    Where it raises an Exception on one rank, an error of the same exit code is raised on all.
+    """
+    value: Any = None
+    failure: Exception | None = None
+    try:
+        value = work()
+    except OSError as error:
+        # What tells of a bad volume stays as it is: it ends this worker, and the others wait for its next attempt.
+        failure = error if error.errno in STORAGE_ERRORS else _try_again(error)
+    except Exception as error:  # whatever it is: the other ranks must not wait for this one
+        failure = error
+    outcomes = exchange({"value": value, "failure": _told(failure) if failure else None})
+    if failure:
+        raise failure
+    for rank, outcome in enumerate(outcomes):
+        if told := outcome["failure"]:
+            raise _ERRORS.get(told["code"], JobError)(f"rank {rank}: {told['problem']}", hint=told["hint"])
+    return [outcome["value"] for outcome in outcomes]
+
+
+def _told(failure: Exception) -> dict[str, Any]:
+    if isinstance(failure, OSError):
+        failure = _try_again(failure)
+    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
+    return {"code": int(known.code), "problem": known.problem, "hint": known.hint}
+
+
+def _try_again(error: OSError) -> TryAgainError:
+    return TryAgainError(f"the storage failed: {error}")

@@ -1,0 +1,99 @@
+"""The ranks of one attempt: who am I, and what do we all agree on.
+
+Everything that one rank could decide alone (stop, save now, not finite) goes through an
+all-reduce first, so that no rank acts while another waits for it in a collective.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+
+from deepseek_trainer.contract.errors import PeerGoneError
+from deepseek_trainer.worker.failure import first_line
+from deepseek_trainer.worker.process import StopRequested
+
+TIMEOUT = timedelta(minutes=30)  # a rank may seal a large checkpoint while the others wait
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among all ranks; the collectives use gloo on CPU tensors, whatever the device."""
+
+    rank: int
+    size: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None  # None: the one that all share
+
+    @property
+    def is_lead(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over all ranks, as float64."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.group)
+        return tensor.tolist()
+
+    def any(self, flag: bool) -> bool:
+        return self.sum([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        self.sum([0.0])
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, in rank order, on every rank.  JSON, so that no rank unpickles another's bytes."""
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [int(s) for s in self._all_gather(torch.tensor([len(data)]))]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        rows = self._all_gather(padded)
+        return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def beside(self) -> Self:
+        """The same ranks in a group of their own, for a thread beside this one.  Collective."""
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup), "all ranks are in it"
+        return replace(self, group=group)
+
+    def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        rows = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(rows, tensor, group=self.group)
+        return rows
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the process group that torchrun described in the environment; leave it at the end or at an agreed stop.
+
+    A collective that fails because a peer died becomes PeerGoneError: the state on disk is good.
+    After a failure the group stays as it is: leaving it could wait for ever for a dead peer.
+    """
+    local_rank = int(os.environ["LOCAL_RANK"])
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    except StopRequested:
+        dist.destroy_process_group()
+        raise
+    except RuntimeError as error:  # DistBackendError and gloo's bare RuntimeError
+        if _peer_is_gone(error):
+            raise PeerGoneError(f"another rank went away: {first_line(error)}") from error
+        raise
+    dist.destroy_process_group()
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    text = str(error)
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out", "gloo", "NCCL", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)

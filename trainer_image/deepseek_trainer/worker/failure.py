@@ -1,0 +1,138 @@
+"""How a worker tells why it ended: an exit code, and a few lines of JSON that reach the job's status."""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, Self
+
+from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
+from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
+from deepseek_trainer.storage.durable import STORAGE_ERRORS, replace_file
+
+MAX_MESSAGE: Final = 1024  # [characters]
+MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
+# In a bare RuntimeError: torch on the CPU; CUDA where torch's own allocator did not ask.
+NO_MEMORY: Final = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a rank, or the worker as a whole (rank None), ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    rank: int | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int | None = None) -> Self:
+        """What to tell about an exception: one line of ours, or the last lines of a traceback."""
+        if isinstance(error, JobError):
+            return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
+            return cls(ExitCode.TRY_AGAIN, STORAGE, text, rank)
+        if is_out_of_memory(error):
+            hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
+            text = f"{first_line(error)[:MAX_MESSAGE] or 'out of memory'} (hint: {hint})"
+            return cls(ExitCode.TRY_AGAIN, OUT_OF_MEMORY, text, rank)
+        lines = "".join(traceback.format_exception(error)).strip().splitlines()
+        return cls(ExitCode.INTERNAL, type(error).__name__, "\n".join(lines[-8:])[-MAX_MESSAGE:], rank)
+
+    @classmethod
+    def of_exit(cls, exit_code: int, rank: int | None = None) -> Self:
+        """What to tell about a process that could not speak for itself."""
+        if exit_code == -signal.SIGKILL:
+            hint = "killed (SIGKILL): often the kernel's or the kubelet's answer to too much memory"
+            return cls(ExitCode.TRY_AGAIN, "Killed", hint, rank)
+        if exit_code < 0:
+            return cls(ExitCode.TRY_AGAIN, signal.Signals(-exit_code).name, f"ended by signal {-exit_code}", rank)
+        return cls(exit_code, "Exited", f"exited with code {exit_code}", rank)
+
+    def to_json(self, progress: Mapping[str, Any] | None = None) -> bytes:
+        """The termination message: camelCase, as the operator reads it; at most MAX_BYTES, and whole."""
+        message = self.message
+        while (excess := len(encoded := self._encoded(message, progress)) - MAX_BYTES) > 0 and message:
+            message = message[: -(1 + excess // 6)]  # a character is at most 6 bytes of JSON
+        return encoded
+
+    def _encoded(self, message: str, progress: Mapping[str, Any] | None) -> bytes:
+        own = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
+        fields = {**(progress or {}), **own}
+        known = {key: value for key, value in fields.items() if value is not None}
+        return json.dumps(known, ensure_ascii=False).encode(errors="replace")
+
+    def save(self, path: Path) -> None:
+        """Leave this at `path`, unless there is a failure that is at least as close to the cause."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = Failure.load(path)
+            if known is None or self._distance < known._distance:
+                replace_file(path, json.dumps(asdict(self)).encode())
+
+    @property
+    def ends_worker(self) -> bool:
+        """Whether the same ranks in the same pod would fail again: a full volume is for the job's status to tell."""
+        return self.exit_code in NOT_RETRYABLE or self.reason in (STORAGE, OUT_OF_MEMORY)
+
+    @property
+    def _distance(self) -> int:
+        """From the cause: a lost peer has a reason of its own; what ends the worker is no peer's doing."""
+        if self.ends_worker:
+            return 0
+        return 2 if self.reason == PEER_GONE else 1
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the host or of a GPU.  torch's own error is known by its name: torch is not imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def exit_with(
+    failure: Failure, progress: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+) -> NoReturn:
+    """End this process: the message on stderr, with `progress` in the termination log, the code as the exit status."""
+    _tell(failure, environ, progress)
+    sys.exit(failure.exit_code)
+
+
+def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoReturn:
+    """The same at once, from any thread, and without the usual teardown."""
+    try:
+        _tell(failure, environ)
+    finally:
+        os._exit(failure.exit_code)
+
+
+def _tell(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
+    print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+    if log := termination_log(environ):
+        log.write_bytes(failure.to_json(progress))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point; any exception becomes its exit code and termination message."""
+    try:
+        main()
+    except Exception as error:  # the edge: nothing may leave without a code
+        exit_with(Failure.of(error))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from deepseek_operator.spec import API_VERSION, KIND
+from deepseek_operator.jobs.spec import API_VERSION, KIND
 from dstj.home import Home, JobHome
 from dstj.kubelet import Manifest
 from dstj.local_cluster import LocalCluster

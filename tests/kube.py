@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from deepseek_operator.labels import attempt_of
-from deepseek_operator.spec import API_VERSION, GPU, KIND
+from deepseek_operator.jobs.labels import attempt_of
+from deepseek_operator.jobs.spec import API_VERSION, GPU, KIND
 from operator_builders import SPEC, merged
 
 Manifest = dict[str, Any]

@@ -4,14 +4,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deepseek_operator import labels
-from deepseek_operator.blueprint import worker_job_name
-from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import worker_job_name
+from deepseek_operator.jobs.facts import Situation
+from deepseek_operator.jobs.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_operator.jobs.status import JobStatus
+from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
 from deepseek_operator.settings import Settings
-from deepseek_operator.situation import Situation
-from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
-from deepseek_operator.status import JobStatus
-from deepseek_operator.training_job import TrainingJob
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OWNER = Owner("ml", "demo", "5d2f2c1e-0000-4000-8000-000000000001")

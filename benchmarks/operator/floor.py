@@ -11,7 +11,7 @@ import kopf
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient
 
-from deepseek_operator.api import Api, path
+from deepseek_operator.controller.client import Api, path
 
 POD = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "registry.example.com/trainer"}]}
 

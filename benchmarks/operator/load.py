@@ -12,7 +12,7 @@ import aiohttp
 import yaml
 from plane import OPERATOR, PATIENCE_S, Plane
 
-from deepseek_operator.api import METADATA
+from deepseek_operator.controller.client import METADATA
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "/apis/training.dstj.io/v1alpha1"

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepseek_operator.blueprint import child_name
-from deepseek_operator.observed import Owner
-from deepseek_operator.spec import JobSpec
+from deepseek_operator.jobs.blueprint import child_name
+from deepseek_operator.jobs.spec import JobSpec
+from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.errors import ConfigError
 from dstj.home import Home
 from dstj.jobfile import Job

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from deepseek_operator.spec import JobSpec
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
 from deepseek_trainer.contract.model import BaseModelSource

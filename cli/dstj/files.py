@@ -4,10 +4,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Owner
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import ProfileSpec
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.cli import say

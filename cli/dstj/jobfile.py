@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from deepseek_operator.blueprint import profile_mismatch
-from deepseek_operator.spec import (
+from deepseek_operator.jobs.blueprint import profile_mismatch
+from deepseek_operator.jobs.spec import (
     API_VERSION,
     GROUP,
     KIND,
@@ -24,7 +24,7 @@ from deepseek_operator.spec import (
     JobSpec,
     ProfileSpec,
 )
-from deepseek_operator.training_job import validation_messages
+from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.rules import Model, shown, unknown_fields
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from deepseek_operator.observed import JobKey, Notice, Observed, Owner, Ref
-from deepseek_operator.spec import API_VERSION, PROFILE_KIND
+from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
+from deepseek_operator.objects.observed import JobKey, Notice, Observed, Owner, Ref
 from deepseek_trainer.contract.names import ENV_ROOT
 from dstj import strays
 from dstj.claims import Sources
@@ -31,7 +31,7 @@ INSTALLED: Manifest = {
 
 
 class LocalCluster:
-    """deepseek_operator.reconcile.Cluster over local processes, for one training job."""
+    """deepseek_operator.jobs.reconcile.Cluster over local processes, for one training job."""
 
     def __init__(
         self,

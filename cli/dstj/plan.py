@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from deepseek_operator.quota import amount
-from deepseek_operator.spec import GPU, ProfileSpec, Resources
+from deepseek_operator.jobs.spec import GPU, ProfileSpec, Resources
+from deepseek_operator.objects.quota import amount
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
 from deepseek_trainer.budget.perf import GPUS, gpu_named, model_flops

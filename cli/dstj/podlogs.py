@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from typing import Final
 
-from deepseek_operator import labels
+from deepseek_operator.jobs import labels
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.apiserver import ApiServer

@@ -8,9 +8,9 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepseek_operator.reconcile import reconcile
+from deepseek_operator.jobs.reconcile import reconcile
+from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import VolumeRetention
 from deepseek_trainer.contract.errors import ConfigError
 from dstj.claims import sources
 from dstj.display import Display, display

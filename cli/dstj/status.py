@@ -5,8 +5,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from deepseek_operator.blueprint import child_name
-from deepseek_operator.observed import Owner
+from deepseek_operator.jobs.blueprint import child_name
+from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.names import ExitCode, Paths
 from dstj.cluster import ask, is_remote
 from dstj.home import Home, JobHome

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import yaml
 
-from deepseek_operator.spec import IMMUTABLE, JobSpec
+from deepseek_operator.jobs.spec import IMMUTABLE, JobSpec
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.times import utc_now
 from dstj.home import JobHome

@@ -14,8 +14,8 @@ from typing import Final
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator import logs
-from deepseek_operator.service import Options, serve
+from deepseek_operator.controller import logs
+from deepseek_operator.controller.service import Options, serve
 from deepseek_operator.settings import Settings
 
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

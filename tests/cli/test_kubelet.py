@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from cli_builders import a_job
-from deepseek_operator.failure import failure_of, job_condition
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Owner
+from deepseek_operator.jobs.failure import failure_of, job_condition
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
+from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import JobSpec, ProfileSpec
 from deepseek_trainer.contract.names import ExitCode, node_address
 from dstj.kubelet import environment, field_of, job_status, mounts, pod_of, terminated
 

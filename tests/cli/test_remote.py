@@ -6,7 +6,7 @@ import yaml
 import dstj.podlogs
 from cli_builders import a_job, job_file
 from cli_cluster import ROOT, FakeCluster
-from deepseek_operator import labels
+from deepseek_operator.jobs import labels
 from dstj.cli import main
 
 JOBS = f"{ROOT}/namespaces/ml/deepseektrainingjobs"

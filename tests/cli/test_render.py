@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from cli_builders import job_file
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Owner
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from dstj.cli import main
 from dstj.jobfile import load_job

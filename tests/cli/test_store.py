@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from cli_builders import a_job, job_file
-from deepseek_operator.spec import IMMUTABLE
+from deepseek_operator.jobs.spec import IMMUTABLE
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from dstj.home import Home
 from dstj.jobfile import load_job

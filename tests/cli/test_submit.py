@@ -9,7 +9,7 @@ import yaml
 
 from cli_builders import a_job, job_file, job_home
 from cli_cluster import ROOT, FakeCluster, kubeconfig
-from deepseek_operator.spec import API_VERSION, PROFILE_KIND
+from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
 from dstj.cli import main
 
 JOB = f"{ROOT}/namespaces/ml/deepseektrainingjobs/tiny"

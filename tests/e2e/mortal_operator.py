@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from deepseek_operator.__main__ import main
-from deepseek_operator.api import Api
+from deepseek_operator.controller.client import Api
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 send = Api._send

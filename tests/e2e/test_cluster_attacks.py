@@ -17,7 +17,7 @@ import pytest
 
 import kube
 from attack_samples import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
-from deepseek_operator.workqueue import SETTLE_S
+from deepseek_operator.controller.workqueue import SETTLE_S
 from kube import Manifest, Namespace, TrainingJob, a_job
 from operator_builders import SPEC, merged
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import kube
-from deepseek_operator.spec import GPU
+from deepseek_operator.jobs.spec import GPU
 from kube import Manifest, Namespace, TrainingJob, a_job
 from operator_builders import merged
 

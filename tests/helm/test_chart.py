@@ -12,8 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepseek_operator import service
 from deepseek_operator.__main__ import parse
+from deepseek_operator.controller import service
 from deepseek_operator.crd import profile_crd, training_job_crd
 from helm import schemas
 from helm.render import CHART, MONITORED, ROOT, Manifest, manifests, program, rendered, run

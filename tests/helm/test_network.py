@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import reachability
-from deepseek_operator import labels
-from deepseek_operator.observed import Owner
+from deepseek_operator.jobs import labels
+from deepseek_operator.objects.observed import Owner
 from helm.render import NAMESPACE, RELEASE, Manifest, manifests
 
 JOBS_POD = labels.of_job(Owner("ml", "job", "uid"))

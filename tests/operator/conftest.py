@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator.api import Api
-from deepseek_operator.cluster import KubernetesCluster
+from deepseek_operator.controller.client import Api
+from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.settings import Settings
 from operator_api import FakeApi
 from operator_builders import NOW

@@ -2,8 +2,8 @@
 
 import pytest
 
-from deepseek_operator.blockers import blocker_of
-from deepseek_operator.observed import Manifest, WarningEvent
+from deepseek_operator.objects.blockers import blocker_of
+from deepseek_operator.objects.observed import Manifest, WarningEvent
 from operator_builders import a_pod, a_warning
 
 POD = "demo-a1-0-xxxxx"

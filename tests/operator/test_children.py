@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator.api import Api, path
-from deepseek_operator.children import ChildWatch
-from deepseek_operator.observed import JobKey, Manifest, Sighting
+from deepseek_operator.controller.child_watch import ChildWatch
+from deepseek_operator.controller.client import Api, path
+from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
 from operator_builders import a_pod, a_worker_job, terminated
 from operator_time import ended, quiet
 

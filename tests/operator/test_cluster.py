@@ -10,16 +10,16 @@ import aiohttp
 import pytest
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator import labels
-from deepseek_operator.api import Api, ApiError, path
-from deepseek_operator.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
-from deepseek_operator.leader import ApiLease
-from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Ref, Sighting, WarningEvent
-from deepseek_operator.progress import last_words
-from deepseek_operator.reconcile import RefusedError
-from deepseek_operator.service import job_versions
+from deepseek_operator.controller.client import Api, ApiError, path
+from deepseek_operator.controller.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
+from deepseek_operator.controller.leader import ApiLease
+from deepseek_operator.controller.service import job_versions
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.progress import last_words
+from deepseek_operator.jobs.reconcile import RefusedError
+from deepseek_operator.jobs.spec import API_VERSION, KIND
+from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Ref, Sighting, WarningEvent
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import API_VERSION, KIND
 from operator_api import FakeApi
 from operator_builders import NOW, OWNER, a_pod, a_quota, a_training_job, a_warning, a_worker_job, terminated
 
@@ -227,7 +227,7 @@ async def test_a_job_that_is_made_anew_after_its_deletion_is_looked_at(
 async def test_only_so_many_deleted_jobs_are_remembered(
     cluster: KubernetesCluster, fake: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepseek_operator.cluster.MAX_DELETED", 1)
+    monkeypatch.setattr("deepseek_operator.controller.cluster.MAX_DELETED", 1)
     keys = [replace(KEY, name=name) for name in ("a", "b")]
     for key in keys:
         cluster.count(key, a_training_job())

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from deepseek_operator.decide import decide, finished, invalid, refused
-from deepseek_operator.observed import Manifest, Observed
-from deepseek_operator.plan import Plan
-from deepseek_operator.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
+from deepseek_operator.jobs.decide import decide, finished, invalid, refused
+from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
+from deepseek_operator.objects.observed import Manifest, Observed
 from operator_builders import (
     NOW,
     SETTINGS,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from deepseek_operator.failure import Verdict, failure_of
-from deepseek_operator.observed import Manifest
+from deepseek_operator.jobs.failure import Verdict, failure_of
+from deepseek_operator.objects.observed import Manifest
 from operator_builders import a_pod, a_worker_job, terminated
 
 DISRUPTED = ({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from lupa import lua51  # the dialect of Argo CD's interpreter
 
-from deepseek_operator.plan import Outcome, told
-from deepseek_operator.status import JobStatus, Phase
+from deepseek_operator.jobs.plan import Outcome, told
+from deepseek_operator.jobs.status import JobStatus, Phase
 from operator_builders import NOW, a_job, a_training_job
 
 HEALTH = (Path(__file__).resolve().parents[2] / "docs" / "gitops" / "argocd-health.lua").read_text()

@@ -1,7 +1,7 @@
 """When the kubelet should restart the operator."""
 
-from deepseek_operator.health import Health
-from deepseek_operator.observed import JobKey
+from deepseek_operator.controller.health import Health
+from deepseek_operator.objects.observed import JobKey
 from operator_time import FakeTime
 
 A, B = JobKey("ml", "a"), JobKey("ml", "b")

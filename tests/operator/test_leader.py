@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from deepseek_operator.leader import RENEW_WITHIN_S, Candidate
-from deepseek_operator.observed import Manifest
+from deepseek_operator.controller.leader import RENEW_WITHIN_S, Candidate
+from deepseek_operator.objects.observed import Manifest
 from operator_time import FakeTime, ended, quiet
 
 

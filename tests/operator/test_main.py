@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from deepseek_operator.__main__ import parse
-from deepseek_operator.logs import JsonFormatter
+from deepseek_operator.controller.logs import JsonFormatter
 
 
 def test_namespaces_may_be_repeated() -> None:

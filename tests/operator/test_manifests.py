@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from deepseek_operator import labels
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Manifest
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import NOT_RETRYABLE, node_address
 from operator_builders import OWNER, SETTINGS, a_profile, a_spec

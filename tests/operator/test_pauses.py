@@ -2,9 +2,9 @@
 
 import pytest
 
-from deepseek_operator.decide import decide
-from deepseek_operator.observed import Manifest, Observed
-from deepseek_operator.status import JobStatus, Phase
+from deepseek_operator.jobs.decide import decide
+from deepseek_operator.jobs.status import JobStatus, Phase
+from deepseek_operator.objects.observed import Manifest, Observed
 from operator_builders import NOW, SETTINGS, a_job, a_pod, a_worker_job
 
 WAITING = [a_pod(index, "Pending", machine=None) for index in (0, 1)]

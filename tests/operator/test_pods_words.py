@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_operator.decide import decide
-from deepseek_operator.labels import ATTEMPT, COMPLETION_INDEX
-from deepseek_operator.observed import Manifest, Observed
-from deepseek_operator.plan import Plan
-from deepseek_operator.status import JobStatus, Phase
+from deepseek_operator.jobs.decide import decide
+from deepseek_operator.jobs.labels import ATTEMPT, COMPLETION_INDEX
+from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.status import JobStatus, Phase
+from deepseek_operator.objects.observed import Manifest, Observed
 from operator_builders import NOW, SETTINGS, a_job, a_pod, a_worker_job, terminated
 
 RUNNING = JobStatus(phase=Phase.RUNNING, attempt=1, running_since=NOW, running_seconds=60)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_operator.labels import ATTEMPT, COMPLETION_INDEX
-from deepseek_operator.progress import last_words, with_progress
-from deepseek_operator.status import JobStatus, TrainerStatus
+from deepseek_operator.jobs.labels import ATTEMPT, COMPLETION_INDEX
+from deepseek_operator.jobs.progress import last_words, with_progress
+from deepseek_operator.jobs.status import JobStatus, TrainerStatus
 from operator_builders import NOW
 
 ANSWER: dict[str, Any] = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_operator.decide import decide
-from deepseek_operator.observed import Manifest, Observed
-from deepseek_operator.plan import Plan
-from deepseek_operator.quota import amount, shortage, shown, spread
-from deepseek_operator.status import JobStatus, Phase, Restarts
+from deepseek_operator.jobs.decide import decide
+from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
+from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_operator.objects.quota import amount, shortage, shown, spread
 from operator_builders import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_quota, a_warning, a_worker_job
 
 OVER = a_warning("FailedCreate", "exceeded quota: team")

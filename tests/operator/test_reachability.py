@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reachability
-from deepseek_operator import labels
-from deepseek_operator.isolation import METADATA_NETWORKS
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Manifest, Owner
+from deepseek_operator.api.isolation import METADATA_NETWORKS
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.objects.observed import Manifest, Owner
 from deepseek_trainer.contract.names import METRICS_PORT
 from operator_builders import SETTINGS, a_spec
 from reachability import EVERYTHING, NOTHING, Address

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_operator.labels import attempt_of
-from deepseek_operator.observed import JobKey, Manifest
-from deepseek_operator.reconcile import RefusedError, reconcile
-from deepseek_operator.status import JobStatus, Phase
+from deepseek_operator.jobs.labels import attempt_of
+from deepseek_operator.jobs.reconcile import RefusedError, reconcile
+from deepseek_operator.jobs.status import JobStatus, Phase
+from deepseek_operator.objects.observed import JobKey, Manifest
 from operator_builders import (
     NOW,
     SETTINGS,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from deepseek_operator.shared import Shared
+from deepseek_operator.controller.shared_reads import Shared
 from operator_time import quiet
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from deepseek_operator.slots import Slots
+from deepseek_operator.controller.slots import Slots
 from operator_time import quiet
 
 

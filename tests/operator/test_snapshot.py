@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from deepseek_operator.api import Api, path
-from deepseek_operator.observed import JobKey, Manifest, Sighting
-from deepseek_operator.reconcile import reconcile
-from deepseek_operator.snapshot import ChangeNeededError, Remembered, Snapshot
-from deepseek_operator.spec import KIND
+from deepseek_operator.controller.client import Api, path
+from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
+from deepseek_operator.jobs.reconcile import reconcile
+from deepseek_operator.jobs.spec import KIND
+from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
 from operator_api import FakeApi
 from operator_builders import NOW, OWNER, SETTINGS, FakeCluster, a_pod, a_training_job, a_worker_job
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from deepseek_operator import metrics
-from deepseek_operator.supervisor import in_own_loop, supervise
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.supervisor import in_own_loop, supervise
 
 
 async def test_what_fails_or_ends_is_started_again_until_stopped() -> None:

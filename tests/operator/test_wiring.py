@@ -13,12 +13,12 @@ import pytest
 import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator import handlers
-from deepseek_operator.observed import JobKey, Sighting
-from deepseek_operator.service import Options, serve
+from deepseek_operator.controller import job_watch
+from deepseek_operator.controller.service import Options, serve
+from deepseek_operator.controller.supervisor import supervise
+from deepseek_operator.jobs.spec import API_VERSION
+from deepseek_operator.objects.observed import JobKey, Sighting
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import API_VERSION
-from deepseek_operator.supervisor import supervise
 from operator_builders import a_training_job
 
 JOBS = kmock.resource(f"{API_VERSION}/deepseektrainingjobs")
@@ -69,12 +69,12 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
 
     def start() -> Woken:
         woken = Woken()
-        registry, settings = handlers.registry(woken), handlers.settings()
+        registry, settings = job_watch.registry(woken), job_watch.settings()
         settings.networking.error_backoffs = Quick()
         settings.watching.reconnect_backoff = 0.01
 
         async def operate(inner: asyncio.Event) -> None:
-            await handlers.watch(registry, settings, (), inner)
+            await job_watch.watch(registry, settings, (), inner)
 
         tasks.append(asyncio.create_task(supervise(operate, stop, pause_s=0.01)))
         return woken
@@ -84,7 +84,7 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
     await asyncio.gather(*tasks)
 
 
-class Quick(handlers.Endless):
+class Quick(job_watch.Endless):
     def __iter__(self) -> Any:
         return iter(lambda: 0.02, None)
 
@@ -103,7 +103,7 @@ async def test_jobs_wake_the_queue_and_kopf_writes_nothing(cluster: Any, watchin
 )
 def test_a_job_comes_along_if_a_list_found_it_or_a_watch_saw_it_being_created(type_: Any, extra: Any) -> None:
     event: Any = {"type": type_, "object": JOB}
-    assert handlers.sighting(KEY, event) == Sighting(KEY, "7", is_job=True, **extra)
+    assert job_watch.sighting(KEY, event) == Sighting(KEY, "7", is_job=True, **extra)
 
 
 async def test_watches_need_no_name_for_the_user_that_they_run_as(

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from deepseek_operator.observed import JobKey
-from deepseek_operator.workqueue import FIRST_SETTLE_S, PATIENCE_S, SETTLE_S, WorkQueue, backoff, wait_for
+from deepseek_operator.controller.workqueue import FIRST_SETTLE_S, PATIENCE_S, SETTLE_S, WorkQueue, backoff, wait_for
+from deepseek_operator.objects.observed import JobKey
 from operator_time import FakeTime, quiet
 
 A, B = JobKey("ml", "a"), JobKey("ml", "b")

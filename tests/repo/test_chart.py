@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deepseek_operator import decide, service
+from deepseek_operator.controller import service
 from deepseek_operator.crd import profile_crd, training_job_crd
-from deepseek_operator.labels import JOB_NAME, JOB_UID
+from deepseek_operator.jobs import decide
+from deepseek_operator.jobs.labels import JOB_NAME, JOB_UID
+from deepseek_operator.jobs.spec import JobSpec
+from deepseek_operator.jobs.worker_job import USER
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import JobSpec
-from deepseek_operator.worker_job import USER
 from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.rules import unknown_fields
 from helm import readme

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from deepseek_operator import metrics
+from deepseek_operator.controller import metrics
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.telemetry.progress import CHECKPOINT_GAUGES, GAUGES, MEASURED_GAUGES
 from dstj.arguments import EXIT_CODES

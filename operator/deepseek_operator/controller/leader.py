@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from deepseek_operator import metrics
-from deepseek_operator.api import Api, ApiError, path
-from deepseek_operator.observed import Manifest
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.client import Api, ApiError, path
+from deepseek_operator.objects.observed import Manifest
 
 log = logging.getLogger(__name__)
 

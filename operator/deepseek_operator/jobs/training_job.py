@@ -7,9 +7,9 @@ from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
-from deepseek_operator.observed import Owner
-from deepseek_operator.spec import MAX_NAME_LENGTH, JobSpec
-from deepseek_operator.status import JobStatus
+from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
+from deepseek_operator.jobs.status import JobStatus
+from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.rules import Rule, shown
 
 _NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's types of errors

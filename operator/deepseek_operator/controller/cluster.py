@@ -10,16 +10,17 @@ from uuid import uuid4
 
 import aiohttp
 
-from deepseek_operator import labels, metrics
-from deepseek_operator.api import FIELD_MANAGER, Api, ApiError, path
-from deepseek_operator.blueprint import child_name
-from deepseek_operator.failure import job_condition
-from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, Sighting, WarningEvent
-from deepseek_operator.pods import has_machine, is_finished
-from deepseek_operator.reconcile import RefusedError
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.client import FIELD_MANAGER, Api, ApiError, path
+from deepseek_operator.controller.shared_reads import Shared
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import child_name
+from deepseek_operator.jobs.failure import job_condition
+from deepseek_operator.jobs.reconcile import RefusedError
+from deepseek_operator.jobs.spec import API_VERSION, KIND, PROFILE_KIND
+from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, Sighting, WarningEvent
+from deepseek_operator.objects.pods import has_machine, is_finished
 from deepseek_operator.settings import Settings
-from deepseek_operator.shared import Shared
-from deepseek_operator.spec import API_VERSION, KIND, PROFILE_KIND
 from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.times import rfc3339
 

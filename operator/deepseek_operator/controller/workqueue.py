@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from deepseek_operator import metrics
-from deepseek_operator.observed import JobKey
-from deepseek_operator.slots import Slots
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.slots import Slots
+from deepseek_operator.objects.observed import JobKey
 
 log = logging.getLogger(__name__)
 

@@ -16,19 +16,19 @@ from aiohttp import web
 from kubernetes.aio.client import ApiClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from deepseek_operator import handlers, metrics
-from deepseek_operator.api import METADATA_LIST, Api
-from deepseek_operator.children import CHILDREN, ChildWatch
-from deepseek_operator.cluster import KubernetesCluster
-from deepseek_operator.health import Health
-from deepseek_operator.leader import ApiLease, Candidate
-from deepseek_operator.observed import JobKey, Sighting
-from deepseek_operator.reconcile import reconcile
+from deepseek_operator.controller import job_watch, metrics
+from deepseek_operator.controller.child_watch import CHILDREN, ChildWatch
+from deepseek_operator.controller.client import METADATA_LIST, Api
+from deepseek_operator.controller.cluster import KubernetesCluster
+from deepseek_operator.controller.health import Health
+from deepseek_operator.controller.leader import ApiLease, Candidate
+from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
+from deepseek_operator.controller.supervisor import Operate, supervise
+from deepseek_operator.controller.workqueue import WorkQueue
+from deepseek_operator.jobs.reconcile import reconcile
+from deepseek_operator.jobs.spec import API_VERSION, KIND
+from deepseek_operator.objects.observed import JobKey, Sighting
 from deepseek_operator.settings import Settings
-from deepseek_operator.snapshot import ChangeNeededError, Remembered, Snapshot
-from deepseek_operator.spec import API_VERSION, KIND
-from deepseek_operator.supervisor import Operate, supervise
-from deepseek_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,10 @@ class Operator:
         def woken(sighting: Sighting) -> None:
             loop.call_soon_threadsafe(self._wake, sighting, context=own)
 
-        registry = handlers.registry(woken)
+        registry = job_watch.registry(woken)
 
         async def operate(stop: asyncio.Event) -> None:
-            await handlers.watch(registry, handlers.settings(), self._options.namespaces, stop)
+            await job_watch.watch(registry, job_watch.settings(), self._options.namespaces, stop)
 
         return operate
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from deepseek_operator.observed import Manifest, Notice, Ref
-from deepseek_operator.status import Condition, ConditionType, JobStatus, LastFailure, Phase, merged
-from deepseek_operator.training_job import TrainingJob
+from deepseek_operator.jobs.status import Condition, ConditionType, JobStatus, LastFailure, Phase, merged
+from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.objects.observed import Manifest, Notice, Ref
 from deepseek_trainer.contract.errors import STORAGE
 
 MAX_MESSAGE: Final = 4096  # [characters]

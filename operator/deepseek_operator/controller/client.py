@@ -15,9 +15,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
-from deepseek_operator import metrics
-from deepseek_operator.observed import Manifest
-from deepseek_operator.spec import API_VERSION, KIND, PLURAL, PROFILE_KIND, PROFILE_PLURAL
+from deepseek_operator.controller import metrics
+from deepseek_operator.jobs.spec import API_VERSION, KIND, PLURAL, PROFILE_KIND, PROFILE_PLURAL
+from deepseek_operator.objects.observed import Manifest
 
 FIELD_MANAGER: Final = "deepseek-operator"
 APPLY: Final = "application/apply-patch+yaml"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from deepseek_operator.observed import Manifest
+from deepseek_operator.objects.observed import Manifest
 
 QUOTA_FIX: Final = "ask for less, raise the ResourceQuota, or wait until other jobs finish"
 _NEVER_FIX: Final = "so it never fits: ask for less, or raise the ResourceQuota"

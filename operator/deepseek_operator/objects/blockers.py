@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from deepseek_operator.observed import Manifest, WarningEvent
-from deepseek_operator.quota import QUOTA_FIX
+from deepseek_operator.objects.observed import Manifest, WarningEvent
+from deepseek_operator.objects.quota import QUOTA_FIX
 
 QUOTA_EXCEEDED: Final = "QuotaExceeded"
 _IMAGE_FIX: Final = "check the image of the job or its profile, and that the machines may pull it"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from deepseek_operator.observed import Manifest
+from deepseek_operator.objects.observed import Manifest
 
 
 def legible(words: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from deepseek_operator.observed import JobKey
+from deepseek_operator.objects.observed import JobKey
 
 STUCK_S: Final = 300.0  # a pass has deadlines of seconds
 DEAF_AFTER: Final = 3  # lists in a row that found what no event told

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deepseek_operator.isolation import EgressRule
-from deepseek_operator.observed import Owner
+from deepseek_operator.api.isolation import EgressRule
+from deepseek_operator.jobs.spec import GPU, JobSpec, ProfileSpec, Resources
+from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import GPU, JobSpec, ProfileSpec, Resources
 from deepseek_trainer.contract.rules import shown
 
 

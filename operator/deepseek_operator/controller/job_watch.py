@@ -6,10 +6,10 @@ from typing import Any, Final, cast
 
 import kopf
 
-from deepseek_operator.api import SILENCE_S
-from deepseek_operator.labels import MANAGED_BY
-from deepseek_operator.observed import JobKey, Manifest, Sighting
-from deepseek_operator.spec import GROUP, PLURAL, VERSION
+from deepseek_operator.controller.client import SILENCE_S
+from deepseek_operator.jobs.labels import MANAGED_BY
+from deepseek_operator.jobs.spec import GROUP, PLURAL, VERSION
+from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
 
 Woken = Callable[[Sighting], None]
 

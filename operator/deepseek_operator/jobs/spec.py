@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, Field
 
-from deepseek_operator.isolation import EgressRule, NetworkSpec
+from deepseek_operator.api.isolation import EgressRule, NetworkSpec
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
 from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from deepseek_operator.observed import Owner
-from deepseek_operator.spec import GROUP
+from deepseek_operator.jobs.spec import GROUP
+from deepseek_operator.objects.observed import Owner
 
 JOB_NAME: Final = f"{GROUP}/job-name"
 JOB_UID: Final = f"{GROUP}/job-uid"  # every selector uses this one: a namesake made later never matches

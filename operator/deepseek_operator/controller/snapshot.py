@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import aiohttp
 
-from deepseek_operator import labels
-from deepseek_operator.api import Api, ApiError
-from deepseek_operator.children import CHILDREN
-from deepseek_operator.observed import JobKey, Manifest, Observed, Owner, Sighting
-from deepseek_operator.reconcile import Cluster
+from deepseek_operator.controller.child_watch import CHILDREN
+from deepseek_operator.controller.client import Api, ApiError
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.reconcile import Cluster
+from deepseek_operator.objects.observed import JobKey, Manifest, Observed, Owner, Sighting
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ pass and are acted upon in a later one: a crash in between repeats nothing and f
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from deepseek_operator.blockers import QUOTA_EXCEEDED
-from deepseek_operator.failure import Failure, Verdict, failure_of, job_condition
-from deepseek_operator.observed import Manifest, Observed, Ref
-from deepseek_operator.plan import Outcome, Plan, running_seconds, told
-from deepseek_operator.progress import last_words, with_progress
-from deepseek_operator.quota import spread
+from deepseek_operator.jobs.facts import Situation
+from deepseek_operator.jobs.failure import Failure, Verdict, failure_of, job_condition
+from deepseek_operator.jobs.plan import Outcome, Plan, running_seconds, told
+from deepseek_operator.jobs.progress import last_words, with_progress
+from deepseek_operator.jobs.spec import API_VERSION, KIND, ProfileSpec
+from deepseek_operator.jobs.status import JobStatus, LastFailure, Phase
+from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.objects.blockers import QUOTA_EXCEEDED
+from deepseek_operator.objects.observed import Manifest, Observed, Ref
+from deepseek_operator.objects.quota import spread
 from deepseek_operator.settings import Settings
-from deepseek_operator.situation import Situation
-from deepseek_operator.spec import API_VERSION, KIND, ProfileSpec
-from deepseek_operator.status import JobStatus, LastFailure, Phase
-from deepseek_operator.training_job import TrainingJob
 
 NAMESAKE_LEAVING: Final = "NamesakeLeaving"
 MAX_FAILURE_MESSAGE: Final = 4096  # [characters]; what a kubelet keeps of a termination message

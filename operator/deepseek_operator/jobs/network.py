@@ -3,10 +3,10 @@
 import ipaddress
 from typing import Final
 
-from deepseek_operator import labels
-from deepseek_operator.blueprint import Blueprint
-from deepseek_operator.isolation import METADATA_NETWORKS, EgressRule
-from deepseek_operator.observed import Manifest
+from deepseek_operator.api.isolation import METADATA_NETWORKS, EgressRule
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import Blueprint
+from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
 

@@ -6,13 +6,13 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from deepseek_operator.decide import decide, finished, invalid, refused
-from deepseek_operator.observed import JobKey, Manifest, Notice, Observed, Owner, Ref
-from deepseek_operator.plan import Plan
+from deepseek_operator.jobs.decide import decide, finished, invalid, refused
+from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.status import whole_seconds
+from deepseek_operator.jobs.training_job import TrainingJob, validation_messages
+from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Owner, Ref
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import ProfileSpec
-from deepseek_operator.status import whole_seconds
-from deepseek_operator.training_job import TrainingJob, validation_messages
 
 
 class RefusedError(Exception):

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from deepseek_operator.labels import attempt_of, index_of
-from deepseek_operator.pods import legible
-from deepseek_operator.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
+from deepseek_operator.jobs.labels import attempt_of, index_of
+from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
+from deepseek_operator.objects.pods import legible
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 _METRICS: Final = {  # name in the status: name in the answer

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from deepseek_operator.labels import index_of
-from deepseek_operator.observed import Manifest
-from deepseek_operator.pods import legible, lost_since
+from deepseek_operator.jobs.labels import index_of
+from deepseek_operator.objects.observed import Manifest
+from deepseek_operator.objects.pods import legible, lost_since
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 

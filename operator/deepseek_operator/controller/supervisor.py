@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final
 
-from deepseek_operator import metrics
-from deepseek_operator.workqueue import wait_for
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.workqueue import wait_for
 
 log = logging.getLogger(__name__)
 

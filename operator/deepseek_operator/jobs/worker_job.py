@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from deepseek_operator import labels
-from deepseek_operator.blueprint import Blueprint
-from deepseek_operator.observed import Manifest
-from deepseek_operator.spec import JobSpec
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import Blueprint
+from deepseek_operator.jobs.spec import JobSpec
+from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract import names
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import aiohttp
 
-from deepseek_operator import metrics
-from deepseek_operator.api import JSON, METADATA, Api, ApiError, path
-from deepseek_operator.labels import JOB_NAME
-from deepseek_operator.observed import JobKey, Manifest, Sighting
+from deepseek_operator.controller import metrics
+from deepseek_operator.controller.client import JSON, METADATA, Api, ApiError, path
+from deepseek_operator.jobs.labels import JOB_NAME
+from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
 
 log = logging.getLogger(__name__)
 

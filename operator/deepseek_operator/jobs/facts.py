@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from deepseek_operator import labels
-from deepseek_operator.blockers import Blocker, blocker_of
-from deepseek_operator.blueprint import profile_mismatch, worker_job_name
-from deepseek_operator.isolation import Isolation
-from deepseek_operator.manifests import children
-from deepseek_operator.observed import Manifest, Observed, Ref, ref
-from deepseek_operator.plan import running_seconds
-from deepseek_operator.pods import has_machine, is_finished, is_lost, is_ready, writers
-from deepseek_operator.quota import Shortage, shortage, spread
+from deepseek_operator.api.isolation import Isolation
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import profile_mismatch, worker_job_name
+from deepseek_operator.jobs.manifests import children
+from deepseek_operator.jobs.plan import running_seconds
+from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.status import JobStatus, NodeCounts, ReplicaStatuses
+from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.objects.blockers import Blocker, blocker_of
+from deepseek_operator.objects.observed import Manifest, Observed, Ref, ref
+from deepseek_operator.objects.pods import has_machine, is_finished, is_lost, is_ready, writers
+from deepseek_operator.objects.quota import Shortage, shortage, spread
 from deepseek_operator.settings import Settings
-from deepseek_operator.spec import ProfileSpec
-from deepseek_operator.status import JobStatus, NodeCounts, ReplicaStatuses
-from deepseek_operator.training_job import TrainingJob
 
 _UNVERIFIED = "the policy is applied; only a network plugin that supports NetworkPolicy enforces it"
 

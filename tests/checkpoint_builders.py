@@ -1,7 +1,7 @@
 """Local jobs with checkpoints that the trainer's own store wrote."""
 
 from cli_builders import a_job, job_home
-from dstj.store import store
+from dstj.local.store import store
 from vault_builders import KEK, a_state, a_store
 
 KEY = {"encryption": {"keyRef": {"secretName": "s"}}}

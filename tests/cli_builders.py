@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from deepseek_operator.jobs.spec import API_VERSION, KIND
-from dstj.home import Home, JobHome
-from dstj.kubelet import Manifest
-from dstj.local_cluster import LocalCluster
+from dstj.local.cluster import LocalCluster
+from dstj.local.home import Home, JobHome
+from dstj.local.kubelet import Manifest
 
 ARCHITECTURE = {"hiddenSize": 8, "numLayers": 1, "numHeads": 1, "intermediateSize": 8, "vocabSize": 260}
 WORKER = "DSTJ_TEST_WORKER"  # the Python program that stands in for the trainer

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-from dstj.kubelet import Manifest
+from dstj.local.kubelet import Manifest
 
 ROOT = "/apis/training.dstj.io/v1alpha1"
 Request = tuple[str, str, dict[str, str]]  # method, path, query

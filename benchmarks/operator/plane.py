@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dstj.machine import free_ports
+from dstj.local.machine import free_ports
 
 CLUSTER = Path(__file__).resolve().parents[2] / "tests" / "e2e" / "cluster"
 MEMORY = Path("/dev/shm")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plane import PATIENCE_S, Plane
 
-from dstj.machine import free_ports
+from dstj.local.machine import free_ports
 
 HERE = Path(__file__).resolve().parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -113,12 +113,16 @@ def _share(text: str) -> float:
 
 
 def _validate(commands: "Commands") -> None:
-    command = _command(commands, "validate", "dstj.files:validate", "check job files without running anything")
+    command = _command(
+        commands, "validate", "dstj.commands.validate:validate", "check job files without running anything"
+    )
     command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
 
 
 def _render(commands: "Commands") -> None:
-    command = _command(commands, "render", "dstj.files:render", "print the Kubernetes objects that a job becomes")
+    command = _command(
+        commands, "render", "dstj.commands.validate:render", "print the Kubernetes objects that a job becomes"
+    )
     command.add_argument("file", metavar="FILE", help="YAML file with one job")
     command.add_argument("--profile", metavar="FILE", help="YAML file with the job's TrainingProfile")
     command.add_argument("--attempt", type=_positive, default=1, metavar="N", help="which attempt to show (default: 1)")
@@ -128,7 +132,9 @@ def _render(commands: "Commands") -> None:
 
 
 def _plan(commands: "Commands") -> None:
-    command = _command(commands, "plan", "dstj.plan:plan", "tell memory, steps and time of a job before it runs")
+    command = _command(
+        commands, "plan", "dstj.commands.plan:plan", "tell memory, steps and time of a job before it runs"
+    )
     command.add_argument("file", metavar="FILE", help="YAML file with one job")
     command.add_argument("--profile", metavar="FILE", help="YAML file with the job's TrainingProfile")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
@@ -149,7 +155,7 @@ def _plan(commands: "Commands") -> None:
 
 
 def _run(commands: "Commands") -> None:
-    command = _command(commands, "run", "dstj.run:run", "run a job on this machine, or resume it")
+    command = _command(commands, "run", "dstj.commands.run:run", "run a job on this machine, or resume it")
     command.add_argument("file", metavar="FILE", help="YAML file with one job")
     command.add_argument(
         "--volume",
@@ -165,7 +171,7 @@ def _run(commands: "Commands") -> None:
 
 
 def _submit(commands: "Commands") -> None:
-    command = _command(commands, "submit", "dstj.submit:submit", "create or change jobs in a cluster")
+    command = _command(commands, "submit", "dstj.commands.submit:submit", "create or change jobs in a cluster")
     command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
     _namespace(command, "namespace of jobs whose file names none (default: the context's)")
     command.add_argument("--dry-run", action="store_true", help="let the API server check all, and keep nothing")
@@ -176,7 +182,7 @@ def _suspend(commands: "Commands") -> None:
         ("suspend", "let a job in a cluster write a checkpoint and free its pods"),
         ("resume", "let a suspended job in a cluster go on"),
     ):
-        command = _command(commands, name, f"dstj.submit:{name}", summary)
+        command = _command(commands, name, f"dstj.commands.submit:{name}", summary)
         command.add_argument("name", metavar="NAME", help="job")
         _namespace(command, "its namespace (default: the context's)")
 
@@ -186,14 +192,14 @@ def _namespace(command: argparse.ArgumentParser, text: str) -> None:
 
 
 def _status(commands: "Commands") -> None:
-    command = _command(commands, "status", "dstj.status:status", "show jobs, or one of them")
+    command = _command(commands, "status", "dstj.commands.status:status", "show jobs, or one of them")
     command.add_argument("name", nargs="?", metavar="NAME", help="job (default: all that were run here)")
     _namespace(command, "jobs in this namespace of the cluster; without it, a NAME that was run here is that one")
     command.add_argument("-o", "--output", choices=("table", "yaml"), default="table", help="yaml: the whole object")
 
 
 def _logs(commands: "Commands") -> None:
-    command = _command(commands, "logs", "dstj.logs:logs", "print what the nodes of a job wrote")
+    command = _command(commands, "logs", "dstj.commands.logs:logs", "print what the nodes of a job wrote")
     command.add_argument("name", metavar="NAME", help="job")
     _namespace(command, "a job in this namespace of the cluster; without it, one that was run here comes first")
     command.add_argument("--node", type=_index, metavar="N", help="only node N (default: all; in a cluster, 0)")
@@ -204,27 +210,35 @@ def _logs(commands: "Commands") -> None:
 
 def _keys(commands: "Commands") -> None:
     group = _group(commands, "keys", "make, rotate, show and destroy the keys that seal checkpoints")
-    generate = _command(group, "generate", "dstj.keys:generate", "make a key-encryption key for local runs")
+    generate = _command(group, "generate", "dstj.commands.keys:generate", "make a key-encryption key for local runs")
     generate.add_argument("--secret", required=True, metavar="NAME", help="as in encryption.keyRef.secretName")
     generate.add_argument("--key", default="kek", help="entry of the secret, as in keyRef.key (default: kek)")
     rotate = _command(
-        group, "rotate", "dstj.keys:rotate", "wrap a job's data key under a new key; data stay as they are"
+        group, "rotate", "dstj.commands.keys:rotate", "wrap a job's data key under a new key; data stay as they are"
     )
     _source(rotate)
     rotate.add_argument("--new-key-dir", metavar="DIR", help="with --directory: directory with the new key")
     rotate.add_argument("--key", metavar="KEY", help="which file of --new-key-dir (default: the only one)")
-    inspect = _command(group, "inspect", "dstj.keytable:inspect", "show ids of keys and what they wrap, never a key")
+    inspect = _command(
+        group, "inspect", "dstj.commands.key_table:inspect", "show ids of keys and what they wrap, never a key"
+    )
     _source(inspect, required=False)
-    shred = _command(group, "shred", "dstj.keys:shred", "destroy a job's data key: what it sealed is lost for ever")
+    shred = _command(
+        group, "shred", "dstj.commands.keys:shred", "destroy a job's data key: what it sealed is lost for ever"
+    )
     _job_or_volume(shred)
     shred.add_argument("--yes", action="store_true", help="do it; without this, only say what would be lost")
 
 
 def _checkpoint(commands: "Commands") -> None:
     group = _group(commands, "checkpoint", "list, verify, prune and open checkpoints")
-    _source(_command(group, "list", "dstj.checkpoints:show", "list a job's checkpoints"))
-    _source(_command(group, "verify", "dstj.checkpoints:verify", "authenticate every byte of a job's checkpoints"))
-    prune = _command(group, "prune", "dstj.pruning:prune", "delete older checkpoints of a job that does not run")
+    _source(_command(group, "list", "dstj.commands.checkpoints:show", "list a job's checkpoints"))
+    _source(
+        _command(group, "verify", "dstj.commands.checkpoints:verify", "authenticate every byte of a job's checkpoints")
+    )
+    prune = _command(
+        group, "prune", "dstj.commands.pruning:prune", "delete older checkpoints of a job that does not run"
+    )
     _source(prune)
     prune.add_argument(
         "--keep-last", type=_positive, metavar="N", help="newest ones kept (default: as in the job, or 3)"
@@ -232,14 +246,14 @@ def _checkpoint(commands: "Commands") -> None:
     prune.add_argument(
         "--keep-every", type=_index, metavar="N", help="also every step that is a multiple; 0: none (default: as above)"
     )
-    decrypt = _command(group, "decrypt", "dstj.checkpoints:decrypt", "write a checkpoint's files in the clear")
+    decrypt = _command(group, "decrypt", "dstj.commands.checkpoints:decrypt", "write a checkpoint's files in the clear")
     _source(decrypt)
     decrypt.add_argument("--step", type=_index, metavar="N", help="which checkpoint (default: the newest)")
     _target(decrypt)
 
 
 def _result(commands: "Commands") -> None:
-    command = _command(commands, "result", "dstj.checkpoints:result", "write a job's result in the clear")
+    command = _command(commands, "result", "dstj.commands.checkpoints:result", "write a job's result in the clear")
     _source(command)
     _target(command)
 
@@ -260,7 +274,9 @@ def _target(command: argparse.ArgumentParser) -> None:
 
 
 def _doctor(commands: "Commands") -> None:
-    command = _command(commands, "doctor", "dstj.doctor:doctor", "check this machine, and what a job needs of it")
+    command = _command(
+        commands, "doctor", "dstj.commands.doctor:doctor", "check this machine, and what a job needs of it"
+    )
     command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
     command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 that model.base.sha256 takes")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import dstj.local_pod
-import dstj.run
+import dstj.commands.run
+import dstj.local.pod
 from cli_builders import WORKER, StandIns
 from cli_cluster import FakeCluster, kubeconfig, serving
 from dstj.cli import main
@@ -34,8 +34,8 @@ def cluster(place: Path) -> Iterator[FakeCluster]:
 @pytest.fixture
 def run_dstj(place: Path, monkeypatch: pytest.MonkeyPatch) -> Dstj:
     """main() with stand-in workers: `run_dstj("run", file, worker="print(1)")`."""
-    monkeypatch.setattr(dstj.run, "LocalCluster", StandIns)
-    monkeypatch.setattr(dstj.local_pod, "POLL_S", 0.005)
+    monkeypatch.setattr(dstj.commands.run, "LocalCluster", StandIns)
+    monkeypatch.setattr(dstj.local.pod, "POLL_S", 0.005)
 
     def run(*arguments: object, worker: str = "") -> int:
         monkeypatch.setenv(WORKER, worker)

@@ -8,7 +8,7 @@ from checkpoint_builders import a_key, a_run
 from cli_builders import a_job, job_home
 from crashes import bad_sector, damage
 from deepseek_trainer.storage.vault import Purpose
-from dstj.store import store
+from dstj.local.store import store
 from vault_builders import OTHER_KEK, a_vault
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from cli_builders import job_file
 from deepseek_trainer.contract.errors import ConfigError
-from dstj.claims import sources
-from dstj.home import Home
 from dstj.jobfile import load_job
+from dstj.local.claims import sources
+from dstj.local.home import Home
 
 KEY = {"encryption": {"keyRef": {"secretName": "s"}}}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import dstj.files
+import dstj.commands.validate
 from deepseek_trainer.contract.errors import (
     ConfigError,
     DataError,
@@ -107,7 +107,7 @@ def test_every_error_for_people_has_its_exit_code_and_hint(monkeypatch, capsys, 
     def fail(_: object) -> int:
         raise raised("this is wrong", hint="do that")
 
-    monkeypatch.setattr(dstj.files, "validate", fail)
+    monkeypatch.setattr(dstj.commands.validate, "validate", fail)
     assert main(["validate", "x.yaml"]) == code
     assert capsys.readouterr().err.splitlines() == ["dstj: error: this is wrong", "dstj: hint: do that"]
 
@@ -116,7 +116,7 @@ def test_several_problems_are_all_told(monkeypatch, capsys):
     def fail(_: object) -> int:
         raise ExceptionGroup("file", [ConfigError("a is wrong"), ConfigError("b is wrong")])
 
-    monkeypatch.setattr(dstj.files, "validate", fail)
+    monkeypatch.setattr(dstj.commands.validate, "validate", fail)
     assert main(["validate", "x.yaml"]) == 64
     assert capsys.readouterr().err.splitlines() == ["dstj: error: a is wrong", "dstj: error: b is wrong"]
 
@@ -125,7 +125,7 @@ def test_failure_of_the_machine_names_the_file_and_can_be_tried_again(monkeypatc
     def fail(_: object) -> int:
         raise PermissionError(13, "Permission denied", "/state/tiny")
 
-    monkeypatch.setattr(dstj.files, "validate", fail)
+    monkeypatch.setattr(dstj.commands.validate, "validate", fail)
     assert main(["validate", "x.yaml"]) == 75
     assert capsys.readouterr().err.startswith("dstj: error: /state/tiny: permission denied\n")
 
@@ -134,7 +134,7 @@ def test_bug_is_not_hidden(monkeypatch):
     def fail(_: object) -> int:
         raise KeyError("oops")
 
-    monkeypatch.setattr(dstj.files, "validate", fail)
+    monkeypatch.setattr(dstj.commands.validate, "validate", fail)
     with pytest.raises(KeyError):
         main(["validate", "x.yaml"])
 
@@ -143,7 +143,7 @@ def test_ctrl_c_is_quiet(monkeypatch, capsys):
     def fail(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dstj.files, "validate", fail)
+    monkeypatch.setattr(dstj.commands.validate, "validate", fail)
     assert main(["validate", "x.yaml"]) == 130
     assert capsys.readouterr().err == ""
 

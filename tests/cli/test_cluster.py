@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from dstj.local_cluster import PROGRESS_BYTES, _progress
+from dstj.local.cluster import PROGRESS_BYTES, _progress
 
 OK = b"HTTP/1.0 200 OK\r\n\r\n"
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from cli_builders import a_job
-from dstj.display import Lines, Panel
-from dstj.view import restarts, view
+from dstj.screen.display import Lines, Panel
+from dstj.screen.view import restarts, view
 
 TRAINER = {
     "stage": "training",

@@ -4,11 +4,11 @@ import hashlib
 
 import pytest
 
-import dstj.doctor
+import dstj.commands.doctor
 from cli_builders import job_file
-from dstj.doctor import Warned
-from dstj.home import Home
-from dstj.machine import cores, free_bytes, free_ports, gpus, memory_bytes
+from dstj.commands.doctor import Warned
+from dstj.local.home import Home
+from dstj.local.machine import cores, free_bytes, free_ports, gpus, memory_bytes
 
 NO_TORCH = ("torch", "gloo")  # seconds of import; the checks that need it run in the slower tiers
 
@@ -16,9 +16,9 @@ NO_TORCH = ("torch", "gloo")  # seconds of import; the checks that need it run i
 @pytest.fixture
 def check(run_dstj, monkeypatch, capsys):
     """Doctor without the checks that import torch; its code, and {check: [level, text]}."""
-    everything = dstj.doctor._machine_checks
+    everything = dstj.commands.doctor._machine_checks
     monkeypatch.setattr(
-        dstj.doctor, "_machine_checks", lambda home: [(n, c) for n, c in everything(home) if n not in NO_TORCH]
+        dstj.commands.doctor, "_machine_checks", lambda home: [(n, c) for n, c in everything(home) if n not in NO_TORCH]
     )
 
     def run(*arguments):
@@ -94,7 +94,7 @@ def test_digest_of_nothing_is_told(run_dstj, place):
 
 
 def test_too_little_is_a_warning_with_both_numbers():
-    found = dstj.doctor._at_least(1 << 30, 4 << 30, "free", "buy more")
+    found = dstj.commands.doctor._at_least(1 << 30, 4 << 30, "free", "buy more")
     assert found == Warned("1.0 GiB free, less than 4.0", "buy more")
 
 

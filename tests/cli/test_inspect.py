@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from cli_builders import a_job, job_file, job_home
-from dstj.store import store
+from dstj.local.store import store
 
 STATUS = {
     "phase": "Running",

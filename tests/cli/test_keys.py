@@ -7,7 +7,7 @@ import pytest
 from cli_builders import a_job, job_home
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.storage.keys import KEYRING, Keyring, generate_kek, read_kek
-from dstj.store import store
+from dstj.local.store import store
 from vault_builders import a_state, a_vault
 
 

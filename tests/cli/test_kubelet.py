@@ -11,7 +11,7 @@ from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import ExitCode, node_address
-from dstj.kubelet import environment, field_of, job_status, mounts, pod_of, terminated
+from dstj.local.kubelet import environment, field_of, job_status, mounts, pod_of, terminated
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 PROFILE = ProfileSpec(image=f"trainer@sha256:{64 * 'a'}")

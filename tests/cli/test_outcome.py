@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dstj.home import JobHome
-from dstj.outcome import summary
+from dstj.local.home import JobHome
+from dstj.screen.outcome import summary
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import yaml
 from cli_builders import job_file
 from deepseek_trainer.base_model.source import prepare_model
 from deepseek_trainer.storage.vault import Vault
-from dstj import forecast
+from dstj.commands import forecast
 from model_builders import a_config, a_gguf, a_tokenizer, paths_with_base, tiny_model
 
 LARGE = {"hiddenSize": 4096, "numLayers": 32, "numHeads": 32, "intermediateSize": 14336, "vocabSize": 128256}

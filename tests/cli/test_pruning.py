@@ -7,7 +7,7 @@ from cli_builders import a_job, job_home
 from crashes import damage
 from deepseek_trainer.contract.errors import TryAgainError
 from deepseek_trainer.contract.retention import Retention
-from dstj.store import store
+from dstj.local.store import store
 from vault_builders import a_state, a_store, weights_of
 
 STEPS = (10, 20, 30, 40, 50)

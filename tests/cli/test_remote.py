@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-import dstj.podlogs
+import dstj.remote.pod_logs
 from cli_builders import a_job, job_file
 from cli_cluster import ROOT, FakeCluster
 from deepseek_operator.jobs import labels
@@ -23,7 +23,7 @@ RUNNING = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(dstj.podlogs, "POLL_S", 0.01)
+    monkeypatch.setattr(dstj.remote.pod_logs, "POLL_S", 0.01)
 
 
 def hold_job(cluster: FakeCluster, status=RUNNING, name="tiny", **changes):

@@ -12,7 +12,7 @@ import yaml
 
 from cli_builders import WORKER, job_file, job_home, job_status
 from deepseek_trainer.contract.names import ENV_ROOT
-from dstj import strays
+from dstj.local import strays
 
 # Fails once, and works when tried again.
 KILLED_ONCE = "import os; os.environ['DSTJ_RUN_ID'].endswith('-1') and os.kill(os.getpid(), 9)"

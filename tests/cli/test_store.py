@@ -6,9 +6,9 @@ import yaml
 from cli_builders import a_job, job_file
 from deepseek_operator.jobs.spec import IMMUTABLE
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from dstj.home import Home
 from dstj.jobfile import load_job
-from dstj.store import admitted, store, stored
+from dstj.local.home import Home
+from dstj.local.store import admitted, store, stored
 
 OTHER = {
     "trainer": {"numNodes": 2},

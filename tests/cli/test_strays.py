@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from dstj import strays
+from dstj.local import strays
 
 NAME = "DSTJ_TEST_STRAY"
 # A grandchild in a session of its own, whose parent is gone.

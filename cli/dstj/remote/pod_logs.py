@@ -8,8 +8,8 @@ from typing import Final
 from deepseek_operator.jobs import labels
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from dstj.apiserver import ApiServer
 from dstj.jobfile import Manifest
+from dstj.remote.apiserver import ApiServer
 
 POLL_S = 1.0
 _AT_REST: Final = frozenset({"Succeeded", "Failed", "Suspended"})  # no pod will come

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from dstj.cluster import ask, is_remote
-from dstj.home import Home, JobHome
+from dstj.local.home import Home, JobHome
+from dstj.remote.context import ask, is_remote
 
 if TYPE_CHECKING:
-    from dstj.apiserver import ApiServer
+    from dstj.remote.apiserver import ApiServer
 
 POLL_S = 0.2
 CONTAINERS = ("prepare", "trainer")
@@ -50,7 +50,7 @@ def logs(arguments: Namespace) -> int:
 
 
 async def _of_cluster(server: "ApiServer", arguments: Namespace) -> int:
-    from dstj.podlogs import pod_logs
+    from dstj.remote.pod_logs import pod_logs
 
     return await pod_logs(server, arguments, CONTAINERS)
 

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dstj.kubelet import Manifest
-from dstj.view import View, view
+from dstj.local.kubelet import Manifest
+from dstj.screen.view import View, view
 
 LINE_EVERY_S = 5.0
 

@@ -10,9 +10,9 @@ import yaml
 from deepseek_operator.jobs.spec import IMMUTABLE, JobSpec
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.times import utc_now
-from dstj.home import JobHome
 from dstj.jobfile import Job
-from dstj.kubelet import Manifest
+from dstj.local.home import JobHome
+from dstj.local.kubelet import Manifest
 
 
 def stored(home: JobHome) -> Manifest | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from dstj.kubelet import Manifest
+from dstj.local.kubelet import Manifest
 
 MIB = 1024 * 1024
 

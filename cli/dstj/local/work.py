@@ -10,8 +10,8 @@ from typing import Any
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.storage.keys import KEYRING
 from deepseek_trainer.storage.vault import Purpose, Vault
-from dstj.home import Home, JobHome
-from dstj.store import stored
+from dstj.local.home import Home, JobHome
+from dstj.local.store import stored
 
 
 @dataclass(frozen=True, slots=True)

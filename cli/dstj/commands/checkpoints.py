@@ -14,10 +14,10 @@ from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.sealing import Told
 from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
 from dstj.cli import say
-from dstj.progress import bar
-from dstj.table import lines
-from dstj.view import MIB
-from dstj.work import Work, work_of
+from dstj.local.work import Work, work_of
+from dstj.screen.progress import bar
+from dstj.screen.table import lines
+from dstj.screen.view import MIB
 
 HEAD = ("STEP", "CREATED", "SIZE", "KEY", "MANIFEST", "BEST", "STATE")
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from deepseek_operator.jobs.blueprint import child_name
 from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.names import ExitCode, Paths
-from dstj.cluster import ask, is_remote
-from dstj.home import Home, JobHome
-from dstj.kubelet import Manifest
-from dstj.outcome import summary
-from dstj.store import stored, write_yaml
-from dstj.table import lines
-from dstj.view import checkpoint, restarts, view
+from dstj.local.home import Home, JobHome
+from dstj.local.kubelet import Manifest
+from dstj.local.store import stored, write_yaml
+from dstj.remote.context import ask, is_remote
+from dstj.screen.outcome import summary
+from dstj.screen.table import lines
+from dstj.screen.view import checkpoint, restarts, view
 
 if TYPE_CHECKING:
-    from dstj.apiserver import ApiServer
+    from dstj.remote.apiserver import ApiServer
 
 
 def status(arguments: Namespace) -> int:

@@ -10,11 +10,11 @@ from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.vault import Vault
-from dstj.checkpoints import opened
-from dstj.home import Home
-from dstj.progress import bar
-from dstj.view import MIB
-from dstj.work import Work, checkpoint_of, not_running, work_of
+from dstj.commands.checkpoints import opened
+from dstj.local.home import Home
+from dstj.local.work import Work, checkpoint_of, not_running, work_of
+from dstj.screen.progress import bar
+from dstj.screen.view import MIB
 
 MOST: Final = 1000  # checkpoints, as checkpoint.retention.keepLast
 

@@ -12,7 +12,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.cli import say
 from dstj.jobfile import Job, checked, load_job
-from dstj.store import write_yaml
+from dstj.local.store import write_yaml
 
 
 def validate(arguments: Namespace) -> int:

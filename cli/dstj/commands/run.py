@@ -12,14 +12,14 @@ from deepseek_operator.jobs.reconcile import reconcile
 from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
-from dstj.claims import sources
-from dstj.display import Display, display
-from dstj.home import Home, JobHome
 from dstj.jobfile import Job, load_job
-from dstj.kubelet import Manifest
-from dstj.local_cluster import LocalCluster
-from dstj.outcome import is_finished, told
-from dstj.store import admitted, stored
+from dstj.local.claims import sources
+from dstj.local.cluster import LocalCluster
+from dstj.local.home import Home, JobHome
+from dstj.local.kubelet import Manifest
+from dstj.local.store import admitted, stored
+from dstj.screen.display import Display, display
+from dstj.screen.outcome import is_finished, told
 
 TICK_S = 1.0
 WITH_WORKERS = ("Starting", "Running", "Suspending")

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.names import ExitCode
-from dstj.home import JobHome
-from dstj.kubelet import Manifest
-from dstj.view import checkpoint, restarts
+from dstj.local.home import JobHome
+from dstj.local.kubelet import Manifest
+from dstj.screen.view import checkpoint, restarts
 
 OWN_CODES: Final = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.USAGE, ExitCode.STOPPED}
 

@@ -9,8 +9,8 @@ from deepseek_operator.jobs.blueprint import child_name
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.errors import ConfigError
-from dstj.home import Home
 from dstj.jobfile import Job
+from dstj.local.home import Home
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from deepseek_trainer.storage.keys import (
 )
 from deepseek_trainer.storage.keys import rotate as rotate_keyring
 from deepseek_trainer.storage.keys import shred as shred_keyring
-from dstj.home import Home
-from dstj.work import directory_of, key_file, not_running
+from dstj.local.home import Home
+from dstj.local.work import directory_of, key_file, not_running
 
 SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ENTRY_NAME = re.compile(r"[-._a-zA-Z0-9]+")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from deepseek_trainer.contract.errors import ConfigError
-from dstj.home import Home
+from dstj.local.home import Home
 
 if TYPE_CHECKING:
-    from dstj.apiserver import ApiServer
+    from dstj.remote.apiserver import ApiServer
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def ask(question: "Callable[[ApiServer], Awaitable[T]]", namespace: str | None) 
             hint="KUBECONFIG names one; without a cluster, dstj run FILE runs a job on this machine",
         )
     try:
-        from dstj.apiserver import connected
+        from dstj.remote.apiserver import connected
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise

@@ -10,12 +10,12 @@ from typing import Any
 from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
 from deepseek_operator.objects.observed import JobKey, Notice, Observed, Owner, Ref
 from deepseek_trainer.contract.names import ENV_ROOT
-from dstj import strays
-from dstj.claims import Sources
-from dstj.home import JobHome
-from dstj.kubelet import Manifest
-from dstj.local_job import LocalJob, Machine
-from dstj.store import store
+from dstj.local import strays
+from dstj.local.claims import Sources
+from dstj.local.home import JobHome
+from dstj.local.kubelet import Manifest
+from dstj.local.store import store
+from dstj.local.worker_job import LocalJob, Machine
 
 PROGRESS_TIMEOUT_S = 2.0
 PROGRESS_BYTES = 65536

@@ -16,12 +16,12 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision, Strategy
-from dstj import forecast
-from dstj.claims import claims_at_hand
-from dstj.forecast import Rows
-from dstj.home import Home
+from dstj.commands import forecast
+from dstj.commands.forecast import Rows
 from dstj.jobfile import Job, load_job
-from dstj.table import lines
+from dstj.local.claims import claims_at_hand
+from dstj.local.home import Home
+from dstj.screen.table import lines
 
 GIB: Final = 1 << 30
 _BUCKETS: Final = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
 from deepseek_trainer.worker.process import die_with_parent
-from dstj import strays
-from dstj.kubelet import Manifest, environment, terminated
+from dstj.local import strays
+from dstj.local.kubelet import Manifest, environment, terminated
 
 POLL_S = 0.05
 MESSAGE_BYTES = 4096  # as much of a termination log as the kubelet keeps

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from deepseek_operator.jobs.spec import KIND
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from dstj.cluster import ask
-from dstj.home import Home
 from dstj.jobfile import Document, Manifest, checked, documents
+from dstj.local.home import Home
+from dstj.remote.context import ask
 
 if TYPE_CHECKING:
-    from dstj.apiserver import ApiServer
+    from dstj.remote.apiserver import ApiServer
 
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
 

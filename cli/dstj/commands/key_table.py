@@ -11,8 +11,8 @@ from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
 from deepseek_trainer.storage.keys import key_files, read_kek, read_keyring
-from dstj.table import lines
-from dstj.work import Work, work_of
+from dstj.local.work import Work, work_of
+from dstj.screen.table import lines
 
 KEYS = ("KEY", "FILE", "MODE", "OWNER", "CHANGED", "STATE")
 DATA_KEYS = ("DATA KEY", "CREATED", "WRAPPED BY", "FILE", "USE")

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import TryAgainError
-from dstj.claims import Sources
-from dstj.kubelet import Manifest, field_of, mounts
+from dstj.local.claims import Sources
+from dstj.local.kubelet import Manifest, field_of, mounts
 
 
 def mount_all(pod: Manifest, root: Path, sources: Sources) -> None:

@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from deepseek_trainer.contract import names
 from deepseek_trainer.contract.times import rfc3339
-from dstj.claims import Sources
-from dstj.home import JobHome
-from dstj.kubelet import Manifest, index_of, job_status, pod_of
-from dstj.local_pod import LocalPod
-from dstj.machine import cores, free_ports, gpus
-from dstj.volumes import mount_all
+from dstj.local.claims import Sources
+from dstj.local.home import JobHome
+from dstj.local.kubelet import Manifest, index_of, job_status, pod_of
+from dstj.local.machine import cores, free_ports, gpus
+from dstj.local.pod import LocalPod
+from dstj.local.volumes import mount_all
 
 
 @dataclass(frozen=True, slots=True)

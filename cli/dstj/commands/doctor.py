@@ -16,11 +16,11 @@ from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.storage.keys import read_kek
-from dstj.claims import sources
-from dstj.home import Home
 from dstj.jobfile import Job, load_job
-from dstj.local_job import loopback
-from dstj.machine import cores, free_bytes, free_ports, gpus, memory_bytes
+from dstj.local.claims import sources
+from dstj.local.home import Home
+from dstj.local.machine import cores, free_bytes, free_ports, gpus, memory_bytes
+from dstj.local.worker_job import loopback
 
 GIB = 1 << 30
 MIN_MEMORY = 4 * GIB  # a rank with torch and a model of 135 M parameters takes about 2 GiB

@@ -7,9 +7,9 @@ import pytest
 
 import dstj.commands.run
 import dstj.local.pod
-from cli_builders import WORKER, StandIns
-from cli_cluster import FakeCluster, kubeconfig, serving
 from dstj.cli import main
+from support.builders.cli import WORKER, StandIns
+from support.fakes.job_api_server import FakeCluster, kubeconfig, serving
 
 Dstj = Callable[..., int]
 

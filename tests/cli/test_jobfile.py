@@ -7,10 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli_builders import a_job, job_file
 from deepseek_trainer.contract.errors import ConfigError
 from dstj.cli import main
 from dstj.jobfile import documents, load_job
+from support.builders.cli import a_job, job_file
 
 GOOD = yaml.safe_dump(a_job())
 

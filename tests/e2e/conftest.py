@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-import kube
-import last_words
-from kube import Namespace
+from support.cluster import kube, last_words
+from support.cluster.kube import Namespace
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-import kube
-from kube import Manifest, Namespace
-from operator_builders import SPEC, merged
+from support.builders.operator import SPEC, merged
+from support.cluster import kube
+from support.cluster.kube import Manifest, Namespace
 
 OPERATOR = f"system:serviceaccount:{kube.OPERATOR_NAMESPACE}:{kube.RELEASE}"
 JOB_CONTROLLER = "system:serviceaccount:kube-system:job-controller"

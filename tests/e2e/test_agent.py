@@ -17,7 +17,7 @@ from deepseek_trainer.launch import Launcher
 from deepseek_trainer.worker.failure import Failure
 from deepseek_trainer.worker.process import StopFlag
 from deepseek_trainer.worker.scratch import Scratch
-from worker_builders import agent_with, variables, write_config
+from support.builders.worker import agent_with, variables, write_config
 
 # Rank 1 fails for good; rank 0 sees its peer go, and speaks last.
 LONE_FAILURE = """

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-import kube
-from api_samples import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 from deepseek_operator import crd
-from kube import Manifest, Namespace, TrainingJob, a_job
-from operator_builders import merged
+from support.builders.operator import merged
+from support.cluster import kube
+from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
+from support.samples.api import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 
 KINDS = {"dstj": crd.training_job_crd(), "trainingprofile": crd.profile_crd()}
 SUSPENDED = {"suspend": True}

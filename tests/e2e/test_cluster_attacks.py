@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-import kube
-from attack_samples import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
 from deepseek_operator.controller.workqueue import SETTLE_S
-from kube import Manifest, Namespace, TrainingJob, a_job
-from operator_builders import SPEC, merged
+from support.builders.operator import SPEC, merged
+from support.cluster import kube
+from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
+from support.samples.attacks import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
 
 PROBE = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
 

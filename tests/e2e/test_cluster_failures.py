@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-import kube
 from deepseek_trainer.storage.keys import KEYRING
-from kube import Namespace, TrainingJob, example, wait_until
+from support.cluster import kube
+from support.cluster.kube import Namespace, TrainingJob, example, wait_until
 
 
 def sealed(namespace: Namespace, **changes: Any) -> TrainingJob:

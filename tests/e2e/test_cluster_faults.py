@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-import kube
-from kube import Namespace, TrainingJob, a_job, cluster, example, kubectl, wait_until
+from support.cluster import kube
+from support.cluster.kube import Namespace, TrainingJob, a_job, cluster, example, kubectl, wait_until
 
 # Its pods wait for a claim for ever: no machine has to do with them.
 STARTS_NOTHING = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import kube
+from support.cluster import kube
 
 # In a process of its own: the cluster's modules have names like `build` and `api`.
 INSPECT = """

@@ -7,9 +7,9 @@ And how a job goes: nothing of it is left, whether the operator is there or not.
 
 import pytest
 
-import kube
 from deepseek_operator.jobs.spec import GPU
-from kube import Namespace, TrainingJob, a_job, example
+from support.cluster import kube
+from support.cluster.kube import Namespace, TrainingJob, a_job, example
 
 LACKING = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
 NO_IMAGE = "localhost/no-such-trainer@sha256:" + "0" * 64

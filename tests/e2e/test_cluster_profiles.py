@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-import kube
 from deepseek_operator.jobs.spec import GPU
-from kube import Manifest, Namespace, TrainingJob, a_job
-from operator_builders import merged
+from support.builders.operator import merged
+from support.cluster import kube
+from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
 
 NO_IMAGE = "localhost/no-such-trainer@sha256:" + "0" * 64
 POOL = "e2e.dstj.io/pool"

@@ -11,8 +11,8 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import kube
-from kube import Namespace, TrainingJob, cluster, example, wait_until
+from support.cluster import kube
+from support.cluster.kube import Namespace, TrainingJob, cluster, example, wait_until
 
 STEPS = 40
 

@@ -6,8 +6,8 @@ All of it changes the one installation that every other test uses: hence a file 
 from pathlib import Path
 from typing import Any
 
-import kube
-from kube import Namespace, TrainingJob, a_job, example
+from support.cluster import kube
+from support.cluster.kube import Namespace, TrainingJob, a_job, example
 
 INSTANCE = f"app.kubernetes.io/instance={kube.RELEASE}"
 SERVICE_ACCOUNT = f"system:serviceaccount:{kube.OPERATOR_NAMESPACE}:{kube.RELEASE}"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crashes import save_beside_for_ever, save_for_ever
-from gloo_ranks import SERVER
-from vault_builders import a_store, weights_of
+from support.builders.vault import a_store, weights_of
+from support.faults.crashes import save_beside_for_ever, save_for_ever
+from support.ranks.gloo import SERVER
 
 KILLS = 200
 Save = Callable[[Path, bool, Connection], None]

@@ -17,7 +17,7 @@ from deepseek_trainer.launch import STOPPED, STOPPED_IDLE, Launcher
 from deepseek_trainer.worker.failure import Failure
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag
 from deepseek_trainer.worker.scratch import Scratch
-from worker_builders import agent_with, variables, write_config
+from support.builders.worker import agent_with, variables, write_config
 
 # A rank that ends when it is asked for a profile.
 WAITS_FOR_PROFILE = """

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from data_builders import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
@@ -16,7 +15,8 @@ from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, EN
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.launch import AGENT_ENV
 from deepseek_trainer.storage.vault import Vault
-from worker_builders import agent_with, variables
+from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
+from support.builders.worker import agent_with, variables
 
 STEPS = 6
 # Each rank trains as always, but a micro-batch of TOO_MANY[rank] rows is too much for it once it has done AFTER steps.

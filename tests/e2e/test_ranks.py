@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from deepseek_trainer.contract.errors import TryAgainError
-from gloo_ranks import on_ranks
-from loop_builders import PAIRS, a_model, a_quantised_model, an_adapted_model
-from rank_stories import (
+from support.builders.loop import PAIRS, a_model, a_quantised_model, an_adapted_model
+from support.builders.vault import a_store
+from support.ranks.gloo import on_ranks
+from support.ranks.torch_stories import (
     ACTS,
     a_read_error_on_rank_1,
     a_save_fails_on_rank_1,
@@ -31,7 +32,6 @@ from rank_stories import (
     what_it_can_do,
     whole_weights,
 )
-from vault_builders import a_store
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from deepseek_trainer.language.tokenizer import response_ids, token_bytes
 from deepseek_trainer.language.tokenizer_files import load_tokenizer
 from deepseek_trainer.model.causal_lm import load_base
 from deepseek_trainer.storage.vault import Vault
-from model_builders import a_config, paths_with_base
+from support.builders.model import a_config, paths_with_base
 
 pytestmark = pytest.mark.timeout(600)
 TEXTS = ("In 2024 it ran at 13.5 bar, don't\n\n  stop", "größe <|im_end|>x", "def f(x):\n    return x ** 2")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gloo_ranks import on_ranks
-from shard_stories import load_sharded, save_replicated, save_sharded, through_torch
-from vault_builders import a_store
+from support.builders.vault import a_store
+from support.ranks.dcp_stories import load_sharded, save_replicated, save_sharded, through_torch
+from support.ranks.gloo import on_ranks
 
 
 @pytest.fixture(scope="module")

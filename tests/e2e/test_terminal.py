@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from cli_builders import WORKER, job_file
-from vault_builders import a_state, a_store
+from support.builders.cli import WORKER, job_file
+from support.builders.vault import a_state, a_store
 
-STANDIN = Path(__file__).parents[1] / "cli_standin.py"
+STANDIN = Path(__file__).parents[1] / "support" / "fakes" / "dstj_standin.py"
 ROWS, COLUMNS = 40, 100
 LOCAL_MODES = 3  # index into what tcgetattr gives
 ANSI = re.compile(r"\x1b\[(?P<number>[?\d;]*)(?P<code>[A-Za-z])|(?P<text>[^\x1b\r\n]+)|(?P<move>[\r\n])")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from deepseek_trainer.contract.errors import ConfigError
-from gloo_ranks import on_ranks
-from zero_stories import STEPS, go_on_in, load_anew
+from support.ranks.gloo import on_ranks
+from support.ranks.zero_checkpoint_stories import STEPS, go_on_in, load_anew
 
 STAGES = [1, 2, 3]
 

@@ -12,8 +12,8 @@ import pytest
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.estimate import Setup, memory
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from gloo_ranks import on_ranks
-from zero_learner_stories import (
+from support.ranks.gloo import on_ranks
+from support.ranks.zero_learner_stories import (
     LAYERS,
     LENGTH,
     TINY,

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import reachability
 from deepseek_operator.jobs import labels
 from deepseek_operator.objects.observed import Owner
 from helm.render import NAMESPACE, RELEASE, Manifest, manifests
+from support.judges import reachability
 
 JOBS_POD = labels.of_job(Owner("ml", "job", "uid"))
 TEST_POD = {"app.kubernetes.io/instance": RELEASE, "app.kubernetes.io/component": "test"}

@@ -10,8 +10,8 @@ from kubernetes.aio.client import ApiClient, Configuration
 from deepseek_operator.controller.client import Api
 from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.settings import Settings
-from operator_api import FakeApi
-from operator_builders import NOW
+from support.builders.operator import NOW
+from support.fakes.api_server import FakeApi
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import cel
 import pytest
 from pydantic import ValidationError
 
-from api_samples import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 from deepseek_operator import apidocs, crd
 from deepseek_operator.api.schema import Schema
 from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.jobs.training_job import NAME_RULE, validation_messages
-from operator_builders import PROFILE, SPEC, a_training_job, merged
+from support.builders.operator import PROFILE, SPEC, a_training_job, merged
+from support.samples.api import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 
 JOB = crd.training_job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 PROFILE_SCHEMA = crd.profile_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

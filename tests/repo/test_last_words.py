@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import kube
-import last_words
+from support.cluster import kube, last_words
 
 pytest_plugins = ["pytester"]
 PLAIN = ("-p", "no:cacheprovider", "-p", "no:asyncio")

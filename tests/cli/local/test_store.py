@@ -1,0 +1,100 @@
+"""status.yaml: what an API server would keep, number and refuse."""
+
+import pytest
+import yaml
+
+from deepseek_operator.jobs.spec import IMMUTABLE
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from dstj.jobfile import load_job
+from dstj.local.home import Home
+from dstj.local.store import admitted, store, stored
+from support.builders.cli import a_job, job_file
+
+OTHER = {
+    "trainer": {"numNodes": 2},
+    "model": {"architecture": {"hiddenSize": 16}},
+    "data": {"sequenceLength": 128},
+    "method": {"type": "Full", "lora": None},
+    "optimization": {"seed": 5},
+    "checkpoint": {"resumeFrom": "None"},
+    "network": {"isolation": "Unmanaged"},
+    "evaluation": {"maxRows": 5},
+    "export": {"sealed": False},
+}
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "state").job("tiny")
+
+
+def changed(tmp_path, field, values):
+    path = job_file(tmp_path)
+    manifest = yaml.safe_load(path.read_text())
+    section = manifest["spec"].setdefault(field, {})
+    for key, value in values.items():
+        section[key] = section.get(key, {}) | value if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(manifest))
+    return load_job(path)
+
+
+def test_new_job_gets_a_uid_and_generation_1(tmp_path):
+    made = admitted(load_job(job_file(tmp_path)), None)
+    assert (made["metadata"]["generation"], made["metadata"]["namespace"], made["status"]) == (1, "default", {})
+    assert made["metadata"]["uid"] != admitted(load_job(job_file(tmp_path)), None)["metadata"]["uid"]
+
+
+def test_same_job_keeps_uid_generation_and_status(tmp_path):
+    job = load_job(job_file(tmp_path))
+    old = admitted(job, None) | {"status": {"phase": "Running"}}
+    assert admitted(job, old) == old
+
+
+@pytest.mark.parametrize(
+    "change", [{"suspend": True}, {"runPolicy__maxRestarts": 9}, {"scheduling__priorityClassName": "p"}]
+)
+def test_field_that_may_change_raises_the_generation(tmp_path, change):
+    old = admitted(load_job(job_file(tmp_path)), None)
+    new = admitted(load_job(job_file(tmp_path, **change)), old)
+    assert (new["metadata"]["generation"], new["metadata"]["uid"]) == (2, old["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("field", [field for field in IMMUTABLE if field not in ("method",)])
+def test_immutable_field_is_refused_by_name(tmp_path, field):
+    old = admitted(load_job(job_file(tmp_path)), None)
+    with pytest.raises(ConfigError, match=f"spec.{field} changed since tiny was first run") as caught:
+        admitted(changed(tmp_path, field, OTHER[field]), old)
+    assert "--recreate" in caught.value.hint
+
+
+def test_default_that_is_written_out_is_no_change(tmp_path):
+    old = admitted(load_job(job_file(tmp_path)), None)
+    assert admitted(load_job(job_file(tmp_path, method__type="Full")), old)["metadata"]["uid"] == old["metadata"]["uid"]
+
+
+def test_another_namespace_is_refused(tmp_path):
+    job = load_job(job_file(tmp_path))
+    old = admitted(job, None)
+    old["metadata"]["namespace"] = "other"
+    with pytest.raises(ConfigError, match=r"metadata\.namespace changed"):
+        admitted(job, old)
+
+
+def test_what_was_stored_is_read_back(home):
+    manifest = a_job() | {"status": {"phase": "Running"}}
+    store(home, manifest)
+    assert stored(home) == manifest
+    assert [path.name for path in home.directory.iterdir()] == ["status.yaml"]
+
+
+def test_nothing_stored_is_none(home):
+    assert stored(home) is None
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "[]", "kind: x", "\0"])
+def test_damaged_file_is_told_and_the_way_out_with_it(home, text):
+    home.directory.mkdir(parents=True)
+    home.status_file.write_text(text)
+    with pytest.raises(IntegrityError) as caught:
+        stored(home)
+    assert caught.value.hint == f"rm {home.status_file} forgets the last run and keeps its checkpoints"

@@ -1,0 +1,171 @@
+"""kopf's watches against a server that speaks Kubernetes: what wakes the queue, and what survives."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import kmock
+import pytest
+import yaml
+from kubernetes.aio.client import ApiClient, Configuration
+
+from deepseek_operator.controller import job_watch
+from deepseek_operator.controller.service import Options, serve
+from deepseek_operator.controller.supervisor import supervise
+from deepseek_operator.jobs.spec import API_VERSION
+from deepseek_operator.objects.observed import JobKey, Sighting
+from deepseek_operator.settings import Settings
+from support.builders.operator import a_training_job
+
+JOBS = kmock.resource(f"{API_VERSION}/deepseektrainingjobs")
+VERBS = {"get", "list", "watch", "patch", "create", "update", "delete"}
+KEY = JobKey("ml", "demo")
+JOB = a_training_job(resourceVersion="7")
+
+
+@pytest.fixture
+def cluster(kmock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Kubernetes with the resources that kopf looks for, and a kubeconfig that leads to it."""
+    for resource, kind, namespaced in (
+        (f"{API_VERSION}/deepseektrainingjobs", "DeepSeekTrainingJob", True),
+        ("batch/v1/jobs", "Job", True),
+        ("v1/pods", "Pod", True),
+        ("v1/events", "Event", True),
+        ("v1/resourcequotas", "ResourceQuota", True),
+        ("v1/namespaces", "Namespace", False),
+    ):
+        kmock.resources[resource] = {"kind": kind, "namespaced": namespaced, "verbs": VERBS, "subresources": {"status"}}
+    config = {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "clusters": [{"name": "test", "cluster": {"server": str(kmock.url).rstrip("/")}}],
+        "users": [{"name": "test", "user": {"token": "secret"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    return kmock
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about; the test's own timeout ends it."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+class Woken(list[Sighting]):
+    def __call__(self, sighting: Sighting) -> None:
+        self.append(sighting)
+
+
+@pytest.fixture
+async def watching() -> AsyncIterator[Callable[..., Woken]]:
+    """Start the operator's watches under their supervisor, with pauses that suit a test."""
+    stop, tasks = asyncio.Event(), []
+
+    def start() -> Woken:
+        woken = Woken()
+        registry, settings = job_watch.registry(woken), job_watch.settings()
+        settings.networking.error_backoffs = Quick()
+        settings.watching.reconnect_backoff = 0.01
+
+        async def operate(inner: asyncio.Event) -> None:
+            await job_watch.watch(registry, settings, (), inner)
+
+        tasks.append(asyncio.create_task(supervise(operate, stop, pause_s=0.01)))
+        return woken
+
+    yield start
+    stop.set()
+    await asyncio.gather(*tasks)
+
+
+class Quick(job_watch.Endless):
+    def __iter__(self) -> Any:
+        return iter(lambda: 0.02, None)
+
+
+async def test_jobs_wake_the_queue_and_kopf_writes_nothing(cluster: Any, watching: Callable[[], Woken]) -> None:
+    cluster.objects[JOBS, "ml", "demo"] = JOB
+    woken = watching()
+    await until(lambda: bool(woken))
+    assert (woken[0].key, woken[0].version, woken[0].is_job) == (KEY, "7", True)
+    assert [request.method for request in cluster if request.method not in {None, kmock.method.GET}] == []
+
+
+@pytest.mark.parametrize(
+    ("type_", "extra"),
+    [(None, {"listed": JOB}), ("ADDED", {"created": JOB}), ("MODIFIED", {}), ("DELETED", {})],
+)
+def test_a_job_comes_along_if_a_list_found_it_or_a_watch_saw_it_being_created(type_: Any, extra: Any) -> None:
+    event: Any = {"type": type_, "object": JOB}
+    assert job_watch.sighting(KEY, event) == Sighting(KEY, "7", is_job=True, **extra)
+
+
+async def test_watches_need_no_name_for_the_user_that_they_run_as(
+    cluster: Any, watching: Callable[[], Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987654)  # in no /etc/passwd, as in an image or under OpenShift
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    woken = watching()
+    await until(lambda: bool(woken))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 504])
+async def test_watches_survive_a_list_that_fails_for_a_while(
+    cluster: Any, watching: Callable[[], Woken], status: int
+) -> None:
+    failing = cluster[kmock.action.LIST, JOBS][:3] << status
+    woken = watching()
+    await until(lambda: len(failing) >= 3)
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    await until(lambda: KEY in {sighting.key for sighting in woken})
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 504])
+async def test_watches_survive_a_stream_that_is_refused_for_a_while(
+    cluster: Any, watching: Callable[[], Woken], status: int
+) -> None:
+    refused = cluster[kmock.action.WATCH, JOBS][:3] << status
+    woken = watching()
+    await until(lambda: len(refused) >= 3)
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    await until(lambda: KEY in {sighting.key for sighting in woken})
+
+
+@pytest.mark.parametrize("code", [410, 500, 504])
+async def test_watches_survive_an_error_in_the_stream(cluster: Any, watching: Callable[[], Woken], code: int) -> None:
+    error = {"type": "ERROR", "object": {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code}}
+    failing = cluster[kmock.action.WATCH, JOBS][:1] << (error,)
+    woken = watching()
+    await until(lambda: len(failing) >= 1)
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    await until(lambda: bool(woken))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+async def test_the_operator_as_a_whole_reports_serves_its_metrics_and_stops(cluster: Any) -> None:
+    cluster.objects[JOBS, "ml", "demo"] = a_training_job({"suspend": True})
+    options = Options((), leader_elect=False, identity="a", port=free_port(), settings=Settings())
+    stop = asyncio.Event()
+    async with ApiClient(Configuration(host=str(cluster.url).rstrip("/"))) as client:
+        service = asyncio.create_task(serve(replace(options, namespaces=("ml",)), client, stop))
+        await until(lambda: cluster.objects[JOBS, "ml", "demo"].get("status", {}).get("phase") == "Suspended")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{options.port}") as session:
+            async with session.get("/healthz") as answer:
+                assert (answer.status, await answer.text()) == (200, "ok")
+            async with session.get("/metrics") as answer:
+                assert 'dst_jobs{phase="Suspended"}' in await answer.text()
+        stop.set()
+        await service

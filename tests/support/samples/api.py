@@ -1,0 +1,191 @@
+"""Samples for every rule of the API: changes to the smallest spec that hold it, and ones that break it and no other.
+
+tests/operator asks the models and the generated schema, tests/e2e the real API server.
+"""
+
+from typing import Any
+
+from support.builders.operator import merged
+
+BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
+LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
+DROPOUT = {"optimization": {"dropout": 0.1}}
+FROZEN = {"method": {"frozenLayers": 1}} | BASE
+VALIDATION = {"claimName": "held-out"}
+ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
+BALANCED = {"data": {"balanceBy": "label"}}
+BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
+CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction"}}
+KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
+
+
+def preferring(**changes: Any) -> dict[str, Any]:
+    """A job that learns from pairs of answers, with `changes` of whole parts."""
+    return {"data": {"format": "Preference"}, **BASE, **changes}
+
+
+def gpus(number: Any, processes: int) -> dict[str, Any]:
+    return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
+
+
+def spread(strategy: str, **optimization: Any) -> dict[str, Any]:
+    return {"optimization": {"strategy": strategy} | optimization}
+
+
+def kv_heads(number: int) -> dict[str, Any]:
+    return {"model": {"architecture": {"numKeyValueHeads": number}}}
+
+
+def on(*modules: str) -> dict[str, Any]:
+    return merged(LORA, {"method": {"lora": {"targetModules": list(modules)}}})
+
+
+def volume(**fields: str) -> dict[str, Any]:
+    return {"checkpoint": {"volume": fields}}
+
+
+def egress(*cidrs: str, **network: Any) -> dict[str, Any]:
+    return {"network": {"egress": [{"cidr": cidr, "ports": [443]} for cidr in cidrs], **network}}
+
+
+def priority(name: str) -> dict[str, Any]:
+    return {"scheduling": {"priorityClassName": name}}
+
+
+def image(name: str) -> dict[str, Any]:
+    return {"trainer": {"image": f"{name}@sha256:" + "0" * 64}}
+
+
+def mix(*names: str, **minimum: float) -> dict[str, Any]:
+    """Sources instead of train; `minimum` shares by name."""
+    shares = {name: {"minimumShare": share} for name, share in minimum.items()}
+    sources = [{"name": name, "claimName": "corpus", "path": name} | shares.get(name, {}) for name in names]
+    return {"data": {"train": None, "sources": sources}}
+
+
+# How the message begins, what holds the rule, what breaks it.
+RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("path must be relative", {"data": {"train": {"path": "a/..b"}}}, {"data": {"train": {"path": "a/../b"}}}),
+    ("path must be relative", {"data": {"validation": {"claimName": "c"}}}, {"data": {"train": {"path": "/etc"}}}),
+    ("path must be relative", LORA, merged(LORA, {"model": {"base": {"path": ".."}}})),
+    ("hiddenSize must be a multiple", {}, {"model": {"architecture": {"hiddenSize": 66}}}),
+    ("numHeads must be a multiple", kv_heads(2), kv_heads(3)),
+    ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
+    ("give exactly one of base", LORA, {"model": {"architecture": None}}),
+    ("give exactly one of train", {}, {"data": {"train": None}}),
+    ("give exactly one of train", mix("a", "b"), merged(mix("a", "b"), {"data": {"train": VALIDATION}})),
+    ("each of sources needs a name", mix("a", "b"), mix("a", "b", "a")),
+    ("minimumShare, rounded up", mix("a", "b", a=0.6, b=0.4), mix("a", "b", a=0.6, b=0.4001)),
+    ("minimumShare, rounded up", mix("a", "b", "c", a=0.929, b=0.07), mix("a", "b", "c", a=0.93, b=0.07)),
+    ("minimumShare, rounded up", mix("a", "b", a=0.999), mix("a", "b", a=0.9991)),
+    ("balanceBy gives every class", BALANCED, merged(mix("a", "b"), BALANCED)),
+    ("give validation or", {"data": {"validation": VALIDATION}}, {"data": BOTH}),
+    ("lora is not read", merged(LORA, {"method": {"lora": {"rank": 8}}}), {"method": {"lora": {"rank": 8}}}),
+    ("lora is not read", {"method": {"type": "Auto", "lora": {"rank": 8}}}, {"method": {"lora": {}}}),
+    ("targetModules [all-linear]", on("all-linear"), on("all-linear", "q_proj")),
+    ("targetModules [all-linear]", on("v_proj", "q_proj"), on("q_proj", "all-linear")),
+    ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "LoRA"}})),
+    ("frozenLayers is only read", FROZEN, merged(FROZEN, {"method": {"type": "Auto"}})),
+    ("method.frozenLayers needs", FROZEN, {"method": {"frozenLayers": 1}}),
+    ("strategies other than DDP", spread("FSDP"), spread("FSDP", optimizer="Muon")),
+    ("strategies other than DDP", spread("DDP", optimizer="Muon"), spread("ZeRO3", optimizer="AdamW8bit")),
+    ("offload is of FSDP's shards only", spread("FSDP", offload=True), {"optimization": {"offload": True}}),
+    ("offload is of FSDP's shards only", spread("ZeRO3", offload=False), spread("ZeRO3", offload=True)),
+    ("strategies ZeRO1 to ZeRO3 keep no", spread("FSDP", emaDecay=0.9), spread("ZeRO1", emaDecay=0.9)),
+    ("strategies ZeRO1 to ZeRO3 do not compile", spread("FSDP", compile=True), spread("ZeRO2", compile=True)),
+    ("no optimization.strategy but DDP", merged(LORA, spread("FSDP")), merged(QLORA, spread("FSDP"))),
+    ("no optimization.strategy but DDP", merged(LORA, spread("ZeRO3")), merged(QLORA, spread("ZeRO3"))),
+    ("data.format Preference needs", preferring(), {"data": {"format": "Preference"}}),
+    (
+        "method.preference is only read",
+        preferring(method={"preference": {"beta": 0.3}}),
+        {"method": {"preference": {}}, "data": {"format": "Instruction"}},
+    ),
+    (
+        "optimization.labelSmoothing must be below",
+        preferring(optimization={"labelSmoothing": 0.49}),
+        preferring(optimization={"labelSmoothing": 0.5}),
+    ),
+    (
+        "evaluation.labels needs",
+        preferring(),
+        preferring(evaluation={"labels": ["a", "b"]}),
+    ),
+    ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
+    ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
+    ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
+    ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
+    ("give exactly one of image", {}, {"trainer": {"image": None}}),
+    ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
+    ("numProcPerNode must equal", gpus(4, 4), gpus(4, 2)),
+    ("storageClassName is for", volume(claimName="mine"), volume(claimName="mine", storageClassName="fast")),
+    *(
+        ("cidr must not be the whole", egress(good), egress("10.0.0.0/8", bad))
+        for good, bad in (
+            ("0.0.0.0/1", "0.0.0.0/0"), ("2001:db8::/32", "::/0"), ("169.25.0.0/16", "169.254.169.254/32"),
+            ("169.0.0.0/8", "169.254.0.0/16"), ("2000::/3", "fe80::/10"), ("fc00::/7", "FE80::/10"),
+            ("fec0::/10", "febf::/16"), ("fe00::/9", "fe90::1/128"), ("fd00:ec2::/64", "fd00:ec2::254/128"),
+            ("fd00:ec2::253/128", "FD00:0EC2:0:0:0:0:0:254/128"), ("100::/8", "64:ff9b::a9fe:a9fe/128"),
+            ("64ff:9b00::/32", "64:ff9b::169.254.169.254/128"), ("8000::/1", "::/1"), ("100::/64", "::a9fe:a9fe/128"),
+            ("2002:a9ff::/32", "2002:a9fe:a9fe::/48"),
+        )
+    ),
+    *(
+        ("cidr must be an IPv4 or", egress("10.0.10.0/24"), egress(bad))
+        for bad in (
+            "0169.254.0.0/16", "1.2.3/24", "1.2.3.4/33", ":::/64", "::ffff:169.254.169.254/128",
+            "::ffff:a9fe:a9fe/128", "0:0:0:0:0:FFFF:a9fe:a9fe/128", "::ffff:0:0/96",
+        )
+    ),
+    ("egress is only enforced", {"network": {"isolation": "Unmanaged"}}, egress("10.0.0.0/8", isolation="Unmanaged")),
+    ("priorityClassName must not", priority("system"), priority("system-node-critical")),
+    ("optimization.globalBatchSize must", {"trainer": {"numNodes": 4}}, {"trainer": {"numNodes": 3}}),
+    ("data.sealed and export.sealed", merged(KEY, {"data": {"sealed": True}}), {"data": {"sealed": True}}),
+    ("data.sealed and export.sealed", {"export": {"sealed": False}}, {"export": {"sealed": True}}),
+    ("export.formats Adapter", merged(LORA, ADAPTER), ADAPTER),
+    ("labels must differ", CLASSES, {"evaluation": {"labels": ["a", "b", "a"]}, "data": {"format": "Instruction"}}),
+    ("evaluation.labels needs", CLASSES, {"evaluation": {"labels": ["a", "b"]}}),
+    ("optimization.dropout is for", DROPOUT, merged(LORA, DROPOUT)),
+    ("optimization.dropout is for", merged(AUTO, {"optimization": {"dropout": 0}}), merged(AUTO, DROPOUT)),
+    ("export.formats Adapter", merged(QLORA, ADAPTER), merged(AUTO, ADAPTER)),
+    ("method.type LoRA and QLoRA need", LORA, {"method": {"type": "LoRA"}}),
+    ("method.type LoRA and QLoRA need", {"method": {"type": "Auto"}}, {"method": {"type": "QLoRA"}}),
+]  # fmt: skip
+MUTABLE = {"suspend": True, "runPolicy": {"maxRestarts": 9}, "scheduling": {"priorityClassName": "high"}}
+IMMUTABLE: dict[str, dict[str, Any]] = {
+    "trainer": {"numNodes": 4},
+    "model": {"architecture": {"numLayers": 3}},
+    "data": {"sequenceLength": 512},
+    "method": {"type": "LoRA"},
+    "optimization": {"seed": 1},
+    "checkpoint": {"gracePeriodSeconds": 60},
+    "network": {"isolation": "Unmanaged"},
+    "evaluation": {"maxRows": 5},
+    "export": {"sealed": False},
+}
+# What the schema itself limits: inside, outside.
+BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"trainer": {"numNodes": 1}}, {"trainer": {"numNodes": 0}}),
+    (image("r/a"), {"trainer": {"image": "r/a:latest"}}),
+    (image("registry.local:5000/a-b/c_d:v1.2"), image("registry.l\u043ecal/a")),  # a Cyrillic o
+    (
+        {"trainer": {"resourcesPerNode": {"limits": {"cpu": 4}}}},
+        {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},
+    ),
+    ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
+    ({"data": {"balanceBy": "a" * 63}}, {"data": {"balanceBy": "a" * 64}}),
+    ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
+    (preferring(), preferring(method={"preference": {"beta": 0}})),
+    (DROPOUT, {"optimization": {"dropout": 1}}),
+    ({"checkpoint": {"resumeFrom": "12"}}, {"checkpoint": {"resumeFrom": "latest"}}),
+    ({"export": {"formats": ["Merged"]}}, {"export": {"formats": []}}),
+    (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a"]}})),
+    (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a", "b" * 257]}})),
+    ({"runPolicy": {"ttlSecondsAfterFinished": 0}}, {"runPolicy": {"ttlSecondsAfterFinished": -1}}),
+    (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
+    (egress("10.0.0.0/8"), egress("example.org/8")),
+]
+NAMES = [
+    ("a", True), ("a" * 50, True), ("a" * 51, False), ("1a", False), ("a-", False), ("a.b", False), ("A", False),
+    ("a\n", False),
+]  # fmt: skip

@@ -1,0 +1,161 @@
+import hashlib
+import json
+import re
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from deepseek_trainer.base_model.source import prepare_model
+from deepseek_trainer.checkpoints.unseal import decrypt_result
+from deepseek_trainer.model.causal_lm import load_model, trainable_parameters
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.result.export import Results, export
+from deepseek_trainer.result.report import Answer
+from deepseek_trainer.storage.vault import Vault
+from support.builders.model import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, sealed, tiny_model
+
+RESULTS = Results(
+    events=[{"event": "step", "time": 1e9, "step": 1, "loss": 2.0, "learningRate": 1e-4, "tokensPerSecond": 9.0}],
+    weights="of step 6, with the lowest validation loss",
+    method=a_config().method,
+    data={"digest": "d1ce", "train": {"records": 20, "rows": 3, "skipped": 2}},
+    before={"loss": 4.0, "right": 0, "asked": 4},
+    after={"loss": 1.5, "right": 3, "asked": 4},
+    answers=[Answer("a secret question", "a secret reference", "no idea", "a secret answer")],
+)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A config with both formats, its paths, and a base with adapters that make a difference."""
+    return a_job(tmp_path)
+
+
+def a_job(root, is_sealed=False, **changes):
+    paths, base = paths_with_base(root)
+    checkpoint = sealed(paths) if is_sealed else {}
+    config = a_config(**{"export": {"formats": ["Merged", "Adapter"]}, "checkpoint": checkpoint} | changes)
+    a_gguf(base, tiny_model(hidden_size=64, head_dim=16), a_tokenizer())  # whole blocks of NF4 in each row
+    vault = Vault.for_data(config, paths)
+    prepare_model(config, paths, vault)
+    cpu = torch.device("cpu")
+    model = trainable(load_model(config, paths, vault, cpu), config.method, 0, cpu, torch.float32)
+    torch.manual_seed(0)
+    for parameter in trainable_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return config, paths, model.eval()
+
+
+def exported(config, paths, model):
+    return export(model, a_tokenizer(), config, paths, RESULTS)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=a_batch().tokens_BT).logits
+
+
+@pytest.mark.parametrize("type_", ["LoRA", "QLoRA"])
+def test_merged_model_loads_with_plain_transformers_and_answers_alike(tmp_path, type_):
+    job = a_job(tmp_path, method={"type": type_, "lora": {"rank": 4}})
+    before = logits(job[2])
+    target = exported(*job)
+    loaded = AutoModelForCausalLM.from_pretrained(target)
+    torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    tokenizer = a_tokenizer()
+    assert AutoTokenizer.from_pretrained(target)("pump")["input_ids"] == tokenizer("pump")["input_ids"]
+    assert loaded.generation_config.eos_token_id == loaded.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_adapter_loads_with_plain_peft_and_answers_alike(job):
+    config, paths, model = job
+    before = logits(model)
+    target = exported(*job)
+    base = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    loaded = PeftModel.from_pretrained(base, target / "adapter")
+    torch.testing.assert_close(logits(loaded), before, rtol=1e-6, atol=1e-6)
+
+
+def test_export_holds_what_was_asked_for(tmp_path):
+    merged, adapter = {"model.safetensors", "config.json"}, {"adapter"}
+    for name, formats, present, absent in (("m", ["Merged"], merged, adapter), ("a", ["Adapter"], adapter, merged)):
+        (tmp_path / name).mkdir()
+        target = exported(*a_job(tmp_path / name, export={"formats": formats}))
+        files = {path.name for path in target.iterdir()}
+        assert present | {"README.md", "report.html", "evaluation.json"} <= files
+        assert not absent & files
+
+
+def test_fully_trained_model_from_scratch_is_exported(tmp_path):
+    architecture = {"hiddenSize": 32, "numLayers": 2, "numHeads": 4, "intermediateSize": 64, "vocabSize": 288}
+    config = a_config(model={"architecture": architecture}, method={"type": "Full"})
+    paths, _ = paths_with_base(tmp_path)
+    model = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    target = exported(config, paths, model)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(target)), logits(model))
+    assert "none: trained from scratch" in (target / "README.md").read_text()
+
+
+def test_model_card_tells_origin_result_and_checksums_and_no_sample(job):
+    _, paths, _ = job
+    target = exported(*job)
+    card = (target / "README.md").read_text()
+    base_digest = hashlib.sha256(paths.claim("models", "base").read_bytes()).hexdigest()
+    for fact in (
+        base_digest,
+        "| loss | 4 | 1.5 |",
+        "| Weights | of step 6, with the lowest validation loss |",
+        "| train.records | 20 |",
+        "| train.skipped | 2 |",
+        "LoRA, rank 4",
+        "| learningRate | 5e-05 |",
+    ):
+        assert fact in card
+    assert "secret" not in card
+    checksums = dict(re.findall(r"^\| (\S+) \| ([0-9a-f]{64}) \|$", card, re.MULTILINE))
+    files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert checksums.keys() == files - {"README.md", "report.html", "evaluation.json"}
+    for name, digest in checksums.items():
+        assert hashlib.sha256((target / name).read_bytes()).hexdigest() == digest
+
+
+def test_report_holds_the_answers_and_tells_which_weights_gave_them(job):
+    report = (exported(*job) / "report.html").read_text()
+    assert "a secret answer" in report
+    assert "<td>Weights</td><td>of step 6, with the lowest validation loss</td>" in report
+    assert "<td>train.skipped</td><td>2</td>" in report
+
+
+def test_second_export_replaces_the_first_as_a_whole(tmp_path):
+    config, paths, model = a_job(tmp_path)
+    target = exported(config, paths, model)
+    (target / "stale").touch()
+    again = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    full = config.model_copy(update={"export": a_config().export})
+    exported(full, paths, again)
+    assert not (target / "stale").exists()
+    assert [path.name for path in paths.export.iterdir()] == ["pumps"]
+
+
+def test_adapter_settings_are_those_of_the_job(job):
+    settings = json.loads((exported(*job) / "adapter" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["target_modules"], settings["inference_mode"]) == (4, ["q_proj", "v_proj"], True)
+
+
+def test_sealed_export_is_sealed_to_the_last_file_and_can_be_unsealed(tmp_path):
+    config, paths, model = a_job(tmp_path, is_sealed=True)
+    before = logits(model)
+    target = exported(config, paths, model)
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert len(files) == 10
+    for path in files:
+        assert path.suffix == ".sealed"
+        assert not any(word in path.read_bytes() for word in (b"secret", b"embed_tokens", b"pumps", b"lora_A"))
+    decrypt_result(target, Vault.for_export(config, paths), tmp_path / "clear")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "clear")
+    torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
+    assert (tmp_path / "clear" / "adapter" / "adapter_config.json").exists()
+    assert (tmp_path / "clear").stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,223 @@
+"""Files of all format versions, which every later version must read; docs/checkpoint-format.md describes them.
+
+`--update-golden` writes those of the newest version anew, from fixed randomness.
+"""
+
+import hashlib
+import hmac
+import io
+import json
+import os
+import random
+import secrets
+import shutil
+import struct
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
+from safetensors.numpy import load
+
+from deepseek_trainer.checkpoints import store
+from deepseek_trainer.checkpoints.dcp import Piece
+from deepseek_trainer.checkpoints.manifest import TensorInfo
+from deepseek_trainer.checkpoints.store import Share
+from deepseek_trainer.storage import keys
+from deepseek_trainer.storage.keys import Key, Keyring
+from deepseek_trainer.storage.sealing import SealedReader, SealedWriter
+from deepseek_trainer.storage.vault import associated_data
+from support.builders.vault import KEK, a_state, a_store, weights_of
+from support.judges.tink import tink_stream
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+VECTORS = GOLDEN / "sealed_v1" / "vectors.json"  # sealed files are the same in all versions
+STORES = [GOLDEN / "sealed_v1" / "work", GOLDEN / "sealed_v2" / "work"]
+TWO_RANKS = GOLDEN / "sealed_v2" / "two_ranks"
+OF_ALL_VERSIONS = pytest.mark.parametrize("work", STORES, ids=["v1", "v2"])
+SIZES = (0, 1, 100, 1_048_519, 1_048_520, 1_048_521, 2_097_080, 2_097_081)
+SHOWN = 256  # longest sealed file that the vectors hold in full [bytes]
+
+
+def plaintext(size: int) -> bytes:
+    """Byte i is i * 7 mod 251."""
+    period = bytes(i * 7 % 251 for i in range(251))
+    return (period * (size // 251 + 1))[:size]
+
+
+def vector(size: int) -> dict[str, Any]:
+    key, randomness = bytes(range(32)), bytes(range(100, 139))
+    bound_to = associated_data("lab/demo", "data", "tokens.bin", directory="abc")
+    sink = io.BytesIO()
+    writer = SealedWriter(sink, key, bound_to, randomness=randomness)
+    writer.write(plaintext(size))
+    writer.close()
+    content = sink.getvalue()
+    return {
+        "plainSize": size,
+        "key": key.hex(),
+        "salt": randomness[:32].hex(),
+        "noncePrefix": randomness[32:].hex(),
+        "associatedData": bound_to.decode(),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "tagsDigest": writer.digest,
+        "sealed": content.hex() if len(content) <= SHOWN else None,
+    }
+
+
+def test_golden_vectors_are_what_we_seal(golden: Callable[[str, str], None]) -> None:
+    content = {"kek": KEK.material.hex(), "vectors": [vector(size) for size in SIZES]}
+    golden("sealed_v1/vectors.json", json.dumps(content, indent=1) + "\n")
+
+
+def test_golden_vectors_are_what_we_open(tmp_path: Path) -> None:
+    for expected in json.loads(VECTORS.read_text())["vectors"]:
+        if expected["sealed"] is not None:
+            (tmp_path / "file").write_bytes(bytes.fromhex(expected["sealed"]))
+            with SealedReader(
+                tmp_path / "file", bytes.fromhex(expected["key"]), expected["associatedData"].encode()
+            ) as reader:
+                assert reader.read_at(0, reader.size) == plaintext(expected["plainSize"])
+                assert reader.verify() == expected["tagsDigest"]
+
+
+@OF_ALL_VERSIONS
+def test_golden_store_opens(tmp_path: Path, work: Path, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden") and work == STORES[-1]:
+        with pytest.MonkeyPatch.context() as patch:
+            rewrite_store(patch)
+    shutil.copytree(work, tmp_path / "work")  # opening takes a store over
+    store = a_store(tmp_path / "work")
+    info = store.latest()
+    assert info is not None
+    state, meta = store.load(info)
+    assert (info.step, weights_of(state), state["scheduler"], meta) == (7, 7.0, {"step": 7}, {"cursor": "00ff"})
+    assert not store.refused
+
+
+@OF_ALL_VERSIONS
+def test_golden_keyring_opens(work: Path) -> None:
+    kek = Key(bytes.fromhex(json.loads(VECTORS.read_text())["kek"]))
+    (key,) = Keyring.open(work / "keyring.json", "lab/demo", [kek]).keys
+    assert key.id == json.loads((work / "keyring.json").read_text())["primary"]
+
+
+@OF_ALL_VERSIONS
+def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code(work: Path) -> None:
+    """docs/checkpoint-format.md, followed by hand with Tink, AES-KWP and safetensors."""
+    kek = bytes.fromhex(json.loads(VECTORS.read_text())["kek"])
+    (entry,) = json.loads((work / "keyring.json").read_text())["keys"]
+    dek = aes_key_unwrap_with_padding(kek, bytes.fromhex(entry["wrapped"]))
+    assert hmac.digest(dek, b"dstj key id v1", "sha256")[:8].hex() == entry["id"]
+
+    def opened(name: str, step: str, rank: str) -> bytes:
+        bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n{step}\n{rank}\n{name.rpartition('/')[2]}"
+        content = (work / "checkpoints" / f"{name}.sealed").read_bytes()
+        with tink_stream(dek).new_decrypting_stream(io.BytesIO(content), bound_to.encode()) as stream:
+            return bytes(stream.read())
+
+    def raw(name: str) -> bytes:
+        return (work / "checkpoints" / f"{name}.sealed").read_bytes()
+
+    def digest(name: str) -> str:
+        return hashlib.sha256(raw(name)[-16:]).hexdigest()  # one segment
+
+    head = json.loads(opened("HEAD.json", "-", "-"))
+    assert head["commits"][-1] == {"step": 7, "digest": digest("step-00000007/manifest.json")}
+    manifest = json.loads(opened("step-00000007/manifest.json", "7", "-"))
+    assert manifest["previous"] == head["commits"][-2]["digest"]
+    assert [file["digest"] for file in manifest["files"]] == [
+        digest(f"step-00000007/{file['name']}") for file in manifest["files"]
+    ]
+    for file in manifest["files"]:
+        if manifest["format"] == "dstj-checkpoint/2":
+            assert file["salt"] == raw(f"step-00000007/{file['name']}")[1:33].hex()
+    tensors = load(opened("step-00000007/rank-00000.safetensors", "7", "0"))
+    assert tensors["model/layers.0.weight"].tolist() == [7.0] * 4
+    assert json.loads(opened("step-00000007/rank-00000.json", "7", "0")) == {"scheduler": {"step": 7}}
+
+
+def test_golden_tensor_of_two_ranks_is_put_together_by_what_its_page_says(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        with pytest.MonkeyPatch.context() as patch:
+            rewrite_two_ranks(patch)
+    (entry,) = json.loads((TWO_RANKS / "keyring.json").read_text())["keys"]
+    dek = aes_key_unwrap_with_padding(KEK.material, bytes.fromhex(entry["wrapped"]))
+    directory = TWO_RANKS / "checkpoints/step-00000003"
+
+    def opened(name: str, rank: str) -> bytes:
+        bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n3\n{rank}\n{name}"
+        content = (directory / f"{name}.sealed").read_bytes()
+        with tink_stream(dek).new_decrypting_stream(io.BytesIO(content), bound_to.encode()) as stream:
+            return bytes(stream.read())
+
+    manifest = json.loads(opened("manifest.json", "-"))
+    ranks = {file["name"]: str(file["rank"]) for file in manifest["files"]}
+    whole = {}
+    for tensor in manifest["tensors"]:
+        offset, shape = (tensor.get(key, default) for key, default in (("offset", None), ("whole", tensor["shape"])))
+        name = tensor["name"] if offset is None else f"{tensor['name']}@{','.join(map(str, offset))}"
+        block = values_of(opened(tensor["file"], ranks[tensor["file"]]), name, tensor["shape"])
+        rows = whole.setdefault(tensor["name"], np.full(shape, np.nan, np.float32))
+        rows[tuple(slice(o, o + n) for o, n in zip(offset or [0] * len(shape), tensor["shape"], strict=True))] = block
+    assert manifest["worldSize"] == len(ranks) == 2
+    assert whole["model/sharded"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
+    assert whole["model/whole"].tolist() == [1.0, 2.0]
+
+
+def values_of(file: bytes, name: str, shape: list[int]) -> Any:
+    """An F32 tensor of a safetensors file, by hand."""
+    (length,) = struct.unpack("<Q", file[:8])
+    entry = json.loads(file[8 : 8 + length])[name]
+    begin, end = entry["data_offsets"]
+    assert (entry["dtype"], entry["shape"]) == ("F32", shape)
+    return np.frombuffer(file[8 + length + begin : 8 + length + end], "<f4").reshape(shape)
+
+
+def rewrite_two_ranks(patch: pytest.MonkeyPatch) -> None:
+    """Both ranks in this thread, one after the other, so that the bytes are the same each time."""
+    fix_luck(patch)
+    shutil.rmtree(TWO_RANKS, ignore_errors=True)
+    store = a_store(TWO_RANKS, world_size=2, exchange=lambda value: [value, value])
+    content = torch.arange(9, dtype=torch.float32).reshape(3, 3)
+    blocks = {0: content[:2], 1: content[2:]}
+    shares = []
+    partial = store.directory / store._ledger.begin(3, 1)
+    for rank, block in blocks.items():
+        store._rank = rank
+        info = TensorInfo("model/sharded", "F32", tuple(block.shape), store.file_name, (2 * rank, 0), (3, 3))
+        pieces = [Piece(info, block)]
+        if rank == 0:
+            pieces.append(Piece(TensorInfo("model/whole", "F32", (2,), store.file_name), torch.tensor([1.0, 2.0])))
+        shares.append(store._write(partial, 3, Share(pieces, {})))
+    store._ledger.commit(partial, store._manifest(3, shares, {}))
+
+
+def rewrite_store(patch: pytest.MonkeyPatch) -> None:
+    fix_luck(patch)
+    shutil.rmtree(STORES[-1], ignore_errors=True)
+    store = a_store(STORES[-1])
+    for step in (6, 7):
+        store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})
+
+
+def test_golden_store_of_two_ranks_loads_whole_on_one(tmp_path: Path) -> None:
+    shutil.copytree(TWO_RANKS, tmp_path / "work")
+    store = a_store(tmp_path / "work")
+    info = store.latest()
+    assert info is not None
+    assert store.load(info)[0]["model"]["sharded"].flatten().tolist() == list(range(9))
+
+
+def fix_luck(patch: pytest.MonkeyPatch) -> None:
+    fixed = random.Random(7)
+    patch.setattr(os, "urandom", fixed.randbytes)
+    patch.setattr(secrets, "token_bytes", fixed.randbytes)
+    patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
+    for module in (keys, store):
+        patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")

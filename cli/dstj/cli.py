@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dstj.arguments import parser
+from dstj.screen.errors import say
 
 CTRL_C = 130  # 128 + SIGINT, as a shell tells it
 READER_GONE = 141  # 128 + SIGPIPE
@@ -72,13 +73,6 @@ def _told(error: Exception) -> int:
             return ExitCode.TRY_AGAIN
         case _:
             raise error
-
-
-def say(problem: str, hint: str = "") -> None:
-    """One error on stderr: what is wrong, then what to do."""
-    print(f"dstj: error: {problem}", file=sys.stderr)
-    if hint:
-        print(f"dstj: hint: {hint}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.sealing import Told
 from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
-from dstj.cli import say
 from dstj.local.work import Work, work_of
+from dstj.screen.errors import say
 from dstj.screen.progress import bar
 from dstj.screen.table import lines
 from dstj.screen.view import MIB

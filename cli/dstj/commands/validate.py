@@ -10,9 +10,9 @@ from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from dstj.cli import say
 from dstj.jobfile import Job, checked, load_job
 from dstj.local.store import write_yaml
+from dstj.screen.errors import say
 
 
 def validate(arguments: Namespace) -> int:

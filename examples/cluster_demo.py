@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from demo import ROOT, base_models, out, show
 
-from deepseek_trainer.storage.keys import KEYRING
+from deepseek_trainer.storage.keyring import KEYRING
 
 CLUSTER = (sys.executable, "tests/e2e/cluster/cluster.py")
 STATE = Path(os.environ.get("DSTJ_CLUSTER_STATE", "/var/lib/dstj-cluster"))

@@ -33,7 +33,8 @@ from deepseek_trainer.checkpoints.catalog import verify
 from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.storage.keys import JobKeys, Key
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.pool import THREADS
 from deepseek_trainer.storage.vault import Purpose, Vault
 from deepseek_trainer.worker.distributed import World

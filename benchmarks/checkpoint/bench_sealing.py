@@ -20,8 +20,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from deepseek_trainer.storage.keys import JobKeys, Key
-from deepseek_trainer.storage.sealing import SEGMENT_BYTES, TAG_BYTES, SealedReader, SealedWriter, Sink
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keys import Key
+from deepseek_trainer.storage.sealing import SealedWriter
+from deepseek_trainer.storage.segments import SEGMENT_BYTES, TAG_BYTES
+from deepseek_trainer.storage.streams import Sink
+from deepseek_trainer.storage.unsealing import SealedReader
 from deepseek_trainer.storage.vault import Purpose, Vault
 
 KEY = bytes(range(32))
@@ -54,7 +58,7 @@ class FromMemory(SealedReader):
         super()._open(key, associated_data)
 
     def _sealed(self, index: int, buffer: memoryview) -> memoryview:  # noqa: ARG002
-        start, length = self._span(index)
+        start, length = self._layout.span(index)
         return self._content[start : start + length]
 
 

@@ -23,7 +23,7 @@ from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.model.adapters import adapter_state, merged
 from deepseek_trainer.model.causal_lm import causal_loss, load_model, trainable_parameters
 from deepseek_trainer.model.method import trainable
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 
 CPU = torch.device("cpu")
 HANDBOOK = Path(__file__).parents[2] / "examples" / "handbook"
@@ -98,7 +98,7 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
 
 def measure(file: Path | None, root: Path) -> None:
     config, paths = a_job(file, root)
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     prepare(config, paths, vault, "run-1")
     prepared = open_prepared(config, paths, vault, {ENV_RUN_ID: "run-1"})
     held_out = prepared.validation.batch(range(len(prepared.validation)))

@@ -16,7 +16,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.preparation import Inputs, prepare
 from deepseek_trainer.language.tokenizer import documents, trained_tokenizer
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 
 
 def words(count: int, seed: int = 0) -> list[str]:
@@ -57,7 +57,7 @@ def measure(megabytes: float, instruction: bool, root: Path) -> None:
     paths.claim("corpus").mkdir(parents=True)
     write_corpus(paths.claim("corpus", "a.jsonl"), megabytes, instruction)
     size = paths.claim("corpus", "a.jsonl").stat().st_size / 1e6
-    vault = Vault.for_data(job, paths)
+    vault = data_vault(job, paths)
 
     def timed(name: str, start: float) -> None:
         seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from deepseek_trainer.storage.keys import KEYRING
+from deepseek_trainer.storage.keyring import KEYRING
 from support.cluster import kube
 from support.cluster.kube import Namespace, TrainingJob, example, wait_until
 

@@ -14,7 +14,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.launch import AGENT_ENV
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import checkpoint_vault, data_vault
 from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 from support.builders.worker import agent_with, variables
 
@@ -69,7 +69,7 @@ class Run:
         )
         self.paths.config.parent.mkdir(parents=True)
         self.paths.config.write_text(self.config.model_dump_json(by_alias=True, exclude_none=True))
-        prepare(self.config, self.paths, Vault.for_data(self.config, self.paths), RUN_ID)
+        prepare(self.config, self.paths, data_vault(self.config, self.paths), RUN_ID)
 
     def train(self, after: int = 0, too_many: dict[int, int] | None = None, limit: int | None = None) -> list[int]:
         """How the agents of all nodes end, whose ranks lack memory as RANKS says."""
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def saved_rungs(self) -> int:
-        store = CheckpointStore(self.paths.checkpoints, Vault.for_checkpoints(self.config, self.paths))
+        store = CheckpointStore(self.paths.checkpoints, checkpoint_vault(self.config, self.paths))
         return store.latest().meta["rungs"]
 
 

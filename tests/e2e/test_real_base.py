@@ -12,7 +12,7 @@ from deepseek_trainer.evaluation.evaluate import answer
 from deepseek_trainer.language.tokenizer import response_ids, token_bytes
 from deepseek_trainer.language.tokenizer_files import load_tokenizer
 from deepseek_trainer.model.causal_lm import load_base
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, paths_with_base
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,7 +31,7 @@ def gguf():
 def prepared(gguf, tmp_path_factory):
     paths, base = paths_with_base(tmp_path_factory.mktemp("job"))
     base.symlink_to(gguf)
-    vault = Vault.for_data(a_config(), paths)
+    vault = data_vault(a_config(), paths)
     directory = prepare_model(a_config(), paths, vault)
     return load_base(directory, vault).eval(), load_tokenizer(directory, vault)
 

@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.durable import reading
-from deepseek_trainer.storage.sealing import Told
+from deepseek_trainer.storage.streams import Told
 from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
 from dstj.local.work import Work, work_of
 from dstj.screen.errors import say

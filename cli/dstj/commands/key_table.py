@@ -10,7 +10,8 @@ from pathlib import Path
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
-from deepseek_trainer.storage.keys import key_files, read_kek, read_keyring
+from deepseek_trainer.storage.keyring import read_keyring
+from deepseek_trainer.storage.keys import key_files, read_kek
 from dstj.local.work import Work, work_of
 from dstj.screen.table import lines
 

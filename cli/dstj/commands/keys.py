@@ -6,18 +6,11 @@ from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.storage.keys import (
-    KEYRING,
-    Key,
-    generate_kek,
-    keks_in,
-    key_files,
-    owner_of,
-    read_kek,
-    renew,
-)
-from deepseek_trainer.storage.keys import rotate as rotate_keyring
-from deepseek_trainer.storage.keys import shred as shred_keyring
+from deepseek_trainer.storage.keyring import KEYRING, owner_of
+from deepseek_trainer.storage.keys import Key, generate_kek, keks_in, key_files, read_kek
+from deepseek_trainer.storage.rotation import renew
+from deepseek_trainer.storage.rotation import rotate as rotate_keyring
+from deepseek_trainer.storage.rotation import shred as shred_keyring
 from dstj.local.home import Home
 from dstj.local.work import directory_of, key_file, not_running
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.storage.keys import KEYRING
+from deepseek_trainer.storage.keyring import KEYRING
 from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.local.home import Home, JobHome
 from dstj.local.store import stored

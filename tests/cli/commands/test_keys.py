@@ -5,7 +5,8 @@ import resource
 import pytest
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
-from deepseek_trainer.storage.keys import KEYRING, Keyring, generate_kek, read_kek
+from deepseek_trainer.storage.keyring import KEYRING, Keyring
+from deepseek_trainer.storage.keys import generate_kek, read_kek
 from dstj.local.store import store
 from support.builders.cli import a_job, job_home
 from support.builders.vault import a_state, a_vault

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deepseek_trainer.base_model.source import prepare_model
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from dstj.commands import forecast
 from support.builders.cli import job_file
 from support.builders.model import a_config, a_gguf, a_tokenizer, paths_with_base, tiny_model
@@ -266,7 +266,7 @@ def test_plan_refuses_a_base_as_preparation_will(planned, place, tmp_path_factor
     a_gguf(base, tiny_model(), a_tokenizer())
     config = a_config(data={"train": {"claimName": "data"}, "sequenceLength": 256})
     with pytest.raises(Exception, match="256 is longer") as caught:
-        prepare_model(config, paths, Vault.for_data(config, paths))
+        prepare_model(config, paths, data_vault(config, paths))
     assert code == 64
     assert f"dstj: error: {caught.value.problem}\n" in err
 

@@ -18,8 +18,8 @@ from deepseek_trainer.contract.names import (
 )
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.run.run import run
-from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
 
 
@@ -66,7 +66,7 @@ def trained(config: TrainingConfig, paths: Paths, stop: StopFlag | None = None) 
     """The result of a run of `config`."""
     paths.config.parent.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(config.model_dump_json(by_alias=True, exclude_none=True))
-    prepare(config, paths, Vault.for_data(config, paths), RUN_ID)
+    prepare(config, paths, data_vault(config, paths), RUN_ID)
     run(paths, stop or StopFlag(), ProfileFlag(), restarts=0)
     return paths.export / "demo"
 

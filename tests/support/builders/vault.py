@@ -9,12 +9,22 @@ from typing import Any
 import torch
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
-from deepseek_trainer.storage.keys import KEYRING, JobKeys, Key
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import KEYRING
+from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.vault import Purpose, Vault
 
 JOB = "lab/demo"
 KEK = Key(bytes(range(32)))
 OTHER_KEK = Key(bytes(range(1, 33)))
+
+
+def a_key_file(path: Path, content: bytes = KEK.material, mode: int = 0o600) -> Path:
+    """A key-encryption key as its owner keeps it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
 
 
 def a_vault(

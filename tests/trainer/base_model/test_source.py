@@ -12,7 +12,7 @@ from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer
 from deepseek_trainer.model.causal_lm import load_base, load_model
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import (
     a_batch,
     a_config,
@@ -43,7 +43,7 @@ def a_directory(base, tokenizer, **changes):
 
 
 def prepared(config, paths):
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     return prepare_model(config, paths, vault), vault
 
 
@@ -70,7 +70,7 @@ def test_gguf_model_answers_as_the_model_it_was_made_from(tmp_path, tokenizer, k
     model = tiny_model(kind)
     a_gguf(base, model, tokenizer)
     prepared(a_config(), paths)
-    loaded = load_model(a_config(), paths, Vault.for_data(a_config(), paths), CPU)
+    loaded = load_model(a_config(), paths, data_vault(a_config(), paths), CPU)
     assert loaded.training
     assert torch.equal(logits(loaded), logits(quantized(model)))
 

@@ -9,18 +9,19 @@ import torch.distributed.checkpoint as dcp
 
 from deepseek_trainer.checkpoints.dcp import VaultReader, load_planner
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.storage import sealing
+from deepseek_trainer.storage import segments
+from deepseek_trainer.storage.unsealing import SealedReader
 from support.builders.vault import a_state, a_store
 
 
 def test_a_single_tensor_is_read_without_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "SEGMENT_BYTES", 4096)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 4096)
     store = a_store(tmp_path)
     tensors = {f"w{i}": torch.full((4096,), float(i)) for i in range(8)}
     info = store.save(1, {"model": tensors}, {})
     opened = []
-    unseal = sealing.SealedReader._unseal
-    monkeypatch.setattr(sealing.SealedReader, "_unseal", lambda self, *a: opened.append(1) or unseal(self, *a))
+    unseal = SealedReader._unseal
+    monkeypatch.setattr(SealedReader, "_unseal", lambda self, *a: opened.append(1) or unseal(self, *a))
     one = torch.empty(4096)
     planner = load_planner()
     reader = VaultReader(info, store.vault)

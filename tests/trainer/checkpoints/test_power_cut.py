@@ -12,7 +12,10 @@ import pytest
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.retention import Retention
-from deepseek_trainer.storage.keys import KEYRING, JobKeys, generate_kek, keks_in, renew
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import KEYRING
+from deepseek_trainer.storage.keys import generate_kek, keks_in
+from deepseek_trainer.storage.rotation import renew
 from deepseek_trainer.storage.vault import Purpose, Vault
 from support.builders.vault import JOB, Ranks, a_state, a_store, weights_of
 from support.faults.crashes import damage

@@ -20,7 +20,7 @@ from deepseek_trainer.data.order import Order
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.language.packing import Document, again, rounds
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import CLAIM, a_config, pairs, put_key, some_paths, write_jsonl, write_text
 
 RUNS = count(1)
@@ -60,7 +60,7 @@ def opened(paths: Paths, records: list[dict[str, object]], *, seal: bool = False
     write_jsonl(paths, "train.jsonl", records)
     settings = BALANCED | {"train": {"claimName": CLAIM, "path": "train.jsonl"}} | data
     config = a_config(seal=seal, **settings)
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     run_id = f"uid-{next(RUNS)}"
     prepare(config, paths, vault, run_id)
     return open_prepared(config, paths, vault, {ENV_RUN_ID: run_id})

@@ -15,7 +15,7 @@ from deepseek_trainer.data.dataset import Prepared, open_prepared
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.data.shards import read_manifest
 from deepseek_trainer.language.packing import Document, packed_row, row_dtype
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import CLAIM, RUN, a_config, put_key, questions, some_paths, texts, write_jsonl
 
 NAMES = ("private", "general")
@@ -40,12 +40,12 @@ def a_mix(private: dict[str, float] | None = None, general: dict[str, float] | N
 
 
 def prepared(paths: Paths, config: TrainingConfig, run_id: str = "uid-1") -> Path:
-    return prepare(config, paths, Vault.for_data(config, paths), run_id)
+    return prepare(config, paths, data_vault(config, paths), run_id)
 
 
 def opened(paths: Paths, config: TrainingConfig) -> Prepared:
     prepared(paths, config)
-    return open_prepared(config, paths, Vault.for_data(config, paths), RUN)
+    return open_prepared(config, paths, data_vault(config, paths), RUN)
 
 
 def words_of(data: Prepared, index: int) -> str:
@@ -101,7 +101,7 @@ def test_other_weights_or_buckets_prepare_nothing_anew(paths: Paths):
     first = prepared(paths, config)
     other = a_mix({"weight": 3}, {"minimumShare": 0.9}, curriculum={"buckets": 4})
     assert prepared(paths, other, "uid-2") == first
-    orders = [open_prepared(each, paths, Vault.for_data(each, paths), RUN).order for each in (config, other)]
+    orders = [open_prepared(each, paths, data_vault(each, paths), RUN).order for each in (config, other)]
     assert len({order.digest(first.name) for order in orders}) == 2
 
 
@@ -165,11 +165,11 @@ def test_an_order_of_other_rows_is_refused(paths: Paths):
     directory = prepared(paths, config)
     (directory / shards.ORDER).write_bytes(bytes(8))
     with pytest.raises(IntegrityError, match=r"train\.order has 8 bytes: it must have"):
-        open_prepared(config, paths, Vault.for_data(config, paths), RUN)
+        open_prepared(config, paths, data_vault(config, paths), RUN)
 
 
 def test_a_manifest_of_one_source_is_as_older_trainers_know_it(paths: Paths):
     config = a_config(train={"claimName": CLAIM, "path": "general"})
     directory = prepared(paths, config)
     assert "sources" not in json.loads((directory / shards.MANIFEST).read_text())
-    assert read_manifest(directory, Vault.for_data(config, paths)).sources == ()
+    assert read_manifest(directory, data_vault(config, paths)).sources == ()

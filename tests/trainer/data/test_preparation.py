@@ -15,7 +15,7 @@ from deepseek_trainer.data.pointer import point, pointed_to, wait
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.language.packing import IGNORED
 from deepseek_trainer.language.tokenizer import documents
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import (
     CLAIM,
     RUN,
@@ -47,11 +47,11 @@ def at(path):
 
 
 def prepared(paths, config, run_id=RUN_ID):
-    return prepare(config, paths, Vault.for_data(config, paths), run_id)
+    return prepare(config, paths, data_vault(config, paths), run_id)
 
 
 def opened(paths, config, **environ):
-    return open_prepared(config, paths, Vault.for_data(config, paths), RUN | environ)
+    return open_prepared(config, paths, data_vault(config, paths), RUN | environ)
 
 
 def refusal(paths, **data):
@@ -272,7 +272,7 @@ def test_data_that_change_during_a_run_end_the_attempt(paths):
     write_jsonl(paths, "a.jsonl", texts(51))
     with pytest.raises(TryAgainError, match="changed while run uid-1 used them"):
         prepared(paths, a_config())
-    assert pointed_to(paths, RUN_ID, Vault.for_data(a_config(), paths)) == first.name
+    assert pointed_to(paths, RUN_ID, data_vault(a_config(), paths)) == first.name
 
 
 def test_sealed_data_are_nowhere_in_the_clear(paths):
@@ -379,7 +379,7 @@ def labelled(config, max_rows):
 
 def test_nodes_wait_for_node_0_and_agree_on_its_directory(paths):
     write_jsonl(paths, "a.jsonl", texts(50))
-    vault = Vault.for_data(a_config(), paths)
+    vault = data_vault(a_config(), paths)
     agreed = []
     nodes = [threading.Thread(target=lambda: agreed.append(wait(paths, RUN_ID, vault, 30))) for _ in range(2)]
     for node in nodes:
@@ -394,11 +394,11 @@ def test_a_node_never_follows_the_pointer_of_an_earlier_attempt(paths):
     write_jsonl(paths, "a.jsonl", texts(50))
     prepared(paths, a_config(), "uid-1")
     with pytest.raises(TryAgainError, match="node 0 prepared nothing for run uid-2"):
-        wait(paths, "uid-2", Vault.for_data(a_config(), paths), deadline_s=0)
+        wait(paths, "uid-2", data_vault(a_config(), paths), deadline_s=0)
 
 
 def test_a_pointer_of_another_run_is_refused(paths):
-    vault = Vault.for_data(a_config(), paths)
+    vault = data_vault(a_config(), paths)
     point(paths, "uid-1", "ab" * 32, vault)
     runs = paths.prepared / "runs"
     (runs / "uid-1").rename(runs / "uid-2")

@@ -15,7 +15,7 @@ from deepseek_trainer.language.conversation import Message, as_text
 from deepseek_trainer.language.packing import IGNORED
 from deepseek_trainer.language.records import Record
 from deepseek_trainer.language.tokenizer import documents, prompt_ids
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import CLAIM, RUN, RUN_ID, a_config, a_data_spec, questions, some_paths, write_jsonl
 
 CHATML = (
@@ -287,7 +287,7 @@ def prepared(paths, train, validation, length):
     write_jsonl(paths, "validation.jsonl", validation)
     places = {name: {"claimName": CLAIM, "path": f"{name}.jsonl"} for name in ("train", "validation")}
     config = a_config(format="Instruction", sequenceLength=length, **places)
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     prepare(config, paths, vault, RUN_ID)
     return open_prepared(config, paths, vault, RUN)
 

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer, save_tokenizer, tokenizer_from
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, a_tokenizer, paths_with_base
 
 TEXT = "The pump-101 runs at 3.5 bar <|end|>\n  größe"
@@ -13,7 +13,7 @@ TEXT = "The pump-101 runs at 3.5 bar <|end|>\n  größe"
 
 def test_saved_tokenizer_is_loaded_as_it_was(tmp_path):
     paths, _ = paths_with_base(tmp_path)
-    vault = Vault.for_data(a_config(), paths)
+    vault = data_vault(a_config(), paths)
     tokenizer = a_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}{{ eos_token }}"
     save_tokenizer(tokenizer, tmp_path, vault)

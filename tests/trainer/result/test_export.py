@@ -13,7 +13,7 @@ from deepseek_trainer.model.causal_lm import load_model, trainable_parameters
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.result.export import Results, export
 from deepseek_trainer.result.report import Answer
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault, export_vault
 from support.builders.model import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, sealed, tiny_model
 
 RESULTS = Results(
@@ -38,7 +38,7 @@ def a_job(root, is_sealed=False, **changes):
     checkpoint = sealed(paths) if is_sealed else {}
     config = a_config(**{"export": {"formats": ["Merged", "Adapter"]}, "checkpoint": checkpoint} | changes)
     a_gguf(base, tiny_model(hidden_size=64, head_dim=16), a_tokenizer())  # whole blocks of NF4 in each row
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     prepare_model(config, paths, vault)
     cpu = torch.device("cpu")
     model = trainable(load_model(config, paths, vault, cpu), config.method, 0, cpu, torch.float32)
@@ -74,7 +74,7 @@ def test_adapter_loads_with_plain_peft_and_answers_alike(job):
     config, paths, model = job
     before = logits(model)
     target = exported(*job)
-    base = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    base = load_model(config, paths, data_vault(config, paths), torch.device("cpu"))
     loaded = PeftModel.from_pretrained(base, target / "adapter")
     torch.testing.assert_close(logits(loaded), before, rtol=1e-6, atol=1e-6)
 
@@ -93,7 +93,7 @@ def test_fully_trained_model_from_scratch_is_exported(tmp_path):
     architecture = {"hiddenSize": 32, "numLayers": 2, "numHeads": 4, "intermediateSize": 64, "vocabSize": 288}
     config = a_config(model={"architecture": architecture}, method={"type": "Full"})
     paths, _ = paths_with_base(tmp_path)
-    model = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    model = load_model(config, paths, data_vault(config, paths), torch.device("cpu"))
     target = exported(config, paths, model)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(target)), logits(model))
     assert "none: trained from scratch" in (target / "README.md").read_text()
@@ -133,7 +133,7 @@ def test_second_export_replaces_the_first_as_a_whole(tmp_path):
     config, paths, model = a_job(tmp_path)
     target = exported(config, paths, model)
     (target / "stale").touch()
-    again = load_model(config, paths, Vault.for_data(config, paths), torch.device("cpu"))
+    again = load_model(config, paths, data_vault(config, paths), torch.device("cpu"))
     full = config.model_copy(update={"export": a_config().export})
     exported(full, paths, again)
     assert not (target / "stale").exists()
@@ -154,7 +154,7 @@ def test_sealed_export_is_sealed_to_the_last_file_and_can_be_unsealed(tmp_path):
     for path in files:
         assert path.suffix == ".sealed"
         assert not any(word in path.read_bytes() for word in (b"secret", b"embed_tokens", b"pumps", b"lora_A"))
-    decrypt_result(target, Vault.for_export(config, paths), tmp_path / "clear")
+    decrypt_result(target, export_vault(config, paths), tmp_path / "clear")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "clear")
     torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "clear" / "adapter" / "adapter_config.json").exists()

@@ -30,11 +30,11 @@ from deepseek_trainer.data.dataset import Batch
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.run.rank import Rank
 from deepseek_trainer.run.run import checkpoint_to_resume
-from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.training import loop
 from deepseek_trainer.training.learner import TorchLearner
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.worker.scratch import Scratch
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import CLAIM, RUN_ID, pairs, texts, write_jsonl
 from support.builders.loop import ALONE
 from support.builders.model import a_gguf, a_tokenizer, tiny_model
@@ -234,7 +234,7 @@ def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_do
         trained(job, paths)
     dist.destroy_process_group()
     monkeypatch.setenv(ENV_RUN_ID, "uid-2")
-    prepare(job, paths, Vault.for_data(job, paths), "uid-2")
+    prepare(job, paths, data_vault(job, paths), "uid-2")
     fresh = Paths(paths.root, tmp_path / "another pod's scratch")
     fresh.scratch.mkdir()
     memory_for(2, 0, monkeypatch)

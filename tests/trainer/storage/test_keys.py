@@ -14,28 +14,16 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.storage import keys
-from deepseek_trainer.storage.keys import (
-    JobKeys,
-    Keyring,
-    generate_kek,
-    keks_in,
-    owner_of,
-    read_kek,
-    rotate,
-    shred,
-)
-from support.builders.vault import JOB, KEK, OTHER_KEK
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import Keyring, owner_of
+from deepseek_trainer.storage.keys import generate_kek, keks_in, read_kek
+from deepseek_trainer.storage.rotation import rotate, shred
+from support.builders.vault import JOB, KEK, OTHER_KEK, a_key_file
 
 
 @pytest.fixture
 def keyring(tmp_path: Path) -> Keyring:
     return Keyring.create(tmp_path / "keyring.json", JOB, KEK)
-
-
-def a_key_file(path: Path, content: bytes = bytes(range(32)), mode: int = 0o600) -> Path:
-    path.write_bytes(content)
-    path.chmod(mode)
-    return path
 
 
 def test_a_generated_key_is_private_and_reads_back(tmp_path: Path) -> None:

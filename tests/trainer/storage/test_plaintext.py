@@ -13,7 +13,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.dataset import open_prepared
 from deepseek_trainer.data.preparation import prepare
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import RUN, RUN_ID, a_config, put_key, questions, some_paths, write_jsonl
 from support.faults.crashes import in_a_child
 
@@ -34,7 +34,7 @@ def refuse_writing() -> None:
 
 def everything_in(config: TrainingConfig, paths: Paths) -> dict[str, Any]:
     """What a pass over all prepared data sees of them."""
-    prepared = open_prepared(config, paths, Vault.for_data(config, paths), RUN)
+    prepared = open_prepared(config, paths, data_vault(config, paths), RUN)
     tokens = [
         prepared.tokenizer.decode(rows.batch([row]).tokens_BT[0])
         for rows in (prepared.train, prepared.validation)
@@ -72,7 +72,7 @@ def paths(tmp_path: Path) -> Paths:
 
 def test_a_pass_over_sealed_data_opens_no_file_for_writing_anywhere(paths: Paths) -> None:
     config = a_config(format="Instruction", sequenceLength=64, seal=True, curriculum={})
-    prepare(config, paths, Vault.for_data(config, paths), RUN_ID)
+    prepare(config, paths, data_vault(config, paths), RUN_ID)
     told = told_by_a_child_that_may_not_write(config, paths)
     assert told == everything_in(config, paths)
     assert told["rows"] > 10

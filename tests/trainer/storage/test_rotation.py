@@ -9,31 +9,13 @@ from pathlib import Path
 import pytest
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
-from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.storage.keys import (
-    KEYRING,
-    JobKeys,
-    Keyring,
-    generate_kek,
-    keks_beside,
-    keks_in,
-    read_kek,
-    renew,
-    rotate,
-    shred,
-)
-from deepseek_trainer.storage.vault import Vault, follow_rotation
-from support.builders.vault import JOB, KEK, OTHER_KEK, a_state, a_store, a_vault, weights_of
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import KEYRING, Keyring
+from deepseek_trainer.storage.keys import keks_beside, keks_in, read_kek
+from deepseek_trainer.storage.rotation import renew, rotate, shred
+from support.builders.vault import JOB, KEK, OTHER_KEK, a_key_file, a_state, a_store, a_vault, weights_of
 from support.faults.crashes import crashes
-
-
-def a_key_file(path: Path, content: bytes = KEK.material) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    path.chmod(0o600)
-    return path
 
 
 def sealed_files(work: Path) -> dict[Path, tuple[int, int]]:
@@ -171,35 +153,6 @@ def test_a_directory_in_which_nothing_is_a_key_says_what_is_wrong(tmp_path: Path
     a_key_file(tmp_path / "ca.crt", b"-----BEGIN CERTIFICATE-----")
     with pytest.raises(IntegrityError, match="has 27 bytes, a key-encryption key has 32"):
         keks_in(tmp_path)
-
-
-def a_config() -> TrainingConfig:
-    reference = {"encryption": {"keyRef": {"secretName": "demo-key"}}}
-    return TrainingConfig.model_validate(
-        {"method": {}, "optimization": {}, "evaluation": {}, "export": {}}
-        | {"job": {"namespace": "lab", "name": "demo"}, "numNodes": 1, "numProcPerNode": 1, "checkpoint": reference}
-        | {"data": {"train": {"claimName": "corpus"}}, "model": {"base": {"claimName": "models"}}}
-    )
-
-
-def test_an_attempt_rewraps_under_the_key_that_the_job_names(tmp_path: Path) -> None:
-    """The Secret has a new key under the job's name, and the old one beside it."""
-    paths = Paths(tmp_path)
-    Keyring.create(paths.work / KEYRING, JOB, KEK)
-    a_key_file(paths.key_dir / "kek", OTHER_KEK.material)
-    a_key_file(paths.key_dir / "kek-old")
-    running = Vault.for_checkpoints(a_config(), paths)
-    follow_rotation(a_config(), paths)
-    running.write(paths.work / "file", b"x")
-    (paths.key_dir / "kek-old").unlink()
-    assert Vault.for_checkpoints(a_config(), paths).read(paths.work / "file") == b"x"
-
-
-def test_the_first_attempt_has_nothing_to_rewrap(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    a_key_file(paths.key_dir / "kek", generate_kek(tmp_path / "fresh").material)
-    follow_rotation(a_config(), paths)
-    assert not (paths.work / KEYRING).exists()
 
 
 def test_a_keyring_of_another_job_is_not_rewrapped(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ from deepseek_trainer.checkpoints.dcp import Piece
 from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.store import Share
 from deepseek_trainer.storage import keys
-from deepseek_trainer.storage.keys import Key, Keyring
-from deepseek_trainer.storage.sealing import SealedReader, SealedWriter
+from deepseek_trainer.storage.keyring import Keyring
+from deepseek_trainer.storage.keys import Key
+from deepseek_trainer.storage.sealing import SealedWriter
+from deepseek_trainer.storage.unsealing import SealedReader
 from deepseek_trainer.storage.vault import associated_data
 from support.builders.vault import KEK, a_state, a_store, weights_of
 from support.judges.tink import tink_stream

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.storage import sealing
-from deepseek_trainer.storage.sealing import SEGMENT_BYTES, SealedReader, SealedWriter
+from deepseek_trainer.storage import segments
+from deepseek_trainer.storage.sealing import SealedWriter
+from deepseek_trainer.storage.segments import SEGMENT_BYTES
+from deepseek_trainer.storage.unsealing import SealedReader
 from support.faults.crashes import in_a_child
 from support.judges.tink import tink_stream
 
@@ -58,7 +60,7 @@ def judge() -> Any:
 
 @pytest.fixture
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "SEGMENT_BYTES", TINY)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", TINY)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -227,7 +229,7 @@ def test_any_pieces_come_back_and_any_range_can_be_read(
     pieces: list[bytes], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "SEGMENT_BYTES", TINY)
+        patch.setattr(segments, "SEGMENT_BYTES", TINY)
         sink, path = io.BytesIO(), tmp_path_factory.getbasetemp() / "any"
         writer = SealedWriter(sink, KEY, AAD)
         for piece in pieces:

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.storage import sealing
+from deepseek_trainer.storage import segments
 from deepseek_trainer.storage.durable import StorageError
-from deepseek_trainer.storage.keys import JobKeys
+from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.vault import Context, Purpose, Vault, associated_data
 from support.builders.vault import JOB, KEK, OTHER_KEK, a_vault
 
@@ -184,51 +182,5 @@ def test_a_file_is_bound_to_seven_lines() -> None:
     )
 
 
-def a_config(**sealed: bool) -> TrainingConfig:
-    parts: dict[str, Any] = {
-        "job": {"namespace": "lab", "name": "demo"},
-        "num_nodes": 1,
-        "num_proc_per_node": 1,
-        "model": {"base": {"claimName": "models"}},
-        "data": {"train": {"claimName": "data"}},
-        "method": {},
-        "optimization": {},
-        "checkpoint": {"encryption": {"keyRef": {"secretName": "demo-key"}}} if sealed.pop("encrypted", True) else {},
-        "evaluation": {},
-        "export": {},
-    }
-    for part, value in sealed.items():
-        parts[part]["sealed"] = value
-    return TrainingConfig.model_validate(parts)
-
-
-def test_a_job_with_a_key_seals_all_that_it_does_not_exempt(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    paths.key_dir.mkdir(parents=True)
-    key = paths.key_dir / "kek"
-    key.write_bytes(KEK.material)
-    key.chmod(0o600)
-    config = a_config(export=False)
-    assert [make(config, paths).sealed for make in (Vault.for_data, Vault.for_checkpoints, Vault.for_export)] == [
-        True,
-        True,
-        False,
-    ]
-    paths.work.mkdir()
-    Vault.for_data(config, paths).write(paths.work / "file", b"x")
-    assert Vault.of_work(paths.work, Purpose.DATA, paths.key_dir).read(paths.work / "file") == b"x"
-
-
-def test_a_job_without_a_key_writes_in_the_clear(tmp_path: Path) -> None:
-    config = a_config(encrypted=False)
-    assert not Vault.for_checkpoints(config, Paths(tmp_path)).sealed
-    assert Vault.for_checkpoints(config, Paths(tmp_path)).key_id is None
-
-
-def test_a_job_whose_key_is_missing_fails_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match=r"no key-encryption key.*kek"):
-        Vault.for_data(a_config(), Paths(tmp_path))
-
-
 def test_segment_size_is_part_of_the_format() -> None:
-    assert sealing.SEGMENT_BYTES == 1_048_576
+    assert segments.SEGMENT_BYTES == 1_048_576

@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoints.manifest import HEAD, MANIFEST, Head, Manifest
 from deepseek_trainer.checkpoints.statefile import State
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.durable import reading
-from deepseek_trainer.storage.sealing import Told, nobody
+from deepseek_trainer.storage.streams import Told, nobody
 from deepseek_trainer.storage.vault import Context, Vault
 
 _STEP: Final = re.compile(r"step-(\d{8,})")

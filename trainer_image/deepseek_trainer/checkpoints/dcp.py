@@ -37,8 +37,9 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.statefile import code_of, memory_of, torch_dtype
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.storage.streams import Reader
 from deepseek_trainer.storage.tensorfile import SIZES, Slot, slots
-from deepseek_trainer.storage.vault import Reader, Vault
+from deepseek_trainer.storage.vault import Vault
 
 Agreed = Callable[[Callable[[], Any]], list[Any]]  # work of each rank -> the JSON values of all, or all raise
 PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone

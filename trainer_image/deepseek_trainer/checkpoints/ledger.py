@@ -27,7 +27,7 @@ from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAga
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.commit import remove_leftovers, with_room
 from deepseek_trainer.storage.durable import reading, remove, storing, sync
-from deepseek_trainer.storage.sealing import Told, nobody
+from deepseek_trainer.storage.streams import Told, nobody
 from deepseek_trainer.storage.vault import Context, Vault
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import MANIFEST
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.storage.durable import storing, sync
-from deepseek_trainer.storage.sealing import Bytes, Told, nobody
+from deepseek_trainer.storage.streams import Bytes, Told, nobody
 from deepseek_trainer.storage.vault import SUFFIX, Context, Vault
 
 

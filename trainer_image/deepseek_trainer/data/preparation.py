@@ -47,8 +47,9 @@ from deepseek_trainer.language.tokenizer import id_limit, trained_tokenizer
 from deepseek_trainer.language.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.language.tokenizer_files import load_tokenizer, save_tokenizer
 from deepseek_trainer.storage.commit import committed, with_room
-from deepseek_trainer.storage.vault import Vault, follow_rotation
+from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.worker.training_config import load_config
+from deepseek_trainer.worker.vaults import data_vault, follow_rotation
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def prepare_node() -> None:
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)
     follow_rotation(config, paths)
-    vault = Vault.for_data(config, paths)
+    vault = data_vault(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:
         # A rank that was killed while it saved may have filled the disk: nothing would get far enough to clear up.
         with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id))

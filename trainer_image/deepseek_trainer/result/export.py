@@ -35,6 +35,7 @@ from deepseek_trainer.result.report import Answer, Report, flat, render
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.worker.vaults import data_vault, export_vault
 
 ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
 
@@ -63,7 +64,7 @@ def export(
 
     For one rank only, and last: merging uses `model` up.
     """
-    target, vault = paths.export / config.job.name, Vault.for_export(config, paths)
+    target, vault = paths.export / config.job.name, export_vault(config, paths)
     source = _source(config, paths)
     counts = count_parameters(model)  # before merging: afterwards nothing is trainable
     with committed(target) as directory:
@@ -162,7 +163,7 @@ def _source(config: TrainingConfig, paths: Paths) -> Source | None:
     """Where the base model came from; None from scratch."""
     if config.model.base is None:
         return None
-    return read_source(prepared_model(config, paths), Vault.for_data(config, paths))
+    return read_source(prepared_model(config, paths), data_vault(config, paths))
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -29,7 +29,6 @@ from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.run.climb import agreed_rungs, climbing, saved_rungs
 from deepseek_trainer.run.preflight import rungs_to_fit
 from deepseek_trainer.run.rank import Json, Rank, attempt, job_uid
-from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.telemetry.meter import gpu_at_work
 from deepseek_trainer.telemetry.profiler import Profiler
 from deepseek_trainer.telemetry.progress import Progress, serve
@@ -41,6 +40,7 @@ from deepseek_trainer.worker.distributed import World, joined
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.training_config import load_config
+from deepseek_trainer.worker.vaults import checkpoint_vault, data_vault
 
 
 def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> None:
@@ -51,7 +51,7 @@ def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> No
         if world.is_lead:
             progress.update(stage="preparing", restartCount=restarts)
             serve(progress, node_address(), metrics_port())
-        vault = Vault.for_data(config, paths)
+        vault = data_vault(config, paths)
         prepared, base = open_prepared(config, paths, vault), base_digest(config, paths, vault)
         rank = Rank(config, paths, world, stop, profile, prepared, _store(config, paths, world), base)
         scratch = Scratch(paths.scratch)
@@ -150,13 +150,13 @@ def _yardstick(rank: Rank) -> Yardstick | None:
 
 
 def _dimensions(rank: Rank) -> Dimensions:
-    return dimensions_of(rank.asked, rank.paths, Vault.for_data(rank.asked, rank.paths))
+    return dimensions_of(rank.asked, rank.paths, data_vault(rank.asked, rank.paths))
 
 
 def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStore:
     return CheckpointStore(
         paths.checkpoints,
-        Vault.for_checkpoints(config, paths),
+        checkpoint_vault(config, paths),
         rank=world.rank,
         world_size=world.size,
         attempt=attempt(),
@@ -167,7 +167,7 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
 def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.config, rank.world.device, rank.config.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
-    vault = Vault.for_data(config, rank.paths)
+    vault = data_vault(config, rank.paths)
     cpu = torch.device("cpu")
     model = load_model(config, rank.paths, vault, cpu)
     # FSDP moves each layer as it shards it: all of them may not fit.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.storage.sealing import Bytes, Sink, Told, as_bytes, nobody, put
+from deepseek_trainer.storage.streams import Bytes, Sink, Told, as_bytes, nobody, put
 
 _CHUNK: Final = 1 << 20  # [bytes]
 

@@ -1,15 +1,17 @@
 """Files that are on the disk when we say so, and errors of the disk that say what to do."""
 
 import errno
+import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from deepseek_trainer.contract.errors import TryAgainError, UnreadableError
+from deepseek_trainer.storage.streams import Bytes
 
 _HINTS: Final = {
     errno.ENOSPC: "free space on the volume or enlarge it; let checkpoint.retention keep less",
@@ -54,6 +56,36 @@ def reading(path: Path) -> Iterator[None]:
         if error.errno != errno.EIO:
             raise
         raise UnreadableError(f"{path} cannot be read: {os.strerror(errno.EIO)}", hint=_UNREADABLE) from error
+
+
+class NewFile:
+    """A sink that is on the disk at the end of the block, or gone.  Only its own failures become StorageErrors."""
+
+    def __init__(self, path: Path, mode: int, needed: int | None) -> None:
+        self._path, self._needed = path, needed
+        with self._storing():
+            self._file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+
+    def write(self, data: Bytes) -> int:
+        with self._storing():
+            return self._file.write(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._storing(), self._file:
+                if kind is None:
+                    os.fsync(self._file.fileno())
+        except StorageError:
+            self._path.unlink(missing_ok=True)
+            raise
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _storing(self) -> AbstractContextManager[None]:
+        return storing(self._path, self._needed)
 
 
 def sync(path: Path) -> None:

@@ -4,30 +4,28 @@ Callers name files without regard to sealing; a sealed file has `.sealed` after 
 vault never reads what is not sealed.  Each sealed file is bound to its job, purpose, directory, step, rank and
 name (`associated_data`): moved anywhere else it does not open.
 
-    vault = Vault.for_data(config, paths)
+    vault = Vault("lab/demo", Purpose.DATA, keys)
     vault.write(directory / "tokens.bin", array)       # -> tokens.bin.sealed, on the disk when write returns
     content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
 """
 
 import hashlib
-import io
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
-from deepseek_trainer.storage.durable import StorageError, beside, keep_owner, reading, storing, sync
-from deepseek_trainer.storage.keys import KEYRING, JobKeys, keks_beside, keks_in, owner_of
-from deepseek_trainer.storage.sealing import Bytes, SealedReader, SealedWriter, Sink, Told, nobody
-
-if TYPE_CHECKING:
-    from deepseek_trainer.contract.config import TrainingConfig
-    from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, reading, storing, sync
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import KEYRING, owner_of
+from deepseek_trainer.storage.keys import keks_in
+from deepseek_trainer.storage.sealing import SealedWriter
+from deepseek_trainer.storage.streams import Bytes, Reader, Sink, Told, nobody
+from deepseek_trainer.storage.unsealing import SealedReader
 
 SUFFIX: Final = ".sealed"
 
@@ -59,22 +57,6 @@ class FileRecord:
     salt: str | None = None  # hex; of a sealed file, drawn anew for each: no segment of another one opens with it
 
 
-class Reader(Protocol):
-    """An open file whose every returned byte is authentic, where the vault seals."""
-
-    size: int  # of the content [bytes]
-
-    @property
-    def salt(self) -> str | None: ...  # of a sealed file
-    def read_at(self, offset: int, length: int) -> bytearray: ...
-    def read_onto(self, offset: int, target: memoryview) -> None: ...
-    def read_into(self, target: memoryview) -> str: ...
-    def pieces(self) -> Iterator[memoryview]: ...
-    def verify(self, tell: Told = nobody) -> str: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
 class Vault:
     """Files of one job and one purpose.  All methods take paths without `.sealed`.
 
@@ -85,18 +67,6 @@ class Vault:
     def __init__(self, job: str, purpose: Purpose, keys: JobKeys | None = None) -> None:
         """`job` is "namespace/name"; with `keys` everything is sealed."""
         self.job, self.purpose, self._keys = job, purpose, keys
-
-    @classmethod
-    def for_data(cls, config: "TrainingConfig", paths: "Paths") -> Self:
-        return cls(str(config.job), Purpose.DATA, _keys(config, paths) if config.seals_data else None)
-
-    @classmethod
-    def for_checkpoints(cls, config: "TrainingConfig", paths: "Paths") -> Self:
-        return cls(str(config.job), Purpose.CHECKPOINT, _keys(config, paths) if config.seals_checkpoints else None)
-
-    @classmethod
-    def for_export(cls, config: "TrainingConfig", paths: "Paths") -> Self:
-        return cls(str(config.job), Purpose.EXPORT, _keys(config, paths) if config.seals_export else None)
 
     @classmethod
     def of_work(cls, work: Path, purpose: Purpose, key_dir: Path | None) -> Self:
@@ -202,7 +172,7 @@ class Vault:
 
     def _write(self, target: Path, path: Path, data: Bytes | Iterable[Bytes], context: Context) -> FileRecord:
         needed = memoryview(data).nbytes if isinstance(data, Bytes) else None
-        with _NewFile(target, self._mode, needed) as file:
+        with NewFile(target, self._mode, needed) as file:
             writer = self._writer(file, path, context)
             for piece in (data,) if isinstance(data, Bytes) else data:
                 writer.write(piece)
@@ -245,18 +215,6 @@ def associated_data(job: str, purpose: str, name: str, *, directory: str = "", c
     return "\n".join(lines).encode()
 
 
-def follow_rotation(config: "TrainingConfig", paths: "Paths") -> None:
-    """Wrap the job's data key under the key that the job names, where an older one beside that still wraps it."""
-    if config.checkpoint.encryption is not None:
-        _keys(config, paths).rotate()
-
-
-def _keys(config: "TrainingConfig", paths: "Paths") -> JobKeys:
-    encryption = config.checkpoint.encryption
-    assert encryption is not None, "the spec's rules ask for a key where anything is sealed"
-    return JobKeys(paths.work / KEYRING, str(config.job), keks_beside(paths.key_dir / encryption.key_ref.key))
-
-
 def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:
     """With the first key that fits: a file does not say which one sealed it."""
     *others, last = keys.to_read()
@@ -276,33 +234,3 @@ def _not_recorded(path: Path, difference: str) -> IntegrityError:
         f"{path} is not the file that was recorded: {difference}",
         hint="it was replaced by another one; restore it from a backup",
     )
-
-
-class _NewFile:
-    """A sink that is on the disk at the end of the block, or gone.  Only its own failures become StorageErrors."""
-
-    def __init__(self, path: Path, mode: int, needed: int | None) -> None:
-        self._path, self._needed = path, needed
-        with self._storing():
-            self._file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
-
-    def write(self, data: Bytes) -> int:
-        with self._storing():
-            return self._file.write(data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._storing(), self._file:
-                if kind is None:
-                    os.fsync(self._file.fileno())
-        except StorageError:
-            self._path.unlink(missing_ok=True)
-            raise
-        if kind is not None:
-            self._path.unlink(missing_ok=True)
-
-    def _storing(self) -> AbstractContextManager[None]:
-        return storing(self._path, self._needed)

@@ -1,0 +1,35 @@
+"""The keys of one job: its keyring, and the KEKs that open it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepseek_trainer.storage.keyring import Keyring
+from deepseek_trainer.storage.keys import Key
+from deepseek_trainer.storage.rotation import rotate
+
+
+class JobKeys:
+    """A job's keyring that comes into being with the first file that is sealed."""
+
+    def __init__(self, path: Path, job: str, keks: Sequence[Key]) -> None:
+        """Opens the keyring if there is one, so that a wrong key is refused before any work is done."""
+        self._path, self._job, self._keks = path, job, keks
+        self._keyring = Keyring.open(path, job, keks) if path.exists() else None
+
+    def __repr__(self) -> str:
+        return f"JobKeys({self._path}, {self._job})"
+
+    def rotate(self) -> None:
+        """Wrap the job's DEKs, if it has any, under the first KEK where another one wraps them."""
+        if self._path.exists():
+            rotate(self._path, self._keks, self._keks[0])
+
+    def to_seal(self) -> Key:
+        """The primary DEK; made now if the job has none."""
+        self._keyring = self._keyring or Keyring.create(self._path, self._job, self._keks[0])
+        return self._keyring.keys[0]
+
+    def to_read(self) -> tuple[Key, ...]:
+        """All DEKs, the primary first.  Raises IntegrityError where there is no keyring."""
+        self._keyring = self._keyring or Keyring.open(self._path, self._job, self._keks)
+        return self._keyring.keys

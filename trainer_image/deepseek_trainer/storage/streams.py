@@ -1,0 +1,45 @@
+"""What flows between callers and files: buffers of bytes, sinks that take them, readers that give them."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
+
+Bytes = bytes | bytearray | memoryview
+Told = Callable[[int], object]  # hears how many bytes were just read
+
+
+def nobody(_size: int) -> None:
+    """Hears nothing."""
+
+
+class Sink(Protocol):
+    """What a writer writes to, such as an unbuffered file; `write` says how many bytes it took."""
+
+    def write(self, data: memoryview, /) -> int: ...
+
+
+class Reader(Protocol):
+    """An open file whose every returned byte is authentic, where the vault seals."""
+
+    size: int  # of the content [bytes]
+
+    @property
+    def salt(self) -> str | None: ...  # of a sealed file
+    def read_at(self, offset: int, length: int) -> bytearray: ...
+    def read_onto(self, offset: int, target: memoryview) -> None: ...
+    def read_into(self, target: memoryview) -> str: ...
+    def pieces(self) -> Iterator[memoryview]: ...
+    def verify(self, tell: Told = nobody) -> str: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def as_bytes(data: Bytes) -> memoryview:
+    """A flat view of any contiguous buffer, such as an array's."""
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # cast refuses a shape with a zero
+
+
+def put(sink: Sink, data: memoryview) -> None:
+    """Write all of `data`: one call may take less."""
+    while data:
+        data = data[sink.write(data) :]

@@ -1,0 +1,37 @@
+"""The vaults of a job, as its config asks for them, with the keys that are mounted for it."""
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.keyring import KEYRING
+from deepseek_trainer.storage.keys import keks_beside
+from deepseek_trainer.storage.vault import Purpose, Vault
+
+
+def data_vault(config: TrainingConfig, paths: Paths) -> Vault:
+    """Raises IntegrityError, as the other vaults do, where the job's key is missing or wrong."""
+    return _vault(config, paths, Purpose.DATA, sealed=config.seals_data)
+
+
+def checkpoint_vault(config: TrainingConfig, paths: Paths) -> Vault:
+    return _vault(config, paths, Purpose.CHECKPOINT, sealed=config.seals_checkpoints)
+
+
+def export_vault(config: TrainingConfig, paths: Paths) -> Vault:
+    return _vault(config, paths, Purpose.EXPORT, sealed=config.seals_export)
+
+
+def follow_rotation(config: TrainingConfig, paths: Paths) -> None:
+    """Wrap the job's data key under the key that the job names, where an older one beside that still wraps it."""
+    if config.checkpoint.encryption is not None:
+        _keys(config, paths).rotate()
+
+
+def _vault(config: TrainingConfig, paths: Paths, purpose: Purpose, *, sealed: bool) -> Vault:
+    return Vault(str(config.job), purpose, _keys(config, paths) if sealed else None)
+
+
+def _keys(config: TrainingConfig, paths: Paths) -> JobKeys:
+    encryption = config.checkpoint.encryption
+    assert encryption is not None, "the spec's rules ask for a key where anything is sealed"
+    return JobKeys(paths.work / KEYRING, str(config.job), keks_beside(paths.key_dir / encryption.key_ref.key))

@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.durable import reading
-from deepseek_trainer.storage.streams import Told
+from deepseek_trainer.storage.streams import Advance
 from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
 from dstj.local.work import Work, work_of
 from dstj.screen.errors import say
@@ -42,19 +42,19 @@ def verify(arguments: Namespace) -> int:
     """Read every byte; a line for each checkpoint as soon as it is read, exit code 77 if one is not authentic."""
     found, vault = _found(work_of(arguments))
     total = sum(each.size_bytes for each in found if isinstance(each, CheckpointInfo))
-    with bar("verifying", total) as tell:
-        results = [_is_authentic(each, vault, tell) for each in found]
+    with bar("verifying", total) as advance:
+        results = [_is_authentic(each, vault, advance) for each in found]
     return ExitCode.DONE if all(results) else ExitCode.INTEGRITY
 
 
-def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, tell: Told) -> bool:
+def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, advance: Advance) -> bool:
     if isinstance(each, Refused):
         say(f"step {each.step}: {each.reason}")
         return False
     started = time.monotonic()
     try:
         with reading(each.path):
-            verify_whole(each, vault, tell)
+            verify_whole(each, vault, advance)
     except IntegrityError as error:
         say(f"step {each.step}: {error.problem}", error.hint)
         return False
@@ -70,8 +70,8 @@ def decrypt(arguments: Namespace) -> int:
     if step not in good:
         steps = ", ".join(map(str, good)) or "none"
         raise DataError(f"no checkpoint of step {step} that can be trusted", hint=f"those that can: {steps}")
-    with bar("decrypting", good[step].size_bytes) as tell:
-        decrypt_to(good[step], vault, Path(arguments.to), tell)
+    with bar("decrypting", good[step].size_bytes) as advance:
+        decrypt_to(good[step], vault, Path(arguments.to), advance)
     print(f"step {step} in {arguments.to}, in the clear: for your eyes only, and to be deleted after use")
     return ExitCode.DONE
 
@@ -82,8 +82,8 @@ def result(arguments: Namespace) -> int:
     source = _exported(work.export)
     files = [path for path in source.rglob("*") if path.is_file()]
     vault = work.vault(Purpose.EXPORT, sealed=any(path.suffix == SUFFIX for path in files))
-    with bar("decrypting", sum(path.stat().st_size for path in files)) as tell:
-        decrypt_result(source, vault, Path(arguments.to), tell)
+    with bar("decrypting", sum(path.stat().st_size for path in files)) as advance:
+        decrypt_result(source, vault, Path(arguments.to), advance)
     print(f"{source} in {arguments.to}, in the clear")
     return ExitCode.DONE
 

@@ -52,8 +52,8 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
     ledger.take_over()
     before = ledger.head()
     sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
-    with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as tell:
-        ledger.newest_whole(tell)  # what it refuses takes no good one's place
+    with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as advance:
+        ledger.newest_whole(advance)  # what it refuses takes no good one's place
     ledger.prune(retention, before.best)
     _tell(sizes, ledger.head().steps)
 

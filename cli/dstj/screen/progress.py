@@ -1,17 +1,19 @@
 """How far a long reading is: a bar on a terminal, nothing anywhere else."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from deepseek_trainer.storage.streams import Advance, unwatched
+
 
 @contextmanager
-def bar(what: str, total_bytes: int) -> Iterator[Callable[[int], object]]:
-    """Gives what hears of each piece that was read [bytes], from any thread; the bar is gone after the block."""
+def bar(what: str, total_bytes: int) -> Iterator[Advance]:
+    """A bar of `total_bytes`, and what advances it, from any thread; the bar is gone after the block."""
     if not sys.stdout.isatty():
-        yield lambda _size: None
+        yield unwatched
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     times, errors_here = (TransferSpeedColumn(), TimeRemainingColumn()), sys.stderr.isatty()

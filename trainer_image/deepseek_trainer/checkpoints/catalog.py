@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoints.manifest import HEAD, MANIFEST, Head, Manifest
 from deepseek_trainer.checkpoints.statefile import State
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.durable import reading
-from deepseek_trainer.storage.streams import Told, nobody
+from deepseek_trainer.storage.streams import Advance, unwatched
 from deepseek_trainer.storage.vault import Context, Vault
 
 _STEP: Final = re.compile(r"step-(\d{8,})")
@@ -116,14 +116,14 @@ def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) 
     return CheckpointInfo(path, manifest, digest, best)
 
 
-def verify(info: CheckpointInfo, vault: Vault, tell: Told = nobody) -> None:
-    """Read every byte of a checkpoint; `tell` hears of each piece [bytes], in any thread.
+def verify(info: CheckpointInfo, vault: Vault, advance: Advance = unwatched) -> None:
+    """Read every byte of a checkpoint; `advance` is called with the size of each piece [bytes], from any thread.
 
     Raises IntegrityError at the first file that does not authenticate.
     """
     for file in info.manifest.files:
         path, place = info.path / file.record.name, place_of(info, file)
-        vault.verify(path, place, digest=file.record.digest, tell=tell)
+        vault.verify(path, place, digest=file.record.digest, advance=advance)
 
 
 def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:

@@ -27,7 +27,7 @@ from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAga
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.commit import remove_leftovers, with_room
 from deepseek_trainer.storage.durable import reading, remove, storing, sync
-from deepseek_trainer.storage.streams import Told, nobody
+from deepseek_trainer.storage.streams import Advance, unwatched
 from deepseek_trainer.storage.vault import Context, Vault
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,10 @@ class Ledger:
         self._write(head.with_commit(Commit(step, record.digest)))
         self._unsound.discard(step)
 
-    def newest_whole(self, tell: Told = nobody) -> CheckpointInfo | None:
+    def newest_whole(self, advance: Advance = unwatched) -> CheckpointInfo | None:
         """The newest checkpoint of which every byte authenticates; None where none was ever committed.
 
-        `tell` hears of each piece that was read [bytes], in any thread.
+        `advance` is called with the size of each piece that was read [bytes], from any thread.
 
         Raises IntegrityError where the newest is missing, or all are damaged; an OSError where some, which are not
         known to be damaged, cannot be read: in another attempt they may be.
@@ -113,7 +113,7 @@ class Ledger:
         if not (newest := step_directory(self.directory, head.newest.step)).exists():
             raise IntegrityError(f"the newest checkpoint, {newest}, is missing", hint=f"{_WAY_OUT}: {_listed(head)}")
         for step in reversed(head.steps):
-            if info := self._whole(head, step, tell):
+            if info := self._whole(head, step, advance):
                 return info
         if any(refused.unreadable for refused in self.refused):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(newest))
@@ -188,12 +188,12 @@ class Ledger:
             self._rename_aside(step)
         return head
 
-    def _whole(self, head: Head, step: int, tell: Told = nobody) -> CheckpointInfo | None:
+    def _whole(self, head: Head, step: int, advance: Advance = unwatched) -> CheckpointInfo | None:
         path = step_directory(self.directory, step)
         try:
             with reading(path):
                 info = find(self.directory, self.vault, head, step)
-                verify(info, self.vault, tell)
+                verify(info, self.vault, advance)
         except IntegrityError as error:
             log.warning("checkpoint of step %d refused: %s", step, error.problem)
             self.refused.append(Refused(step, path, error.problem, isinstance(error, UnreadableError)))

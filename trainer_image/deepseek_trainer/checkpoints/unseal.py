@@ -11,24 +11,24 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import MANIFEST
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.storage.durable import storing, sync
-from deepseek_trainer.storage.streams import Bytes, Told, nobody
+from deepseek_trainer.storage.streams import Advance, Bytes, unwatched
 from deepseek_trainer.storage.vault import SUFFIX, Context, Vault
 
 
-def decrypt(info: CheckpointInfo, vault: Vault, target: Path, tell: Told = nobody) -> None:
+def decrypt(info: CheckpointInfo, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
     """Write a checkpoint's files into the new directory `target`, for its owner only.
 
-    `tell` hears of each piece [bytes].  Raises ConfigError if `target` exists; nothing remains of it after any other
-    error.
+    `advance` is called with the size of each piece [bytes].  Raises ConfigError if `target` exists; nothing remains
+    of it after any other error.
     """
     with _new_private_directory(target):
         for file in info.manifest.files:
             name, place = file.record.name, place_of(info, file)
-            _write(target / name, vault.pieces(info.path / name, place, file.record), tell)
+            _write(target / name, vault.pieces(info.path / name, place, file.record), advance)
         _write(target / MANIFEST, [vault.read(info.path / MANIFEST, Context(info.step), digest=info.manifest_digest)])
 
 
-def decrypt_result(source: Path, vault: Vault, target: Path, tell: Told = nobody) -> None:
+def decrypt_result(source: Path, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
     """Write the files of an exported result, those of its subdirectories too, into the new directory `target`."""
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     if not files:
@@ -37,7 +37,7 @@ def decrypt_result(source: Path, vault: Vault, target: Path, tell: Told = nobody
         for file in files:
             name = file.with_name(file.name.removesuffix(SUFFIX))
             (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(target / name, vault.pieces(source / name), tell)
+            _write(target / name, vault.pieces(source / name), advance)
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def _new_private_directory(target: Path) -> Iterator[None]:
         raise
 
 
-def _write(target: Path, pieces: Iterable[Bytes], tell: Told = nobody) -> None:
+def _write(target: Path, pieces: Iterable[Bytes], advance: Advance = unwatched) -> None:
     with storing(target), _private_file(target) as file:
         for piece in pieces:
             file.write(piece)
-            tell(len(piece))
+            advance(len(piece))
         file.flush()
         os.fsync(file.fileno())
 

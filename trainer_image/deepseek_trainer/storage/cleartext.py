@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.storage.streams import Bytes, Sink, Told, as_bytes, nobody, put
+from deepseek_trainer.storage.streams import Advance, Bytes, Sink, as_bytes, put, unwatched
 
 _CHUNK: Final = 1 << 20  # [bytes]
 
@@ -79,9 +79,9 @@ class ClearReader:
             yield buffer[:count]
             offset += count
 
-    def verify(self, tell: Told = nobody) -> str:
+    def verify(self, advance: Advance = unwatched) -> str:
         content = hashlib.sha256()
         for piece in self.pieces():
             content.update(piece)
-            tell(len(piece))
+            advance(len(piece))
         return content.hexdigest()

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
 Bytes = bytes | bytearray | memoryview
-Told = Callable[[int], object]  # hears how many bytes were just read
+Advance = Callable[[int], object]  # of a progress bar: called with the number of bytes just read
 
 
-def nobody(_size: int) -> None:
-    """Hears nothing."""
+def unwatched(_size: int) -> None:
+    """Shows nobody how far a reading is."""
 
 
 class Sink(Protocol):
@@ -28,7 +28,7 @@ class Reader(Protocol):
     def read_onto(self, offset: int, target: memoryview) -> None: ...
     def read_into(self, target: memoryview) -> str: ...
     def pieces(self) -> Iterator[memoryview]: ...
-    def verify(self, tell: Told = nobody) -> str: ...
+    def verify(self, advance: Advance = unwatched) -> str: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 

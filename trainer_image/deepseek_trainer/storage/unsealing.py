@@ -9,7 +9,7 @@ from typing import Self
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.pool import borrowed, give_back, on_threads
 from deepseek_trainer.storage.segments import HEADER_BYTES, TAG_BYTES, Cipher, Layout, SegmentError
-from deepseek_trainer.storage.streams import Told, nobody
+from deepseek_trainer.storage.streams import Advance, unwatched
 
 
 class SealedReader:
@@ -86,17 +86,17 @@ class SealedReader:
         for index in range(self._layout.count):
             yield self._segment(index)
 
-    def verify(self, tell: Told = nobody) -> str:
+    def verify(self, advance: Advance = unwatched) -> str:
         """Authenticate every byte; returns the digest over the tags.
 
-        `tell` hears of each piece [bytes], in any thread.
+        `advance` is called with the size of each piece [bytes], from any thread.
         """
 
         def verified(index: int) -> bytes:
             plain, length = borrowed(self._layout.segment_bytes), self._layout.span(index)[1]
             tag = self._unseal(index, plain[: length - TAG_BYTES])
             give_back(plain)
-            tell(length)
+            advance(length)
             return tag
 
         return _digest(on_threads(verified, range(self._layout.count)))

@@ -24,7 +24,7 @@ from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
 from deepseek_trainer.storage.keys import keks_in
 from deepseek_trainer.storage.sealing import SealedWriter
-from deepseek_trainer.storage.streams import Bytes, Reader, Sink, Told, nobody
+from deepseek_trainer.storage.streams import Advance, Bytes, Reader, Sink, unwatched
 from deepseek_trainer.storage.unsealing import SealedReader
 
 SUFFIX: Final = ".sealed"
@@ -119,11 +119,11 @@ class Vault:
         return content
 
     def verify(
-        self, path: Path, context: Context = Context(), *, digest: str | None = None, tell: Told = nobody
+        self, path: Path, context: Context = Context(), *, digest: str | None = None, advance: Advance = unwatched
     ) -> None:
-        """Read every byte, keep none; `tell` hears of each piece [bytes]."""
+        """Read every byte and keep none; `advance` is called with the size of each piece [bytes]."""
         with self.open_reader(path, context) as reader:
-            _compare(path, reader.verify(tell), digest)
+            _compare(path, reader.verify(advance), digest)
 
     def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
         """As `open_reader`; a sealed file must be the very one that was recorded.

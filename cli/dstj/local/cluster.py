@@ -1,15 +1,14 @@
 """A cluster of one machine: the operator's own pass over it decides what happens, as it does over a real one."""
 
 import asyncio
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
 from deepseek_operator.objects.observed import JobKey, Notice, Observed, Owner, Ref
 from deepseek_trainer.contract.names import ENV_ROOT
+from deepseek_trainer.contract.progress import Progress
 from dstj.local import strays
 from dstj.local.claims import Sources
 from dstj.local.home import JobHome
@@ -126,7 +125,7 @@ class LocalCluster:
         """Nobody watches but the screen, which reads the status."""
 
 
-async def _progress(port: int) -> Manifest | None:
+async def _progress(port: int) -> Progress | None:
     """What node 0 answers on /progress, or None while it does not."""
     try:
         async with asyncio.timeout(PROGRESS_TIMEOUT_S):
@@ -135,13 +134,13 @@ async def _progress(port: int) -> Manifest | None:
         return None
 
 
-async def _get(path: str, port: int) -> Manifest | None:
+async def _get(path: str, port: int) -> Progress | None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=PROGRESS_BYTES)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
-        body: Any = json.loads(await _all(reader))
-        return body if b" 200 " in head.split(b"\r\n")[0] and isinstance(body, dict) else None
+        body = await _all(reader)
+        return Progress.read(body) if b" 200 " in head.split(b"\r\n")[0] else None
     finally:
         writer.close()
 

@@ -22,6 +22,7 @@ from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observe
 from deepseek_operator.objects.pods import has_machine, is_finished
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
+from deepseek_trainer.contract.progress import Progress
 from deepseek_trainer.contract.times import rfc3339
 
 log = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ class KubernetesCluster:
         newest_first = sorted(events, key=lambda event: event.get("lastTimestamp") or "", reverse=True)
         return [WarningEvent(kind, meta["name"], e.get("reason", ""), e.get("message", "")) for e in newest_first]
 
-    async def _progress(self, pods: Iterable[Manifest]) -> Manifest | None:
+    async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
         """What rank 0 answers; None while it does not."""
         addresses = (
             pod["status"]["podIP"]
@@ -272,7 +273,7 @@ def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:
     return any(labels.attempt_of(job) >= attempt for job in present)
 
 
-async def read_progress(session: aiohttp.ClientSession, address: str, port: int) -> Manifest | None:
+async def read_progress(session: aiohttp.ClientSession, address: str, port: int) -> Progress | None:
     """/progress of a pod.  The pod is not trusted: short patience, bounded size, no redirects."""
     host = f"[{address}]" if ":" in address else address
     content = b""
@@ -286,7 +287,6 @@ async def read_progress(session: aiohttp.ClientSession, address: str, port: int)
                 content += chunk
                 if len(content) > MAX_PROGRESS_BYTES:
                     return None
-        parsed = json.loads(content)
-    except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
+    except (aiohttp.ClientError, TimeoutError):
         return None
-    return parsed if isinstance(parsed, dict) else None
+    return Progress.read(content)

@@ -6,11 +6,12 @@ other phase it has been seen, so that a missing one was deleted by somebody.  Co
 pass and are acted upon in a later one: a crash in between repeats nothing and forgets nothing.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from deepseek_operator.jobs.facts import Situation
-from deepseek_operator.jobs.failure import Failure, Verdict, failure_of, job_condition
+from deepseek_operator.jobs.failure import AttemptFailure, Verdict, failure_of, job_condition
 from deepseek_operator.jobs.plan import Outcome, Plan, running_seconds, told
 from deepseek_operator.jobs.progress import last_words, with_progress
 from deepseek_operator.jobs.spec import API_VERSION, KIND, ProfileSpec
@@ -103,7 +104,7 @@ def _carry_on(s: Situation) -> Plan:
     return _start(s) if s.attempt == 0 or s.status.phase in _NOT_SEEN_YET else _lost(s)
 
 
-def _attempt_failed(s: Situation, failure: Failure) -> Plan:
+def _attempt_failed(s: Situation, failure: AttemptFailure) -> Plan:
     status = s.status.model_copy(update={"last_failure": _last_failure(s, failure)})
     if failure.verdict is Verdict.GIVE_UP:
         return _gave_up(s, status, "NotRetryable", f"{failure}; a retry cannot help")
@@ -117,7 +118,7 @@ def _attempt_failed(s: Situation, failure: Failure) -> Plan:
 
 
 def _lost(s: Situation) -> Plan:
-    failure = Failure("WorkerJobDeleted", f"somebody deleted the worker job of attempt {s.attempt}")
+    failure = AttemptFailure("WorkerJobDeleted", f"somebody deleted the worker job of attempt {s.attempt}")
     status = s.status.model_copy(update={"last_failure": _last_failure(s, failure)})
     return _restart(s, status, failure.reason, failure.message, is_free=True)
 
@@ -266,15 +267,7 @@ def _tell(
     return told(s.job, status or s.status, outcome, s.now, **plan)
 
 
-def _last_failure(s: Situation, failure: Failure) -> LastFailure:
-    return LastFailure(
-        attempt=s.attempt,
-        rank=failure.rank,
-        node=failure.node,
-        pod_name=failure.pod_name,
-        node_name=failure.node_name,
-        exit_code=failure.exit_code,
-        reason=failure.reason[:256],
-        message=failure.message[-MAX_FAILURE_MESSAGE:],
-        time=s.now,
-    )
+def _last_failure(s: Situation, failure: AttemptFailure) -> LastFailure:
+    known = asdict(failure) | {"attempt": s.attempt, "time": s.now}
+    cut = {"reason": failure.reason[:256], "message": failure.message[-MAX_FAILURE_MESSAGE:]}
+    return LastFailure.model_validate(known | cut)

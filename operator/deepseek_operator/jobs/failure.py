@@ -3,7 +3,6 @@
 Pure: everything is read from pods, the worker Job's conditions and Warning events.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,8 @@ from typing import Any, Final
 
 from deepseek_operator.jobs.labels import index_of
 from deepseek_operator.objects.observed import Manifest
-from deepseek_operator.objects.pods import legible, lost_since
+from deepseek_operator.objects.pods import lost_since
+from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
@@ -36,7 +36,9 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class AttemptFailure:
+    """What its pod told of a failure, and what the cluster knows besides."""
+
     reason: str
     message: str
     rank: int | None = None  # global rank that failed first, as its launcher tells
@@ -66,17 +68,17 @@ class Failure:
         )
 
 
-def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> Failure:
+def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> AttemptFailure:
     """The failure that set off the end of an attempt, among those of its last minutes."""
     failures = [failure for pod in pods if (failure := _pod_failure(pod)) is not None]
     if not failures:
         condition = job_condition(worker_job, "Failed") or {}
-        return Failure(condition.get("reason", "Unknown"), condition.get("message", "the pods are gone"))
+        return AttemptFailure(condition.get("reason", "Unknown"), condition.get("message", "the pods are gone"))
     last = max(failure.time for failure in failures)
     return min((f for f in failures if f.time + INCIDENT >= last), key=lambda f: (_suspicion(f), f.time, f.node or 0))
 
 
-def _suspicion(failure: Failure) -> int:
+def _suspicion(failure: AttemptFailure) -> int:
     """0: most likely the cause; 6: most likely a consequence, because its launcher was told to stop."""
     if failure.exit_code in NOT_RETRYABLE:
         return 0
@@ -97,7 +99,7 @@ def job_condition(worker_job: Manifest, type_: str) -> Manifest | None:
     return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
 
 
-def _pod_failure(pod: Manifest) -> Failure | None:
+def _pod_failure(pod: Manifest) -> AttemptFailure | None:
     status = pod.get("status", {})
     terminated = min(_terminations(status), key=lambda t: str(t.get("finishedAt", "")), default=None)
     lost = lost_since(pod)
@@ -105,8 +107,8 @@ def _pod_failure(pod: Manifest) -> Failure | None:
         return None
     disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
     terminated = terminated or {}
-    told = _told(terminated.get("message") or "")
-    return Failure(
+    told = contract.Failure.read(terminated.get("message") or "")
+    return AttemptFailure(
         reason=told.reason
         or (disruption and disruption[0])
         or terminated.get("reason")
@@ -139,27 +141,6 @@ def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
             return condition.get("reason", "DisruptionTarget"), condition.get("message", "")
     reason = status.get("reason", "")
     return (reason, status.get("message", "")) if reason in _DISRUPTIONS else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a launcher left in its termination log.  It comes from a pod: nothing in it is trusted."""
-
-    rank: int | None = None
-    reason: str = ""
-    message: str = ""
-
-
-def _told(text: str) -> _Told:
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return _Told(message=legible(text))
-    if not isinstance(told, dict):
-        return _Told(message=legible(text))
-    rank = told.get("rank")
-    rank = rank if isinstance(rank, int) and 0 <= rank < 2**31 else None
-    return _Told(rank, legible(told.get("reason", "")), legible(told.get("message", "")))
 
 
 def _time(text: str | None) -> datetime:

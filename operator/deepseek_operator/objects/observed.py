@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepseek_trainer.contract.progress import Progress
+
 Manifest = dict[str, Any]
 
 
@@ -80,7 +82,7 @@ class Observed:
     worker_jobs: tuple[Manifest, ...] = ()  # of every attempt
     pods: tuple[Manifest, ...] = ()  # of every attempt
     departed: tuple[Manifest, ...] = ()  # pods whose deletion a watch told of, as they last were
-    progress: Manifest | None = None  # /progress of node 0 of the current attempt; None: not answering
+    progress: Progress | None = None  # /progress of node 0 of the current attempt; None: not answering
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
     isolated: bool | None = False  # the job's NetworkPolicy is there; None: not looked at, there is no worker job
     quotas: tuple[Manifest, ...] = ()  # of the namespace; read only while there is no worker job of the attempt

@@ -5,11 +5,6 @@ from collections.abc import Sequence
 from deepseek_operator.objects.observed import Manifest
 
 
-def legible(words: object) -> str:
-    """What a pod calls text: JSON can say half of a letter (`\\ud800`), which no status can hold."""
-    return str(words).encode(errors="replace").decode()
-
-
 def is_finished(pod: Manifest) -> bool:
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from deepseek_trainer.contract.progress import Progress
 from dstj.local.cluster import PROGRESS_BYTES, _progress
 
 OK = b"HTTP/1.0 200 OK\r\n\r\n"
@@ -26,7 +27,7 @@ async def answering(answer: bytes):
 
 async def test_progress_is_what_node_0_answers():
     async with answering(OK + b'{"step": 3}') as port:
-        assert await _progress(port) == {"step": 3}
+        assert await _progress(port) == Progress(step=3)
 
 
 @pytest.mark.parametrize(

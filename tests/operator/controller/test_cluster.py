@@ -20,6 +20,7 @@ from deepseek_operator.jobs.reconcile import RefusedError
 from deepseek_operator.jobs.spec import API_VERSION, KIND
 from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Ref, Sighting, WarningEvent
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.progress import Progress
 from support.builders.operator import NOW, OWNER, a_pod, a_quota, a_training_job, a_warning, a_worker_job, terminated
 from support.fakes.api_server import FakeApi
 
@@ -266,7 +267,7 @@ async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
     last = a_pod(0, "Failed", **terminated(143, json.dumps({"stage": "training", "step": 14})))
     cluster.saw(Sighting(KEY, "9", departed=last))
     departed = (await cluster.observe(OWNER, 1)).departed
-    assert last_words(departed, attempt=1) == {"stage": "training", "step": 14}
+    assert last_words(departed, attempt=1) == Progress(stage="training", step=14)
     assert (await cluster.observe(replace(OWNER, uid="a-namesake"), 1)).departed == ()
     assert await cluster.training_job(KEY) is None
     assert (await cluster.observe(OWNER, 1)).departed == ()
@@ -283,7 +284,7 @@ async def test_progress_is_read_from_node_0_of_the_newest_attempt(cluster: Kuber
     pods = [a_pod(0, podIP="127.0.0.9"), a_pod(1, attempt=2, podIP="127.0.0.9"), a_pod(0, attempt=2, podIP="127.0.0.1")]
     lists(fake, [a_worker_job(1), a_worker_job(2)], pods)
     fake.answers["GET", "/progress"] = 200, {"step": 7}
-    assert (await cluster.observe(OWNER, 1)).progress == {"step": 7}
+    assert (await cluster.observe(OWNER, 1)).progress == Progress(step=7)
 
 
 async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: KubernetesCluster, fake: FakeApi) -> None:

@@ -11,6 +11,7 @@ from deepseek_operator.jobs.decide import decide, finished, invalid, refused
 from deepseek_operator.jobs.plan import Plan
 from deepseek_operator.jobs.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_trainer.contract.progress import Checkpoint, Progress
 from support.builders.operator import (
     NOW,
     SETTINGS,
@@ -433,7 +434,9 @@ def test_a_full_volume_is_a_condition_and_one_event_until_a_checkpoint_is_writte
     again = plan_for(plan.status, SECOND)
     assert "StorageFailing" not in {notice.reason for notice in again.notices}
     assert storage_condition(again.status) == ("True", FULL)
-    wrote = Observed(SECOND.worker_jobs, SECOND.pods, progress={"stage": "training", "lastCheckpoint": {"step": 600}})
+    wrote = Observed(
+        SECOND.worker_jobs, SECOND.pods, progress=Progress(stage="training", last_checkpoint=Checkpoint(step=600))
+    )
     assert storage_condition(plan_for(again.status, wrote).status) == ("False", "")
 
 

@@ -13,6 +13,7 @@ from deepseek_operator.jobs.labels import ATTEMPT, COMPLETION_INDEX
 from deepseek_operator.jobs.plan import Plan
 from deepseek_operator.jobs.status import JobStatus, Phase
 from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_trainer.contract.progress import Progress
 from support.builders.operator import NOW, SETTINGS, a_job, a_pod, a_worker_job, terminated
 
 RUNNING = JobStatus(phase=Phase.RUNNING, attempt=1, running_since=NOW, running_seconds=60)
@@ -53,7 +54,7 @@ def a_failed_pod(words: str) -> Manifest:
 
 @given(ANSWERS)
 def test_whatever_a_pod_answers_its_job_can_be_suspended_and_ends_in_time(answer: dict[str, Any]) -> None:
-    observed = Observed((a_worker_job(),), (a_pod(0), a_pod(1)), progress=answer)
+    observed = Observed((a_worker_job(),), (a_pod(0), a_pod(1)), progress=Progress.model_validate(answer))
     assert planned(observed).status.phase is Phase.RUNNING
     for spec in ({"suspend": True}, {"runPolicy": {"activeDeadlineSeconds": 60}}):
         assert [ref.name for ref in planned(observed, **spec).delete] == ["demo-a1"]
@@ -70,7 +71,10 @@ def test_whatever_a_pod_says_at_its_end_its_failure_counts(words: str) -> None:
 @pytest.mark.parametrize(
     "observed",
     [
-        pytest.param(Observed((a_worker_job(),), (a_pod(0),), progress={"stage": HALF_A_LETTER}), id="a-stage"),
+        pytest.param(
+            Observed((a_worker_job(),), (a_pod(0),), progress=Progress.model_validate({"stage": HALF_A_LETTER})),
+            id="a-stage",
+        ),
         pytest.param(
             Observed((a_worker_job(conditions=("Failed",)),), (a_failed_pod(json.dumps({"message": HALF_A_LETTER})),)),
             id="last-words",
@@ -88,7 +92,7 @@ def test_half_a_letter_is_shown_as_a_question_mark(observed: Observed) -> None:
 
 def test_a_year_of_two_digits_is_written_with_four() -> None:
     words = {"lastCheckpoint": {"step": 1, "time": "0099-01-01T00:00:00Z"}}
-    plan = planned(Observed((a_worker_job(),), (a_pod(0),), progress=words))
+    plan = planned(Observed((a_worker_job(),), (a_pod(0),), progress=Progress.model_validate(words)))
     assert plan.status.manifest()["lastCheckpoint"]["time"] == "0099-01-01T00:00:00Z"
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from deepseek_operator.jobs.labels import ATTEMPT, COMPLETION_INDEX
 from deepseek_operator.jobs.progress import last_words, with_progress
 from deepseek_operator.jobs.status import JobStatus, TrainerStatus
+from deepseek_trainer.contract.progress import Progress
 from support.builders.operator import NOW
 
 ANSWER: dict[str, Any] = {
@@ -38,7 +39,7 @@ ANSWER: dict[str, Any] = {
 
 
 def after(before: JobStatus, answer: dict[str, Any], seconds: int) -> JobStatus:
-    return with_progress(before, answer, 15, NOW + timedelta(seconds=seconds))
+    return with_progress(before, Progress.model_validate(answer), 15, NOW + timedelta(seconds=seconds))
 
 
 def test_progress_has_the_shape_of_kep_2779() -> None:
@@ -104,7 +105,7 @@ ODD = st.fixed_dictionaries(
 
 @given(ODD)
 def test_whatever_a_pod_answers_makes_a_status_within_its_schema(answer: dict[str, Any]) -> None:
-    status = with_progress(JobStatus(), answer, 15, NOW)
+    status = after(JobStatus(), answer, 0)
     written = json.loads(json.dumps(status.manifest(), allow_nan=False))
     assert JobStatus.model_validate(written) == status
     numbers = (written.get("trainerStatus", {}) | written.get("lastCheckpoint", {})).values()
@@ -113,7 +114,7 @@ def test_whatever_a_pod_answers_makes_a_status_within_its_schema(answer: dict[st
 
 def test_a_time_before_all_time_is_refused_not_raised() -> None:
     checkpoint = {"step": 1, "time": "0001-01-01T00:00:00+14:00"}
-    status = with_progress(JobStatus(), {"lastCheckpoint": checkpoint}, 15, NOW)
+    status = after(JobStatus(), {"lastCheckpoint": checkpoint}, 0)
     assert status.last_checkpoint is None
     assert isinstance(status.trainer_status, TrainerStatus)
 
@@ -126,21 +127,21 @@ def a_finished_pod(index: str, attempt: int, exit_code: int, message: str) -> di
 
 
 @pytest.mark.parametrize(
-    ("pod", "expected"),
+    ("pod", "is_told"),
     [
-        pytest.param(a_finished_pod("0", 2, 0, json.dumps(ANSWER)), ANSWER, id="node-0-of-this-attempt"),
-        pytest.param(a_finished_pod("0", 2, 143, json.dumps(ANSWER)), ANSWER, id="stopped-after-its-checkpoint"),
-        pytest.param(a_finished_pod("1", 2, 0, json.dumps(ANSWER)), None, id="another-node"),
-        pytest.param(a_finished_pod("0", 1, 0, json.dumps(ANSWER)), None, id="an-older-attempt"),
-        pytest.param(a_finished_pod("0", 2, 75, json.dumps(ANSWER)), ANSWER, id="failed-after-its-checkpoint"),
-        pytest.param(a_finished_pod("0", 2, 75, '{"exitCode": 75}'), None, id="killed-without-a-word"),
-        pytest.param(a_finished_pod("0", 2, 0, "[1]"), None, id="not-an-object"),
-        pytest.param(a_finished_pod("0", 2, 75, "[" * 4000), None, id="a-bomb"),
-        pytest.param(a_finished_pod("0", 2, 0, ""), None, id="nothing-said"),
+        pytest.param(a_finished_pod("0", 2, 0, json.dumps(ANSWER)), True, id="node-0-of-this-attempt"),
+        pytest.param(a_finished_pod("0", 2, 143, json.dumps(ANSWER)), True, id="stopped-after-its-checkpoint"),
+        pytest.param(a_finished_pod("1", 2, 0, json.dumps(ANSWER)), False, id="another-node"),
+        pytest.param(a_finished_pod("0", 1, 0, json.dumps(ANSWER)), False, id="an-older-attempt"),
+        pytest.param(a_finished_pod("0", 2, 75, json.dumps(ANSWER)), True, id="failed-after-its-checkpoint"),
+        pytest.param(a_finished_pod("0", 2, 75, '{"exitCode": 75}'), False, id="killed-without-a-word"),
+        pytest.param(a_finished_pod("0", 2, 0, "[1]"), False, id="not-an-object"),
+        pytest.param(a_finished_pod("0", 2, 75, "[" * 4000), False, id="a-bomb"),
+        pytest.param(a_finished_pod("0", 2, 0, ""), False, id="nothing-said"),
     ],
 )
-def test_the_last_progress_of_a_finished_attempt_is_what_its_node_0_left(pod: dict[str, Any], expected: object):
-    assert last_words([pod], attempt=2) == expected
+def test_the_last_progress_of_a_finished_attempt_is_what_its_node_0_left(pod: dict[str, Any], is_told: bool):
+    assert last_words([pod], attempt=2) == (Progress.model_validate(ANSWER) if is_told else None)
 
 
 def test_of_a_replaced_pod_of_node_0_the_later_one_has_the_last_word():
@@ -149,4 +150,4 @@ def test_of_a_replaced_pod_of_node_0_the_later_one_has_the_last_word():
         pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = at
     words = last_words([replacement, evicted], attempt=2)
     assert words is not None
-    assert words["step"] == 9
+    assert words.step == 9

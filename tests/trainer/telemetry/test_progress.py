@@ -48,3 +48,8 @@ def test_a_fact_that_json_cannot_hold_is_null_and_in_metrics_itself():
 def test_an_unknown_page_is_not_found():
     with pytest.raises(urllib.error.HTTPError, match="404"):
         served(Progress(), "/secrets")
+
+
+def test_a_fact_that_progress_has_no_field_for_is_refused():
+    with pytest.raises(TypeError, match=r"no field \['evalAccuracy'\]: give it one in contract/progress.py"):
+        Progress().update(evalAccuracy=0.5)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import AdaptingError, DataError, PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.worker.failure import MAX_BYTES, MAX_MESSAGE, Failure
+from deepseek_trainer.worker.failure import MAX_MESSAGE, Failure
 
 DATA = Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
 ADAPTING = Failure.of(AdaptingError("out of memory"), 2)
@@ -123,20 +123,6 @@ def test_an_exception_without_text_can_be_told():
     assert Failure.of(MemoryError()).message.startswith("out of memory (hint: lower optimization.microBatchSize")
 
 
-def test_the_termination_message_is_what_the_operator_reads():
-    message = json.loads(Failure(77, "Integrity", "bad tag in Größe.jsonl", 2).to_json())
-    assert message == {"rank": 2, "exitCode": 77, "reason": "Integrity", "message": "bad tag in Größe.jsonl"}
-
-
-@given(message=st.one_of(any_text, st.text("\x01\U0001f600", min_size=MAX_MESSAGE, max_size=2 * MAX_MESSAGE)))
-def test_a_termination_message_is_whole_json_of_as_many_bytes_as_the_kubelet_keeps(message: str):
-    encoded = Failure(1, "ValueError", message, 0).to_json()
-    assert len(encoded) <= MAX_BYTES
-    kept = json.loads(encoded)["message"]
-    assert message.encode(errors="replace").decode().startswith(kept)
-    assert len(encoded) > MAX_BYTES - 50 or len(kept) == len(message), "no more is cut than must be"
-
-
 def test_an_entry_point_that_fails_ends_with_its_code_and_leaves_its_message(tmp_path: Path):
     code = (
         "from deepseek_trainer.worker.failure import run\n"
@@ -155,8 +141,3 @@ def test_an_entry_point_that_fails_ends_with_its_code_and_leaves_its_message(tmp
     assert done.returncode == ExitCode.CONFIG
     assert done.stderr == "Config: spec.x=1: too small (hint: use 2)\n"
     assert json.loads(log.read_text())["exitCode"] == ExitCode.CONFIG
-
-
-def test_a_stopped_worker_tells_its_last_progress_too():
-    told = json.loads(Failure(ExitCode.STOPPED, "Stopped", "saved").to_json({"step": 13}))
-    assert told == {"step": 13, "exitCode": 143, "reason": "Stopped", "message": "saved"}

@@ -1,14 +1,13 @@
 """What rank 0 tells the outside while it runs: /progress (JSON) for the operator, /metrics for Prometheus."""
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
+from deepseek_trainer.contract import progress as contract
 from deepseek_trainer.contract.times import utc_now
-from deepseek_trainer.telemetry.events import finite
 
 # Name, help, field of /progress that it shows.
 GAUGES = (
@@ -71,9 +70,11 @@ class Progress:
         self._tokens = Counter("dst_trainer_tokens", "Tokens trained, padding left out.", registry=self._registry)
 
     def update(self, **facts: Any) -> None:
+        """Take in facts by their names in the JSON of /progress."""
+        if unknown := facts.keys() - contract.FIELDS:
+            raise TypeError(f"/progress has no field {sorted(unknown)}: give it one in contract/progress.py")
         with self._lock:
-            self._facts |= {name: finite(value) for name, value in facts.items()}
-            self._facts["updatedTime"] = utc_now()
+            self._facts |= facts | {"updatedTime": utc_now()}
         for name, text, field in MEASURED_GAUGES:
             if facts.get(field) is not None and field not in self._gauges:
                 self._gauges[field] = Gauge(name, text, registry=self._registry)
@@ -85,7 +86,7 @@ class Progress:
 
     def to_json(self) -> bytes:
         with self._lock:
-            return json.dumps(self._facts, allow_nan=False).encode()
+            return contract.Progress.model_validate(self._facts).to_json()
 
     def to_prometheus(self) -> bytes:
         return generate_latest(self._registry)

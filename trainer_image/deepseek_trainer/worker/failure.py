@@ -1,34 +1,28 @@
 """How a worker tells why it ended: an exit code, and a few lines of JSON that reach the job's status."""
 
 import fcntl
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
+from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
 from deepseek_trainer.storage.durable import STORAGE_ERRORS, replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
-MAX_BYTES: Final = 4096  # of a termination message, by the kubelet; it would cut JSON anywhere
 # In a bare RuntimeError: torch on the CPU; CUDA where torch's own allocator did not ask.
 NO_MEMORY: Final = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a rank, or the worker as a whole (rank None), ended."""
-
-    exit_code: int
-    reason: str
-    message: str
-    rank: int | None = None
+class Failure(contract.Failure):
+    """Made from what ended a process, and handed on to the launcher by a file."""
 
     @classmethod
     def of(cls, error: BaseException, rank: int | None = None) -> Self:
@@ -55,19 +49,6 @@ class Failure:
             return cls(ExitCode.TRY_AGAIN, signal.Signals(-exit_code).name, f"ended by signal {-exit_code}", rank)
         return cls(exit_code, "Exited", f"exited with code {exit_code}", rank)
 
-    def to_json(self, progress: Mapping[str, Any] | None = None) -> bytes:
-        """The termination message: camelCase, as the operator reads it; at most MAX_BYTES, and whole."""
-        message = self.message
-        while (excess := len(encoded := self._encoded(message, progress)) - MAX_BYTES) > 0 and message:
-            message = message[: -(1 + excess // 6)]  # a character is at most 6 bytes of JSON
-        return encoded
-
-    def _encoded(self, message: str, progress: Mapping[str, Any] | None) -> bytes:
-        own = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
-        fields = {**(progress or {}), **own}
-        known = {key: value for key, value in fields.items() if value is not None}
-        return json.dumps(known, ensure_ascii=False).encode(errors="replace")
-
     def save(self, path: Path) -> None:
         """Leave this at `path`, unless there is a failure that is at least as close to the cause."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +56,7 @@ class Failure:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = Failure.load(path)
             if known is None or self._distance < known._distance:
-                replace_file(path, json.dumps(asdict(self)).encode())
+                replace_file(path, self.to_json())
 
     @property
     def ends_worker(self) -> bool:
@@ -92,7 +73,7 @@ class Failure:
     @classmethod
     def load(cls, path: Path) -> Self | None:
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return cls.read(path.read_bytes().decode())
         except FileNotFoundError:
             return None
 

@@ -37,7 +37,7 @@ from setting import Setting
 from sizes import SIZES, peak_of
 
 from deepseek_trainer.contract.optimization import Optimizer, Recompute
-from deepseek_trainer.model import causal_lm
+from deepseek_trainer.tasks.language import loss as language_loss
 from deepseek_trainer.training import loop
 from deepseek_trainer.worker.distributed import World
 
@@ -214,7 +214,7 @@ COMPILED: Others = {"bare, compiled": (BARE, True), "ours, decoder compiled": (O
 TECHNIQUES: Others = there(
     {
         "ours, all logits at once": (partial(Ours, logits_mebibytes=1 << 16), False),
-        "ours, torch's loss": (partial(Without, module=causal_lm, name="head_loss", other=torch_loss), False),
+        "ours, torch's loss": (partial(Without, module=language_loss, name="head_loss", other=torch_loss), False),
         "ours, batches made when due": (partial(Without, module=loop, name="loader", other=late_loader), False),
         "ours, recompute Selective": (partial(Ours, recompute=Recompute.SELECTIVE), False),
         "ours, recompute Full": (partial(Ours, recompute=Recompute.FULL), False),

@@ -34,7 +34,7 @@ from ours import Ours
 from setting import Lap, Setting
 from sizes import SIZES
 
-from deepseek_trainer.model.causal_lm import count_parameters
+from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.worker.distributed import World
 
 TEXTS = Path(__file__).resolve().parents[2] / "examples" / "texts" / "train"

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import LOGITS_BYTES
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.language.packing import IGNORED, block_causal_mask
-from deepseek_trainer.model.causal_lm import causal_loss, head_loss, scratch_model
+from deepseek_trainer.model.loading import scratch_model
+from deepseek_trainer.tasks.language.batch import TokenBatch, block_causal_mask
+from deepseek_trainer.tasks.language.loss import causal_loss, head_loss
+from deepseek_trainer.tasks.language.packing import IGNORED
 
 ROUNDS = 5
 ROWS, LENGTH = 2, 256
@@ -30,15 +31,15 @@ SMALL = Architecture(hidden_size=576, num_layers=4, num_heads=9, intermediate_si
 Loss = Callable[[], Tensor]
 
 
-def batch(learned: float) -> Batch:
+def batch(learned: float) -> TokenBatch:
     """Two rows of which a share `learned` is learned."""
     tokens_BT = torch.randint(SMALL.vocab_size, (ROWS, LENGTH))
     targets_BT = torch.where(torch.rand(ROWS, LENGTH) < learned, tokens_BT.roll(-1, 1), IGNORED)
     positions_BT = torch.arange(LENGTH).expand(ROWS, LENGTH)
-    return Batch(tokens_BT, targets_BT, positions_BT, torch.zeros_like(tokens_BT))
+    return TokenBatch(tokens_BT, targets_BT, positions_BT, torch.zeros_like(tokens_BT))
 
 
-def full_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+def full_loss(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     mask = block_causal_mask(batch.document_ids_BT)
     logits = model(input_ids=batch.tokens_BT, position_ids=batch.position_ids_BT, attention_mask=mask).logits
     return cross_entropy(logits.flatten(0, 1).float(), batch.targets_BT.flatten(), reduction="sum")

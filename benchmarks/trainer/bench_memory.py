@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from learners import a_learner
 
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.estimate import PROGRAM, Setup, memory, needed
@@ -26,13 +27,14 @@ from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.data.draws import Draws
 from deepseek_trainer.model.adapters import with_adapters
-from deepseek_trainer.model.causal_lm import scratch_model
+from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.tasks.language.batch import TokenBatch
 from deepseek_trainer.telemetry.reporter import Silent
-from deepseek_trainer.training.learner import Learner
 from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.savepoints import Savepoints
 from deepseek_trainer.training.state import RunState
 from deepseek_trainer.worker.distributed import World
 
@@ -101,10 +103,10 @@ class Noise:
     def __len__(self) -> int:
         return 64
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int], draws: Draws | None = None) -> TokenBatch:
         tokens_BT = torch.randint(self._case.vocab, (len(indices), self._case.length))
         positions_BT = torch.arange(self._case.length).expand_as(tokens_BT)
-        return Batch(tokens_BT, tokens_BT.roll(-1, 1), positions_BT, torch.zeros_like(tokens_BT))
+        return TokenBatch(tokens_BT, tokens_BT.roll(-1, 1), positions_BT, torch.zeros_like(tokens_BT), draws)
 
 
 def train(case: Case, world: World) -> None:
@@ -112,14 +114,15 @@ def train(case: Case, world: World) -> None:
     model = scratch_model(case.architecture, case.length, seed=0).train()
     if lora := config.method.adapters:
         model = with_adapters(model, lora, seed=0)
-    learner = Learner.of(model, config.optimization, world)
+    learner = a_learner(model, config.optimization, world)
     rows = Noise(case)
     cursor = Cursor(seed=0, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest="ab" * 32)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         vault = Vault("lab/bench", Purpose.CHECKPOINT)
         store = CheckpointStore(Path(directory), vault, rank=0, world_size=1, exchange=world.gather)
         saver = Saver(store, config.checkpoint.retention, world.beside().gather)
-        loop = Loop(config, world, learner, rows, rows, cursor, RunState(), saver, Silent(), lambda: False, "uid")  # type: ignore[arg-type]
+        savepoints = Savepoints(saver, config.checkpoint, {})
+        loop = Loop(config, world, learner, rows, rows, cursor, RunState(), savepoints, Silent(), lambda: False)  # type: ignore[arg-type]
         loop.state.evaluated_step = STEPS
         loop.run()
 

@@ -15,14 +15,17 @@ import torch
 from peft import set_peft_model_state_dict
 from torch import Tensor, nn
 
+from deepseek_trainer import tasks
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
-from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.data.dataset import Batch, Prepared, open_prepared
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.data.dataset import Prepared, open_prepared
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.model.adapters import adapter_state, merged
-from deepseek_trainer.model.causal_lm import causal_loss, load_model, trainable_parameters
+from deepseek_trainer.model.loading import load_model, trainable_parameters
 from deepseek_trainer.model.method import trainable
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.loss import causal_loss
 from deepseek_trainer.worker.vaults import data_vault
 
 CPU = torch.device("cpu")
@@ -68,14 +71,14 @@ def linear_bytes(model: nn.Module) -> tuple[int, int]:
     return linear, rest
 
 
-def mean_loss(model: nn.Module, batch: Batch) -> float:
+def mean_loss(model: nn.Module, batch: TokenBatch) -> float:
     model.eval()
     with torch.no_grad():
         loss, learned = causal_loss(model, batch)
     return float(loss) / learned
 
 
-def train(model: nn.Module, prepared: Prepared) -> float:
+def train(model: nn.Module, prepared: Prepared[TokenBatch]) -> float:
     """Some steps of AdamW; CPU seconds of a step, median: others use the machine, too."""
     optimizer, seconds = torch.optim.AdamW(trainable_parameters(model), lr=RATE), []
     for step in range(STEPS):
@@ -90,7 +93,7 @@ def train(model: nn.Module, prepared: Prepared) -> float:
     return statistics.median(seconds)
 
 
-def logits(model: nn.Module, batch: Batch) -> Tensor:
+def logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     with torch.no_grad():
         found: Tensor = model.eval()(input_ids=batch.tokens_BT[:1]).logits
     return found
@@ -99,8 +102,8 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
 def measure(file: Path | None, root: Path) -> None:
     config, paths = a_job(file, root)
     vault = data_vault(config, paths)
-    prepare(config, paths, vault, "run-1")
-    prepared = open_prepared(config, paths, vault, {ENV_RUN_ID: "run-1"})
+    directory = prepare(config, paths, vault, "run-1", tasks.preparer(config))
+    prepared = open_prepared(config, directory, vault, tasks.of(config, paths, vault, directory))
     held_out = prepared.validation.batch(range(len(prepared.validation)))
 
     def adapted(type_: MethodType) -> nn.Module:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from deepseek_trainer import tasks
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.data.preparation import Inputs, prepare
-from deepseek_trainer.language.tokenizer import documents, trained_tokenizer
+from deepseek_trainer.data.inputs import Inputs
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.tasks.language.tokenizer import documents, trained_tokenizer
 from deepseek_trainer.worker.vaults import data_vault
 
 
@@ -64,7 +66,7 @@ def measure(megabytes: float, instruction: bool, root: Path) -> None:
         print(f"{job.data.format:12} {name:28} {seconds:7.2f} s {size / seconds:8.1f} MB/s")
 
     start = time.perf_counter()
-    (source,) = Inputs.find(job, paths).train.values()
+    (source,) = Inputs.find(job, paths, tasks.preparer(job).reading).train.values()
     timed("read, check, split", start)
     start = time.perf_counter()
     source.digest()
@@ -76,10 +78,10 @@ def measure(megabytes: float, instruction: bool, root: Path) -> None:
     tokens = sum(map(len, documents(tokenizer, source.records())))
     timed(f"tokenise ({tokens / 1e6:.1f} M tokens)", start)
     start = time.perf_counter()
-    prepare(job, paths, vault, "bench-1")
+    prepare(job, paths, vault, "bench-1", tasks.preparer(job))
     timed("all of it, to the commit", start)
     start = time.perf_counter()
-    prepare(job, paths, vault, "bench-2")
+    prepare(job, paths, vault, "bench-2", tasks.preparer(job))
     timed("again: it is there", start)
 
 

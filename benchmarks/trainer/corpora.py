@@ -10,12 +10,11 @@ import numpy as np
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.cursor import Cursor, Indices
-from deepseek_trainer.data.formats import READERS
 from deepseek_trainer.data.shards import RowArray
 from deepseek_trainer.data.sources import Source
-from deepseek_trainer.language.packing import Document, Ids, best_fit, packed_row, row_dtype
-from deepseek_trainer.language.records import Record
-from deepseek_trainer.language.tokenizer import documents, trained_tokenizer
+from deepseek_trainer.tasks.language.packing import Document, Ids, best_fit, packed_row, row_dtype
+from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.tokenizer import documents, trained_tokenizer
 
 PAD = 0  # no document has it but as its first token, which is no target
 MEDIAN, SIGMA, SHORTEST = 110, 0.8, 8  # of log-normal lengths [tokens]: many answers of a few lines, some of a page
@@ -86,8 +85,9 @@ def real(place: Path, vocab_size: int, length: int) -> Corpus:
 
 def _records(place: Path) -> Iterator[Record]:
     spec = DataSpec(train=VolumePath(claim_name="none"), format=DataFormat.TEXT)
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in READERS)
-    for record in Source(place if place.is_dir() else place.parent, tuple(files), spec).records():
+    how = reading(spec)
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in how.readers)
+    for record in Source(place if place.is_dir() else place.parent, tuple(files), spec, how).records():
         texts = record.text.split("\n\n") if record.source.endswith(".txt") else [record.text]
         yield from (replace(record, text=text) for text in texts if text.strip())
 

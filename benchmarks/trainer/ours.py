@@ -10,6 +10,7 @@ from unittest.mock import patch
 import bare_machine  # noqa: F401 first
 import torch
 from corpora import Corpus, order
+from learners import a_learner
 from setting import BETAS, DECAY, MAX_NORM, RATE, Lap, Moment, Setting, now
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
@@ -24,13 +25,14 @@ from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Schedule
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.data.dataset import Rows
 from deepseek_trainer.data.loader import Load
-from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.tasks.language.batch import TokenBatch, collate
 from deepseek_trainer.telemetry.reporter import Silent
 from deepseek_trainer.training import optimizer
-from deepseek_trainer.training.learner import Learner
 from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.savepoints import Savepoints
 from deepseek_trainer.training.state import RunState
 from deepseek_trainer.worker.distributed import World
 from deepseek_trainer.worker.process import StopRequested
@@ -68,7 +70,7 @@ class Watched(Loop):
 
     def save(self) -> None: ...
 
-    def _next_batches(self) -> list[Batch]:
+    def _next_batches(self) -> list[TokenBatch]:
         start = time.perf_counter()
         batches = super()._next_batches()
         Watched.waited += time.perf_counter() - start
@@ -103,9 +105,9 @@ class Ours:
     def _made(self, setting: Setting) -> Loop:
         config, rows, clock = a_config(setting, **self._changes), self._corpus.rows, self._clock
         return Watched(
-            config, setting.world, Learner.of(self.model, config.optimization, setting.world),
-            Rows([rows]), Rows([rows[:1]]), order(len(rows), setting.rows),
-            RunState(), NoSaver(), clock, lambda: clock.left <= 0, "bench",
+            config, setting.world, a_learner(self.model, config.optimization, setting.world),
+            Rows([rows], collate), Rows([rows[:1]], collate), order(len(rows), setting.rows),
+            RunState(), Savepoints(NoSaver(), config.checkpoint, {}), clock, lambda: clock.left <= 0,
         )  # fmt: skip
 
 
@@ -128,10 +130,10 @@ def torch_loss(head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float
     return cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing)
 
 
-def late_loader(rows: Rows, world: World, size: int) -> Load:
+def late_loader(rows: Rows[TokenBatch], world: World, size: int) -> Load[TokenBatch]:
     """In place of `loader`: batches are made when they are due, by the thread that trains, in pageable memory."""
 
-    def load(cursor: Cursor) -> list[Batch]:
+    def load(cursor: Cursor) -> list[TokenBatch]:
         indices = cursor.rank_slice(world.rank, world.size)
         return [rows.batch(indices[i : i + size]) for i in range(0, len(indices), size)]
 

@@ -14,7 +14,7 @@ from deepseek_trainer.budget.perf import flops_per_token
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.model.adapters import with_adapters
-from deepseek_trainer.model.causal_lm import scratch_model, trainable_parameters
+from deepseek_trainer.model.loading import scratch_model, trainable_parameters
 from deepseek_trainer.worker.distributed import World
 
 RATE, DECAY, BETAS, MAX_NORM = 3e-4, 0.01, (0.9, 0.95), 1.0

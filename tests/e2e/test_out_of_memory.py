@@ -12,10 +12,9 @@ from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.launch import AGENT_ENV
 from deepseek_trainer.worker.vaults import checkpoint_vault, data_vault
-from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
+from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, prepare, some_paths, texts, write_jsonl
 from support.builders.worker import agent_with, variables
 
 STEPS = 6
@@ -26,7 +25,7 @@ import os
 import torch
 from deepseek_trainer.budget import cgroup
 from deepseek_trainer import train
-from deepseek_trainer.training.learner import TorchLearner
+from deepseek_trainer.training.torch_learner import TorchLearner
 accumulate, steps = TorchLearner.accumulate, []
 
 def short_of_memory(self, batches, targets, *more):

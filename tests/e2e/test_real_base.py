@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepseek_trainer.base_model.source import prepare_model
-from deepseek_trainer.evaluation.evaluate import answer
-from deepseek_trainer.language.tokenizer import response_ids, token_bytes
-from deepseek_trainer.language.tokenizer_files import load_tokenizer
-from deepseek_trainer.model.causal_lm import load_base
+from deepseek_trainer.base_model.tokenizer_files import load_tokenizer
+from deepseek_trainer.model.loading import load_base
+from deepseek_trainer.tasks.language.answers import answer
+from deepseek_trainer.tasks.language.tokenizer import response_ids, token_bytes
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, paths_with_base
 

@@ -12,7 +12,7 @@ def main() -> None:
     on_stop(lambda: leave_with(STOPPED))
     forbid_core_dumps()
     shut_in(Paths.from_env().scratch)
-    from deepseek_trainer.data.preparation import prepare_node  # noqa: PLC0415 seconds of import, after the handler
+    from deepseek_trainer.run.preparing import prepare_node  # noqa: PLC0415 seconds of import, after the handler
 
     prepare_node()
 

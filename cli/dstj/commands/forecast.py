@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
+from deepseek_trainer import tasks
 from deepseek_trainer.budget.dimensions import Dimensions, refuse_misfit
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
@@ -58,9 +59,9 @@ def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
     """The job with all that Auto stands for: of data that are not here, the one that takes the most memory."""
     records = MANY_RECORDS
     if config.method.type is MethodType.AUTO and config.model.base is not None and _are_here(config, paths):
-        from deepseek_trainer.data.preparation import TRAIN, Inputs
+        from deepseek_trainer.data.inputs import TRAIN, Inputs
 
-        records = sum(1 for _ in Inputs.find(config, paths).records(TRAIN))
+        records = sum(1 for _ in Inputs.find(config, paths, tasks.preparer(config).reading).records(TRAIN))
     return config.settled(records)
 
 
@@ -90,26 +91,17 @@ def _are_here(config: TrainingConfig, paths: Paths) -> bool:
 
 
 def _rows(config: TrainingConfig, paths: Paths) -> Rows:
-    from deepseek_trainer.data.preparation import TRAIN, Inputs
-    from deepseek_trainer.data.tally import Tally
+    """Of a sample, made as preparation makes rows."""
+    from deepseek_trainer.data.inputs import TRAIN, Inputs
 
-    inputs = Inputs.find(config, paths)
-    every = inputs.every(SAMPLE_BYTES)
-    tokenizer, count = _tokenizer(config, paths, inputs), 0
+    preparer = tasks.preparer(config)
+    inputs = Inputs.find(config, paths, preparer.reading)
+    every, count = inputs.every(SAMPLE_BYTES), 0
+    preparer.learn(inputs, _base(config, paths) if config.model.base else None, SAMPLE_BYTES)
     for name in inputs.names(TRAIN):
-        tally = Tally(TRAIN, config.data, tokenizer, fills_row=inputs.fills_rows(TRAIN))
-        count += sum(len(row) for row in tally.rows(islice(inputs.records(TRAIN, name), 0, None, every)))
+        maker = preparer.maker(TRAIN, fills_row=inputs.fills_rows(TRAIN))
+        count += sum(len(row) for row in maker.rows(islice(inputs.records(TRAIN, name), 0, None, every)))
     return Rows(count * every, is_exact=every == 1)
-
-
-def _tokenizer(config: TrainingConfig, paths: Paths, inputs: Any) -> Any:
-    from deepseek_trainer.base_model.source import source_model
-    from deepseek_trainer.language.tokenizer import trained_tokenizer
-    from deepseek_trainer.language.tokenizer_files import tokenizer_from
-
-    if config.model.architecture is None:
-        return tokenizer_from(source_model(_base(config, paths))[1])
-    return trained_tokenizer(inputs.texts(SAMPLE_BYTES), config.model.architecture.vocab_size)
 
 
 def _base(config: TrainingConfig, paths: Paths) -> Path:

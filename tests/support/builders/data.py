@@ -1,13 +1,21 @@
 """Small valid data, configurations and places for tests of the data road."""
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
+from deepseek_trainer import tasks
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
+from deepseek_trainer.data import dataset, preparation
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.language.prompts import Prompt
 
 CLAIM = "corpus"
 RUN_ID = "uid-1"
@@ -40,6 +48,30 @@ def a_config(*, seal: bool = False, model: Mapping[str, Any] = TINY_MODEL, **dat
             "export": {},
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(dataset.Prepared[Any]):
+    """Prepared data with what their language task keeps beside the rows."""
+
+    tokenizer: PreTrainedTokenizerFast
+    prompts: tuple[Prompt, ...]
+
+
+def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str) -> Path:
+    """As node 0 prepares the job's data; their directory."""
+    return preparation.prepare(config, paths, vault, run_id, tasks.preparer(config))
+
+
+def open_prepared(
+    config: TrainingConfig, paths: Paths, vault: Vault, environ: Mapping[str, str] = os.environ
+) -> Opened:
+    """As each rank opens them."""
+    directory = dataset.prepared_directory(paths, vault, environ)
+    task: Any = tasks.of(config, paths, vault, directory)
+    found = dataset.open_prepared(config, directory, vault, task)
+    rows = {each.name: getattr(found, each.name) for each in fields(found)}
+    return Opened(**rows, tokenizer=task.tokenizer, prompts=task.prompts)
 
 
 def some_paths(root: Path) -> Paths:

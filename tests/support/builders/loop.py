@@ -13,18 +13,25 @@ from torch import Tensor, nn
 from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
+from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.data.dataset import Rows
+from deepseek_trainer.data.draws import Draws
 from deepseek_trainer.evaluation.evaluate import EvalResult
-from deepseek_trainer.language.packing import Document, packed_row, row_dtype
-from deepseek_trainer.model.causal_lm import scratch_model, transformer
+from deepseek_trainer.model.loading import scratch_model, transformer
 from deepseek_trainer.model.method import trainable
+from deepseek_trainer.run import assembly
 from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.tasks.language.batch import TokenBatch, collate
+from deepseek_trainer.tasks.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.tasks.language.task import LanguageTask
 from deepseek_trainer.telemetry.reporter import Silent, StepResult
 from deepseek_trainer.training.learner import Learner
 from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.savepoints import Savepoints
 from deepseek_trainer.training.state import RunState
 from deepseek_trainer.worker.distributed import World
 from deepseek_trainer.worker.process import StopRequested
@@ -48,16 +55,16 @@ class RandomRows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int], draws: Draws | None = None) -> TokenBatch:
         self.before_batch()
         picked = torch.as_tensor(list(indices))
         tokens = self.tokens[picked]
         targets = torch.where(self.learned[picked], tokens.roll(-1, 1), -100)
         positions = torch.arange(LENGTH).expand_as(tokens)
-        return Batch(tokens, targets, positions, torch.zeros_like(tokens))
+        return TokenBatch(tokens, targets, positions, torch.zeros_like(tokens), draws)
 
 
-def pair_rows(count: int) -> Rows:
+def pair_rows(count: int) -> Rows[TokenBatch]:
     """Pairs: after random questions an answer of fives is chosen, one of sixes rejected, of different lengths."""
     random, dtype = np.random.default_rng(7), row_dtype(LENGTH, 260)
     pairs = []
@@ -65,7 +72,7 @@ def pair_rows(count: int) -> Rows:
         question = random.integers(10, 260, 3)
         sides = [_answered(question, token, int(random.integers(1, 5))) for token in (5, 6)]
         pairs.append(packed_row(sides, dtype, pad=0))
-    return Rows([np.concatenate(pairs)])
+    return Rows([np.concatenate(pairs)], collate)
 
 
 def _answered(question: npt.NDArray[np.int64], token: int, length: int) -> Document:
@@ -86,7 +93,7 @@ class Recorder(Silent):
     def event(self, event: str, **fields: Any) -> None:
         self.events.append((event, fields))
 
-    def step(self, result: StepResult, tokens: int, seconds: float) -> None:
+    def step(self, result: StepResult, size: int, seconds: float) -> None:
         self.losses.append(result.loss)
 
     def evaluation(self, step: int, epoch: float, result: EvalResult) -> None:
@@ -114,6 +121,25 @@ def config(**optimization: object) -> TrainingConfig:
     )
 
 
+class Untokenised(LanguageTask):
+    """A language task without prepared data: the bytes of tokens are not known."""
+
+    def __init__(self, preference: PreferenceSpec | None) -> None:
+        data = PAIRS if preference else {}
+        super().__init__(config(**data), Paths(Path()), Vault("ml/tiny", Purpose.DATA), Path())
+        self._config = self._config.model_copy(update={"method": MethodSpec(preference=preference)})
+
+    def _token_bytes(self) -> None:
+        return None
+
+
+def a_learner(
+    model: nn.Module, optimization: OptimizationSpec, world: World, preference: PreferenceSpec | None = None
+) -> Learner:
+    """As a run makes one of tokens or, with `preference`, of pairs of answers."""
+    return assembly.a_learner(Untokenised(preference), model, optimization, world)
+
+
 def a_loop(
     config: TrainingConfig,
     directory: Path,
@@ -124,7 +150,7 @@ def a_loop(
 ) -> Loop:
     """A loop where its directory's newest checkpoint left off."""
     torch.manual_seed(1 + world.rank)
-    learner = Learner.of(model or a_model(), config.optimization, world, config.preference)
+    learner = a_learner(model or a_model(), config.optimization, world, config.preference)
     rows_of: Callable[[int], Any] = pair_rows if config.preference else RandomRows
     rows, state = rows_of(10), RunState()
     cursor = Cursor(seed=3, rows=len(rows), global_batch=config.optimization.global_batch_size, data_digest=DIGEST)
@@ -138,9 +164,8 @@ def a_loop(
         cursor = Cursor.from_state(
             bytes.fromhex(info.meta["cursor"]), rows=len(rows), global_batch=cursor.global_batch, data_digest=DIGEST
         )
-    loop = Loop(
-        config, world, learner, rows, rows_of(3), cursor, state, saver, Recorder(), lambda: False, {"jobUid": "uid"}
-    )
+    savepoints = Savepoints(saver, config.checkpoint, {"jobUid": "uid"})
+    loop = Loop(config, world, learner, rows, rows_of(3), cursor, state, savepoints, Recorder(), lambda: False)
     if stop_after is not None:
         loop.stop_requested = lambda: loop.state.step >= stop_after
     return loop

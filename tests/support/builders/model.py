@@ -20,8 +20,8 @@ from transformers import (
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.language.tokenizer import trained_tokenizer
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.tokenizer import trained_tokenizer
 from support.builders.data import put_key
 
 VOCAB = 288
@@ -79,14 +79,14 @@ def a_tokenizer() -> PreTrainedTokenizerFast:
     return trained_tokenizer(TEXTS, VOCAB)
 
 
-def a_batch(num_rows: int = 3, length: int = 16, seed: int = 0) -> Batch:
+def a_batch(num_rows: int = 3, length: int = 16, seed: int = 0) -> TokenBatch:
     """Random tokens, one document a row, about half of the positions learned."""
     torch.manual_seed(seed)
     tokens_BT = torch.randint(VOCAB, (num_rows, length))
     targets_BT = torch.full_like(tokens_BT, -100)
     targets_BT[:, :-1] = torch.where(torch.rand(num_rows, length - 1) < 0.5, tokens_BT[:, 1:], -100)
     positions_BT = torch.arange(length).expand(num_rows, length)
-    return Batch(tokens_BT, targets_BT, positions_BT, torch.zeros_like(tokens_BT))
+    return TokenBatch(tokens_BT, targets_BT, positions_BT, torch.zeros_like(tokens_BT))
 
 
 def a_gguf(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **metadata: Any) -> None:

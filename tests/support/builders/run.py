@@ -16,11 +16,10 @@ from deepseek_trainer.contract.names import (
     ENV_RUN_ID,
     Paths,
 )
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.run.run import run
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, some_paths, texts, write_jsonl
+from support.builders.data import CLAIM, RUN_ID, TINY_MODEL, prepare, some_paths, texts, write_jsonl
 
 
 @contextmanager

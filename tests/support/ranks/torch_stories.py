@@ -15,17 +15,18 @@ from torch.distributed.tensor import DTensor
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Batch, Prepared
-from deepseek_trainer.data.order import Order
-from deepseek_trainer.data.shards import Prompt
 from deepseek_trainer.evaluation.evaluate import EvalResult
-from deepseek_trainer.model.causal_lm import scratch_model, transformer
+from deepseek_trainer.model.loading import scratch_model, transformer
 from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.storage.durable import StorageError
+from deepseek_trainer.storage.vault import Purpose, Vault
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.prompts import Prompt
+from deepseek_trainer.tasks.language.task import LanguageTask
 from deepseek_trainer.telemetry.meter import Meter
-from deepseek_trainer.training.learner import Learner
 from deepseek_trainer.training.loop import Loop
 from deepseek_trainer.worker.distributed import World
 from deepseek_trainer.worker.process import StopFlag
@@ -33,6 +34,7 @@ from support.builders.loop import (
     LENGTH,
     TINY,
     RandomRows,
+    a_learner,
     a_loop,
     a_model,
     an_adapted_model,
@@ -83,7 +85,7 @@ def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
     loop.validation_rows.before_batch = before_batch
     loop.stop_requested = lambda: stop.is_set
     run_until_stopped(loop)
-    info = loop.saver.store.latest()
+    info = loop.savepoints.saver.store.latest()
     assert info is not None
     return info.step, len(read)
 
@@ -151,9 +153,9 @@ def what_it_can_do(world: World, root: Path) -> dict[str, Any]:
     prompts = tuple(Prompt(f"what is {i}?", labels[i * i % 3]) for i in range(40))
     settings = config(evaluation={"labels": labels, "generations": 5, "maxNewTokens": 4})
     loop = a_loop(settings, root, world=world, model=tiny_model())
-    rows = RandomRows(1)
-    prepared = Prepared(rows, rows, a_tokenizer(), "ab" * 32, prompts, counts={}, sources=(), order=Order((1,)))
-    return assessed(loop, prepared, EvalResult(1.0))
+    task = LanguageTask(settings, Paths(root), Vault("ml/tiny", Purpose.DATA), root)
+    task.tokenizer, task.prompts = a_tokenizer(), prompts
+    return assessed(loop, task, EvalResult(1.0))
 
 
 def weights_that_differ(world: World, root: Path) -> tuple[set[float], set[float]]:
@@ -184,19 +186,19 @@ def a_read_error_on_rank_1(world: World, root: Path, act: str) -> None:
 def a_save_fails_on_rank_1(world: World, root: Path) -> tuple[str, int, bool]:
     """What a run raised of which the second save cannot be written; the newest step; whether both ranks were alike."""
     loop = a_loop(config(checkpoint={"interval": {"steps": 2}}), root, world=world)
-    write = loop.saver.store.vault.write
+    write = loop.savepoints.saver.store.vault.write
 
     def sometimes(path: Path, *arguments: Any) -> Any:
         if world.rank == 1 and "step-00000004" in str(path):
             raise StorageError(path, OSError(28, "No space left on device"))
         return write(path, *arguments)
 
-    loop.saver.store.vault.write = sometimes  # type: ignore[method-assign]
+    loop.savepoints.saver.store.vault.write = sometimes  # type: ignore[method-assign]
     try:
         loop.run()
     except JobError as error:
         raised = f"{type(error).__name__}: {error}"
-    info = loop.saver.store.latest()
+    info = loop.savepoints.saver.store.latest()
     assert info is not None
     return raised, info.step, len(set(world.gather(loop.state.step))) == 1
 
@@ -238,7 +240,7 @@ def rows_and_losses(
     taken: list[list[int]] = []
     load = loop._load
 
-    def watched(cursor: Cursor) -> list[Batch]:
+    def watched(cursor: Cursor) -> list[TokenBatch]:
         taken.append([row for part in world.gather(cursor.rank_slice(world.rank, world.size).tolist()) for row in part])
         return load(cursor)
 
@@ -277,7 +279,7 @@ def under_offload(world: World, root: Path) -> dict[str, tuple[list[float], list
 
 def gradients_are_shards_after_each_micro_batch(world: World, root: Path) -> list[bool]:
     """Whether a rank has its part of the gradients, before the first and the second of two micro-batches."""
-    learner = Learner.of(scratch_model(TINY, LENGTH, seed=0), OptimizationSpec(strategy="FSDP"), world)
+    learner = a_learner(scratch_model(TINY, LENGTH, seed=0), OptimizationSpec(strategy="FSDP"), world)
     found: list[bool] = []
     learner.loss.register_forward_pre_hook(lambda *_: found.append(float(learner.gradient_norm()) > 0))
     learner.accumulate([RandomRows(2).batch([i]) for i in (0, 1)], 1.0)
@@ -298,7 +300,7 @@ def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> lis
 def train_after_one_rank_answered(world: World, root: Path) -> list[float]:
     """Gradient norms of steps of a sharded model of three layers, of which rank 0 alone made use in between."""
     model = scratch_model(TINY.model_copy(update={"num_layers": 3}), LENGTH, seed=0)
-    learner = Learner.of(model, OptimizationSpec(strategy="FSDP"), world)
+    learner = a_learner(model, OptimizationSpec(strategy="FSDP"), world)
     batch, norms = RandomRows(2).batch([0, 1]), []
     for step in (1, 2):
         learner.accumulate([batch], 1.0)

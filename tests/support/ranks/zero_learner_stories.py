@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from deepseek_trainer.checkpoints.statefile import split
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.model.causal_lm import scratch_model
-from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.model.precision import autocast
+from deepseek_trainer.tasks.language.loss import CausalLoss
 from deepseek_trainer.training.learner import Learner
 from deepseek_trainer.training.loop import Loop
 from deepseek_trainer.training.optimizer import optimizers
@@ -22,6 +22,7 @@ from support.builders.loop import (
     LENGTH,
     TINY,
     RandomRows,
+    a_learner,
     a_loop,
     a_model,
     an_adapted_model,
@@ -158,7 +159,7 @@ def skips(world: World, strategies: Sequence[str]) -> dict[str, tuple[float, boo
     join(world)
     found = {}
     for name in strategies:
-        tried, untried = (Learner.of(a_deep_model(), OptimizationSpec(strategy=name), world) for _ in range(2))
+        tried, untried = (a_learner(a_deep_model(), OptimizationSpec(strategy=name), world) for _ in range(2))
         kept = []
         for step in (1, 2):
             before = tensors(tried)
@@ -191,7 +192,7 @@ def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
 def norms_with_answers(world: World, strategy: str, asks: bool) -> list[float]:
     """Gradient norms of three steps, between which, if it `asks`, rank 0 makes more use of the model than rank 1."""
     join(world)
-    learner, norms = Learner.of(a_deep_model(), OptimizationSpec(strategy=strategy), world), []
+    learner, norms = a_learner(a_deep_model(), OptimizationSpec(strategy=strategy), world), []
     for step in (1, 2, 3):
         learner.accumulate(batches(world, step - 1), 5.0)
         norms.append(float(norm := learner.gradient_norm()))
@@ -215,7 +216,7 @@ def bytes_kept(world: World, stage: int) -> tuple[int, int, int]:
     join(world)
     model, spec = a_deep_model(), OptimizationSpec()
     (adamw,) = optimizers(model, spec)
-    engine = ZeroEngine(SummedLoss(model, autocast(spec.precision, world.device), spec), adamw, stage, world)
+    engine = ZeroEngine(CausalLoss(model, autocast(spec.precision, world.device), spec), adamw, stage, world)
     first, last = batches(world, 0)
     engine.backward(engine.loss(first, is_last=False))
     whole = size_of([weight.grad for weight in model.parameters() if weight.grad is not None])

@@ -8,10 +8,10 @@ import torch
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.source import prepare_model, read_source
+from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
-from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer
-from deepseek_trainer.model.causal_lm import load_base, load_model
+from deepseek_trainer.model.loading import load_base, load_model
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import (
     a_batch,

@@ -14,11 +14,12 @@ from deepseek_trainer.budget.estimate import Setup, largest_rows, memory, needed
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.data.dataset import Batch
 from deepseek_trainer.model.adapters import linear_names, with_adapters
-from deepseek_trainer.model.causal_lm import causal_loss, count_parameters
 from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.model.method import trainable
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.loss import causal_loss
 from deepseek_trainer.training.optimizer import optimizers, state_by_name
 from support.builders.model import a_batch, tiny_model
 
@@ -48,7 +49,7 @@ def dimensions(model) -> Dimensions:
     return Dimensions.of_settings(model.config.to_dict())
 
 
-def learned_everywhere() -> Batch:
+def learned_everywhere() -> TokenBatch:
     batch = a_batch(ROWS, LENGTH)
     return replace(batch, targets_BT=batch.tokens_BT.roll(-1, 1))
 

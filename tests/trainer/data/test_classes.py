@@ -13,15 +13,25 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.data.classes import MAX_CLASSES, SLOTS, equal_slots, records_of_row
+from deepseek_trainer.data.classes import MAX_CLASSES, SLOTS, equal_slots
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Prepared, open_prepared
+from deepseek_trainer.data.dataset import Prepared
 from deepseek_trainer.data.order import Order
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.data.shards import SplitCounts
-from deepseek_trainer.language.packing import Document, again, rounds
+from deepseek_trainer.tasks.language.packing import Document, again, rounds
+from deepseek_trainer.tasks.language.row_maker import records_of_row
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import CLAIM, a_config, pairs, put_key, some_paths, write_jsonl, write_text
+from support.builders.data import (
+    CLAIM,
+    a_config,
+    open_prepared,
+    pairs,
+    prepare,
+    put_key,
+    some_paths,
+    write_jsonl,
+    write_text,
+)
 
 RUNS = count(1)
 HELD = {"validation": {"claimName": CLAIM, "path": "held.jsonl"}}
@@ -36,10 +46,14 @@ def counted(draw):
     return [counts(*each) for each in zip(records, lengths, strict=True)]
 
 
+def slots_of(classes: list[SplitCounts]) -> tuple[int, ...]:
+    return equal_slots([records_of_row(each, 64) for each in classes])
+
+
 def counts(records: int, length: int) -> SplitCounts:
     """Of so many records of so many tokens each, packed into rows of 64."""
     rows = max(1, -(-records // (64 // length)))
-    return SplitCounts(records, records * length, records, rows, cut=0, dropped=0)
+    return SplitCounts(records, rows, amounts={"tokens": records * length})
 
 
 def spam(frequent: int, rare: int, words: int = 1) -> list[dict[str, str]]:
@@ -121,7 +135,7 @@ def test_a_row_holds_one_class_and_the_few_of_a_rare_one_fill_theirs(paths: Path
     assert len(set(rare)) == 1
     by_name = {source.name: source.counts for source in data.sources}
     assert by_name["spam"].records == 1
-    assert by_name["spam"].tokens < 256 / 4
+    assert by_name["spam"].amounts["tokens"] < 256 / 4
     assert data.counts["train"].records == 81
 
 
@@ -246,7 +260,7 @@ def test_the_field_to_balance_by_shapes_the_data_and_without_one_they_keep_their
 @settings(max_examples=30, deadline=None)
 @given(classes=counted())
 def test_a_block_has_as_many_records_of_each_class_to_those_of_one_row(classes: list[SplitCounts]):
-    slots = equal_slots(classes, 64)
+    slots = slots_of(classes)
     met = [count * records_of_row(each, 64) for count, each in zip(slots, classes, strict=True)]
     one_row = max(records_of_row(each, 64) for each in classes)
     assert sum(slots) == max(BLOCK, SLOTS * len(classes))
@@ -258,7 +272,7 @@ def test_a_block_has_as_many_records_of_each_class_to_those_of_one_row(classes: 
 def test_ranks_share_a_step_and_a_resumed_run_reads_on_where_it_stopped(
     classes: list[SplitCounts], start: int, ranks: int, seed: int
 ):
-    order = Order(tuple(each.rows for each in classes), equal_slots(classes, 64))
+    order = Order(tuple(each.rows for each in classes), slots_of(classes))
     digest, rows = order.digest("ab" * 32), sum(order.rows)
     cursor = Cursor(seed, rows, 8, digest, consumed=8 * start, order=order)
     straight = order.indices(seed, 8 * start, 8 * start + 16).tolist()
@@ -271,7 +285,7 @@ def test_ranks_share_a_step_and_a_resumed_run_reads_on_where_it_stopped(
 @settings(max_examples=30, deadline=None)
 @given(classes=counted(), seed=st.integers(0, 2**31 - 1))
 def test_a_class_has_every_row_read_before_any_is_read_again(classes: list[SplitCounts], seed: int):
-    order = Order(tuple(each.rows for each in classes), equal_slots(classes, 64))
+    order = Order(tuple(each.rows for each in classes), slots_of(classes))
     read = order.indices(seed, 0, 3 * order.block)
     first = 0
     for rows in order.rows:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.sources import Source
+from deepseek_trainer.tasks.language.records import reading
 from support.builders.data import CLAIM, a_data_spec, some_paths, texts, write_jsonl, write_text
 
 INSTRUCTION = {"format": "Instruction"}
@@ -49,7 +50,8 @@ def damage(file, at):
 
 def records(paths, path="", skipped=lambda _: None, **data):
     place = VolumePath(claim_name=CLAIM, path=path)
-    return list(Source.find(place, a_data_spec(**data), paths).records(skipped))
+    spec = a_data_spec(**data)
+    return list(Source.find(place, spec, paths, reading(spec)).records(skipped))
 
 
 def contents(paths, path, **data):

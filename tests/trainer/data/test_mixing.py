@@ -10,13 +10,23 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data import shards
-from deepseek_trainer.data.curriculum import by_difficulty, document_length
-from deepseek_trainer.data.dataset import Prepared, open_prepared
-from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.data.curriculum import by_difficulty
+from deepseek_trainer.data.dataset import Prepared
 from deepseek_trainer.data.shards import read_manifest
-from deepseek_trainer.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.tasks.language.packing import Document, document_length, packed_row, row_dtype
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import CLAIM, RUN, a_config, put_key, questions, some_paths, texts, write_jsonl
+from support.builders.data import (
+    CLAIM,
+    RUN,
+    a_config,
+    open_prepared,
+    prepare,
+    put_key,
+    questions,
+    some_paths,
+    texts,
+    write_jsonl,
+)
 
 NAMES = ("private", "general")
 

@@ -8,20 +8,24 @@ import pytest
 
 from deepseek_trainer.contract.errors import DataError, IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_ROOT
-from deepseek_trainer.data import preparation as subject
 from deepseek_trainer.data import shards
-from deepseek_trainer.data.dataset import open_prepared
+from deepseek_trainer.data.inputs import Inputs
 from deepseek_trainer.data.pointer import point, pointed_to, wait
-from deepseek_trainer.data.preparation import prepare
-from deepseek_trainer.language.packing import IGNORED
-from deepseek_trainer.language.tokenizer import documents
+from deepseek_trainer.run import preparing
+from deepseek_trainer.tasks.language import preparation as language
+from deepseek_trainer.tasks.language.packing import IGNORED
+from deepseek_trainer.tasks.language.prompts import PROMPTS
+from deepseek_trainer.tasks.language.records import reading
+from deepseek_trainer.tasks.language.tokenizer import documents
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import (
     CLAIM,
     RUN,
     RUN_ID,
     a_config,
+    open_prepared,
     pairs,
+    prepare,
     questions,
     some_paths,
     texts,
@@ -118,7 +122,7 @@ def test_of_a_pair_only_the_last_answers_are_learned(paths):
     for document, answer in enumerate(("yes", "never")):
         is_learned = (batch.targets_BT != IGNORED) & (batch.document_ids_BT == document)
         assert data.tokenizer.decode(batch.targets_BT[is_learned].tolist()) == f"{answer}<|end|>"
-    assert data.counts["train"].learned_tokens == batch.num_targets
+    assert data.counts["train"].amounts["learned_tokens"] == batch.num_targets
 
 
 def test_a_pair_that_a_row_cannot_hold_is_left_out_whole_and_counted(paths):
@@ -129,9 +133,9 @@ def test_a_pair_that_a_row_cannot_hold_is_left_out_whole_and_counted(paths):
     prepared(paths, config)
     data = opened(paths, config)
     counts = data.counts["train"]
-    assert (counts.records, counts.rows, counts.cut, counts.dropped) == (7, 5, 0, 2)
+    assert (counts.records, counts.rows, counts.amounts["cut"], counts.dropped) == (7, 5, 0, 2)
     batch = data.train.batch(range(5))
-    assert counts.tokens == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
+    assert counts.amounts["tokens"] == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
 
 
 def test_text_comes_back_in_order(paths):
@@ -145,7 +149,7 @@ def test_text_comes_back_in_order(paths):
     learned = batch.targets_BT[batch.targets_BT != IGNORED].tolist()
     expected = "one fine day " * 30 + "<|end|>" + "another day " * 10 + "<|end|>" + "held out<|end|>"
     assert data.tokenizer.decode(learned) == expected
-    assert batch.num_targets == len(learned) == data.counts["train"].learned_tokens
+    assert batch.num_targets == len(learned) == data.counts["train"].amounts["learned_tokens"]
 
 
 def test_counts_say_what_became_of_the_records(paths):
@@ -157,11 +161,11 @@ def test_counts_say_what_became_of_the_records(paths):
     prepared(paths, config)
     data = opened(paths, config)
     counts = data.counts["train"]
-    assert (counts.records, counts.cut, counts.dropped) == (22, 2, 1)
+    assert (counts.records, counts.amounts["cut"], counts.dropped) == (22, 2, 1)
     assert counts.rows == len(data.train)
     batch = data.train.batch(range(counts.rows))
-    assert counts.learned_tokens == batch.num_targets
-    assert counts.tokens == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
+    assert counts.amounts["learned_tokens"] == batch.num_targets
+    assert counts.amounts["tokens"] == int((batch.tokens_BT != data.tokenizer.pad_token_id).sum())
 
 
 def test_bad_records_are_skipped_counted_and_named_once(paths, caplog):
@@ -316,7 +320,7 @@ def test_a_failure_leaves_nothing_behind(paths, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(subject, "write_prompts", full)
+    monkeypatch.setattr(language, "write_prompts", full)
     with pytest.raises(OSError, match="No space left"):
         prepared(paths, a_config())
     assert list(paths.prepared.iterdir()) == []
@@ -414,7 +418,7 @@ def test_main_prepares_on_node_0_and_waits_elsewhere(paths, monkeypatch):
         monkeypatch.setenv(name, value)
     for node in ("0", "1"):
         monkeypatch.setenv(ENV_NODE_INDEX, node)
-        subject.prepare_node()
+        preparing.prepare_node()
     assert len(opened(paths, a_config()).train) > 0
 
 
@@ -424,10 +428,10 @@ def test_a_disk_that_a_killed_save_has_filled_has_room_for_the_pointer_of_the_ne
     prepared(paths, a_config())
     paths.checkpoints.mkdir()
     fill(paths.checkpoints / "step-00000002.partial-1-abc")
-    monkeypatch.setattr(subject, "load_config", lambda _: a_config())
+    monkeypatch.setattr(preparing, "load_config", lambda _: a_config())
     for name, value in {ENV_ROOT: paths.root, ENV_NODE_INDEX: "0", **RUN, "DSTJ_RUN_ID": "uid-2"}.items():
         monkeypatch.setenv(name, str(value))
-    subject.prepare_node()
+    preparing.prepare_node()
     assert not list(paths.checkpoints.iterdir())
     assert len(opened(paths, a_config(), DSTJ_RUN_ID="uid-2").train) > 0
 
@@ -467,7 +471,7 @@ def test_a_truncated_shard_is_refused(paths):
         opened(paths, a_config())
 
 
-@pytest.mark.parametrize("name", [shards.MANIFEST, shards.PROMPTS, "train-00000.rows"])
+@pytest.mark.parametrize("name", [shards.MANIFEST, PROMPTS, "train-00000.rows"])
 def test_sealed_files_of_earlier_data_are_refused_in_the_place_of_newer_ones(paths, name):
     config = a_config(format="Instruction", sequenceLength=64, seal=True)
     write_jsonl(paths, "a.jsonl", questions(40))
@@ -481,11 +485,11 @@ def test_sealed_files_of_earlier_data_are_refused_in_the_place_of_newer_ones(pat
 
 def test_a_secret_without_the_entry_that_the_job_names_ends_the_preparation(paths, monkeypatch):
     (paths.key_dir / "kek").rename(paths.key_dir / "other")
-    monkeypatch.setattr(subject, "load_config", lambda _: a_config(seal=True))
+    monkeypatch.setattr(preparing, "load_config", lambda _: a_config(seal=True))
     for name, value in {ENV_ROOT: paths.root, ENV_NODE_INDEX: "0", **RUN}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(IntegrityError, match=r"keys/kek: No such file.*the entry that keyRef\.key names") as error:
-        subject.prepare_node()
+        preparing.prepare_node()
     assert error.value.code == 77
 
 
@@ -507,7 +511,7 @@ def test_tokens_on_disk_are_those_of_the_tokenizer(paths):
     config = a_config(validation=at("v"), sequenceLength=64)
     prepared(paths, config)
     data = opened(paths, config)
-    source = subject.Inputs.find(config, paths).records("validation")
+    source = Inputs.find(config, paths, reading).records("validation")
     (document,) = documents(data.tokenizer, source)
     tokens = data.validation.batch([0]).tokens_BT[0, : len(document)].tolist()
     assert tokens == document.tokens.tolist()

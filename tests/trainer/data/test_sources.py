@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.sources import Source, Split
-from deepseek_trainer.language.records import Record
+from deepseek_trainer.tasks.language.records import Record, reading
 from support.builders.data import CLAIM, a_data_spec, questions, some_paths, texts, write_jsonl, write_text
 
 
@@ -20,7 +20,8 @@ def paths(tmp_path):
 
 
 def found(paths, path="", claim=CLAIM, **data):
-    return Source.find(VolumePath(claim_name=claim, path=path), a_data_spec(**data), paths)
+    spec = a_data_spec(**data)
+    return Source.find(VolumePath(claim_name=claim, path=path), spec, paths, reading(spec))
 
 
 def refusal(paths, path="", **data):

@@ -4,8 +4,9 @@ import torch
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.model.adapters import adapter_state, linear_names, merged, with_adapters
-from deepseek_trainer.model.causal_lm import causal_loss, count_parameters, trainable_parameters
+from deepseek_trainer.model.loading import count_parameters, trainable_parameters
 from deepseek_trainer.model.nf4 import quantise
+from deepseek_trainer.tasks.language.loss import causal_loss
 from support.builders.model import a_batch, tiny_model
 
 SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from deepseek_trainer.evaluation.evaluate import answering
-from deepseek_trainer.model.causal_lm import causal_loss
 from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.modes import answering
+from deepseek_trainer.tasks.language.loss import causal_loss
 from support.builders.loop import a_loop, config, run_until_stopped, weights, with_dropout
 from support.builders.loop import a_model as with_attention_dropout
 from support.builders.model import a_batch, tiny_model

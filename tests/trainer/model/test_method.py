@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
-from deepseek_trainer.model.causal_lm import count_parameters
+from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.model.nf4 import compute_dtype
 from deepseek_trainer.result import card
-from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.tasks.task import Usage
 from deepseek_trainer.training.state import load_weights
-from support.builders.loop import ALONE
+from support.builders.loop import ALONE, a_learner
 from support.builders.model import a_config, tiny_model
 
 
@@ -89,15 +89,13 @@ def test_a_method_that_is_named_does_not_depend_on_the_records(type_):
 
 
 def test_the_method_that_auto_chose_is_told_with_the_number_of_records():
-    config = a_config(method={"type": "Auto"})
-    method = config.method.settled(1234, has_base=True)
-    story = card.Story(
-        config, method, None, count_parameters(tiny_model()), "", {"train": {"records": 1234}}, {}, {}, {}
-    )
+    fitted, usage = a_config(method={"type": "Auto"}).settled(1234), Usage("text-generation", "AutoModelForCausalLM")
+    records = {"train": {"records": 1234}}
+    story = card.Story(fitted, MethodType.AUTO, usage, None, count_parameters(tiny_model()), "", records, {}, {}, {})
     told = "LoRA, rank 16, alpha 32, dropout 0.1, on q_proj, v_proj"
     assert card.summary(story)["Method"] == f"{told} (Auto, for 1,234 training records; strategy DDP)"
     assert "\n- lora\n" in card.render(story)
-    assert card.summary(replace(story, config=a_config()))["Method"] == told
+    assert card.summary(replace(story, requested=MethodType.LORA))["Method"] == told
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -127,11 +125,11 @@ def test_a_head_that_is_tied_to_the_frozen_embedding_is_frozen_with_it():
 def test_a_checkpoint_of_a_partly_frozen_model_holds_what_is_trained_and_fits_that_alone(group_of_one):
     optimization = a_config().optimization
     model = trained_by(MethodSpec(frozen_layers=1))
-    state = Learner.of(model, optimization, ALONE).state()
+    state = a_learner(model, optimization, ALONE).state()
     assert state["model"].keys() == trained_names(model)
-    load_weights(Learner.of(trained_by(MethodSpec(frozen_layers=1)), optimization, ALONE).state(), state)
+    load_weights(a_learner(trained_by(MethodSpec(frozen_layers=1)), optimization, ALONE).state(), state)
     with pytest.raises(ConfigError, match="the checkpoint is of another model"):
-        load_weights(Learner.of(trained_by(MethodSpec()), optimization, ALONE).state(), state)
+        load_weights(a_learner(trained_by(MethodSpec()), optimization, ALONE).state(), state)
 
 
 def test_freezing_every_layer_is_refused_with_how_many_there_are():

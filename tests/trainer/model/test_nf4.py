@@ -5,8 +5,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
-from deepseek_trainer.model.causal_lm import causal_loss, count_parameters
+from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.model.nf4 import compute_dtype, dequantise, quantise
+from deepseek_trainer.tasks.language.loss import causal_loss
 from support.builders.model import a_batch, tiny_model
 
 CPU = torch.device("cpu")

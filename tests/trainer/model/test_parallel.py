@@ -9,8 +9,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from deepseek_trainer.contract.method import PreferenceSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.model import parallel
-from deepseek_trainer.training.learner import Learner
-from support.builders.loop import ALONE, a_model
+from support.builders.loop import ALONE, a_learner, a_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,5 +33,5 @@ def test_every_shard_of_policy_and_reference_is_offloaded_where_a_job_wants_it(
         return shard(module, **settings)
 
     monkeypatch.setattr(parallel, "fully_shard", watched)
-    Learner.of(a_model(), OptimizationSpec(strategy="FSDP", offload=offload), ALONE, PreferenceSpec())
+    a_learner(a_model(), OptimizationSpec(strategy="FSDP", offload=offload), ALONE, PreferenceSpec())
     assert found == [policy] * 4, "a layer and the rest, of both"

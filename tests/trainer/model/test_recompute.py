@@ -12,27 +12,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Recompute
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.model import causal_lm as decoder
-from deepseek_trainer.model.causal_lm import causal_loss, head_loss, scratch_model
 from deepseek_trainer.model.dropout import drop_out
-from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.model.precision import autocast
 from deepseek_trainer.model.recompute import recompute_activations
+from deepseek_trainer.tasks.language import loss as language_loss
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.loss import CausalLoss, causal_loss, head_loss
 from support.builders.loop import ALONE
 
 SMALL = Architecture(hidden_size=32, num_layers=3, num_heads=4, intermediate_size=64, vocab_size=300)
 
 
-def batch() -> Batch:
+def batch() -> TokenBatch:
     tokens = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(1))
     positions = torch.arange(24).expand_as(tokens)
-    return Batch(tokens, tokens.roll(-1, 1), positions, torch.zeros_like(tokens))
+    return TokenBatch(tokens, tokens.roll(-1, 1), positions, torch.zeros_like(tokens))
 
 
 def kept_bytes(whole: nn.Module, optimization: OptimizationSpec) -> tuple[int, Tensor]:
     """Bytes of all that autograd keeps for the backward pass, and the gradients, end to end."""
-    of_batch = SummedLoss(whole.train(), autocast(Precision.FP32, ALONE.device), optimization)
+    of_batch = CausalLoss(whole.train(), autocast(Precision.FP32, ALONE.device), optimization)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -107,12 +107,12 @@ def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(smoothi
 @pytest.mark.parametrize(("size", "expected"), [(1, 873), (2, 1747)])
 def test_a_job_says_how_many_logits_its_loss_makes_at_once(monkeypatch: pytest.MonkeyPatch, size: int, expected: int):
     """Of a vocabulary of 300."""
-    found, of_parts = [], decoder.summed_cross_entropy
+    found, of_parts = [], language_loss.summed_cross_entropy
 
     def watched(*tensors: Any, rows: int, **how: Any) -> Tensor:
         found.append(rows)
         return of_parts(*tensors, rows=rows, **how)
 
-    monkeypatch.setattr(decoder, "summed_cross_entropy", watched)
+    monkeypatch.setattr(language_loss, "summed_cross_entropy", watched)
     kept_bytes(scratch_model(SMALL, 24, seed=0), OptimizationSpec(logits_mebibytes=size))
     assert found == [expected]

@@ -9,17 +9,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepseek_trainer.base_model.source import prepare_model
 from deepseek_trainer.checkpoints.unseal import decrypt_result
-from deepseek_trainer.model.causal_lm import load_model, trainable_parameters
+from deepseek_trainer.contract.method import MethodType
+from deepseek_trainer.model.loading import load_model, trainable_parameters
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.result.export import Results, export
-from deepseek_trainer.result.report import Answer
+from deepseek_trainer.tasks.language.task import LanguageTask
+from deepseek_trainer.tasks.task import Answer
 from deepseek_trainer.worker.vaults import data_vault, export_vault
 from support.builders.model import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, sealed, tiny_model
 
 RESULTS = Results(
     events=[{"event": "step", "time": 1e9, "step": 1, "loss": 2.0, "learningRate": 1e-4, "tokensPerSecond": 9.0}],
     weights="of step 6, with the lowest validation loss",
-    method=a_config().method,
+    requested=MethodType.LORA,
     data={"digest": "d1ce", "train": {"records": 20, "rows": 3, "skipped": 2}},
     before={"loss": 4.0, "right": 0, "asked": 4},
     after={"loss": 1.5, "right": 3, "asked": 4},
@@ -49,7 +51,9 @@ def a_job(root, is_sealed=False, **changes):
 
 
 def exported(config, paths, model):
-    return export(model, a_tokenizer(), config, paths, RESULTS)
+    task = LanguageTask(config, paths, data_vault(config, paths), paths.prepared)
+    task.tokenizer = a_tokenizer()
+    return export(model, task, config, paths, RESULTS)
 
 
 def logits(model):

@@ -26,16 +26,15 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.run.rank import Rank
-from deepseek_trainer.run.run import checkpoint_to_resume
+from deepseek_trainer.run.resume import checkpoint_to_resume
+from deepseek_trainer.tasks.language.batch import TokenBatch
 from deepseek_trainer.training import loop
-from deepseek_trainer.training.learner import TorchLearner
+from deepseek_trainer.training.torch_learner import TorchLearner
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import CLAIM, RUN_ID, pairs, texts, write_jsonl
+from support.builders.data import CLAIM, RUN_ID, pairs, prepare, texts, write_jsonl
 from support.builders.loop import ALONE
 from support.builders.model import a_gguf, a_tokenizer, tiny_model
 from support.builders.run import a_job, a_worker, events, trained
@@ -44,6 +43,7 @@ from support.builders.vault import a_state, a_store
 A_BASE = BaseModelSource(claim_name="models", path="base")
 LEARNING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 0.001, "schedule": "Constant"}
 ACCUMULATE = TorchLearner.accumulate
+NOT_ASKED: Any = None  # a task, for what needs none
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def memory_for(rows: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a micro-batch of more than `rows` is too much, once `after` steps are done."""
     steps: list[float] = []
 
-    def short_of_memory(learner: TorchLearner, batches: Sequence[Batch], targets: float, *more: Any) -> Tensor:
+    def short_of_memory(learner: TorchLearner, batches: Sequence[TokenBatch], targets: float, *more: Any) -> Tensor:
         if len(batches[0].tokens_BT) > rows and len(steps) >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         steps.append(targets)
@@ -313,7 +313,8 @@ def a_rank(root: Path, resume_from: str, base: str | None = None, **parts: Any) 
     policy = job.checkpoint.model_copy(update={"resume_from": resume_from})
     config = job.model_copy(update={"checkpoint": policy} | parts)
     prepared: Any = SimpleNamespace(counts={"train": SimpleNamespace(records=9)})
-    return Rank(config, Paths(root), ALONE, StopFlag(), ProfileFlag(), prepared, a_store(root), base)
+    flags = StopFlag(), ProfileFlag()
+    return Rank(config, Paths(root), ALONE, *flags, NOT_ASKED, prepared, a_store(root), base, dimensions=None)
 
 
 def saved_by(root: Path, run_id: str, *steps: int, **origin: Any) -> None:

@@ -11,10 +11,18 @@ import pytest
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.data.dataset import open_prepared
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import RUN, RUN_ID, a_config, put_key, questions, some_paths, write_jsonl
+from support.builders.data import (
+    RUN,
+    RUN_ID,
+    a_config,
+    open_prepared,
+    prepare,
+    put_key,
+    questions,
+    some_paths,
+    write_jsonl,
+)
 from support.faults.crashes import in_a_child
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -30,7 +30,7 @@ def test_metrics_show_every_gauge_that_has_a_fact():
     progress = Progress()
     progress.update(**dict.fromkeys((field for _, _, field in (*GAUGES, *MEASURED_GAUGES)), 7))
     progress.update(lastCheckpoint=dict.fromkeys((field for _, _, field in CHECKPOINT_GAUGES), 7))
-    progress.count_tokens(41)
+    progress.count("tokens", 41)
     page = served(progress, "/metrics")
     for name, _, _ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES):
         assert f"\n{name} 7.0" in page

@@ -22,7 +22,7 @@ from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.data.loader import Ahead
 from deepseek_trainer.evaluation.evaluate import EvalResult
-from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.model.loading import transformer
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.telemetry.meter import Meter
 from deepseek_trainer.telemetry.profiler import STEPS, Profiler
@@ -72,7 +72,7 @@ def test_an_interrupted_run_ends_with_the_very_losses_and_weights_of_an_uninterr
 
 def test_moments_of_eight_bits_are_saved_as_they_are_and_an_interrupted_run_goes_on_from_them(tmp_path: Path):
     resumed = same_when_interrupted(tmp_path, a_wide_model, {"optimizer": "AdamW8bit"})
-    saved = {tensor.name: tensor.dtype for tensor in resumed.saver.store.latest().manifest.tensors}
+    saved = {tensor.name: tensor.dtype for tensor in resumed.savepoints.saver.store.latest().manifest.tensors}
     assert [saved[f"optimizer/model.embed_tokens.weight/{moment}"] for moment in ("state1", "state2")] == ["U8"] * 2
 
 
@@ -126,13 +126,13 @@ def test_a_stop_cuts_an_evaluation_off_and_the_resumed_run_makes_up_for_it(tmp_p
     assert second.reporter.evaluations == whole.reporter.evaluations
     assert second.reporter.losses == whole.reporter.losses[2:]
     assert second.state == whole.state
-    assert second.saver.store.at(second.state.best_step).best
+    assert second.savepoints.saver.store.at(second.state.best_step).best
 
 
 def test_a_stop_before_the_first_step_leaves_no_checkpoint(tmp_path: Path):
     loop = a_loop(config(), tmp_path, stop_after=0)
     run_until_stopped(loop)
-    assert loop.saver.store.latest() is None
+    assert loop.savepoints.saver.store.latest() is None
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -180,7 +180,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path):
     before = weights(loop)
     with pytest.raises(NotFiniteError, match="step 1: the gradient norm is nan"):
         loop.run()
-    assert loop.saver.store.latest() is None
+    assert loop.savepoints.saver.store.latest() is None
     after = weights(loop)
     assert all(torch.allclose(value, after[name], rtol=0, atol=0, equal_nan=True) for name, value in before.items())
 
@@ -252,7 +252,7 @@ def end_after_rollback(loop: Loop, how: str, step: int) -> None:
     loop.reporter.step = dies
     with pytest.raises(InterruptedError):
         loop.run()
-    loop.saver.wait()
+    loop.savepoints.saver.wait()
 
 
 def test_a_run_that_no_rollback_helps_fails_and_leaves_its_last_checkpoint(tmp_path: Path):
@@ -260,7 +260,7 @@ def test_a_run_that_no_rollback_helps_fails_and_leaves_its_last_checkpoint(tmp_p
     BadBatches(loop, set(range(3, 99)))
     with pytest.raises(NotFiniteError, match=r"step 3: the gradient norm is nan.*2 rollbacks"):
         loop.run()
-    assert loop.saver.store.latest().step == 2
+    assert loop.savepoints.saver.store.latest().step == 2
 
 
 def test_fp16_gradients_that_overflow_halve_the_scale_until_they_fit(tmp_path: Path):
@@ -323,7 +323,7 @@ def test_training_stops_when_the_validation_loss_has_not_fallen_for_long_enough(
     loop.run()
     assert loop.state.step < 50
     assert loop.state.stale_evaluations == 2
-    assert loop.saver.store.latest().step == loop.state.step
+    assert loop.savepoints.saver.store.latest().step == loop.state.step
 
 
 def test_a_step_that_is_the_best_and_due_is_saved_once_and_not_waited_for(
@@ -334,9 +334,9 @@ def test_a_step_that_is_the_best_and_due_is_saved_once_and_not_waited_for(
     losses = iter(EvalResult(loss) for loss in (3.0, 2.0))
     monkeypatch.setattr(Loop, "measure", lambda _loop: next(losses))
     waited_at = []
-    monkeypatch.setattr(loop.saver, "prune", lambda _best: waited_at.append(loop.state.step))
+    monkeypatch.setattr(loop.savepoints.saver, "prune", lambda _best: waited_at.append(loop.state.step))
     loop.run()
-    assert (loop.saver.store.latest().step, loop.state.best_step) == (2, 2)
+    assert (loop.savepoints.saver.store.latest().step, loop.state.best_step) == (2, 2)
     assert waited_at == [0], "only for what an earlier run left"
 
 
@@ -350,17 +350,17 @@ class Late(HostCopies):
 
 def test_no_weight_changes_before_it_is_copied(tmp_path: Path):
     loop = a_loop(config(maxSteps=2, checkpoint={"interval": {"steps": 1}, "retention": {"keepLast": 9}}), tmp_path)
-    loop.saver._copies = Late()
-    begin, at_save = loop.saver.save, {}
+    loop.savepoints.saver._copies = Late()
+    begin, at_save = loop.savepoints.saver.save, {}
 
     def save(step: int, state: dict[str, Any], *rest: Any) -> None:
         at_save[step] = {name: tensor.clone() for name, tensor in state["model"].items()}
         begin(step, state, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.saver, "save", save)
+        patch.setattr(loop.savepoints.saver, "save", save)
         loop.run()
-    store = loop.saver.store
+    store = loop.savepoints.saver.store
     for step, expected in at_save.items():
         found = store.load(store.at(step))[0]["model"]
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -380,7 +380,7 @@ def test_checkpoints_come_at_their_interval_and_retention_keeps_the_last_and_the
 
 def test_a_checkpoint_comes_when_its_time_has_passed(tmp_path: Path):
     loop = a_loop(config(checkpoint={"interval": {"seconds": 3600}}), tmp_path)
-    loop._saved_at -= 3601
+    loop.savepoints._at -= 3601
     saved = []
     loop.reporter.checkpoint = lambda each: saved.append(each.info.step)
     loop.run()
@@ -411,7 +411,7 @@ def test_a_run_whose_batches_are_made_ahead_stops_rolls_back_and_ends_as_any_oth
         second.run()
         assert second.reporter.events[-1][0] == "rolled_back"
         losses.append(first.reporter.losses + second.reporter.losses)
-        cursors.append(second.saver.store.latest().meta["cursor"])
+        cursors.append(second.savepoints.saver.store.latest().meta["cursor"])
     assert losses[0] == losses[1]
     assert cursors[0] == cursors[1] == second.cursor.state().hex()
 

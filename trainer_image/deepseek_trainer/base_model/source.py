@@ -19,13 +19,13 @@ from deepseek_trainer.base_model.digest import digest_of, file_digests, listing_
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
 from deepseek_trainer.base_model.gguf_model import CLASSES
 from deepseek_trainer.base_model.headers import refuse_other_weights, weights_in
+from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
+from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
 from deepseek_trainer.budget.dimensions import Dimensions, refuse_misfit
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.language.tokenizer_files import NAMES as TOKENIZER_NAMES
-from deepseek_trainer.language.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.tensorfile import Entry, stream
 from deepseek_trainer.storage.vault import Vault

@@ -47,6 +47,7 @@ class Progress(Model):
     learning_rate: Number = None
     grad_norm: Number = None
     tokens_per_second: Number = None
+    images_per_second: Number = None
     samples_per_second: Number = None
     mfu: Number = None
     hfu: Number = None

@@ -7,15 +7,13 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.data.order import slots_of
-from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.data.sources import Source, Split
-from deepseek_trainer.language.packing import rounds
 
 MAX_CLASSES: Final = 1000
 SLOTS: Final = 20  # of a class in a block, on average: rounding moves a share by less than a twentieth of that
@@ -34,7 +32,7 @@ class Classes:
     numbers: "array[int]"  # of the class, by entry, up to the last record
 
     @classmethod
-    def of(cls, source: Source, split: Split | None) -> Self:
+    def of(cls, source: Source[Any], split: Split | None) -> Self:
         """Raises DataError where there are too many classes, or only one, or one has all of its records held out."""
         field, known = str(source.spec.balance_by), dict[str, int]()
         places, held_out = dict[str, str](), dict[str, str]()
@@ -56,15 +54,10 @@ class Classes:
         return chain((each == number for each in self.numbers), repeat(number == 0))
 
 
-def equal_slots(classes: Sequence[SplitCounts], length: int) -> tuple[int, ...]:
-    """Slots of a block with which each class has as many records read, rows being of `length` tokens."""
-    block = max(BLOCK, SLOTS * len(classes))
-    return slots_of([1 / records_of_row(counts, length) for counts in classes], [1] * len(classes), block)
-
-
-def records_of_row(counts: SplitCounts, length: int) -> float:
-    """Of one class, on average, those counted twice that `packing.again` repeats."""
-    return (counts.records - counts.dropped) * rounds(counts.tokens, length) / counts.rows
+def equal_slots(records_of_row: Sequence[float]) -> tuple[int, ...]:
+    """Slots of a block with which each class has as many records read; a row holds so many of each on average."""
+    block = max(BLOCK, SLOTS * len(records_of_row))
+    return slots_of([1 / records for records in records_of_row], [1] * len(records_of_row), block)
 
 
 def unbalanced(spec: DataSpec) -> DataSpec:

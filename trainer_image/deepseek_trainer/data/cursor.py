@@ -11,11 +11,15 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+import numpy as np
+
 from deepseek_trainer.contract.errors import DataError, IntegrityError
+from deepseek_trainer.data.draws import Numbers, numbers_at
 from deepseek_trainer.data.order import Order
-from deepseek_trainer.data.permutation import Indices
+from deepseek_trainer.data.permutation import Indices, permuted
 
 STATE_BYTES: Final = 32
+_PARTNERS: Final = 3 << 48  # beside the keys of `order`
 _STATE = struct.Struct("<QQ16s")
 
 
@@ -45,10 +49,27 @@ class Cursor:
 
     def rank_slice(self, rank: int, world_size: int) -> Indices:
         """Row indices of the next step for this rank, int64: its contiguous part of the batch, as long as others'."""
+        return self.rows_at(self.positions(rank, world_size))
+
+    def positions(self, rank: int, world_size: int) -> Indices:
+        """The same as positions of the stream."""
         assert self.global_batch % world_size == 0, "the spec makes globalBatchSize a multiple of the world size"
         share = self.global_batch // world_size
         start = self.consumed + rank * share
-        return (self.order or Order((self.rows,))).indices(self.seed, start, start + share)
+        return np.arange(start, start + share)
+
+    def rows_at(self, positions: Indices) -> Indices:
+        """Row indices at `positions` of the stream."""
+        return (self.order or Order((self.rows,))).at(self.seed, positions)
+
+    def numbers_at(self, positions: Indices) -> Numbers:
+        """64 random bits for each of `positions`: the same for the same seed and position."""
+        return numbers_at(self.seed, positions)
+
+    def partners_of(self, positions: Indices) -> Indices:
+        """For each of `positions` of the next step another one of it, by a keyed permutation of the whole batch."""
+        step = self.consumed // self.global_batch
+        return self.consumed + permuted(positions - self.consumed, self.global_batch, self.seed | _PARTNERS, step)
 
     def advanced(self) -> Self:
         """The cursor after one more step."""

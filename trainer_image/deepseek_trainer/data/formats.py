@@ -1,4 +1,4 @@
-"""Files as raw records: .jsonl, .csv, .parquet and .txt.
+"""Readers of files as raw records: JSON lines, CSV, Parquet and whole texts.
 
 Each is read as a stream, and each record when it is asked for, so that what is wrong with one says nothing
 about the next.
@@ -9,22 +9,18 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.language.records import columns, kind
+from deepseek_trainer.data.fields import kind
+from deepseek_trainer.data.reading import Columns, Load, Reader, Value
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
-
-Value = dict[str, Any]
-Load = Callable[[], Value | None]  # the fields of a record; None: a blank line.  Raises DataError for a bad one
-Reader = Callable[[Path, str, DataSpec], Iterator[tuple[int, Load]]]
 
 _NOT_READABLE: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -32,13 +28,13 @@ _NOT_READABLE: Final = frozenset(
 _BATCH_ROWS: Final = 256  # of a Parquet file, in memory at once
 
 
-def read(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+def read(reader: Reader, file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
     """The records of a file, with the line, of Parquet the row, where each begins; both count from 1.
 
     Raises DataError where the file, or the rest of it, cannot be read.
     """
     with readable(name):
-        yield from READERS[file.suffix](file, name, spec)
+        yield from reader(file, name, columns)
 
 
 @contextmanager
@@ -55,15 +51,20 @@ def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Ite
         ) from error
 
 
-def _txt(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
-    def load() -> Value:
-        with readable(name), file.open("rb") as stream:
-            return {spec.text_field: _decoded(stream.read(), name)}
+def whole_text(field: str) -> Reader:
+    """A reader of files of which each is one record, with the text in `field`."""
 
-    yield 1, load
+    def text(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
+        def load() -> Value:
+            with readable(name), file.open("rb") as stream:
+                return {field: _decoded(stream.read(), name)}
+
+        yield 1, load
+
+    return text
 
 
-def _jsonl(file: Path, name: str, _: DataSpec) -> Iterator[tuple[int, Load]]:
+def jsonl(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             yield number, partial(_object, line.rstrip(b"\r\n"), f"{name}:{number}")
@@ -92,12 +93,12 @@ def _object(raw: bytes, place: str) -> Value | None:
     return value
 
 
-def _csv(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
     """RFC 4180 with a header: quoted fields may hold line ends, and quotes that are written twice."""
     csv.field_size_limit(sys.maxsize)  # for the whole process; the default, 128 KiB, is less than a long text
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream, strict=True)
-        header = _header(reader, name, spec)
+        header = _header(reader, name, columns)
         while header:
             number = reader.line_num + 1
             try:
@@ -111,7 +112,7 @@ def _csv(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
                 yield number, partial(_cells, header, cells, f"{name}:{number}")
 
 
-def _header(reader: Any, name: str, spec: DataSpec) -> list[str]:
+def _header(reader: Any, name: str, columns: Columns) -> list[str]:
     """The names of the columns; none where the file is empty."""
     try:
         header: list[str] = next(reader, [])
@@ -119,7 +120,7 @@ def _header(reader: Any, name: str, spec: DataSpec) -> list[str]:
         raise _not_csv(f"{name}:1", error) from None
     if header:
         _refuse_undecodable(header, f"{name}:1")
-        columns(header, spec, f"{name}:1")
+        columns(header, f"{name}:1")
     return header
 
 
@@ -144,12 +145,12 @@ def _not_csv(place: str, error: csv.Error) -> DataError:
     return DataError(f"{place}: not CSV: {error}", hint='RFC 4180: "..." around a field, "" for a quote in it')
 
 
-def _parquet(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]]:
+def parquet_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
     import pyarrow as pa  # noqa: PLC0415 memory that only the preparation of tables needs
 
     row = 0
     try:
-        for batch in _batches(file, name, spec):
+        for batch in _batches(file, name, columns):
             for i in range(batch.num_rows):
                 row += 1
                 yield row, partial(_row, batch, i, f"{name}:{row}")
@@ -160,7 +161,7 @@ def _parquet(file: Path, name: str, spec: DataSpec) -> Iterator[tuple[int, Load]
         raise DataError(f"{name}: damaged, or not a Parquet file{after}", hint="copy or write the file again") from None
 
 
-def _batches(file: Path, name: str, spec: DataSpec) -> Iterator["RecordBatch"]:
+def _batches(file: Path, name: str, columns: Columns) -> Iterator["RecordBatch"]:
     """Only the columns that are needed.
 
     One row group at a time: asked for all, pyarrow 26 keeps what it has read to the end of the file.
@@ -168,7 +169,7 @@ def _batches(file: Path, name: str, spec: DataSpec) -> Iterator["RecordBatch"]:
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
     with file.open("rb") as stream, ParquetFile(stream, page_checksum_verification=True) as table:
-        wanted = columns(table.schema_arrow.names, spec, name)
+        wanted = columns(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
             yield from table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted)
 
@@ -183,6 +184,3 @@ def _row(batch: "RecordBatch", i: int, place: str) -> Value:
 
 def _refuse(error: DataError) -> NoReturn:
     raise error
-
-
-READERS: Final[dict[str, Reader]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}

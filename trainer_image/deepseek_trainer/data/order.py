@@ -44,8 +44,12 @@ class Order:
         return sum(self.slots)
 
     def indices(self, seed: int, start: int, stop: int) -> Indices:
-        """Row indices at positions `start` to `stop` of the stream; as cheap at its far end as at its beginning."""
-        sources, places = self._drawn(np.arange(start, stop), seed)
+        """Row indices at positions `start` to `stop` of the stream."""
+        return self.at(seed, np.arange(start, stop))
+
+    def at(self, seed: int, positions: Indices) -> Indices:
+        """Row indices at `positions` of the stream; as cheap at its far end as at its beginning."""
+        sources, places = self._drawn(positions, seed)
         return _grouped(sources, places, lambda source, own: self._of_source(source, own, seed))
 
     def digest(self, data: str) -> str:

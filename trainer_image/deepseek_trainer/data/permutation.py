@@ -33,11 +33,11 @@ def _feistel(values: npt.NDArray[np.uint64], base: np.uint64, keys: npt.NDArray[
     """`keys`: of each round, one for each value."""
     left, right = values // base, values % base
     for key in keys:
-        left, right = right, (left + _mixed(right ^ key) % base) % base
+        left, right = right, (left + mixed(right ^ key) % base) % base
     return left * base + right
 
 
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """SplitMix64's finaliser, https://doi.org/10.1145/2714064.2660195."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

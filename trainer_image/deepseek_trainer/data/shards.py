@@ -1,42 +1,39 @@
-"""Packed rows on disk: shard files and the manifest that speaks for them.
+"""Rows on disk: shard files and the manifest that speaks for them.
 
 A prepared directory, named by its digest:
 
     manifest.json          format, digest, counts, shards; written last
-    train-00000.rows ...   `packing.row_dtype` records, at most SHARD_BYTES a file; source, or class, after the other
+    train-00000.rows ...   records of the task's dtype, at most SHARD_BYTES a file; source, or class, after the other
     validation-00000.rows ...
     train.order            only with a curriculum: row indices (i64), for each source or class its own, easy ones first
-    prompts.json           held-out questions with their answers
-    tokenizer files        only where the tokenizer was trained on the data
+    ...                    what the task needs beside the rows: see its preparer
 
 All of it goes through a vault: sealed, or in the clear.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
-from deepseek_trainer.language.conversation import Question, question_from
-from deepseek_trainer.language.packing import row_dtype
 from deepseek_trainer.storage.vault import Vault
 
 FORMAT: Final = "dstj-data/1"
 MANIFEST: Final = "manifest.json"
-PROMPTS: Final = "prompts.json"
 ORDER: Final = "train.order"
 SHARD_BYTES: Final = 64 << 20  # written at once: memory of the preparation, and of one unsealing
 
 _AGAIN: Final = "delete the prepared directory: it is made again"
 
-RowArray = npt.NDArray[np.void]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +47,24 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """What became of the records of one split."""
+    """What became of the records of one split.  `amounts`: what the task counts besides, by name."""
 
     records: int
-    tokens: int
-    learned_tokens: int
     rows: int
-    cut: int  # records longer than a row: their end is lost
-    dropped: int  # records of which nothing is left to learn: their prompt fills a row; pairs that a row cannot hold
+    dropped: int = 0  # records of which nothing is left to learn
     skipped: int = 0  # bad records, and files that could not be read on; with a share held out, all count for train
+    amounts: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """All numbers side by side."""
+        return {"records": self.records, **self.amounts} | {
+            name: getattr(self, name) for name in ("rows", "dropped", "skipped")
+        }
+
+    @classmethod
+    def from_json(cls, numbers: Mapping[str, int]) -> Self:
+        own = {name: numbers[name] for name in ("records", "rows", "dropped", "skipped") if name in numbers}
+        return cls(**own, amounts={name: int(number) for name, number in numbers.items() if name not in own})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +78,31 @@ class SourceRows:
     first: int
     counts: SplitCounts
 
+    def to_json(self) -> Json:
+        return {"name": self.name, "first": self.first, "counts": self.counts.to_json()}
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A held-out record: the question, the reference (of a pair the chosen) answer, what a right one must contain."""
-
-    prompt: Question
-    response: str
-    must_contain: tuple[str, ...] = ()
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(data["name"], data["first"], SplitCounts.from_json(data["counts"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a prepared directory holds.  `digest` is the directory's name."""
+    """What a prepared directory holds.  `digest` is the directory's name, `facts` are the task's: how rows look."""
 
     digest: str
-    sequence_length: int
-    vocab_size: int
+    facts: Json
     counts: dict[str, SplitCounts]
     shards: dict[str, tuple[Shard, ...]]
     sources: tuple[SourceRows, ...] = ()  # of the train split, where it has several; or classes
 
     def to_json(self) -> bytes:
-        fields = asdict(self)
-        if not self.sources:
-            del fields["sources"]  # as it was before there were any: older trainers read it, too
-        return json.dumps({"format": FORMAT} | fields, indent=1, sort_keys=True).encode()
+        fields: Json = {"format": FORMAT, "digest": self.digest, **self.facts}
+        fields["counts"] = {split: counts.to_json() for split, counts in self.counts.items()}
+        fields["shards"] = {split: [asdict(shard) for shard in shards] for split, shards in self.shards.items()}
+        if self.sources:  # absent without, as it was before there were any: older trainers read it, too
+            fields["sources"] = [source.to_json() for source in self.sources]
+        return json.dumps(fields, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
@@ -106,16 +111,23 @@ class Manifest:
             data = json.loads(raw)
             if data.pop("format") != FORMAT:
                 raise ValueError
-            counts = {split: SplitCounts(**fields) for split, fields in data.pop("counts").items()}
-            shards = {split: tuple(Shard(**shard) for shard in list_) for split, list_ in data.pop("shards").items()}
-            sources = tuple(_source_rows(**fields) for fields in data.pop("sources", ()))
-            return cls(**data, counts=counts, shards=shards, sources=sources)
+            return cls(
+                digest=data.pop("digest"),
+                counts={split: SplitCounts.from_json(each) for split, each in data.pop("counts").items()},
+                shards={split: tuple(Shard(**shard) for shard in each) for split, each in data.pop("shards").items()},
+                sources=tuple(SourceRows.from_json(each) for each in data.pop("sources", ())),
+                facts=data,
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
 
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:
-    return SplitCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
+    """The sums of all."""
+    summed: Counter[str] = Counter()
+    for each in counts:
+        summed.update(each.to_json())
+    return SplitCounts.from_json(summed)
 
 
 def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:
@@ -124,10 +136,6 @@ def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:
     return tuple(
         SourceRows(name, end - each.rows, each) for (name, each), end in zip(counts.items(), ends, strict=True)
     )
-
-
-def _source_rows(name: str, first: int, counts: Any) -> SourceRows:
-    return SourceRows(name, first, SplitCounts(**counts))
 
 
 def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
@@ -141,17 +149,6 @@ def read_manifest(directory: Path, vault: Vault) -> Manifest:
     if manifest.digest != directory.name:
         raise IntegrityError(f"{directory} holds prepared data {manifest.digest}", hint=_AGAIN)
     return manifest
-
-
-def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> None:
-    vault.write(directory / PROMPTS, json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
-
-
-def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
-    prompts = json.loads(bytes(vault.read(directory / PROMPTS)))
-    return tuple(
-        Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in prompts
-    )
 
 
 def write_order(by_difficulty: Indices, directory: Path, vault: Vault) -> None:
@@ -191,12 +188,13 @@ def _blocks(rows: Iterable[RowArray], dtype: np.dtype[np.void]) -> Iterator[RowA
         yield block[:filled]
 
 
-def read_rows(manifest: Manifest, directory: Path, split: str, vault: Vault) -> list[RowArray]:
+def read_rows(
+    manifest: Manifest, directory: Path, split: str, dtype: np.dtype[np.void], vault: Vault
+) -> list[RowArray]:
     """The shards of one split: mapped from the files, or unsealed into memory.
 
     Raises IntegrityError where a shard is not the one that the manifest speaks of.
     """
-    dtype = row_dtype(manifest.sequence_length, manifest.vocab_size)
     return [_read_shard(shard, directory / shard.name, dtype, vault) for shard in manifest.shards[split]]
 
 

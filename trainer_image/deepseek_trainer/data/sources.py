@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress, repeat
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Any, Final, Generic, NoReturn, Self
 
-from deepseek_trainer.contract.data import BadRecord, DataFormat, DataSpec
+from deepseek_trainer.contract.data import BadRecord, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.data.formats import READERS, Load, read, readable
-from deepseek_trainer.language.records import Record, record_of, some
+from deepseek_trainer.data.fields import some
+from deepseek_trainer.data.formats import read, readable
+from deepseek_trainer.data.reading import Load, R, Reading, Record
 
 Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
 EVERY: Final[Iterable[bool]] = repeat(True)
@@ -29,15 +30,16 @@ def unheard(_: DataError) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Generic[R]):
     """The files of one `data.train` or `data.validation`, found and safe to open."""
 
     root: Path
     files: tuple[Path, ...]
     spec: DataSpec
+    reading: Reading[R]
 
     @classmethod
-    def find(cls, place: VolumePath, spec: DataSpec, paths: Paths) -> Self:
+    def find(cls, place: VolumePath, spec: DataSpec, paths: Paths, reading: Reading[R]) -> Self:
         """Raises DataError where claim, path or readable files are missing, or a link leads out of the claim."""
         claim = paths.claim(place.claim_name)
         if not claim.is_dir():
@@ -53,9 +55,9 @@ class Source:
                 f"no {place.path!r} in volume {place.claim_name!r} ({root}){_beside(root)}",
                 hint="check data.*.path in the job file",
             )
-        files = tuple(file for file in found if file.suffix in _suffixes(spec))
+        files = tuple(file for file in found if file.suffix in reading.readers)
         if not files:
-            _refuse_files(root, found, spec)
+            _refuse_files(root, found, spec, reading)
         for file in files:
             if not Path(os.path.realpath(file)).is_relative_to(
                 claim.resolve()
@@ -63,13 +65,13 @@ class Source:
                 raise DataError(
                     f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there"
                 )
-        return cls(root if root.is_dir() else root.parent, files, spec)
+        return cls(root if root.is_dir() else root.parent, files, spec, reading)
 
-    def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[Record]:
+    def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[R]:
         """All records, or those of the entries that are `wanted`; files in name order.  As `numbered`."""
         return (record for _, record in self.numbered(skipped, wanted))
 
-    def numbered(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[tuple[int, Record]]:
+    def numbered(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[tuple[int, R]]:
         """Each record with the number of its entry; blank lines, empty texts and bad records are entries, too.
 
         Raises DataError at the first record or file that is bad.  With onBadRecord Skip it tells `skipped` of each
@@ -116,13 +118,13 @@ class Source:
     def name_of(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
 
-    def _loads(self) -> Iterator[Callable[[], Record | None]]:
+    def _loads(self) -> Iterator[Callable[[], R | None]]:
         """Each gives one record, or None for a blank one; a file that cannot be read on ends with one that raises."""
         for file in self.files:
             name = self.name_of(file)
             try:
-                for line, load in read(file, name, self.spec):
-                    yield partial(_loaded, load, name, line, self.spec)
+                for line, load in read(self.reading.readers[file.suffix], file, name, self.reading.columns):
+                    yield partial(_loaded, load, name, line, self.reading)
             except DataError as error:
                 yield partial(_refuse, error)
 
@@ -157,10 +159,6 @@ class Split:
         return record.key() < self.threshold
 
 
-def _suffixes(spec: DataSpec) -> tuple[str, ...]:
-    return tuple(suffix for suffix in READERS if spec.format is DataFormat.TEXT or suffix != ".txt")
-
-
 def _files(root: Path) -> list[Path] | None:
     """That lie at or below `root`, links to nowhere among them; None where there is nothing."""
     if root.is_dir():
@@ -180,13 +178,11 @@ def _visible_files(directory: Path) -> Iterator[Path]:
             yield entry
 
 
-def _refuse_files(root: Path, found: list[Path], spec: DataSpec) -> NoReturn:
-    *others, last = _suffixes(spec)
+def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]) -> NoReturn:
+    *others, last = reading.readers
     wanted = f"{', '.join(others)} or {last}"
     there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
-    text_only = spec.format is not DataFormat.TEXT and any(file.suffix == ".txt" for file in found)
-    hint = "data.format: Text reads .txt files" if text_only else "one JSON object per line in .jsonl files"
-    raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=hint)
+    raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=reading.way_out(found))
 
 
 def _beside(path: Path) -> str:
@@ -201,9 +197,9 @@ def _beside(path: Path) -> str:
     return f"; {parent} has {some(names)}" + (f", did you mean {near[0]!r}" if near else "")
 
 
-def _loaded(load: Load, name: str, line: int, spec: DataSpec) -> Record | None:
+def _loaded(load: Load, name: str, line: int, reading: Reading[R]) -> R | None:
     value = load()
-    return None if value is None else record_of(value, name, line, spec)
+    return None if value is None else reading.record(value, name, line)
 
 
 def _refuse(error: DataError) -> NoReturn:

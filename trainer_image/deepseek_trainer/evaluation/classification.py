@@ -1,7 +1,6 @@
-"""Which of a job's labels a model chooses for each prompt, and how good the choices are.
+"""How good a model's choices among labels are.
 
-A label's score is its log-probability as the whole response, end of text included; nothing is generated.
-Shapes: B pairs of a prompt and a label in a batch, P prompts, L labels.
+Shapes: P prompts or images, L labels.
 """
 
 from collections.abc import Sequence
@@ -9,41 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
-from transformers import PreTrainedTokenizerFast
-
-from deepseek_trainer.data.dataset import Batch, Rows
-from deepseek_trainer.evaluation.evaluate import answering
-from deepseek_trainer.language.conversation import Question
-from deepseek_trainer.language.packing import Document, packed_row, row_dtype
-from deepseek_trainer.language.tokenizer import id_limit, pad_id, prompt_ids, response_ids
-from deepseek_trainer.model.causal_lm import row_losses
 
 Json = dict[str, Any]
 Scores = npt.NDArray[np.float64]
 
 HEADLINES: Final = ("total", "accuracy", "macroF1", "rocAuc")  # of a classification: its numbers, the last not always
-
-
-def label_scores(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[Question],
-    labels: Sequence[str],
-    batch_size: int,
-) -> list[list[float]]:
-    """Log-probability [nats] of each label as the response to each prompt: P lists of L numbers.
-
-    A forward pass is over at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
-    """
-    responses = [response_ids(tokenizer, label) for label in labels]
-    questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    pairs = [_document(question, response) for question in questions for response in responses]
-    scores: list[float] = []
-    with answering(model):
-        for start in range(0, len(pairs), batch_size):
-            scores += (-row_losses(model, _batch(pairs[start : start + batch_size], tokenizer))).tolist()
-    return [scores[i : i + len(labels)] for i in range(0, len(scores), len(labels))]
 
 
 def classification(truth: Sequence[str], scores: Sequence[Sequence[float]], labels: Sequence[str]) -> Json:
@@ -68,18 +37,6 @@ def classification(truth: Sequence[str], scores: Sequence[Sequence[float]], labe
         "perClass": _per_class(right_P, chosen_P, len(labels)),
         "confusion": confusion_matrix(right_P, chosen_P, labels=range(len(labels))).tolist(),
     }
-
-
-def _document(question: list[int], response: list[int]) -> Document:
-    ids = np.array([*question, *response], np.uint32)
-    return Document(ids, np.arange(len(ids)) >= len(question))
-
-
-def _batch(pairs: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """One pair a row, as training sees them."""
-    dtype = row_dtype(max(map(len, pairs)), id_limit(tokenizer))
-    rows = np.concatenate([packed_row([pair], dtype, pad_id(tokenizer)) for pair in pairs])
-    return Rows([rows]).batch(range(len(pairs)))
 
 
 def _per_class(right_P: npt.NDArray[Any], chosen_P: npt.NDArray[Any], count: int) -> list[Json]:

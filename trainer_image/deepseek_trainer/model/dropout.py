@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.model.loading import transformer
 
 
 def drop_out(model: nn.Module, rate: float) -> None:

@@ -3,70 +3,23 @@
 Either way gradients are the mean over ranks of what the ranks' losses give.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.model.causal_lm import causal_loss, transformer
+from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.worker.distributed import World
 
 
-class SummedLoss(nn.Module):
-    """`causal_loss` as a module, so that whoever spreads it sees every forward pass.
-
-    `measures` names what an evaluation sums up beside the loss.  `frozen` hold models (`.model`) that it asks and
-    nobody trains: no submodules, so that neither DDP nor a checkpoint nor an export knows of them.
-    """
-
-    measures: tuple[str, ...] = ()
-    frozen: tuple[Any, ...] = ()
-
-    def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
-        super().__init__()
-        self.model, self._autocast, self._smoothing = model, autocast, optimization.label_smoothing
-        self._logits_bytes = optimization.logits_bytes
-        self._decoder = compiled_decoder(model) if optimization.compile else None
-        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
-        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
-
-    def count(self, batch: Batch) -> int:
-        """How many losses `forward` sums up."""
-        return batch.num_targets
-
-    def forward(self, batch: Batch) -> Tensor:
-        with self._autocast:
-            smoothing = self._smoothing if self.model.training else 0.0
-            return causal_loss(self.model, batch, smoothing, self._decoder, self._logits_bytes)[0]
-
-
-def compiled_decoder(model: nn.Module) -> Any:
-    """Beside the model's own, which also generates: each new length would be compiled anew.
-
-    Raises ConfigError where there is no C compiler, which torch.compile needs on any device.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise ConfigError(
-            f"optimization.compile: there is no {compiler} in the trainer's image",
-            hint="drop optimization.compile, or build an image with a C++ compiler",
-        )
-    return torch.compile(transformer(model).get_decoder(), dynamic=False)
-
-
-def spread(loss: SummedLoss, optimization: OptimizationSpec, world: World) -> nn.Module:
+def spread(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> nn.Module:
     """`loss` over all ranks.  FSDP replaces the model's parameters by shards: optimizers come after it."""
     if optimization.strategy is Strategy.DDP:
         return DistributedDataParallel(loss)

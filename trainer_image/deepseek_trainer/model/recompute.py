@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from deepseek_trainer.contract.optimization import Recompute
-from deepseek_trainer.model.causal_lm import transformer
+from deepseek_trainer.model.loading import transformer
 
 _ATEN: Final = torch.ops.aten
 KEPT: Final = frozenset(

@@ -11,14 +11,16 @@ from deepseek_trainer.base_model.source import Source
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.method import MethodSpec, MethodType
-from deepseek_trainer.model.causal_lm import ParameterCount
+from deepseek_trainer.model.loading import ParameterCount
 from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
+from deepseek_trainer.tasks.task import Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
     config: TrainingConfig
-    method: MethodSpec  # settled
+    requested: MethodType  # of the method, as the job file has it
+    usage: Usage
     source: Source | None  # None: from scratch
     parameters: ParameterCount
     weights: str
@@ -44,7 +46,7 @@ def render(story: Story) -> str:
         "No record of the data is part of this card.",
         _table(("fact", "value"), list(flat(story.data).items())),
         "## Hyper-parameters",
-        _table(("setting", "value"), list(_hyper_parameters(config).items())),
+        _table(("setting", "value"), list(_hyper_parameters(story).items())),
         "## Use",
         _use(story),
         "## Limits",
@@ -61,7 +63,7 @@ def summary(story: Story) -> dict[str, Any]:
     share = 100 * story.parameters.trainable / story.parameters.total
     facts = {
         "Base model": _base(story.source),
-        "Method": _method(story.method) + _reason(story),
+        "Method": _method(story.config.method) + _reason(story),
         **_objective(story.config),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
         "Weights": story.weights,
@@ -75,16 +77,16 @@ def summary(story: Story) -> dict[str, Any]:
 
 def _classes(scores: Mapping[str, Any]) -> Sequence[str]:
     head, rows = confusion_table(scores)
-    return ("Labels chosen for held-out prompts, after training:", _table(head, rows)) if rows else ()
+    return ("Labels chosen for held-out records, after training:", _table(head, rows)) if rows else ()
 
 
 def _front_matter(story: Story) -> Sequence[str]:
     merged = ExportFormat.MERGED in story.config.export.formats
     return (
         f"library_name: {'transformers' if merged else 'peft'}",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {story.usage.pipeline}",
         "tags:",
-        f"- {story.method.type.value.lower()}",
+        f"- {story.config.method.type.value.lower()}",
         *(["- dpo"] if story.config.preference else []),
         "- private-data",
     )
@@ -110,15 +112,15 @@ def _objective(config: TrainingConfig) -> dict[str, str]:
 
 
 def _reason(story: Story) -> str:
-    if story.config.method.type is not MethodType.AUTO:
+    if story.requested is not MethodType.AUTO:
         return ""
     strategy = story.config.optimization.strategy.value
     return f" (Auto, for {story.data['train']['records']:,} training records; strategy {strategy})"
 
 
-def _hyper_parameters(config: TrainingConfig) -> dict[str, Any]:
-    settings = config.optimization.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return flat(settings) | {"sequenceLength": config.data.sequence_length}
+def _hyper_parameters(story: Story) -> dict[str, Any]:
+    settings = story.config.optimization.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return flat(settings) | dict(story.usage.settings)
 
 
 def _use(story: Story) -> str:
@@ -126,12 +128,12 @@ def _use(story: Story) -> str:
     if config.seals_export:
         lines.append("The files are sealed: `dstj` unseals them with the job's key.")
     if ExportFormat.MERGED in config.export.formats:
-        lines.append("Load the complete model with `AutoModelForCausalLM.from_pretrained(directory)`.")
+        lines.append(f"Load the complete model with `{story.usage.auto_class}.from_pretrained(directory)`.")
     if ExportFormat.ADAPTER in config.export.formats:
         lines.append(
             "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
         )
-        if story.method.type is MethodType.QLORA:
+        if story.config.method.type is MethodType.QLORA:
             lines.append("It was trained beside a base in NF4: beside the unquantised one its answers differ a little.")
     return "\n".join(lines)
 
@@ -139,8 +141,8 @@ def _use(story: Story) -> str:
 def _limits(story: Story) -> str:
     lines = [
         "- It may repeat what it was trained on: whoever may ask it should be allowed to read the training data.",
-        "- It was evaluated on held-out records of the same source only; on other text the loss says nothing.",
-        "- Answers can be wrong, however fluent.",
+        "- It was evaluated on held-out records of the same source only; on others the loss says nothing.",
+        *(f"- {limit}" for limit in story.usage.limits),
     ]
     if "asked" in story.after:
         rule = "by the presence of required phrases or equality with the reference, not by meaning"

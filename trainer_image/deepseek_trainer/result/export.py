@@ -19,22 +19,21 @@ from typing import Any, Final
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deepseek_trainer.base_model.source import Source, prepared_model, read_source
 from deepseek_trainer.checkpoints.statefile import entries
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
-from deepseek_trainer.contract.method import MethodSpec
+from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.language.tokenizer_files import files_of
 from deepseek_trainer.model.adapters import adapter_settings, adapter_state, merged
-from deepseek_trainer.model.causal_lm import count_parameters, transformer
+from deepseek_trainer.model.loading import count_parameters, transformer
 from deepseek_trainer.result import card
-from deepseek_trainer.result.report import Answer, Report, flat, render
+from deepseek_trainer.result.report import Report, flat, render
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.task import Answer, Task
 from deepseek_trainer.worker.vaults import data_vault, export_vault
 
 ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
@@ -46,7 +45,7 @@ class Results:
 
     events: Sequence[Mapping[str, Any]]  # the event log, in order
     weights: str  # which ones these are, and why: "of step 6, ..."
-    method: MethodSpec  # by which they were trained: settled
+    requested: MethodType  # of the method, as the job file has it
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +54,7 @@ class Results:
 
 def export(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
+    task: Task[Any],
     config: TrainingConfig,
     paths: Paths,
     results: Results,
@@ -69,10 +68,11 @@ def export(
     counts = count_parameters(model)  # before merging: afterwards nothing is trainable
     with committed(target) as directory:
         output = _Output(directory, vault)
-        _write_model(model, tokenizer, config, output)
+        _write_model(model, task, config, output)
         story = card.Story(
             config=config,
-            method=results.method,
+            requested=results.requested,
+            usage=task.usage,
             source=source,
             parameters=counts,
             weights=results.weights,
@@ -113,7 +113,7 @@ class _Output:
         self.digests[name] = seen.hexdigest()
 
 
-def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: TrainingConfig, output: _Output) -> None:
+def _write_model(model: nn.Module, task: Task[Any], config: TrainingConfig, output: _Output) -> None:
     if ExportFormat.ADAPTER in config.export.formats:
         assert isinstance(model, PeftModel), "the job file's rules ask for LoRA or QLoRA with Adapter"
         output.write(f"{ADAPTER}/adapter_model.safetensors", stream(entries(adapter_state(model))))
@@ -121,7 +121,7 @@ def _write_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: T
     if ExportFormat.MERGED in config.export.formats:
         complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
         output.write("model.safetensors", stream(entries(_weights(complete))))
-        for name, content in _companions(complete, tokenizer).items():
+        for name, content in task.companions(complete).items():
             output.write(name, [content])
 
 
@@ -135,17 +135,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}
 
 
-def _companions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
-    """config.json, generation_config.json and the tokenizer's files."""
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.config.update(special | {"architectures": [type(model).__name__], "dtype": model.dtype})
-    return {
-        "config.json": model.config.to_json_string(use_diff=False).encode(),
-        "generation_config.json": GenerationConfig(**special).to_json_string().encode(),
-        **files_of(tokenizer),
-    }
-
-
 def _report(config: TrainingConfig, results: Results, story: card.Story) -> Report:
     return Report(
         title=f"Run report: {config.job}",
@@ -155,6 +144,7 @@ def _report(config: TrainingConfig, results: Results, story: card.Story) -> Repo
         after=results.after,
         events=results.events,
         answers=results.answers,
+        loss_unit=story.usage.loss_unit,
         data=flat(results.data),
     )
 

@@ -8,6 +8,7 @@ from statistics import median_low
 from typing import Any, Final
 
 from deepseek_trainer.result.chart import Point, line_chart
+from deepseek_trainer.tasks.task import Answer
 
 Event = Mapping[str, Any]
 
@@ -16,6 +17,7 @@ SMALL_GAP: Final = 0.05  # [nats/token] of validation loss above training loss: 
 # Field of a step's event -> what it is.
 SPEED: Final = {
     "tokensPerSecond": "tokens/s, padding left out",
+    "imagesPerSecond": "images/s",
     "samplesPerSecond": "rows/s",
     "mfu": "MFU: share of the GPUs' peak that the model needs, by PaLM's count",
     "hfu": "HFU: the same with padding, and with what recompute Full does again",
@@ -39,16 +41,6 @@ polyline{fill:none;stroke-width:1.6}.grid{stroke:#e5e7eb}.mark{stroke:#dc2626;st
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said to a held-out prompt before and after training."""
-
-    prompt: str
-    reference: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """All that the report shows."""
 
@@ -59,6 +51,7 @@ class Report:
     after: Mapping[str, Any]
     events: Sequence[Event]
     answers: Sequence[Answer]
+    loss_unit: str = "token"  # of which a loss is the mean
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digest of the prepared data
 
 
@@ -67,7 +60,7 @@ def render(report: Report) -> str:
     body = [
         f"<h1>{_text(report.title)}</h1>",
         _table(("", ""), report.summary.items()),
-        _charts(report.events),
+        _charts(report.events, report.loss_unit),
         _speed(report.events),
         _evaluation(report),
         _classification(report.after),
@@ -139,19 +132,20 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat(scores).items() if not isinstance(value, str | list)}
 
 
-def _charts(events: Sequence[Event]) -> str:
+def _charts(events: Sequence[Event], loss_unit: str) -> str:
     restarts = [event["step"] for event in _named(events, "resumed")]
-    learns_pairs = any(event.get("rewardMargin") is not None for event in _named(events, "evaluation"))
     charts = (
         (
-            f"Loss [nats/{'pair' if learns_pairs else 'token'}]",
+            f"Loss [nats/{loss_unit}]",
             {"train": ("step", "loss"), "validation": ("evaluation", "loss")},
         ),
+        ("Held-out images of which the class was chosen", {"accuracy": ("evaluation", "accuracy")}),
         ("Held-out pairs with the chosen answer preferred", {"reward accuracy": ("evaluation", "rewardAccuracy")}),
         ("Reward of chosen over rejected answers [nats]", {"reward margin": ("evaluation", "rewardMargin")}),
         ("Learning rate", {"learning rate": ("step", "learningRate")}),
         ("Gradient norm before clipping", {"gradient norm": ("step", "gradNorm")}),
         ("Throughput [tokens/s, padding left out]", {"tokens/s": ("step", "tokensPerSecond")}),
+        ("Throughput [images/s]", {"images/s": ("step", "imagesPerSecond")}),
         ("Share of the GPUs' peak", {"MFU": ("step", "mfu"), "HFU": ("step", "hfu")}),
     )
     drawn = [

@@ -17,13 +17,15 @@ from deepseek_trainer.contract.errors import ConfigError
 
 
 def rungs_to_fit(
-    config: TrainingConfig, dimensions: Dimensions, device: torch.device, groups: Path = cgroup.ROOT
+    config: TrainingConfig, dimensions: Dimensions | None, device: torch.device, groups: Path = cgroup.ROOT
 ) -> int:
     """The first rung of the job's ladder, 0: none, on which weights, gradients and moments alone do not exceed the GPU,
-    or the container's memory.
+    or the container's memory.  Of a model whose dimensions are not known, none.
 
     Raises ConfigError where there is none.
     """
+    if dimensions is None:
+        return 0
     is_cuda = device.type == "cuda"
     gpu = torch.cuda.mem_get_info(device)[1] if is_cuda else None
     container, problem, rung = cgroup.memory_limit(groups), None, config

@@ -4,12 +4,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.ladder import climbed
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodSpec
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
 from deepseek_trainer.data.dataset import Prepared
+from deepseek_trainer.tasks.task import Task
 from deepseek_trainer.worker.distributed import World
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag
 from deepseek_trainer.worker.training_config import config_digest
@@ -21,49 +23,46 @@ Json = dict[str, Any]
 class Rank:
     """As it was started, and how far it has climbed since."""
 
-    asked: TrainingConfig  # the job as its file has it
+    requested: TrainingConfig  # the job as its file has it
     paths: Paths
     world: World
     stop: StopFlag
     profile: ProfileFlag
-    prepared: Prepared
+    task: Task[Any]
+    prepared: Prepared[Any]
     store: CheckpointStore
     base_digest: str | None  # of the base model; None from scratch
+    dimensions: Dimensions | None  # of the model, for what memory and FLOPs it takes; None where that is not known
     least_rungs: int = 0  # of the job's ladder below which weights, gradients and moments fit on no rank
     rungs: int = 0  # that all ranks have climbed
 
     @property
-    def wanted(self) -> TrainingConfig:
+    def resolved(self) -> TrainingConfig:
         """The job with all that Auto stands for.
 
         The same on every rank and attempt: the records were counted when the data were prepared.
         """
-        return self.asked.settled(self.prepared.counts["train"].records)
+        return self.requested.settled(self.prepared.counts["train"].records)
 
     @property
-    def settled(self) -> TrainingConfig:
+    def fitted(self) -> TrainingConfig:
         """The same as it is done in the memory that there is."""
-        return climbed(self.wanted, self.rungs)
-
-    @property
-    def config(self) -> TrainingConfig:
-        """The same with the method's name as it was asked for."""
-        return self.settled.model_copy(update={"method": self.asked.method})
+        return climbed(self.resolved, self.rungs)
 
     @property
     def origin(self) -> Json:
         """What the checkpoints tell of the job."""
-        digests = {"configDigest": config_digest(self.asked), "baseDigest": self.base_digest}
+        digests = {"configDigest": config_digest(self.requested), "baseDigest": self.base_digest}
         return {"jobUid": job_uid(), **digests, "rungs": self.rungs}
 
     @property
     def method(self) -> MethodSpec:
-        return self.settled.method
+        return self.fitted.method
 
     @property
     def learns_beside_base(self) -> bool:
         """Whether what is trained is worth something only with the base that it was trained with."""
-        return not self.method.trains_all or self.config.preference is not None
+        return not self.method.trains_all or self.fitted.preference is not None
 
 
 def job_uid() -> str:

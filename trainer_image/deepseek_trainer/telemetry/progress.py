@@ -18,11 +18,12 @@ GAUGES = (
     ("dst_trainer_eval_loss", "Loss of the last evaluation [nats/token].", "evalLoss"),
     ("dst_trainer_learning_rate", "Learning rate of the last logged step.", "learningRate"),
     ("dst_trainer_grad_norm", "Gradient norm of the last logged step, before clipping.", "gradNorm"),
-    ("dst_trainer_tokens_per_second", "Tokens trained per second over all ranks, padding left out.", "tokensPerSecond"),
     ("dst_trainer_restarts", "Restarts of the ranks inside their pods.", "restartCount"),
 )
 # The same; absent until they are known, for 0 would be a claim.
 MEASURED_GAUGES = (
+    ("dst_trainer_tokens_per_second", "Tokens trained per second over all ranks, padding left out.", "tokensPerSecond"),
+    ("dst_trainer_images_per_second", "Images trained per second over all ranks.", "imagesPerSecond"),
     ("dst_trainer_samples_per_second", "Rows trained per second over all ranks.", "samplesPerSecond"),
     (
         "dst_trainer_mfu",
@@ -67,7 +68,7 @@ class Progress:
         self._registry = CollectorRegistry()
         self._gauges = {field: Gauge(name, text, registry=self._registry) for name, text, field in GAUGES}
         self._checkpoint = {f: Gauge(name, text, registry=self._registry) for name, text, f in CHECKPOINT_GAUGES}
-        self._tokens = Counter("dst_trainer_tokens", "Tokens trained, padding left out.", registry=self._registry)
+        self._counters: dict[str, Counter] = {}
 
     def update(self, **facts: Any) -> None:
         """Take in facts by their names in the JSON of /progress."""
@@ -81,8 +82,12 @@ class Progress:
         _show(self._gauges, facts)
         _show(self._checkpoint, facts.get("lastCheckpoint") or {})
 
-    def count_tokens(self, tokens: int) -> None:
-        self._tokens.inc(tokens)
+    def count(self, unit: str, amount: int) -> None:
+        """So much more was trained, in the task's unit: tokens, images."""
+        if unit not in self._counters:
+            help_text = f"{unit.capitalize()} trained, padding left out."
+            self._counters[unit] = Counter(f"dst_trainer_{unit}", help_text, registry=self._registry)
+        self._counters[unit].inc(amount)
 
     def to_json(self) -> bytes:
         with self._lock:

@@ -36,18 +36,18 @@ class Work:
 
     steps: int = 0
     rows: int = 0
-    tokens: int = 0
+    size: int = 0  # in the task's unit
     seconds: float = 0.0
 
-    def add(self, rows: int, tokens: int, seconds: float) -> None:
+    def add(self, rows: int, size: int, seconds: float) -> None:
         self.steps, self.rows = self.steps + 1, self.rows + rows
-        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        self.size, self.seconds = self.size + size, self.seconds + seconds
 
-    def speed(self, yardstick: Yardstick | None) -> dict[str, float]:
-        tokens, rows = self.tokens / self.seconds, self.rows / self.seconds
-        speed = {"tokensPerSecond": round(tokens, 1), "samplesPerSecond": round(rows, 3)}
+    def speed(self, unit: str, yardstick: Yardstick | None) -> dict[str, float]:
+        units, rows = self.size / self.seconds, self.rows / self.seconds
+        speed = {f"{unit}PerSecond": round(units, 1), "samplesPerSecond": round(rows, 3)}
         if yardstick is not None:
-            speed |= {"mfu": round(yardstick.mfu(tokens), 4), "hfu": round(yardstick.hfu(rows), 4)}
+            speed |= {"mfu": round(yardstick.mfu(units), 4), "hfu": round(yardstick.hfu(rows), 4)}
         return speed
 
     def of_ranks(self, ranks: Ranks) -> dict[str, float]:
@@ -70,12 +70,13 @@ class Reporter:
         progress: Progress,
         history: Iterable[Event] = (),
         yardstick: Yardstick | None = None,
+        unit: str = "tokens",
     ) -> None:
-        """`yardstick`: None where it is not known what the devices could do."""
+        """`yardstick`: None where it is not known what the devices could do; `unit`: of what a batch holds."""
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 seconds of import that only the lead needs
 
         self._events = EventLog(paths.logs / "events.jsonl", history)
-        self._progress, self._yardstick = progress, yardstick
+        self._progress, self._yardstick, self._unit = progress, yardstick, unit
         self._board = SummaryWriter(str(paths.logs / "tensorboard"))
         self._unlogged = Work()
 
@@ -93,13 +94,13 @@ class Reporter:
         """An event that every rank has by itself."""
         self._events.emit(event, **fields)
 
-    def step(self, result: StepResult, tokens: int, seconds: float) -> None:
-        """A step over `tokens` tokens of all ranks, padding left out, that took `seconds`."""
-        self._progress.count_tokens(tokens)
+    def step(self, result: StepResult, size: int, seconds: float) -> None:
+        """A step over `size` tokens or images of all ranks, padding left out, that took `seconds`."""
+        self._progress.count(self._unit, size)
         self._progress.update(
             stage="training", step=result.step, maxSteps=result.max_steps, epoch=round(result.epoch, 3)
         )
-        self._unlogged.add(result.rows, tokens, seconds)
+        self._unlogged.add(result.rows, size, seconds)
         if result.loss is not None:
             self._log_step(result)
 
@@ -113,12 +114,13 @@ class Reporter:
             trainLoss=train_loss,
             loss=result.loss,
             step=step,
-            **result.figures(),
+            **result.figures,
             gap=None if train_loss is None else result.loss - train_loss,
         )
         self._board.add_scalar("loss/validation", result.loss, step)
-        for name, value in result.of_pairs.items():
-            self._board.add_scalar(f"{name}/validation", value, step)
+        for name, value in result.figures.items():
+            if value is not None:
+                self._board.add_scalar(f"{name}/validation", value, step)
         self._progress.update(evalLoss=result.loss)
 
     def checkpoint(self, saved: "Saved") -> None:
@@ -154,7 +156,7 @@ class Reporter:
         facts: dict[str, float] = {
             "learningRate": result.learning_rate,
             "gradNorm": result.grad_norm,
-            **work.speed(self._yardstick),
+            **work.speed(self._unit, self._yardstick),
             **(work.of_ranks(result.ranks) if result.ranks else {}),
         }
         self._events.emit("step", epoch=round(result.epoch, 3), step=result.step, loss=result.loss, **facts)
@@ -179,7 +181,7 @@ class Silent(Reporter):
     def own(self, event: str, **fields: Any) -> None:
         log(log_line({"event": event, **fields}))
 
-    def step(self, result: StepResult, tokens: int, seconds: float) -> None: ...
+    def step(self, result: StepResult, size: int, seconds: float) -> None: ...
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
     def checkpoint(self, saved: "Saved") -> None: ...
     def close(self) -> None: ...

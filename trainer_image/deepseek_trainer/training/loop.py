@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import NotFiniteError
 from deepseek_trainer.contract.optimization import Schedule
 from deepseek_trainer.data.cursor import Cursor
-from deepseek_trainer.data.dataset import Batch, Rows
+from deepseek_trainer.data.dataset import Rows
 from deepseek_trainer.data.loader import Load, loader
 from deepseek_trainer.evaluation.evaluate import EvalResult, evaluate_loss
 from deepseek_trainer.model.precision import compute_dtype
@@ -24,6 +23,7 @@ from deepseek_trainer.telemetry.reporter import Reporter, StepResult
 from deepseek_trainer.training.guard import Verdict
 from deepseek_trainer.training.horizon import Horizon
 from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.savepoints import Savepoints
 from deepseek_trainer.training.schedule import learning_rate
 from deepseek_trainer.training.state import RunState
 from deepseek_trainer.worker.distributed import World
@@ -37,27 +37,21 @@ class Loop:
     config: TrainingConfig
     world: World
     learner: Learner
-    train_rows: Rows
-    validation_rows: Rows
+    train_rows: Rows[Any]
+    validation_rows: Rows[Any]
     cursor: Cursor
     state: RunState
-    saver: Saver
+    savepoints: Savepoints
     reporter: Reporter
     stop_requested: Callable[[], bool]
-    origin: Mapping[str, Any]  # of its checkpoints: what they tell beside the state
-    token_bytes: Tensor | None = None  # bytes of text by token: see `evaluate_loss`
     now: Callable[[], float] = time.monotonic  # [s]
     profiler: Profiler | None = None
     evaluation: EvalResult | None = field(init=False, default=None)  # of the weights as they are
     _horizon: Horizon = field(init=False)
-    _load: Load = field(init=False)
+    _load: Load[Any] = field(init=False)
     _meter: Meter = field(init=False)
     _scales_loss: bool = field(init=False)
     _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
-    _saved_step: int = field(init=False)
-    _has_rolled_back: bool = field(init=False, default=False)  # and no checkpoint tells of it yet
-    _saved_best: int | None = field(init=False, default=-1)  # the best step that retention knows; -1: an earlier run's
-    _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
         optimization = self.config.optimization
@@ -65,7 +59,7 @@ class Loop:
         self._load = loader(self.train_rows, self.world, optimization.micro_batch_size)
         self._meter = Meter(self.world.device, self.now)
         self._scales_loss = compute_dtype(optimization.precision, self.world.device) is torch.float16
-        self._saved_step, self._saved_at = self.state.step, self.now()
+        self.savepoints.step = self.state.step
 
     @property
     def model(self) -> nn.Module:
@@ -74,32 +68,32 @@ class Loop:
     def run(self) -> None:
         """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
         if self.world.size > 2:
-            self.learner.settle_order_of_sums(self.train_rows.batch([0]))
+            self.learner.settle_order_of_sums(self._load(self.cursor)[0])
         self._complete_step()
         while not (self._is_last() or self._has_stalled()):
             started = self.now()
             if self.profiler:
                 self.profiler.before_step(self.state.step + 1)
             batches = self._next_batches()
-            targets, tokens, stop, save, has_failed, self.state.train_seconds = self.world.sum(
+            targets, size, stop, save, has_failed, self.state.train_seconds = self.world.sum(
                 [
                     sum(self.learner.loss.count(batch) for batch in batches),
-                    sum(batch.num_tokens for batch in batches),
+                    sum(batch.size for batch in batches),
                     self._is_to_stop(),
-                    self.world.is_lead and self._clock_is_due(),
-                    self.saver.has_failed,
+                    self.world.is_lead and self.savepoints.is_due_by_the_clock(),
+                    self.savepoints.saver.has_failed,
                     self.world.is_lead and self.state.train_seconds + self._last_seconds,
                 ]
             )
             if has_failed:
-                self.saver.wait()
+                self.savepoints.saver.wait()
             if stop:
                 self._leave()
             if save:
                 self.save()
             result = self._step(batches, int(targets))
             self._last_seconds = self.now() - started
-            self.reporter.step(result, int(tokens), self._last_seconds)
+            self.reporter.step(result, int(size), self._last_seconds)
             self._complete_step()
             self._report_saves()
         self._save_to_the_end()
@@ -117,10 +111,10 @@ class Loop:
 
     def measure(self) -> EvalResult:
         """Loss on the held-out rows, over all ranks; raises StopRequested on a stop."""
-        self.saver.before_change()  # the averages take the weights' place
+        self.savepoints.saver.before_change()  # the averages take the weights' place
         with self.learner.averaged():
             self.evaluation = evaluate_loss(
-                self.model,
+                self.learner.loss,
                 self.validation_rows,
                 max_rows=self.config.evaluation.max_rows,
                 batch_size=self.config.optimization.micro_batch_size,
@@ -128,8 +122,6 @@ class Loop:
                 world_size=self.world.size,
                 reduce=self.world.sum,
                 before_batch=self.leave_if_stopped,
-                loss=self.learner.loss,
-                token_bytes=self.token_bytes,
             )
         return self.evaluation
 
@@ -139,24 +131,12 @@ class Loop:
             self._leave()
 
     def save(self) -> None:
-        """Begin a checkpoint of the current step, unless there is one; drop those that retention gives up."""
-        best, before = self.state.best_step, self._saved_best
-        self._saved_best = best
-        if self._saved_step == self.state.step:
-            if best != before:
-                self.saver.prune(best)
-            return
-        meta = {
-            **self.origin,
-            "run": self.state.to_json() | {"history": self.reporter.history},
-            "cursor": self.cursor.state().hex(),
-        }
-        self.saver.save(self.state.step, self.learner.state(), meta, best)
-        self._saved_step, self._saved_at, self._has_rolled_back = self.state.step, self.now(), False
+        """Begin a checkpoint of the current step, unless there is one."""
+        self.savepoints.save(self.state, self.learner, self.cursor, self.reporter.history)
 
     def _is_to_stop(self) -> bool:
         """Not before a rollback is saved, with the step after it: the next run would read the same rows again."""
-        return self.stop_requested() and not self._has_rolled_back
+        return self.stop_requested() and not self.savepoints.has_rolled_back
 
     def _leave(self) -> NoReturn:
         self._save_to_the_end()
@@ -166,27 +146,27 @@ class Loop:
         if self.profiler:
             self.profiler.finish(self.state.step + 1)
         self.save()
-        self.saver.wait()
+        self.savepoints.saver.wait()
         self._report_saves()
 
     def _report_saves(self) -> None:
-        for saved in self.saver.finished():
+        for saved in self.savepoints.saver.finished():
             self.reporter.checkpoint(saved)
 
     def _complete_step(self) -> None:
         """Evaluate and save where the step is due; after a resume, what a stop has cut off."""
-        is_evaluated = self.state.evaluated_step == self.state.step
-        if not is_evaluated and (self._is_due(self.config.evaluation.interval_steps) or self._is_last()):
+        is_due = self.state.step % self.config.evaluation.interval_steps == 0 or self._is_last()
+        if is_due and self.state.evaluated_step != self.state.step:
             self.evaluate()
-        if self._has_rolled_back or self._is_due(self.config.checkpoint.interval.steps):
+        if self.savepoints.is_due(self.state.step):
             self.save()
 
-    def _next_batches(self) -> list[Batch]:
+    def _next_batches(self) -> list[Any]:
         """This rank's rows of the next step, in micro-batches."""
         with self._meter.waiting():
             return self._load(self.cursor)
 
-    def _step(self, batches: Sequence[Batch], targets: int) -> StepResult:
+    def _step(self, batches: Sequence[Any], targets: int) -> StepResult:
         """One optimizer step, or one that is skipped.  Raises NotFiniteError on every rank, the weights unchanged."""
         scale = self.state.loss_scale.value if self._scales_loss else 1.0
         self._meter.begin()
@@ -199,7 +179,7 @@ class Loop:
         self.state.step += 1
         self.evaluation = None
         if self._may_change(norm):
-            self.saver.before_change()
+            self.savepoints.saver.before_change()
             self.learner.update(rate, scaled_norm, scale, self.state.step)
         else:
             self.learner.discard()
@@ -217,8 +197,8 @@ class Loop:
 
     def _agreed(self, loss: float, targets: int) -> tuple[float, Ranks]:
         """Of the ranks' sums the mean over `targets`, and what the ranks measured since the last logged step."""
-        total, *told = self.world.sum([loss, *self._meter.told(self.world.rank, self.world.size)])
-        return total / targets, Ranks.of(told)
+        total, *measured = self.world.sum([loss, *self._meter.told(self.world.rank, self.world.size)])
+        return total / targets, Ranks.of(measured)
 
     def _rate(self) -> float:
         spent = self._horizon.time_spent(self.state.train_seconds)
@@ -240,30 +220,24 @@ class Loop:
 
     def _roll_back(self, verdict: Verdict, norm: float) -> None:
         """Go on from the last checkpoint, more slowly, and with the data that come next."""
-        self.saver.wait()
-        info = self.saver.store.latest()
+        store = self.savepoints.saver.store
+        self.savepoints.saver.wait()
+        info = store.latest()
         if info is None or self.state.rollbacks >= self.config.optimization.guard.max_rollbacks:
             raise not_finite(verdict, self.state, norm)
         left, spent, rollbacks = self.state.step, self.state.train_seconds, self.state.rollbacks
-        self.learner.load(self.saver.store, info)
+        self.learner.load(store, info)
         self.state = RunState.from_json(info.meta["run"])
         self.state.train_seconds, self.state.rollbacks = spent, rollbacks + 1
         self.state.norms.skipped = 0
-        self._saved_step, self._saved_best, self._has_rolled_back = info.step, -1, True
+        self.savepoints.rolled_back(info.step)
         self.reporter.event("rolled_back", step=left, to=info.step, rateFactor=self.state.rate_factor)
 
     def _is_logged(self) -> bool:
         return self._horizon.is_logged(self.state.step) or self._is_last()
 
-    def _is_due(self, interval: int | None) -> bool:
-        return interval is not None and self.state.step % interval == 0
-
     def _is_last(self) -> bool:
         return self._horizon.is_reached(self.state.step, self.state.train_seconds)
-
-    def _clock_is_due(self) -> bool:
-        seconds = self.config.checkpoint.interval.seconds
-        return seconds is not None and self.now() - self._saved_at >= seconds
 
     def _has_stalled(self) -> bool:
         stopping = self.config.optimization.early_stopping

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer
-from deepseek_trainer.model.causal_lm import trainable_parameters
+from deepseek_trainer.model.loading import trainable_parameters
 from deepseek_trainer.training.moments import kept_by
 
 BETAS = (0.9, 0.95)

@@ -23,9 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from deepseek_trainer.budget.estimate import ZERO_BUCKET
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.model.causal_lm import transformer
-from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.worker.distributed import World
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -34,19 +32,18 @@ MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 class ZeroEngine:
     """`loss`, spread over the ranks, and its AdamW.  All methods are collective."""
 
-    def __init__(self, loss: SummedLoss, adamw: torch.optim.Optimizer, stage: int, world: World) -> None:
+    def __init__(self, loss: Loss[Any], adamw: torch.optim.Optimizer, stage: int, world: World) -> None:
         self._adamw, self._stage, self._world = adamw, stage, world
         self._is_held = False
         deepspeed.ops.__compatible_ops__ = {}  # else a kernel is built at once, which takes a minute and a compiler
         deepspeed.init_distributed("nccl" if world.device.type == "cuda" else "gloo")
-        head = transformer(loss.model).get_output_embeddings()
-        for weight in head.parameters():  # which `loss` uses without calling the head
+        for weight in (weight for module in loss.uncalled for weight in module.parameters()):
             deepspeed.zero.register_external_parameter(loss, weight)
         self._engine, *_ = deepspeed.initialize(model=loss, optimizer=adamw, config=_settings(stage))
         adamw.register_step_pre_hook(self._hold)
         self._begin()
 
-    def loss(self, batch: Batch, *, is_last: bool) -> Tensor:
+    def loss(self, batch: Any, *, is_last: bool) -> Tensor:
         """Of a micro-batch, the last of a step or not."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         loss: Tensor = self._engine(batch)

@@ -18,7 +18,7 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.checkpoints.statefile import split
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
-from deepseek_trainer.data.dataset import Batch
+from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.training.learner import Learner, State
 from deepseek_trainer.training.moments import Moments, kept_by
 from deepseek_trainer.training.optimizer import optimizers
@@ -31,8 +31,9 @@ from deepseek_trainer.worker.distributed import World
 class ZeroLearner(Learner):
     """One rank's part of it.  All methods are collective."""
 
-    def __init__(self, model: nn.Module, optimization: OptimizationSpec, world: World) -> None:
-        super().__init__(model, optimization, world)
+    def __init__(self, loss: Loss[Any], optimization: OptimizationSpec, world: World) -> None:
+        super().__init__(loss, optimization, world)
+        model = loss.model
         # DeepSpeed hooks into modules, and where weights are sharded a rank alone cannot call those.
         self._bare = with_weights(model, (torch.empty_like(weight, device="meta") for weight in model.parameters()))
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -42,9 +43,10 @@ class ZeroLearner(Learner):
         self._engine = ZeroEngine(self.loss, self._adamw, optimization.strategy.zero_stage, world)
 
     def accumulate(
-        self, batches: Sequence[Batch], targets: float, before_exchange: Callable[[], None] = lambda: None
+        self, batches: Sequence[Any], targets: float, before_exchange: Callable[[], None] = lambda: None
     ) -> Tensor:
         alone_until = {Strategy.ZERO1: len(batches) - 1, Strategy.ZERO2: 0}.get(self._optimization.strategy)
+        self.loss.begin(batches)
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for i, batch in enumerate(batches):
             loss = self._engine.loss(batch, is_last=i == len(batches) - 1)
@@ -69,7 +71,7 @@ class ZeroLearner(Learner):
     def discard(self) -> None:
         self._engine.discard()
 
-    def settle_order_of_sums(self, batch: Batch) -> None:
+    def settle_order_of_sums(self, batch: Any) -> None:
         """It is the same from the first pass on."""
 
     @contextmanager

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.evaluation.evaluate import answering
-from deepseek_trainer.model.causal_lm import by_row, learned, token_losses, transformer
-from deepseek_trainer.model.parallel import SummedLoss
+from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.modes import answering
+from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.loss import TokenLoss, by_row, learned, token_losses
 
 
 class Frozen(nn.Module):
@@ -33,11 +33,11 @@ class Frozen(nn.Module):
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: TokenBatch) -> Tensor:
         return log_odds(self.model, batch, logits_bytes=self._logits_bytes)
 
 
-class PairLoss(SummedLoss):
+class PairLoss(TokenLoss):
     """The sum of the losses of a batch's pairs; in evaluation a vector: with it the sums of `measures`."""
 
     measures = ("rewardAccuracy", "rewardMargin")
@@ -47,11 +47,11 @@ class PairLoss(SummedLoss):
         self._beta = beta
         self.frozen = () if isinstance(model, PeftModel) else (Frozen(model, optimization.logits_bytes),)
 
-    def count(self, batch: Batch) -> int:
+    def count(self, batch: TokenBatch) -> int:
         return len(batch.tokens_BT)
 
-    def forward(self, batch: Batch) -> Tensor:
-        with self._autocast:
+    def forward(self, batch: TokenBatch) -> Tensor:
+        with self.autocast:
             batch = batch.to(transformer(self.model).device)  # once for policy and reference
             # The policy first: peft freezes adapters that are off, and FSDP keeps what it sees when it first gathers.
             policy_B = log_odds(self.model, batch, self._decoder, self._logits_bytes)
@@ -60,14 +60,14 @@ class PairLoss(SummedLoss):
             return pair_losses(margins_B, self._smoothing).sum()
         return torch.stack([pair_losses(margins_B).sum(), _preferred(margins_B).sum(), margins_B.sum()])
 
-    def _reference(self, batch: Batch) -> Tensor:
+    def _reference(self, batch: TokenBatch) -> Tensor:
         if self.frozen:
             odds_B: Tensor = self.frozen[0](batch)
             return odds_B
         return without_adapters(self.model, batch, self._logits_bytes)
 
 
-def without_adapters(model: nn.Module, batch: Batch, logits_bytes: int = LOGITS_BYTES) -> Tensor:
+def without_adapters(model: nn.Module, batch: TokenBatch, logits_bytes: int = LOGITS_BYTES) -> Tensor:
     """`log_odds` of the base, without dropout and gradient."""
     assert isinstance(model, PeftModel)
     with answering(model), model.disable_adapter():
@@ -76,7 +76,7 @@ def without_adapters(model: nn.Module, batch: Batch, logits_bytes: int = LOGITS_
 
 def log_odds(
     model: nn.Module,
-    batch: Batch,
+    batch: TokenBatch,
     decoder: Callable[..., Any] | None = None,
     logits_bytes: int = LOGITS_BYTES,
 ) -> Tensor:

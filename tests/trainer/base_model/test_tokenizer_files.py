@@ -3,8 +3,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer, save_tokenizer, tokenizer_from
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.language.tokenizer_files import files_of, load_tokenizer, save_tokenizer, tokenizer_from
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, a_tokenizer, paths_with_base
 

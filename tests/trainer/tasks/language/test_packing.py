@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepseek_trainer.language.packing import (
+from deepseek_trainer.tasks.language.batch import block_causal_mask
+from deepseek_trainer.tasks.language.packing import (
     IGNORED,
     Document,
     best_fit,
-    block_causal_mask,
     packed_row,
     row_dtype,
     split_rows,

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision
-from deepseek_trainer.data.dataset import Batch, Rows
-from deepseek_trainer.language.packing import Document, packed_row, row_dtype
-from deepseek_trainer.model.causal_lm import row_losses
 from deepseek_trainer.model.method import trainable
-from deepseek_trainer.model.parallel import SummedLoss
 from deepseek_trainer.model.precision import autocast
-from deepseek_trainer.training.preference import PairLoss, log_odds, pair_losses, without_adapters
+from deepseek_trainer.tasks.language.batch import TokenBatch, collate
+from deepseek_trainer.tasks.language.loss import CausalLoss, row_losses
+from deepseek_trainer.tasks.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.tasks.language.preference import PairLoss, log_odds, pair_losses, without_adapters
 from support.builders.loop import (
     ALONE,
     LENGTH,
@@ -65,18 +64,18 @@ def moved(model: nn.Module) -> nn.Module:
     return model
 
 
-def one_side(batch: Batch, side: int) -> list[Batch]:
+def one_side(batch: TokenBatch, side: int) -> list[TokenBatch]:
     """The chosen (0) or rejected (1) document of each pair, each a row of its own without padding."""
     found = []
     for row in range(len(batch.tokens_BT)):
         places = batch.document_ids_BT[row] == side
         parts = (batch.tokens_BT, batch.targets_BT, batch.position_ids_BT)
         tokens, targets, positions = (part[row, places][None] for part in parts)
-        found.append(Batch(tokens, targets, positions, torch.zeros_like(tokens)))
+        found.append(TokenBatch(tokens, targets, positions, torch.zeros_like(tokens)))
     return found
 
 
-def alone(model: nn.Module, batch: Batch) -> Tensor:
+def alone(model: nn.Module, batch: TokenBatch) -> Tensor:
     """`log_odds` from forward passes over single answers."""
     chosen, rejected = (torch.cat([row_losses(model, each) for each in one_side(batch, side)]) for side in (0, 1))
     return rejected - chosen
@@ -168,7 +167,7 @@ def test_a_gradient_step_makes_the_chosen_answer_likelier_and_the_rejected_one_l
 def test_only_the_policy_is_trained_and_the_copy_is_nobodys_part():
     policy = a_model()
     loss = a_loss(policy)
-    plain = SummedLoss(policy, autocast(Precision.FP32, ALONE.device), OptimizationSpec())
+    plain = CausalLoss(policy, autocast(Precision.FP32, ALONE.device), OptimizationSpec())
     assert [name for name, _ in loss.named_parameters()] == [name for name, _ in plain.named_parameters()]
     loss(BATCH).backward()
     (frozen,) = loss.frozen
@@ -188,10 +187,10 @@ def test_a_model_learns_to_prefer_what_can_be_told_apart(
     loop = a_loop(settings, tmp_path, model=model())
     loop.run()
     (result,) = loop.reporter.results
-    assert result.of_pairs["rewardAccuracy"] == 1.0
-    assert result.of_pairs["rewardMargin"] > 0.01, "of adapters of rank 2; of all weights it is above 1"
+    assert result.figures["rewardAccuracy"] == 1.0
+    assert result.figures["rewardMargin"] > 0.01, "of adapters of rank 2; of all weights it is above 1"
     assert result.loss < math.log(2) - 0.005
-    assert result.figures() == result.of_pairs, "no perplexity: the loss is not one of tokens"
+    assert result.figures.keys() == {"rewardAccuracy", "rewardMargin"}, "no perplexity: the loss is not one of tokens"
 
 
 @pytest.mark.parametrize(
@@ -247,5 +246,5 @@ def test_padding_says_nothing_about_a_pair():
     sides = [Document(np.array([9, 8, token], np.uint32), np.array([False, False, True])) for token in (5, 6)]
     (short,), (long,) = ([packed_row(sides, row_dtype(length, 260), pad=0)] for length in (6, LENGTH))
     model = without_dropout(a_model())
-    found = [log_odds(model, Rows([row]).batch([0])) for row in (short, long)]
+    found = [log_odds(model, collate(row)) for row in (short, long)]
     torch.testing.assert_close(found[0], found[1])

@@ -1,21 +1,14 @@
-"""The model that is trained: from the prepared base or from scratch, and its loss.
-
-Shapes: B rows in a micro-batch, T tokens in a row, N learned positions of a micro-batch, D width, V vocabulary.
-"""
+"""The model that is trained, as it is before training: from the prepared base or from scratch."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
-from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from deepseek_trainer.base_model.gguf_model import CLASSES
@@ -24,10 +17,6 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.contract.optimization import LOGITS_BYTES
-from deepseek_trainer.data.dataset import Batch
-from deepseek_trainer.language.packing import block_causal_mask
-from deepseek_trainer.model.cross_entropy import summed_cross_entropy
 from deepseek_trainer.storage.tensorfile import View, views
 from deepseek_trainer.storage.vault import Vault
 
@@ -94,82 +83,6 @@ def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> 
                 eos_token_id=None,
             )
         )
-
-
-def causal_loss(
-    model: nn.Module,
-    batch: Batch,
-    smoothing: float = 0.0,
-    decoder: Callable[..., Any] | None = None,
-    logits_bytes: int = LOGITS_BYTES,
-) -> tuple[Tensor, int]:
-    """Sum of the next-token losses [nats, fp32 scalar with gradient] and the number of learned positions N.
-
-    Logits are made for the N learned positions only: for instruction data that is a fraction of
-    the B x T x V logits, which are most of the memory of a small model.  Divide by the N of all
-    micro-batches and ranks to get a mean that does not depend on how rows were dealt out.
-    `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
-    `decoder`: to be called in place of the model's own.
-    """
-    head, hidden_ND, there = learned(model, batch, decoder)
-    return head_loss(head, hidden_ND, there.learned_targets_N, smoothing, logits_bytes), batch.num_targets
-
-
-def row_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """`causal_loss` of each row by itself [nats, float64 of shape B]."""
-    head, hidden_ND, there = learned(model, batch)
-    return by_row(token_losses(head, hidden_ND, there.learned_targets_N), there)
-
-
-def by_row(values_N: Tensor, batch: Batch) -> Tensor:
-    """Sums over the learned positions of each row, of shape B."""
-    rows_N = batch.learned_N // batch.targets_BT.shape[1]
-    return values_N.new_zeros(len(batch.targets_BT)).index_add(0, rows_N, values_N)
-
-
-def learned(model: nn.Module, batch: Batch, decoder: Callable[..., Any] | None = None) -> tuple[Any, Tensor, Batch]:
-    """The head, what it takes of the learned positions, and `batch` on their device."""
-    inner = transformer(model)
-    there = batch.to(inner.device)
-    decode = inner.get_decoder() if decoder is None else decoder
-    hidden_BTD = decode(
-        input_ids=there.tokens_BT,
-        position_ids=there.position_ids_BT,
-        attention_mask=block_causal_mask(there.document_ids_BT),
-        use_cache=False,
-    ).last_hidden_state
-    return inner.get_output_embeddings(), hidden_BTD.flatten(0, 1)[there.learned_N], there
-
-
-def head_loss(
-    head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0, logits_bytes: int = LOGITS_BYTES
-) -> Tensor:
-    """Sum of the cross entropies of `head`'s logits, fp32."""
-    # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
-    rows = _rows(head, logits_bytes)
-    return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=rows)
-
-
-def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: int = LOGITS_BYTES) -> Tensor:
-    """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing.
-
-    What each weighs in a loss is not known before the backward pass, which makes the logits of several parts again.
-    """
-    weight, bias = head.weight, head.bias  # as above
-
-    def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, reduction="none")
-
-    rows = _rows(head, logits_bytes)
-    parts = list(zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True))
-    made = part if len(parts) == 1 else partial(checkpoint, part, use_reentrant=False)
-    return torch.cat([made(*each) for each in parts]).double()
-
-
-def _rows(head: Any, logits_bytes: int) -> int:
-    """Positions of a part: all logits would be most of the memory."""
-    vocab: int = head.out_features
-    return max(1, logits_bytes // (4 * vocab))
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -3,16 +3,19 @@
 Errors name the place of a record and its fields, never its content.
 """
 
-import difflib
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.language.conversation import (
+from deepseek_trainer.data.fields import encodable, kind, label_of, refuse_missing, refuse_twice, some
+from deepseek_trainer.data.formats import csv_table, jsonl, parquet_table, whole_text
+from deepseek_trainer.data.reading import Reader, Reading
+from deepseek_trainer.tasks.language.conversation import (
     ASSISTANT,
     ROLES,
     USER,
@@ -24,11 +27,8 @@ from deepseek_trainer.language.conversation import (
 )
 
 MUST_CONTAIN: Final = "mustContain"  # optional field of an Instruction record: what a right answer must say
-MAX_LABEL: Final = 256  # [characters], as evaluation.labels
-_SHOWN: Final = 10  # names of files or fields in a message
 _MESSAGE: Final = 'a message is {"role": "system", "user" or "assistant", "content": "..."}'
 _ORDER: Final = "after an optional system message, user and assistant take turns, and the assistant has the last word"
-_KINDS: Final = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,24 @@ class Record:
         return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"dstj record").digest(), "big")
 
 
+def reading(spec: DataSpec) -> Reading[Record]:
+    """How the files of a language job become records."""
+    readers: dict[str, Reader] = {".jsonl": jsonl, ".csv": csv_table, ".parquet": parquet_table}
+    if spec.format is DataFormat.TEXT:
+        readers[".txt"] = whole_text(spec.text_field)
+    return Reading(
+        readers,
+        columns=partial(columns, spec=spec),
+        record=partial(record_of, spec=spec),
+        way_out=partial(_way_out, spec=spec),
+    )
+
+
+def _way_out(found: Sequence[Path], spec: DataSpec) -> str:
+    is_text = spec.format is not DataFormat.TEXT and any(file.suffix == ".txt" for file in found)
+    return "data.format: Text reads .txt files" if is_text else "one JSON object per line in .jsonl files"
+
+
 def record_of(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
     """The record that `value` spells, found at `line` of the file `name`; None for an empty text.
 
@@ -83,7 +101,7 @@ def record_of(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Re
     record = _record(value, name, line, spec)
     if record is None or spec.balance_by is None:
         return record
-    return replace(record, label=_label(value, spec.balance_by, record.place))
+    return replace(record, label=label_of(value, spec.balance_by, record.place))
 
 
 def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
@@ -104,7 +122,7 @@ def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Reco
     return Record(prompt, response, name, line, _must_contain(value, place))
 
 
-def columns(names: list[str], spec: DataSpec, place: str) -> list[str]:
+def columns(names: list[str], place: str, spec: DataSpec) -> list[str]:
     """Which of a table's columns records are made of.
 
     Raises DataError where one that is needed is missing, or one is there twice.
@@ -112,25 +130,11 @@ def columns(names: list[str], spec: DataSpec, place: str) -> list[str]:
     optional = [] if spec.format is DataFormat.TEXT else [spec.messages_field, MUST_CONTAIN]
     for setting, field in _needed(spec, has_messages=spec.messages_field in names).items():
         if field not in names:
-            _refuse_missing(field, names, place, setting)
+            refuse_missing(field, names, place, setting)
     fields = [*_needed(spec, has_messages=False).values(), *optional]
     wanted = [name for name in dict.fromkeys(fields) if name in names]
-    if twice := [name for name in wanted if names.count(name) > 1]:
-        raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
+    refuse_twice(wanted, names, place)
     return wanted
-
-
-def some(names: list[str]) -> str:
-    """The first ten names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def kind(value: Any) -> str:
-    """What `value` is, without telling it."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return _KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
 def _needed(spec: DataSpec, *, has_messages: bool) -> dict[str, str]:
@@ -180,36 +184,8 @@ def _filled(value: dict[str, Any], field: str, place: str, setting: str) -> str:
 
 def _string(value: dict[str, Any], field: str, place: str, setting: str) -> str:
     if field not in value:
-        _refuse_missing(field, list(value), place, setting)
-    return _encodable(value[field], field, place)
-
-
-def _refuse_missing(field: str, names: list[str], place: str, setting: str) -> NoReturn:
-    near = difflib.get_close_matches(field, names, n=1)
-    instead = f", did you mean {near[0]!r}" if near else ""
-    raise DataError(
-        f"{place}: no field {field!r}{instead}; it has: {some(names) or 'none'}",
-        hint=f"set data.{setting} to the field's name",
-    )
-
-
-def _label(value: dict[str, Any], field: str, place: str) -> str:
-    """A class may be a word, a number or a truth value; 1 and "1" are the same, as a table cannot tell them apart."""
-    if field not in value:
-        _refuse_missing(field, list(value), place, "balanceBy")
-    found = value[field]
-    if not isinstance(found, str | int):
-        raise DataError(
-            f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
-            hint="set data.balanceBy to the field that holds a record's class",
-        )
-    text = _encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
-    if not 0 < len(text) <= MAX_LABEL:
-        raise DataError(
-            f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
-            hint="set data.balanceBy to the field that holds a record's class",
-        )
-    return text
+        refuse_missing(field, list(value), place, setting)
+    return encodable(value[field], field, place)
 
 
 def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -219,7 +195,7 @@ def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
         raise DataError(
             f"{place}: field {MUST_CONTAIN!r} must be a string or a list of strings, this is {kind(wanted)}"
         )
-    return tuple(_encodable(item, MUST_CONTAIN, place) for item in items)
+    return tuple(encodable(item, MUST_CONTAIN, place) for item in items)
 
 
 def _conversation(value: Any, field: str, place: str) -> Conversation:
@@ -247,22 +223,9 @@ def _message(value: Any, place: str) -> Message:
     for field in ("role", "content"):
         if field not in value:
             raise DataError(f"{place}: no field {field!r}; it has: {some(list(value)) or 'none'}", hint=_MESSAGE)
-    content = _encodable(value["content"], "content", place)
+    content = encodable(value["content"], "content", place)
     if value["role"] not in ROLES:
         raise DataError(f"{place}: field 'role' must be one of {', '.join(ROLES)}", hint=_MESSAGE)
     if not content.strip():
         raise DataError(f"{place}: field 'content' is empty: each turn says something")
     return Message(value["role"], content)
-
-
-def _encodable(text: Any, field: str, place: str) -> str:
-    """A string that has a UTF-8 form: JSON can spell half a surrogate pair, which has none."""
-    if not isinstance(text, str):
-        raise DataError(f"{place}: field {field!r} must be a string, this is {kind(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{place}: field {field!r} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
-        ) from None
-    return text

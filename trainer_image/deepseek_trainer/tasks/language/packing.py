@@ -1,7 +1,7 @@
 """From tokenised documents to rows of one length, and what attention may see inside a row.
 
 Each document of a row is isolated from its neighbours: its positions start at 0, and no token
-attends to another document's.  Imports no torch: `block_causal_mask` only uses the tensor it is given.
+attends to another document's.  Without torch.
 
 Shapes: B rows in a micro-batch, T tokens in a row.
 """
@@ -10,13 +10,10 @@ import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IGNORED: Final = -100  # a target that is not learned: cross_entropy's ignore_index
 
@@ -147,12 +144,25 @@ def packed_row(parts: Sequence[Document], dtype: np.dtype[np.void], pad: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Rows as int64 arrays of shape BT; see `dataset.Batch`."""
+    """Rows as int64 arrays of shape BT; see `batch.TokenBatch`."""
 
     tokens_BT: npt.NDArray[np.int64]
     targets_BT: npt.NDArray[np.int64]
     position_ids_BT: npt.NDArray[np.int64]
     document_ids_BT: npt.NDArray[np.int64]
+
+
+def document_length(row: npt.NDArray[np.void]) -> float:
+    """Mean tokens of the documents in a row of shape (1,), padding left out: how hard the row is.
+
+    Best-fit packing puts short documents beside long ones, which brings rows closer together than their documents are:
+    the order is one of tendency.  In Text a document that is cut counts in each row with the part that lies there.
+    """
+    length = row["tokens"].shape[1]
+    starts = np.flatnonzero(np.unpackbits(row["starts"][0], count=length))
+    last = int(starts[-1])
+    is_padding = not np.unpackbits(row["learned"][0], count=length)[last:].any()  # of a document something is learned
+    return (last if is_padding else length) / (len(starts) - is_padding)
 
 
 def unpacked(rows: npt.NDArray[np.void]) -> Unpacked:
@@ -170,13 +180,3 @@ def unpacked(rows: npt.NDArray[np.void]) -> Unpacked:
         position_ids_BT=places_T - np.maximum.accumulate(np.where(starts_BT, places_T, 0), axis=1),
         document_ids_BT=np.cumsum(starts_BT, axis=1) - 1,
     )
-
-
-def block_causal_mask(document_ids_BT: "Tensor") -> "Tensor":
-    """bool, (B, 1, T, T): whether position t may attend to s: not later, and in the same document.
-
-    The form that scaled_dot_product_attention and transformers (>= 5.15, `masking_utils`: a 4-D mask
-    is used as it is) expect.  B x T x T bytes.
-    """
-    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    return same_BTT.tril()[:, None]

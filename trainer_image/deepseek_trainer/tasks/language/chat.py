@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from jinja2 import TemplateError
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.language.conversation import ASSISTANT, SYSTEM, USER, Conversation
+from deepseek_trainer.tasks.language.conversation import ASSISTANT, SYSTEM, USER, Conversation
 
 Span = tuple[list[int], bool]  # tokens, and whether they are learned
 

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.language.chat import QUESTION, Span, encoded, rendered, spans
-from deepseek_trainer.language.conversation import ASSISTANT, USER, Conversation, Message, Question
-from deepseek_trainer.language.packing import Document
-from deepseek_trainer.language.records import Record
+from deepseek_trainer.tasks.language.chat import QUESTION, Span, encoded, rendered, spans
+from deepseek_trainer.tasks.language.conversation import ASSISTANT, USER, Conversation, Message, Question
+from deepseek_trainer.tasks.language.packing import Document
+from deepseek_trainer.tasks.language.records import Record
 
 BEGIN: Final = "<|begin|>"
 END: Final = "<|end|>"

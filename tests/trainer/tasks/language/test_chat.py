@@ -8,15 +8,24 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.data.dataset import open_prepared
-from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.data.sources import Source
-from deepseek_trainer.language.conversation import Message, as_text
-from deepseek_trainer.language.packing import IGNORED
-from deepseek_trainer.language.records import Record
-from deepseek_trainer.language.tokenizer import documents, prompt_ids
+from deepseek_trainer.tasks.language.conversation import Message, as_text
+from deepseek_trainer.tasks.language.packing import IGNORED
+from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.tokenizer import documents, prompt_ids
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.data import CLAIM, RUN, RUN_ID, a_config, a_data_spec, questions, some_paths, write_jsonl
+from support.builders.data import (
+    CLAIM,
+    RUN,
+    RUN_ID,
+    a_config,
+    a_data_spec,
+    open_prepared,
+    prepare,
+    questions,
+    some_paths,
+    write_jsonl,
+)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -202,7 +211,7 @@ def talk(*turns):
 
 def found(paths, **data):
     spec = a_data_spec(format="Instruction", **data)
-    return list(Source.find(VolumePath(claim_name=CLAIM, path="a.jsonl"), spec, paths).records())
+    return list(Source.find(VolumePath(claim_name=CLAIM, path="a.jsonl"), spec, paths, reading(spec)).records())
 
 
 def test_a_conversation_is_read_from_the_field_that_the_job_names(paths):
@@ -278,7 +287,7 @@ def test_a_conversation_is_cut_where_the_row_ends(paths):
     hopeless = talk(("user", "word " * 500), ("assistant", "no"))
     data = prepared(paths, [{"messages": long}, {"messages": hopeless}], questions(1), length=96)
     counts = data.counts["train"]
-    assert (counts.records, counts.cut, counts.dropped, counts.rows) == (2, 2, 1, 1)
+    assert (counts.records, counts.amounts["cut"], counts.dropped, counts.rows) == (2, 2, 1, 1)
     assert re.fullmatch(r"first<\|end\|>(word )+(w|wo|wor|word)?", learned_text(data, data.train))
 
 

@@ -6,14 +6,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepseek_trainer.contract.model import Architecture
-from deepseek_trainer.model.causal_lm import (
-    causal_loss,
-    count_parameters,
-    row_losses,
-    scratch_model,
-    trainable_parameters,
-)
-from deepseek_trainer.training.preference import log_odds
+from deepseek_trainer.tasks.language.loss import causal_loss, row_losses
+from deepseek_trainer.tasks.language.preference import log_odds
 from support.builders.loop import pair_rows
 from support.builders.model import a_batch, tiny_model
 
@@ -51,24 +45,6 @@ def test_causal_loss_is_fp32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = causal_loss(tiny_model(), a_batch())
     assert loss.dtype is torch.float32
-
-
-def test_scratch_model_depends_on_its_seed_alone():
-    torch.manual_seed(7)
-    one = scratch_model(ARCHITECTURE, 64, seed=1)
-    after_one = torch.rand(1)
-    torch.manual_seed(7)
-    assert torch.equal(torch.rand(1), after_one), "the caller's random state moved"
-    same, other = scratch_model(ARCHITECTURE, 64, seed=1), scratch_model(ARCHITECTURE, 64, seed=2)
-    weights = [model.model.layers[1].mlp.up_proj.weight for model in (one, same, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def test_count_parameters_counts_tied_weights_once():
-    tied, untied = (scratch_model(ARCHITECTURE.model_copy(update={"tie_embeddings": t}), 64, 0) for t in (True, False))
-    assert count_parameters(untied).total - count_parameters(tied).total == 300 * 32
-    assert count_parameters(tied).trainable == sum(p.numel() for p in trainable_parameters(tied))
 
 
 class Waits(TorchDispatchMode):

@@ -1,0 +1,72 @@
+"""What messages say of a record's fields: their names and kinds, never their content."""
+
+import difflib
+import json
+from typing import Any, Final, NoReturn
+
+from deepseek_trainer.contract.errors import DataError
+
+MAX_LABEL: Final = 256  # [characters], as evaluation.labels
+_SHOWN: Final = 10  # names of files or fields in a message
+_KINDS: Final = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def some(names: list[str]) -> str:
+    """The first ten names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def kind(value: Any) -> str:
+    """What `value` is, without telling it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def refuse_missing(field: str, names: list[str], place: str, setting: str) -> NoReturn:
+    """Raise DataError for a record or table without `field`, which `data.<setting>` names."""
+    near = difflib.get_close_matches(field, names, n=1)
+    instead = f", did you mean {near[0]!r}" if near else ""
+    raise DataError(
+        f"{place}: no field {field!r}{instead}; it has: {some(names) or 'none'}",
+        hint=f"set data.{setting} to the field's name",
+    )
+
+
+def refuse_twice(wanted: list[str], names: list[str], place: str) -> None:
+    """Raise DataError where a table has one of the `wanted` columns more than once."""
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
+
+
+def encodable(text: Any, field: str, place: str) -> str:
+    """A string that has a UTF-8 form: JSON can spell half a surrogate pair, which has none."""
+    if not isinstance(text, str):
+        raise DataError(f"{place}: field {field!r} must be a string, this is {kind(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{place}: field {field!r} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
+        ) from None
+    return text
+
+
+def label_of(value: dict[str, Any], field: str, place: str) -> str:
+    """A class may be a word, a number or a truth value; 1 and "1" are the same, as a table cannot tell them apart."""
+    if field not in value:
+        refuse_missing(field, list(value), place, "balanceBy")
+    found = value[field]
+    if not isinstance(found, str | int):
+        raise DataError(
+            f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    text = encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
+    if not 0 < len(text) <= MAX_LABEL:
+        raise DataError(
+            f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
+            hint="set data.balanceBy to the field that holds a record's class",
+        )
+    return text

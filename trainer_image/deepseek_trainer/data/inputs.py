@@ -1,0 +1,82 @@
+"""A job's records, by split and by source or class."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Final, Generic, Self
+
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.data.classes import Classes, unbalanced
+from deepseek_trainer.data.reading import R, Reading
+from deepseek_trainer.data.sources import Skipped, Source, Split, unheard
+
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+SPLITS: Final = (TRAIN, VALIDATION)
+VALIDATION_FRACTION: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs(Generic[R]):
+    """Records of both splits: from places of their own, or all from the training places, split by record hash."""
+
+    train: Mapping[str, Source[R]]  # by name; that of `data.train` is empty
+    validation: Source[R] | None
+    split: Split | None
+    classes: Classes | None = None  # of the training records, with data.balanceBy
+
+    @classmethod
+    def find(cls, config: TrainingConfig, paths: Paths, reading: Callable[[DataSpec], Reading[R]]) -> Self:
+        """Raises DataError for all that is wrong with places and files, and, where it must split, with records."""
+        spec, plain = config.data, unbalanced(config.data)
+        train = {name: Source.find(place, spec, paths, reading(spec)) for name, place in spec.training_places.items()}
+        validation = Source.find(spec.validation, plain, paths, reading(plain)) if spec.validation else None
+        split = None
+        if validation is None:
+            records = chain.from_iterable(source.records() for source in train.values())
+            split = Split.of(records, spec.validation_fraction or VALIDATION_FRACTION)
+        classes = Classes.of(train[""], split) if spec.balance_by else None
+        return cls(train, validation, split, classes)
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Sources or classes that are packed apart; validation is one whole."""
+        if split != TRAIN:
+            return ("",)
+        return tuple(self.classes.places if self.classes else self.train)
+
+    def place(self, split: str, name: str) -> str:
+        """Where the job file or, of a class, the data speak of it; a class itself is content and not told."""
+        if not name:
+            return split
+        return f"balanceBy[class of {self.classes.places[name]}]" if self.classes else f"sources[{name}]"
+
+    def records(self, split: str, name: str = "", skipped: Skipped = unheard) -> Iterator[R]:
+        """Those of one split: of the source or class `name` or, where it is empty, of all in turn.
+
+        Tells `skipped` of bad records that are left out; where one source is for both splits, only while train is read.
+        """
+        if split == VALIDATION and self.validation is not None:
+            return self.validation.records(skipped)
+        if name and self.classes is not None:
+            return self.train[""].records(skipped, self.classes.entries(name))
+        held_out = split == VALIDATION
+        heard = unheard if held_out else skipped
+        sources = (self.train[name],) if name else self.train.values()
+        records = chain.from_iterable(source.records(heard) for source in sources)
+        if self.split is None:
+            return records
+        return (record for record in records if self.split.holds_out(record) is held_out)
+
+    def fills_rows(self, split: str) -> bool:
+        """Whether the few records of a rare class are repeated until they fill a row."""
+        return split == TRAIN and self.classes is not None
+
+    def sample(self, enough: int) -> Iterator[R]:
+        """Every n-th training record: about `enough` bytes, where there are that many."""
+        return islice(self.records(TRAIN), 0, None, self.every(enough))
+
+    def every(self, enough: int) -> int:
+        """The n whose every n-th training record makes about `enough` bytes."""
+        return 1 + sum(source.size_bytes() for source in self.train.values()) // enough

@@ -1,0 +1,42 @@
+"""How files become records: what a task says of it, and what any record can be asked."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+Value = dict[str, Any]
+Load = Callable[[], Value | None]  # the fields of a record; None: a blank line.  Raises DataError for a bad one
+Columns = Callable[[list[str], str], list[str]]  # names of a table's columns, its place -> those that records need
+Reader = Callable[[Path, str, Columns], Iterator[tuple[int, Load]]]
+
+
+class Record(Protocol):
+    """One example of the raw data."""
+
+    @property
+    def place(self) -> str:
+        """File and line, for messages."""
+
+    @property
+    def label(self) -> str | None:
+        """Its class, with data.balanceBy."""
+
+    def key(self) -> int:
+        """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
+
+    def size_bytes(self) -> int:
+        """Of its content."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[R]):
+    """Which files hold records of a task, and what a record is made of."""
+
+    readers: Mapping[str, Reader]  # by the suffix of a file's name
+    columns: Columns
+    record: Callable[[Value, str, int], R | None]  # fields, file, line; None for an empty one; raises DataError
+    way_out: Callable[[Sequence[Path]], str]  # where none of the files that there are can be read

@@ -1,0 +1,146 @@
+"""A run's loop, put together where the run stands: at a checkpoint, or at the first step."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from deepseek_trainer.budget.ladder import promise, settings
+from deepseek_trainer.budget.perf import Yardstick
+from deepseek_trainer.checkpoints.saver import Saver
+from deepseek_trainer.checkpoints.store import CheckpointInfo
+from deepseek_trainer.contract.method import MethodType
+from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.method import trainable
+from deepseek_trainer.model.precision import autocast, compute_dtype
+from deepseek_trainer.model.recompute import recompute_activations
+from deepseek_trainer.run.climb import saved_rungs
+from deepseek_trainer.run.rank import Rank, attempt
+from deepseek_trainer.tasks.task import Task
+from deepseek_trainer.telemetry.meter import gpu_at_work
+from deepseek_trainer.telemetry.profiler import Profiler
+from deepseek_trainer.telemetry.progress import Progress
+from deepseek_trainer.telemetry.reporter import Reporter, Silent
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.savepoints import Savepoints
+from deepseek_trainer.training.state import RunState
+from deepseek_trainer.training.strategies import learner_of
+from deepseek_trainer.worker.distributed import World
+from deepseek_trainer.worker.scratch import Scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands."""
+
+    cursor: Cursor
+    state: RunState
+
+    @classmethod
+    def first(cls, rank: Rank) -> Self:
+        prepared, optimization = rank.prepared, rank.fitted.optimization
+        cursor = Cursor(
+            seed=optimization.seed,
+            rows=len(prepared.train),
+            global_batch=optimization.global_batch_size,
+            data_digest=prepared.order.digest(prepared.digest),
+            order=prepared.order,
+        )
+        return cls(cursor, RunState())
+
+    def of(self, info: CheckpointInfo) -> Self:
+        """That of a checkpoint, over the same data.  Raises DataError for other data."""
+        place = self.cursor
+        cursor = Cursor.from_state(
+            bytes.fromhex(info.meta["cursor"]),
+            rows=place.rows,
+            global_batch=place.global_batch,
+            data_digest=place.data_digest,
+            order=place.order,
+        )
+        return replace(self, cursor=cursor, state=RunState.from_json(info.meta["run"]))
+
+
+def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
+    """The loop that goes on from the checkpoint `info`, or begins."""
+    config, world = rank.fitted, rank.world
+    learner = a_learner(rank.task, _model(rank), config.optimization, world)
+    position = Position.first(rank)
+    if info is not None:
+        learner.load(rank.store, info)
+        position = position.of(info)
+    reporter = _reporter(rank, progress, position.state)
+    announce(rank, info, reporter, position.state.step)
+    exchange = world.beside().gather if config.checkpoint.asynchronous else None
+    saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=config.checkpoint.wait_for_copy)
+    return Loop(
+        config=config,
+        world=world,
+        learner=learner,
+        train_rows=rank.prepared.train,
+        validation_rows=rank.prepared.validation,
+        cursor=position.cursor,
+        state=position.state,
+        savepoints=Savepoints(saver, config.checkpoint, rank.origin),
+        reporter=reporter,
+        stop_requested=lambda: rank.stop.is_set,
+        profiler=_profiler(rank, reporter),
+    )
+
+
+def a_learner(task: Task[Any], model: nn.Module, optimization: OptimizationSpec, world: World) -> Learner:
+    """Of `model`, which is as it is before training, on the device where it is trained."""
+    drop_out(model, optimization.dropout)
+    recompute_activations(model, optimization.recompute)
+    loss = task.loss(model, autocast(optimization.precision, world.device), optimization)
+    return learner_of(loss, optimization, world)
+
+
+def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: int) -> None:
+    """Tell the event log how the run begins: what was refused, chosen, resumed, changed and adapted."""
+    config = rank.fitted
+    for refused in rank.store.refused:
+        reporter.event("refused", step=refused.step, reason=refused.reason)
+    if info is None and rank.requested.method.type is MethodType.AUTO:
+        strategy, records = config.optimization.strategy.value, rank.prepared.counts["train"].records
+        reporter.event("method", type=rank.method.type.value, records=records, strategy=strategy)
+    if info is not None:
+        reporter.event("resumed", step=info.step, attempt=attempt())
+        if info.meta.get("configDigest") not in (None, rank.origin["configDigest"]):
+            reporter.event("config_changed", step=info.step)
+    if rank.rungs > saved_rungs(rank.requested, info):
+        reason = "memory ran out" if rank.rungs > rank.least_rungs else "too large for the memory"
+        facts = settings(config) | {"reason": reason, "result": promise(rank.requested, config)}
+        reporter.event("adapted", step=step, rung=rank.rungs, **facts)
+
+
+def _model(rank: Rank) -> nn.Module:
+    config, device, seed = rank.fitted, rank.world.device, rank.fitted.optimization.seed
+    torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
+    # FSDP moves each layer as it shards it: all of them may not fit.
+    place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
+    return trainable(rank.task.model(), rank.method, seed, place, compute_dtype(config.optimization.precision, device))
+
+
+def _reporter(rank: Rank, progress: Progress, state: RunState) -> Reporter:
+    if not rank.world.is_lead:
+        return Silent()
+    return Reporter(rank.paths, progress, state.history, _yardstick(rank), rank.task.unit)
+
+
+def _yardstick(rank: Rank) -> Yardstick | None:
+    """None on devices whose peak is not known, and for models whose FLOPs are not."""
+    if rank.dimensions is None:
+        return None
+    gpu = gpu_at_work(rank.world.device, rank.fitted.optimization.precision)
+    return Yardstick.of(gpu, rank.fitted, rank.dimensions)
+
+
+def _profiler(rank: Rank, reporter: Reporter) -> Profiler:
+    trace = Scratch(rank.paths.scratch).trace(rank.world.rank)
+    return Profiler(trace, rank.profile.take, partial(reporter.own, rank=rank.world.rank))

@@ -1,0 +1,26 @@
+"""The part of a node in preparing a run: node 0 prepares model and data, the others wait for it."""
+
+import logging
+import os
+
+from deepseek_trainer import tasks
+from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
+from deepseek_trainer.data.pointer import wait
+from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.storage.commit import with_room
+from deepseek_trainer.worker.training_config import load_config
+from deepseek_trainer.worker.vaults import data_vault, follow_rotation
+
+
+def prepare_node() -> None:
+    """Raises JobError; the base model and the data are complete and agreed upon when it returns."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
+    config = load_config(paths.config)
+    follow_rotation(config, paths)
+    vault = data_vault(config, paths)
+    if int(os.environ[ENV_NODE_INDEX]) == 0:
+        # A rank that was killed while it saved may have filled the disk: nothing would get far enough to clear up.
+        with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id, tasks.preparer(config)))
+    else:
+        wait(paths, run_id, vault)

@@ -1,0 +1,92 @@
+"""Packed rows as tensors.
+
+Shapes: B rows in a micro-batch, T = data.sequenceLength tokens in a row.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from deepseek_trainer.data.draws import Draws, RowArray
+from deepseek_trainer.tasks.language.packing import IGNORED, unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """All tensors int64, given on the CPU, of shape BT.
+
+    `targets_BT[b, t]` is the token after `tokens_BT[b, t]` in the same document, or -100 where nothing
+    is learned.  `position_ids_BT` start at 0 with each document of a row and `document_ids_BT` count
+    them; padding at a row's end is one more document.
+
+    What follows from them is made with the batch, on a GPU by the loader's thread: a pass that had to ask for it
+    would wait for the device.
+    """
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    position_ids_BT: Tensor
+    document_ids_BT: Tensor
+    draws: Draws | None = None  # of the rows, where they are trained on
+    learned_N: Tensor = field(init=False)  # places of the learned positions in the flattened batch
+    learned_targets_N: Tensor = field(init=False)
+    num_targets: int = field(init=False)  # learned positions, N
+    size: int = field(init=False)  # tokens, padding left out
+
+    def __post_init__(self) -> None:
+        is_learned_BT = self.targets_BT != IGNORED
+        learned_N = is_learned_BT.flatten().nonzero().squeeze(1)
+        self._set("learned_N", learned_N)
+        self._set("learned_targets_N", self.targets_BT.flatten()[learned_N])
+        self._set("num_targets", len(learned_N))
+        self._set("size", self._num_tokens(is_learned_BT))
+
+    def pinned(self) -> Self:
+        """A copy in memory that a GPU reads by itself, while the host goes on."""
+        return self._with_each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Self:
+        """The same there; the host waits for it only where this one is not pinned."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _num_tokens(self, is_learned_BT: Tensor) -> int:
+        """Only padding is a last document of which nothing is learned."""
+        in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
+        is_padded_B = ~(is_learned_BT & in_last_BT).any(1)
+        return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        made = copy.copy(self)
+        for each in fields(self):
+            if isinstance(value := getattr(self, each.name), Tensor):
+                made._set(each.name, change(value))
+        return made
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def collate(rows: RowArray, draws: Draws | None = None) -> TokenBatch:
+    """The batch of packed rows."""
+    parts = unpacked(rows)
+    return TokenBatch(
+        torch.from_numpy(parts.tokens_BT),
+        torch.from_numpy(parts.targets_BT),
+        torch.from_numpy(parts.position_ids_BT),
+        torch.from_numpy(parts.document_ids_BT),
+        draws,
+    )
+
+
+def block_causal_mask(document_ids_BT: Tensor) -> Tensor:
+    """bool, (B, 1, T, T): whether position t may attend to s: not later, and in the same document.
+
+    The form that scaled_dot_product_attention and transformers (>= 5.15, `masking_utils`: a 4-D mask
+    is used as it is) expect.  B x T x T bytes.
+    """
+    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+    return same_BTT.tril()[:, None]

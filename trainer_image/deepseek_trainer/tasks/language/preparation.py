@@ -1,0 +1,125 @@
+"""How a language job's records become packed rows."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from deepseek_trainer.base_model.source import source_model
+from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
+from deepseek_trainer.base_model.tokenizer_files import load_tokenizer, save_tokenizer, tokenizer_from
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.data.draws import RowArray
+from deepseek_trainer.data.inputs import VALIDATION, Inputs
+from deepseek_trainer.data.preparer import Json, Preparer
+from deepseek_trainer.data.reading import Reading
+from deepseek_trainer.data.shards import SplitCounts
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.language.packing import document_length, row_dtype
+from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_prompts
+from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.row_maker import RowMaker
+from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer
+
+log = logging.getLogger(__name__)
+
+OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
+TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
+
+
+@dataclass(slots=True)
+class LanguagePreparer(Preparer[Record]):
+    """Text, questions with answers, and pairs of answers."""
+
+    config: TrainingConfig
+    tokenizer: Any = field(init=False, default=None)
+
+    def reading(self, spec: DataSpec) -> Reading[Record]:
+        return reading(spec)
+
+    def refuse(self, inputs: Inputs[Record]) -> None:
+        """Where a held-out response that would be classified is none of the labels."""
+        if not (labels := self.config.evaluation.labels):
+            return
+        records = islice(inputs.records(VALIDATION), min(MAX_PROMPTS, self.config.evaluation.max_rows))
+        known = [record.text in labels for record in records]
+        if wrong := known.count(False):
+            raise DataError(
+                f"{wrong} of {len(known)} held-out responses are none of evaluation.labels: each must be one of them, "
+                "letter by letter",
+                hint="add the missing labels, or correct the records; spaces and line ends count",
+            )
+
+    def shaping(self, model: Path | None, vault: Vault) -> Json:
+        """The base model's tokenizer; one that is trained on the data follows from them."""
+        architecture = self.config.model.architecture
+        return {"tokenizer": _digest(model, vault) if model else architecture and architecture.vocab_size}
+
+    def begin(self, inputs: Inputs[Record], model: Path | None, directory: Path, vault: Vault) -> None:
+        """Load the base's tokenizer, or train one on the data and keep it beside them."""
+        if model is not None:
+            self.tokenizer = load_tokenizer(model, vault)
+            return
+        self.learn(inputs, None, TOKENIZER_BYTES)
+        save_tokenizer(self.tokenizer, directory, vault)
+
+    def learn(self, inputs: Inputs[Record], source: Path | None, enough: int) -> None:
+        if source is not None:
+            self.tokenizer = tokenizer_from(source_model(source)[1])
+            return
+        assert self.config.model.architecture is not None, "the spec asks for exactly one of base and architecture"
+        vocab_size = self.config.model.architecture.vocab_size
+        texts = (text for record in inputs.sample(enough) for text in record.texts())
+        self.tokenizer = trained_tokenizer(texts, vocab_size)
+        log.info("trained a tokenizer of %d tokens (vocabSize %d)", id_limit(self.tokenizer), vocab_size)
+
+    @property
+    def facts(self) -> Json:
+        return {"sequence_length": self.config.data.sequence_length, "vocab_size": id_limit(self.tokenizer)}
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        return dtype_of(self.facts)
+
+    def maker(self, place: str, *, fills_row: bool) -> RowMaker:
+        return RowMaker(place, self.config.data, self.tokenizer, fills_row=fills_row)
+
+    def difficulty(self, row: RowArray) -> float:
+        return document_length(row)
+
+    def finish(self, inputs: Inputs[Record], directory: Path, vault: Vault) -> None:
+        write_prompts(_prompts(inputs), directory, vault)
+
+    def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
+        spec = self.config.data
+        is_pairs = spec.format is DataFormat.PREFERENCE
+        what = "pairs, of both answers with their prompt, exceeds" if is_pairs else "prompts fills"
+        return DataError(
+            f"data.{place} has nothing to learn: each of its {counts.records} {what} "
+            f"data.sequenceLength={spec.sequence_length}",
+            hint="raise data.sequenceLength, or shorten the prompts",
+        )
+
+
+def dtype_of(facts: Json) -> np.dtype[np.void]:
+    """Of a packed row, by what the manifest says."""
+    return row_dtype(facts["sequence_length"], facts["vocab_size"])
+
+
+def _digest(model: Path, vault: Vault) -> str:
+    return hashlib.sha256(b"".join(vault.read(model / name) for name in TOKENIZER_NAMES)).hexdigest()
+
+
+def _prompts(inputs: Inputs[Record]) -> Iterator[Prompt]:
+    for record in islice(inputs.records(VALIDATION), MAX_PROMPTS):
+        if record.prompt is not None:
+            yield Prompt(record.prompt, record.text, record.must_contain)
+        elif opening := record.text[:OPENING].rpartition(" ")[0]:
+            yield Prompt(opening, record.text[len(opening) : 4 * OPENING].strip())

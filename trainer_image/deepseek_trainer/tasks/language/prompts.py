@@ -1,0 +1,33 @@
+"""Held-out records that a model is asked to answer, kept beside the rows."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.language.conversation import Question, question_from
+
+PROMPTS: Final = "prompts.json"
+MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more are classified
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A held-out record: the question, the reference (of a pair the chosen) answer, what a right one must contain."""
+
+    prompt: Question
+    response: str
+    must_contain: tuple[str, ...] = ()
+
+
+def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> None:
+    vault.write(directory / PROMPTS, json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
+
+
+def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
+    prompts = json.loads(bytes(vault.read(directory / PROMPTS)))
+    return tuple(
+        Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in prompts
+    )

@@ -1,0 +1,152 @@
+"""Language models: text, questions with answers, and pairs of answers."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from deepseek_trainer.base_model.source import prepared_model
+from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataFormat
+from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.data.draws import Draws, RowArray
+from deepseek_trainer.data.shards import SplitCounts
+from deepseek_trainer.evaluation.classification import HEADLINES, classification
+from deepseek_trainer.evaluation.text_scores import text_scores
+from deepseek_trainer.model.loading import load_model
+from deepseek_trainer.model.loss import Loss
+from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.language.answers import Reference, answer, score_answers
+from deepseek_trainer.tasks.language.batch import TokenBatch, collate
+from deepseek_trainer.tasks.language.conversation import Question, as_text
+from deepseek_trainer.tasks.language.labels import label_scores
+from deepseek_trainer.tasks.language.loss import CausalLoss
+from deepseek_trainer.tasks.language.preference import PairLoss
+from deepseek_trainer.tasks.language.preparation import dtype_of
+from deepseek_trainer.tasks.language.prompts import Prompt, read_prompts
+from deepseek_trainer.tasks.language.row_maker import records_of_row
+from deepseek_trainer.tasks.language.tokenizer import prompt_ids, text_ids, token_bytes
+from deepseek_trainer.tasks.task import Answer, Ask, Assessment, Json, Task, Usage
+
+ANSWERED_AT_ONCE: Final = 16  # prompts in one batch of a rank
+
+
+class LanguageTask(Task[TokenBatch]):
+    """A decoder of tokens."""
+
+    unit: ClassVar = "tokens"
+
+    def __init__(self, config: TrainingConfig, paths: Paths, vault: Vault, directory: Path) -> None:
+        self._config, self._paths, self._vault, self._directory = config, paths, vault, directory
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The base model's, or the one that was trained on the data."""
+        base = self._config.model.base
+        home = self._directory if base is None else prepared_model(self._config, self._paths)
+        return load_tokenizer(home, self._vault)
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """At most 1000, in the order of the data."""
+        return read_prompts(self._directory, self._vault)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            pipeline="text-generation",
+            auto_class="AutoModelForCausalLM",
+            limits=("Answers can be wrong, however fluent.",),
+            settings={"sequenceLength": self._config.data.sequence_length},
+            loss_unit="pair" if self._config.preference else "token",
+        )
+
+    def dtype(self, facts: Json) -> np.dtype[np.void]:
+        return dtype_of(facts)
+
+    def collate(self, rows: RowArray, draws: Draws | None = None) -> TokenBatch:
+        return collate(rows, draws)
+
+    def records_of_row(self, counts: SplitCounts) -> float:
+        """No pair is repeated to fill a row."""
+        data = self._config.data
+        length = 1 if data.format is DataFormat.PREFERENCE else data.sequence_length
+        return records_of_row(counts, length)
+
+    def model(self) -> PreTrainedModel:
+        return load_model(self._config, self._paths, self._vault, torch.device("cpu"))
+
+    def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[TokenBatch]:
+        """Of pairs of answers the model as it is now is the reference, too."""
+        if preference := self._config.preference:
+            return PairLoss(model, autocast, optimization, preference.beta)
+        return CausalLoss(model, autocast, optimization, self._token_bytes())
+
+    def assess(self, ask: Ask) -> Assessment:
+        """It answers held-out prompts, and chooses among labels."""
+        prompts = self.prompts[: self._config.evaluation.generations]
+        answers = self._answers(ask, prompts)
+        scores: Json = {}
+        if prompts and self._asks:
+            scores |= (measured := _answer_scores(answers, prompts))
+            ask.event("answers", **measured)
+        if labels := self._config.evaluation.labels:
+            scores["classification"] = (found := self._classified(ask, labels))
+            ask.event("classification", **{name: found[name] for name in HEADLINES if name in found})
+        return Assessment(scores, answers)
+
+    def samples(self, before: Sequence[str], after: Sequence[str]) -> Sequence[Answer]:
+        return [
+            Answer(as_text(prompt.prompt), prompt.response, old, new)
+            for prompt, old, new in zip(self.prompts, before, after, strict=False)
+        ]
+
+    def companions(self, model: PreTrainedModel) -> dict[str, bytes]:
+        """config.json, generation_config.json and the tokenizer's files."""
+        special = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.config.update(special | {"architectures": [type(model).__name__], "dtype": model.dtype})
+        return {
+            "config.json": model.config.to_json_string(use_diff=False).encode(),
+            "generation_config.json": GenerationConfig(**special).to_json_string().encode(),
+            **files_of(self.tokenizer),
+        }
+
+    @property
+    def _asks(self) -> bool:
+        """Whether prompts are questions; else they are openings of texts, and no continuation is right or wrong."""
+        return self._config.data.format is not DataFormat.TEXT
+
+    def _token_bytes(self) -> Tensor | None:
+        sizes = token_bytes(self.tokenizer)
+        return None if sizes is None else torch.from_numpy(sizes)
+
+    def _answers(self, ask: Ask, prompts: Sequence[Prompt]) -> list[str]:
+        length = self._config.evaluation.max_new_tokens
+        encode = prompt_ids if self._asks else text_ids
+
+        def answered(model: nn.Module, mine: Sequence[Question]) -> list[str]:
+            return answer(model, self.tokenizer, mine, length, encode=encode)
+
+        return ask.over([prompt.prompt for prompt in prompts], ANSWERED_AT_ONCE, answered)
+
+    def _classified(self, ask: Ask, labels: Sequence[str]) -> Json:
+        prompts = self.prompts[: self._config.evaluation.max_rows]
+
+        def scored(model: nn.Module, mine: Sequence[Question]) -> list[list[float]]:
+            return label_scores(model, self.tokenizer, mine, labels, ask.batch_size)
+
+        at_once = max(1, ask.batch_size // len(labels))  # one forward pass, if that has room for all labels
+        scores: Any = ask.over([prompt.prompt for prompt in prompts], at_once, scored)
+        return classification([prompt.response for prompt in prompts], scores, labels)
+
+
+def _answer_scores(answers: Sequence[str], prompts: Sequence[Prompt]) -> Json:
+    score = score_answers(answers, [Reference(prompt.response, prompt.must_contain) for prompt in prompts])
+    return {"right": score.right, "asked": score.total} | text_scores(answers, [p.response for p in prompts])

@@ -1,0 +1,18 @@
+"""Which learner a job has: by the strategy that spreads its model over the ranks."""
+
+from typing import Any
+
+from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.model.loss import Loss
+from deepseek_trainer.training.learner import Learner
+from deepseek_trainer.training.torch_learner import TorchLearner
+from deepseek_trainer.worker.distributed import World
+
+
+def learner_of(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> Learner:
+    """Of `loss` and its model, which is as it is before training."""
+    if not optimization.strategy.zero_stage:
+        return TorchLearner(loss, optimization, world)
+    from deepseek_trainer.training.zero_learner import ZeroLearner  # noqa: PLC0415 not every image has DeepSpeed
+
+    return ZeroLearner(loss, optimization, world)

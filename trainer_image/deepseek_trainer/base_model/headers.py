@@ -9,7 +9,7 @@ from typing import Final
 
 from deepseek_trainer.budget.dimensions import ATTENTION, Dimensions
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.storage.tensorfile import slots
+from deepseek_trainer.storage.tensorfile import extents
 
 Shape = tuple[int, ...]
 
@@ -52,7 +52,7 @@ def _shapes_in(path: Path) -> dict[str, Shape]:
             file.seek(offset)
             return file.read(min(length, size))  # a damaged header may ask for any length
 
-        return {key: slot.shape for key, slot in slots(read_at, size, path.name).items()}
+        return {key: extent.shape for key, extent in extents(read_at, size, path.name).items()}
 
 
 def _wanted(dimensions: Dimensions) -> dict[str, Shape]:

@@ -38,7 +38,7 @@ from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.statefile import code_of, memory_of, torch_dtype
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.storage.streams import Reader
-from deepseek_trainer.storage.tensorfile import SIZES, Slot, slots
+from deepseek_trainer.storage.tensorfile import SIZES, Extent, extents
 from deepseek_trainer.storage.vault import Vault
 
 Agreed = Callable[[Callable[[], Any]], list[Any]]  # work of each rank -> the JSON values of all, or all raise
@@ -146,9 +146,9 @@ class VaultReader(StorageReader):
 
         for name, items in groupby(sorted(plan.items, key=file_of), file_of):
             with self._open(name) as reader:
-                found = slots(reader.read_at, reader.size, name)
-                for slot, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
-                    _read(reader, slot, item, planner.resolve_tensor(item).detach())
+                found = extents(reader.read_at, reader.size, name)
+                for extent, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
+                    _read(reader, extent, item, planner.resolve_tensor(item).detach())
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -159,8 +159,8 @@ class VaultReader(StorageReader):
         for name in (file.record.name for file in self._info.manifest.files_of(rank)):
             if name.endswith(".safetensors"):
                 with self._open(name) as reader:
-                    found = slots(reader.read_at, reader.size, name)
-                    own |= {key: _whole(reader, slot) for key, slot in found.items() if is_per_rank(key)}
+                    found = extents(reader.read_at, reader.size, name)
+                    own |= {key: _whole(reader, extent) for key, extent in found.items() if is_per_rank(key)}
         return own
 
     def _open(self, name: str) -> Reader:
@@ -190,37 +190,37 @@ def _empty(of: Any) -> Tensor:
     return torch.empty(of.size, dtype=of.properties.dtype)
 
 
-def _in_order(found: Iterator[tuple[Slot, ReadItem]]) -> list[tuple[Slot, ReadItem]]:
+def _in_order(found: Iterator[tuple[Extent, ReadItem]]) -> list[tuple[Extent, ReadItem]]:
     """As they lie in the file, so that each segment is opened once."""
     return sorted(found, key=lambda pair: (pair[0].start, tuple(pair[1].storage_offsets)))
 
 
-def _read(reader: Reader, slot: Slot, item: ReadItem, target: Tensor) -> None:
+def _read(reader: Reader, extent: Extent, item: ReadItem, target: Tensor) -> None:
     """Fill `target` with what `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
     first, *offsets = item.storage_offsets or (0,)
     rows, *lengths = item.lengths or (1,)
-    if target.is_contiguous() and _is_like(target, slot) and tuple(lengths) == slot.shape[1:]:
-        reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(target))
+    if target.is_contiguous() and _is_like(target, extent) and tuple(lengths) == extent.shape[1:]:
+        reader.read_onto(extent.start + first * _row_bytes(extent), memory_of(target))
         return
-    part = torch.empty((rows, *slot.shape[1:]) if slot.shape else (), dtype=torch_dtype(slot.dtype))
-    reader.read_onto(slot.start + first * _row_bytes(slot), memory_of(part))
+    part = torch.empty((rows, *extent.shape[1:]) if extent.shape else (), dtype=torch_dtype(extent.dtype))
+    reader.read_onto(extent.start + first * _row_bytes(extent), memory_of(part))
     for dimension, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=1):
         part = part.narrow(dimension, offset, length)
     target.copy_(part)
 
 
-def _whole(reader: Reader, slot: Slot) -> Tensor:
-    tensor = torch.empty(slot.shape, dtype=torch_dtype(slot.dtype))
-    reader.read_onto(slot.start, memory_of(tensor))
+def _whole(reader: Reader, extent: Extent) -> Tensor:
+    tensor = torch.empty(extent.shape, dtype=torch_dtype(extent.dtype))
+    reader.read_onto(extent.start, memory_of(tensor))
     return tensor
 
 
-def _is_like(target: Tensor, slot: Slot) -> bool:
-    return target.device.type == "cpu" and target.dtype == torch_dtype(slot.dtype)
+def _is_like(target: Tensor, extent: Extent) -> bool:
+    return target.device.type == "cpu" and target.dtype == torch_dtype(extent.dtype)
 
 
-def _row_bytes(slot: Slot) -> int:
-    return math.prod(slot.shape[1:]) * SIZES[slot.dtype]
+def _row_bytes(extent: Extent) -> int:
+    return math.prod(extent.shape[1:]) * SIZES[extent.dtype]
 
 
 def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:

@@ -42,7 +42,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class Extent:
     """Where one tensor lies in its file: the bytes from `start` to before `end`."""
 
     dtype: str
@@ -66,13 +66,13 @@ def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
 
 
 def views(file: bytearray | memoryview, name: str) -> dict[str, View]:
-    """The tensors of a file that was read whole; raises as `slots`."""
+    """The tensors of a file that was read whole; raises as `extents`."""
     whole = memoryview(file)
-    found = slots(lambda offset, length: whole[offset : offset + length], len(whole), name)
-    return {key: View(slot.dtype, slot.shape, whole[slot.start : slot.end]) for key, slot in found.items()}
+    found = extents(lambda offset, length: whole[offset : offset + length], len(whole), name)
+    return {key: View(at.dtype, at.shape, whole[at.start : at.end]) for key, at in found.items()}
 
 
-def slots(read_at: ReadAt, size: int, name: str) -> dict[str, Slot]:
+def extents(read_at: ReadAt, size: int, name: str) -> dict[str, Extent]:
     """The tensors of a file of `size` bytes.
 
     Raises ConfigError, which calls the file `name`, where it is malformed or cut short.
@@ -81,13 +81,13 @@ def slots(read_at: ReadAt, size: int, name: str) -> dict[str, Slot]:
         (length,) = struct.unpack("<Q", read_at(0, 8))
         header = json.loads(bytes(read_at(8, length)))
         body = 8 + length
-        return {key: _slot(body, size, **facts) for key, facts in header.items() if key != "__metadata__"}
+        return {key: _extent(body, size, **facts) for key, facts in header.items() if key != "__metadata__"}
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{name} is not a safetensors file, or is cut short: {error}") from error
 
 
-def _slot(body: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Slot:
+def _extent(body: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Extent:
     start, end = data_offsets
     if not 0 <= start <= end <= size - body or end - start != math.prod(shape) * SIZES[dtype]:
         raise ValueError(f"a {dtype} tensor of shape {shape} cannot lie at bytes {start} to {end} of {size - body}")
-    return Slot(dtype, tuple(shape), body + start, body + end)
+    return Extent(dtype, tuple(shape), body + start, body + end)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dstj.arguments import parser
-from dstj.screen.errors import say
+from dstj.screen.errors import print_error
 
 CTRL_C = 130  # 128 + SIGINT, as a shell tells it
 READER_GONE = 141  # 128 + SIGPIPE
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         code = READER_GONE
     except Exception as error:
-        code = _told(error)
+        code = _report(error)
     _give_up_output()
     return code
 
@@ -54,22 +54,23 @@ def _command(target: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def _told(error: Exception) -> int:
-    """Say what is wrong with the world; what is wrong with us goes on up as a traceback (exit code 1)."""
+def _report(error: Exception) -> int:
+    """Print an error that the user can mend; returns its exit code.  A bug of ours goes on up, for its traceback."""
     from deepseek_trainer.contract.errors import JobError
     from deepseek_trainer.contract.names import ExitCode
 
     match error:
         case ExceptionGroup(exceptions=[*errors]) if all(isinstance(e, JobError) for e in errors):
-            return max(_told(e) for e in errors)
+            return max(_report(each) for each in errors)
         case JobError():
-            say(error.problem, error.hint)
+            print_error(error.problem, error.hint)
             return error.code
         case OSError(filename=str() | os.PathLike() as name, strerror=str(text)):
-            say(f"{os.fspath(name)}: {text.lower()}", "nothing is lost: put it right and give the same command again")
+            hint = "nothing is lost: put it right and give the same command again"
+            print_error(f"{os.fspath(name)}: {text.lower()}", hint)
             return ExitCode.TRY_AGAIN
         case OSError(strerror=str(text)):  # a write to stdout or to an open file: it knows no name
-            say(f"cannot write: {text.lower()}", "make room and give the same command again: nothing is lost")
+            print_error(f"cannot write: {text.lower()}", "make room and give the same command again: nothing is lost")
             return ExitCode.TRY_AGAIN
         case _:
             raise error

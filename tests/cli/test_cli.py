@@ -112,7 +112,7 @@ def test_every_error_for_people_has_its_exit_code_and_hint(monkeypatch, capsys, 
     assert capsys.readouterr().err.splitlines() == ["dstj: error: this is wrong", "dstj: hint: do that"]
 
 
-def test_several_problems_are_all_told(monkeypatch, capsys):
+def test_several_problems_are_all_reported(monkeypatch, capsys):
     def fail(_: object) -> int:
         raise ExceptionGroup("file", [ConfigError("a is wrong"), ConfigError("b is wrong")])
 

@@ -1,4 +1,4 @@
-"""Reading job files: every bad one is told with file, line and the way out."""
+"""Reading job files: every bad one is reported with file, line and the way out."""
 
 from pathlib import Path
 

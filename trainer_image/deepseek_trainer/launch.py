@@ -32,7 +32,7 @@ AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
 IDLE_STOP_S = 10.0  # without a living rank; one that was just started takes seconds to hear a stop
 LAST_WORDS_S = 5.0  # before the kubelet kills all
-TELL_S = 2.0  # of them, for rank 0 to answer
+ANSWER_S = 2.0  # of them, for rank 0 to answer
 SAVED_STOP_S = 3.0  # without a living rank, once they have saved: only the agents' farewell is left
 # A fresh store for every round of ranks: in the agent's own, a rank that restarts may read the address
 # of a peer that is dead, because the nodes do not count restarts alike.
@@ -56,7 +56,7 @@ class Launcher:
         self._stop_s, self._is_late = stop_s, False
         self._scratch, self._stop, self._command = scratch, stop, command
         self._profile = profile or ProfileFlag()
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         self._last_alive = 0.0  # time.monotonic() when a rank was last seen after a stop [s]
         scratch.clear()
 
@@ -81,7 +81,7 @@ class Launcher:
         if self._stop.since is None or not self._scratch.has_begun:
             return self._stop.is_set
         now = time.monotonic()
-        if sum(self._tell(pid) for pid in self._scratch.pids()):
+        if sum(self._signal(pid) for pid in self._scratch.pids()):
             self._last_alive = now
         patience = SAVED_STOP_S if self._scratch.stopped.exists() else IDLE_STOP_S
         return now - max(self._stop.since, self._last_alive) > patience
@@ -90,7 +90,7 @@ class Launcher:
         """Whether the kubelet is about to kill all, as on a volume that hangs; rank 0 is asked what it knows before."""
         if self._stop.since is not None and not self._is_late:
             self._is_late = time.monotonic() - self._stop.since > self._stop_s
-            if self._is_late and (progress := _told()):
+            if self._is_late and (progress := _fetch_progress()):
                 self._scratch.leave_progress(progress)
         return self._is_late
 
@@ -99,13 +99,13 @@ class Launcher:
             with suppress(ProcessLookupError):
                 os.kill(pid, PROFILE_SIGNAL)
 
-    def _tell(self, pid: int) -> bool:
+    def _signal(self, pid: int) -> bool:
         """Send a rank its one SIGTERM; whether it lives."""
         try:
-            os.kill(pid, 0 if pid in self._told else signal.SIGTERM)
+            os.kill(pid, 0 if pid in self._signalled else signal.SIGTERM)
         except ProcessLookupError:
             return False
-        self._told.add(pid)
+        self._signalled.add(pid)
         return True
 
     def _outcome(self, agent_code: int) -> Failure | None:
@@ -132,9 +132,9 @@ def too_late(stop_s: float, progress: Mapping[str, Any]) -> Failure:
     return Failure(ExitCode.TRY_AGAIN, "StopTimeout", f"{problem} (hint: {hint})")
 
 
-def _told() -> bytes:
-    """What rank 0 tells on /progress; nothing on other nodes, or where it does not answer."""
-    connection = http.client.HTTPConnection(node_address(), metrics_port(), timeout=TELL_S)
+def _fetch_progress() -> bytes:
+    """What rank 0 answers on /progress; nothing on other nodes, or where it does not answer."""
+    connection = http.client.HTTPConnection(node_address(), metrics_port(), timeout=ANSWER_S)
     try:
         connection.request("GET", "/progress")
         return connection.getresponse().read()

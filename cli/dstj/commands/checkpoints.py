@@ -14,7 +14,7 @@ from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.streams import Advance
 from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
 from dstj.local.work import Work, work_of
-from dstj.screen.errors import say
+from dstj.screen.errors import print_error
 from dstj.screen.progress import bar
 from dstj.screen.table import lines
 from dstj.screen.view import MIB
@@ -49,14 +49,14 @@ def verify(arguments: Namespace) -> int:
 
 def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, advance: Advance) -> bool:
     if isinstance(each, Refused):
-        say(f"step {each.step}: {each.reason}")
+        print_error(f"step {each.step}: {each.reason}")
         return False
     started = time.monotonic()
     try:
         with reading(each.path):
             verify_whole(each, vault, advance)
     except IntegrityError as error:
-        say(f"step {each.step}: {error.problem}", error.hint)
+        print_error(f"step {each.step}: {error.problem}", error.hint)
         return False
     print(f"step {each.step}: ok, {each.size_bytes / MIB:.1f} MiB in {time.monotonic() - started:.1f} s", flush=True)
     return True

@@ -103,9 +103,11 @@ class Speed:
     @classmethod
     def of(cls, plan: Plan, mfu: float, flops: float | None) -> "Speed | None":
         """At `flops` FLOP/s a rank where they are given, else at a share of its peak; None where that is not known."""
-        told = f"{mfu:.0%} of the peak is reached (--mfu)" if flops is None else f"a rank reaches {flops:.3g} FLOP/s"
-        reached = plan.flops_per_second(mfu) if flops is None else flops
-        return None if reached is None else cls(plan.setup.ranks * reached / plan.flops, told)
+        if flops is None:
+            reached, assumption = plan.flops_per_second(mfu), f"{mfu:.0%} of the peak is reached (--mfu)"
+        else:
+            reached, assumption = flops, f"a rank reaches {flops:.3g} FLOP/s"
+        return None if reached is None else cls(plan.setup.ranks * reached / plan.flops, assumption)
 
 
 def plan(arguments: Namespace) -> int:

@@ -55,10 +55,10 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
     with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as advance:
         ledger.newest_whole(advance)  # what it refuses takes no good one's place
     ledger.prune(retention, before.best)
-    _tell(sizes, ledger.head().steps)
+    _print_deleted(sizes, ledger.head().steps)
 
 
-def _tell(sizes: dict[int, int], kept: tuple[int, ...]) -> None:
+def _print_deleted(sizes: dict[int, int], kept: tuple[int, ...]) -> None:
     gone = [step for step in sizes if step not in kept]
     for step in gone:
         print(f"step {step}: deleted, {sizes[step] / MIB:.1f} MiB")

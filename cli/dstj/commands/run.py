@@ -19,7 +19,7 @@ from dstj.local.home import Home, JobHome
 from dstj.local.kubelet import Manifest
 from dstj.local.store import admitted, stored
 from dstj.screen.display import Display, display
-from dstj.screen.outcome import is_finished, told
+from dstj.screen.outcome import is_finished, print_outcome
 
 TICK_S = 1.0
 WITH_WORKERS = ("Starting", "Running", "Suspending")
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> int:
             recreate(place, job)
         manifest = admitted(job, stored(place))
         if is_finished(manifest):
-            return told(
+            return print_outcome(
                 manifest,
                 place,
                 hint=f"{_command(arguments)} --recreate goes on from its checkpoint (resumeFrom: None: starts over)",
@@ -55,7 +55,7 @@ def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> i
     if stopped_by is not None and not is_finished(manifest):
         print(f"{job.name}: suspended; to go on: {_command(arguments)}")
         return SIGNALS[stopped_by]
-    return told(manifest, place)
+    return print_outcome(manifest, place)
 
 
 def _command(arguments: Namespace) -> str:

@@ -27,7 +27,7 @@ def submit(arguments: Namespace) -> int:
     ours = sorted((document for file in files for document in file.documents), key=lambda each: each.kind == KIND)
     ask(lambda server: _apply(server, ours, arguments), arguments.namespace)
     for file in files:
-        _tell_left_out(file.path)
+        _print_left_out(file.path)
     return ExitCode.DONE
 
 
@@ -72,7 +72,7 @@ def _wanted(manifest: Manifest) -> tuple[Any, ...]:
     return manifest.get("spec"), meta.get("labels"), meta.get("annotations")
 
 
-def _tell_left_out(path: Path) -> None:
+def _print_left_out(path: Path) -> None:
     kinds = [str(document.kind) for document in documents(path) if not document.is_ours]
     if kinds:
         print(f"left out: {', '.join(kinds)}; kubectl apply -f {path} applies all that is in the file")
@@ -86,7 +86,7 @@ def resume(arguments: Namespace) -> int:
     return _set_suspend(arguments, False, "resuming from its last checkpoint")
 
 
-def _set_suspend(arguments: Namespace, value: bool, told: str) -> int:
+def _set_suspend(arguments: Namespace, value: bool, outcome: str) -> int:
     if arguments.namespace is None and Home.from_env().has(arguments.name):
         raise ConfigError(
             f"{arguments.name}: was run on this machine",
@@ -102,7 +102,7 @@ def _set_suspend(arguments: Namespace, value: bool, told: str) -> int:
             print(f"{name}: unchanged, suspend is {str(value).lower()} already")
             return
         await server.suspend(arguments.name, value)
-        print(f"{name}: {told}")
+        print(f"{name}: {outcome}")
         print(f"next: dstj status {arguments.name} -n {server.namespace}")
 
     ask(change, arguments.namespace)

@@ -12,7 +12,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Job, checked, load_job
 from dstj.local.store import write_yaml
-from dstj.screen.errors import say
+from dstj.screen.errors import print_error
 
 
 def validate(arguments: Namespace) -> int:
@@ -20,7 +20,7 @@ def validate(arguments: Namespace) -> int:
     code = ExitCode.DONE
     for file in checked(Path(name) for name in arguments.files):
         for error in file.errors:
-            say(error.problem, error.hint)
+            print_error(error.problem, error.hint)
             code = ExitCode.CONFIG
         if not file.errors:
             print(f"{file.path}: ok")

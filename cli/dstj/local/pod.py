@@ -158,9 +158,9 @@ def _started(command: list[str], variables: Mapping[str, str], directory: Path, 
         )
 
 
-def _message(told: Path, log: Path, code: int) -> str:
+def _message(termination_log: Path, log: Path, code: int) -> str:
     """What the container left in its termination log; after a failure without one, the end of its log."""
-    text = told.read_bytes()[:MESSAGE_BYTES] if told.exists() else b""
+    text = termination_log.read_bytes()[:MESSAGE_BYTES] if termination_log.exists() else b""
     if not text and code:
         text = log.read_bytes()[-FALLBACK_BYTES:]
     return text.decode(errors="replace").strip()

@@ -18,7 +18,7 @@ LINE_EVERY_S = 5.0
 
 
 class Display(Protocol):
-    """Where a run tells what it does."""
+    """Where a run shows what it does."""
 
     def show(self, manifest: Manifest) -> None:
         """The job as it is now; called about once a second."""
@@ -42,15 +42,15 @@ class Lines:
 
     def show(self, manifest: Manifest) -> None:
         now = view(manifest)
-        self._tell("phase", _phase(now))
-        self._tell("restarts", f"restarts: {now.restarts}" if now.restarts != "0" else "")
-        if now.phase == "Running":  # what was told before a suspension is old
-            self._tell("stage", now.stage)
-        self._tell("checkpoint", f"checkpoint {now.checkpoint}" if now.checkpoint else "")
+        self._print_change("phase", _phase(now))
+        self._print_change("restarts", f"restarts: {now.restarts}" if now.restarts != "0" else "")
+        if now.phase == "Running":  # a stage from before a suspension is stale
+            self._print_change("stage", now.stage)
+        self._print_change("checkpoint", f"checkpoint {now.checkpoint}" if now.checkpoint else "")
         if now.phase == "Running" and self._clock() - self._progress_at >= LINE_EVERY_S:
-            self._progress_at = self._clock() if self._tell("progress", now.progress) else self._progress_at
+            self._progress_at = self._clock() if self._print_change("progress", now.progress) else self._progress_at
 
-    def _tell(self, fact: str, line: str) -> bool:
+    def _print_change(self, fact: str, line: str) -> bool:
         """Print `line` unless it is empty or the last one about this fact; whether it was printed."""
         if not line or self._seen.get(fact) == line:
             return False

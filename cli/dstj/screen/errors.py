@@ -3,7 +3,7 @@
 import sys
 
 
-def say(problem: str, hint: str = "") -> None:
+def print_error(problem: str, hint: str = "") -> None:
     """Print one error on stderr."""
     print(f"dstj: error: {problem}", file=sys.stderr)
     if hint:

@@ -26,7 +26,7 @@ def is_finished(manifest: Manifest) -> bool:
     return manifest["status"].get("phase") in ("Succeeded", "Failed")
 
 
-def told(manifest: Manifest, home: JobHome, *, hint: str = "") -> int:
+def print_outcome(manifest: Manifest, home: JobHome, *, hint: str = "") -> int:
     """Print the outcome of a job.  Raises RunFailedError if it failed."""
     if manifest["status"].get("phase") == "Failed":
         raise failure(manifest, home, hint)

@@ -42,18 +42,18 @@ def test_verify_reads_every_byte(run_dstj, work, capsys):
 def test_verify_tells_the_damaged_one_and_goes_on_with_the_others(run_dstj, work, capsys):
     damage(next((work / "checkpoints/step-00000010").glob("rank-00000.safetensors*")))
     assert run_dstj("checkpoint", "verify", "tiny") == 77
-    told = capsys.readouterr()
-    assert told.err.startswith("dstj: error: step 10: ")
-    assert told.out.startswith("step 20: ok")
+    printed = capsys.readouterr()
+    assert printed.err.startswith("dstj: error: step 10: ")
+    assert printed.out.startswith("step 20: ok")
 
 
 def test_verify_tells_a_bad_sector_as_such_and_goes_on_with_the_others(run_dstj, work, monkeypatch, capsys):
     bad_sector(monkeypatch, "step-00000010/rank-")
     assert run_dstj("checkpoint", "verify", "tiny") == 77
-    told = capsys.readouterr()
-    assert "cannot be read: Input/output error" in told.err.splitlines()[0]
-    assert "kernel log" in told.err.splitlines()[1]
-    assert told.out.startswith("step 20: ok")
+    printed = capsys.readouterr()
+    assert "cannot be read: Input/output error" in printed.err.splitlines()[0]
+    assert "kernel log" in printed.err.splitlines()[1]
+    assert printed.out.startswith("step 20: ok")
 
 
 def test_decrypt_writes_the_newest_checkpoint_in_the_clear(run_dstj, work, place, capsys):
@@ -128,7 +128,7 @@ def test_result_is_written_in_the_clear(run_dstj, place, sealed):
     assert (place / "out/adapter/config.json").read_bytes() == b"{}"
 
 
-def test_result_of_a_job_that_has_none_is_told(run_dstj, work, place, capsys):
+def test_result_of_a_job_that_has_none_is_named(run_dstj, work, place, capsys):
     assert run_dstj("result", "tiny", "--to", place / "out") == 65
     assert "the job has not succeeded yet" in capsys.readouterr().err
     assert not (place / "out").exists()

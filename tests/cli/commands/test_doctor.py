@@ -89,7 +89,7 @@ def test_digest_is_printed_alone(run_dstj, place, capsys):
     assert capsys.readouterr().out == f"{hashlib.sha256(b'weights').hexdigest()}\n"
 
 
-def test_digest_of_nothing_is_told(run_dstj, place):
+def test_digest_of_nothing_is_refused(run_dstj, place):
     assert run_dstj("doctor", "--digest", place / "none") == 64
 
 

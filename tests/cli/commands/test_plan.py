@@ -36,23 +36,23 @@ def on_cpu(place, memory, **changes):
     return job_file(place, optimization={"maxSteps": 10}, trainer__resourcesPerNode=resources, **changes)
 
 
-def test_job_that_fits_is_told_in_numbers(planned, place):
-    code, told, err = planned(on_cpu(place, "4Gi"))
+def test_job_that_fits_is_planned_in_numbers(planned, place):
+    code, printed, err = planned(on_cpu(place, "4Gi"))
     assert (code, err) == (0, "")
-    assert told["ranks"] == "1 on the CPU, FP32"
-    assert told["parameters"] == "2,552, of which 2,552 are trained"
-    assert told["tokens a step"] == "32,768"
-    assert told["steps"] == "10"
-    assert told["sum"].endswith(" of 4.00")
-    assert (told["strategy"], told["verdict"]) == ("DDP", "fits")
+    assert printed["ranks"] == "1 on the CPU, FP32"
+    assert printed["parameters"] == "2,552, of which 2,552 are trained"
+    assert printed["tokens a step"] == "32,768"
+    assert printed["steps"] == "10"
+    assert printed["sum"].endswith(" of 4.00")
+    assert (printed["strategy"], printed["verdict"]) == ("DDP", "fits")
 
 
 def test_job_that_does_not_fit_is_refused_with_the_micro_batch_that_does(planned, place):
     file = on_cpu(place, "36Gi", model={"architecture": MEDIUM})
-    code, told, err = planned(file)
+    code, printed, err = planned(file)
     assert code == 64
-    assert told["verdict"] == "does not fit"
-    assert f"dstj: error: a rank needs {told['sum'].split(' ')[0]} GiB, the CPU has 36.00 for it" in err
+    assert printed["verdict"] == "does not fit"
+    assert f"dstj: error: a rank needs {printed['sum'].split(' ')[0]} GiB, the CPU has 36.00 for it" in err
     hint = err.splitlines()[1].removeprefix("dstj: hint: optimization.microBatchSize: ")
     content = yaml.safe_load(file.read_text())
     content["spec"]["optimization"]["microBatchSize"] = int(hint)
@@ -71,35 +71,35 @@ def test_ranks_of_a_node_share_its_memory(planned, place):
     assert planned(file)[1]["sum"].endswith(" of 2.00")
 
 
-def test_gpu_gives_memory_precision_and_a_time_whose_assumption_is_told(planned, place):
+def test_gpu_gives_memory_precision_and_a_time_whose_assumption_is_named(planned, place):
     file = job_file(place, model={"architecture": MEDIUM}, optimization={"maxSteps": 1000, "microBatchSize": 2})
-    code, told, _ = planned(file, "--gpu", "h200", "--mfu", "0.5")
+    code, printed, _ = planned(file, "--gpu", "h200", "--mfu", "0.5")
     assert code == 0
-    assert told["ranks"] == "1 on NVIDIA H200, BF16"
-    assert told["tokens a second"].endswith("if 50% of the peak is reached (--mfu)")
-    speed = int(told["tokens a second"].split(",  ")[0].split(" ")[0].rstrip(",").replace(",", ""))
-    flops = int(told["FLOPs a token"].split(" ")[0].replace(",", ""))
+    assert printed["ranks"] == "1 on NVIDIA H200, BF16"
+    assert printed["tokens a second"].endswith("if 50% of the peak is reached (--mfu)")
+    speed = int(printed["tokens a second"].split(",  ")[0].split(" ")[0].rstrip(",").replace(",", ""))
+    flops = int(printed["FLOPs a token"].split(" ")[0].replace(",", ""))
     assert speed * flops == pytest.approx(0.5 * 989e12, rel=1e-3)
-    assert told["sum"].endswith(" of 131.32")
+    assert printed["sum"].endswith(" of 131.32")
 
 
 def test_gpu_that_nobody_named_has_no_limit_and_no_time(planned, place):
     file = job_file(place, optimization={"maxSteps": 1}, trainer__resourcesPerNode={"limits": {"nvidia.com/gpu": 1}})
-    code, told, _ = planned(file)
+    code, printed, _ = planned(file)
     assert code == 0
-    assert told["ranks"] == "1 on a GPU (--gpu NAME tells which), BF16"
-    assert told["sum"].endswith(" of unknown")
-    assert told["verdict"].startswith("unknown")
-    assert told["time"].startswith("unknown: give --flops-per-second")
+    assert printed["ranks"] == "1 on a GPU (--gpu NAME tells which), BF16"
+    assert printed["sum"].endswith(" of unknown")
+    assert printed["verdict"].startswith("unknown")
+    assert printed["time"].startswith("unknown: give --flops-per-second")
 
 
 def test_on_the_cpu_a_time_follows_from_what_a_rank_reaches(planned, place):
     file = on_cpu(place, "40Gi", model={"architecture": MEDIUM}, trainer__numProcPerNode=2)
-    told = planned(file, "--flops-per-second", "4e10")[1]
-    speed = int(told["tokens a second"].removesuffix(", if a rank reaches 4e+10 FLOP/s").replace(",", ""))
-    flops = int(told["FLOPs a token"].split(" ")[0].replace(",", ""))
+    printed = planned(file, "--flops-per-second", "4e10")[1]
+    speed = int(printed["tokens a second"].removesuffix(", if a rank reaches 4e+10 FLOP/s").replace(",", ""))
+    flops = int(printed["FLOPs a token"].split(" ")[0].replace(",", ""))
     assert speed == round(2 * 4e10 / flops)
-    assert re.fullmatch(r"(\d+ days?, )?\d+:\d\d:\d\d, evaluation and saves left out", told["time"])
+    assert re.fullmatch(r"(\d+ days?, )?\d+:\d\d:\d\d, evaluation and saves left out", printed["time"])
     assert planned(file, "--flops-per-second", "0")[0] == 2
 
 
@@ -108,10 +108,10 @@ def test_copy_for_saves_of_a_gpu_is_held_against_the_memory_of_the_pod(planned, 
     resources = {"limits": {"nvidia.com/gpu": 1, "memory": memory}}
     parts = {"model": {"architecture": MEDIUM}, "trainer__resourcesPerNode": resources}
     file = job_file(place, optimization={"maxSteps": 1, "microBatchSize": 1}, **parts)
-    found, told, err = planned(file, "--gpu", "H200")
-    assert (found, told["verdict"]) == (code, verdict)
-    of_host = told["sum on the host, with Python and torch"].split(" of ")
-    assert float(of_host[0]) == pytest.approx(float(told["copy for saves, on the host"]) + 520 / 1024, abs=0.02)
+    found, printed, err = planned(file, "--gpu", "H200")
+    assert (found, printed["verdict"]) == (code, verdict)
+    of_host = printed["sum on the host, with Python and torch"].split(" of ")
+    assert float(of_host[0]) == pytest.approx(float(printed["copy for saves, on the host"]) + 520 / 1024, abs=0.02)
     assert of_host[1] == f"{memory.removesuffix('Gi')}.00"
     if code:
         assert f"a rank needs {of_host[0]} GiB, the host has 6.00 for it" in err
@@ -119,25 +119,27 @@ def test_copy_for_saves_of_a_gpu_is_held_against_the_memory_of_the_pod(planned, 
 
 
 def test_offload_moves_weights_gradients_and_moments_from_the_gpu_to_the_host(planned, place):
-    parts = {"model": {"architecture": MEDIUM}, "trainer__numNodes": 4}
-    told = []
-    for offload in (False, True):
+    def gpu_plan(*, offload):
         optimization = {"maxSteps": 1, "microBatchSize": 1, "strategy": "FSDP", "offload": offload}
-        told.append(planned(job_file(place, optimization=optimization, **parts), "--gpu", "H200")[1])
-    plain, offloaded = told
+        file = job_file(place, model={"architecture": MEDIUM}, trainer__numNodes=4, optimization=optimization)
+        return planned(file, "--gpu", "H200")[1]
+
+    def sum_of(plan, name):
+        return float(plan[name].split(" ")[0])
+
+    plain, offloaded = gpu_plan(offload=False), gpu_plan(offload=True)
     assert (plain["strategy"], offloaded["strategy"]) == ("FSDP", "FSDP, offloaded to the host")
-    certain = sum(float(plain[name]) for name in ("weights", "gradients", "moments"))
-    sums = [
-        [float(each[name].split(" ")[0]) for each in told] for name in ("sum", "sum on the host, with Python and torch")
-    ]
-    assert sums[0][0] - sums[0][1] == pytest.approx(certain, abs=0.03)
-    assert sums[1][1] - sums[1][0] == pytest.approx(certain, abs=0.03)
+    moved = sum(float(plain[name]) for name in ("weights", "gradients", "moments"))
+    assert sum_of(plain, "sum") - sum_of(offloaded, "sum") == pytest.approx(moved, abs=0.03)
+    host = "sum on the host, with Python and torch"
+    assert sum_of(offloaded, host) - sum_of(plain, host) == pytest.approx(moved, abs=0.03)
 
 
 @pytest.mark.parametrize(("nodes", "strategy"), [(1, "DDP"), (2, "FSDP")])
 def test_auto_that_comes_to_full_shards_over_several_ranks(planned, place, nodes, strategy):
-    told = planned(job_file(place, method={"type": "Auto"}, optimization={"maxSteps": 1}, trainer__numNodes=nodes))[1]
-    assert (told["method"], told["strategy"]) == ("Full", strategy)
+    file = job_file(place, method={"type": "Auto"}, optimization={"maxSteps": 1}, trainer__numNodes=nodes)
+    printed = planned(file)[1]
+    assert (printed["method"], printed["strategy"]) == ("Full", strategy)
 
 
 @pytest.mark.parametrize("share", ["0", "1.1", "fast"])
@@ -149,10 +151,10 @@ def test_steps_are_counted_from_data_that_are_at_hand(planned, place):
     file = job_file(place, data__sequenceLength=16, optimization={"epochs": 2, "globalBatchSize": 4})
     (place / "corpus/a.txt").write_text("one fine day " * 200)
     (place / "corpus/b.txt").write_text("another fine day " * 200)
-    code, told, _ = planned(file)
+    code, printed, _ = planned(file)
     assert code == 0
-    rows = int(told["steps"].split("for ")[1].split(" ")[0])
-    assert told["steps"] == f"{-(-2 * rows // 4)}, for {rows} rows of 16 tokens"
+    rows = int(printed["steps"].split("for ")[1].split(" ")[0])
+    assert printed["steps"] == f"{-(-2 * rows // 4)}, for {rows} rows of 16 tokens"
 
 
 def test_rows_of_a_large_corpus_are_counted_in_a_sample(planned, place, monkeypatch):
@@ -173,21 +175,21 @@ def test_steps_are_unknown_without_data(planned, place):
     assert planned(file)[1]["steps"].startswith("unknown: give maxSteps")
 
 
-def test_a_time_budget_is_told_in_steps_where_the_speed_is_known(planned, place):
+def test_a_time_budget_is_given_in_steps_where_the_speed_is_known(planned, place):
     file = job_file(place, model={"architecture": MEDIUM}, optimization={"maxMinutes": 30, "microBatchSize": 1})
-    _, told, _ = planned(file, "--gpu", "H200")
-    speed = int(told["tokens a second"].split(", if")[0].replace(",", ""))
-    steps = int(told["steps"].removeprefix("about ").removesuffix(", in 30 minutes").replace(",", ""))
+    _, printed, _ = planned(file, "--gpu", "H200")
+    speed = int(printed["tokens a second"].split(", if")[0].replace(",", ""))
+    steps = int(printed["steps"].removeprefix("about ").removesuffix(", in 30 minutes").replace(",", ""))
     assert steps == pytest.approx(30 * 60 * speed / 32768, abs=1)
-    assert told["time"].startswith("0:30:00,")
+    assert printed["time"].startswith("0:30:00,")
     assert planned(file)[1]["steps"] == "as many as there is time for, in 30 minutes"
 
 
 def test_of_steps_and_a_time_budget_the_time_is_that_of_the_first_to_end(planned, place):
     steps = {"maxSteps": 10, "maxMinutes": 60.5, "microBatchSize": 1}
-    _, told, _ = planned(job_file(place, model={"architecture": MEDIUM}, optimization=steps), "--gpu", "H200")
-    assert re.fullmatch(r"10 or about [\d,]+, in 60.5 minutes", told["steps"])
-    assert told["time"].startswith("0:00:")
+    _, printed, _ = planned(job_file(place, model={"architecture": MEDIUM}, optimization=steps), "--gpu", "H200")
+    assert re.fullmatch(r"10 or about [\d,]+, in 60.5 minutes", printed["steps"])
+    assert printed["time"].startswith("0:00:")
 
 
 def test_epochs_without_data_are_unknown_beside_a_time_budget(planned, place):
@@ -214,13 +216,13 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "pretrain-120m.yaml
     ids=["H100", "3090", "CPU", "profile"],
 )
 def test_the_preset_of_120_million_parameters_has_them_and_fits_where_it_is_meant_to_run(planned, where, ranks, memory):
-    code, told, err = planned(str(EXAMPLE), *where)
+    code, printed, err = planned(str(EXAMPLE), *where)
     assert (code, err) == (0, "")
-    assert told["parameters"] == "119,672,064, of which 119,672,064 are trained"
-    assert told["tokens a step"] == "32,768"
-    assert told["ranks"] == ranks
-    assert told["sum"] == memory
-    assert told["steps"].endswith(", in 120 minutes")
+    assert printed["parameters"] == "119,672,064, of which 119,672,064 are trained"
+    assert printed["tokens a step"] == "32,768"
+    assert printed["ranks"] == ranks
+    assert printed["sum"] == memory
+    assert printed["steps"].endswith(", in 120 minutes")
 
 
 def a_base(place):
@@ -240,14 +242,14 @@ def test_base_model_is_measured_from_its_file(planned, place):
 @pytest.mark.parametrize(("method", "copies"), [("Full", 2), ("LoRA", 1)])
 def test_pairs_cost_a_forward_pass_of_their_reference_and_of_all_weights_a_copy(planned, place, method, copies):
     parts = {"model": a_base(place), "method": {"type": method}, "optimization": {"maxSteps": 1}}
-    told = {}
+    printed = {}
     for format_ in ("Instruction", "Preference"):
         file = job_file(place, data__sequenceLength=64, data__format=format_, **parts)
-        told[format_] = planned(file)[1]
-    flops, with_reference = (int(each["FLOPs a token"].split(" ")[0].replace(",", "")) for each in told.values())
+        printed[format_] = planned(file)[1]
+    flops, with_reference = (int(each["FLOPs a token"].split(" ")[0].replace(",", "")) for each in printed.values())
     full = 6 * tiny_model().num_parameters() + 12 * 2 * 32 * 64
     assert with_reference - flops == full // 3
-    weights, with_copy = (float(each["weights"]) for each in told.values())
+    weights, with_copy = (float(each["weights"]) for each in printed.values())
     assert with_copy == pytest.approx(copies * weights, abs=0.01)
 
 

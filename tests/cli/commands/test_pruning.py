@@ -29,9 +29,9 @@ def test_prune_keeps_the_newest_and_says_what_went(run_dstj, work, capsys):
     ]
     assert run_dstj("checkpoint", "prune", "tiny", "--keep-last", 2) == 0
     assert steps_of(work) == [40, 50]
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in told[:-1]] == [f"step {step}: deleted" for step in (10, 20, 30)]
-    assert told[-1] == f"3 deleted, {sum(sizes) / (1 << 20):.1f} MiB freed; kept: 40, 50"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines[:-1]] == [f"step {step}: deleted" for step in (10, 20, 30)]
+    assert lines[-1] == f"3 deleted, {sum(sizes) / (1 << 20):.1f} MiB freed; kept: 40, 50"
 
 
 def test_prune_takes_the_jobs_own_retention(run_dstj, place):
@@ -50,7 +50,7 @@ def test_prune_of_a_copy_keeps_three_unless_told_otherwise(run_dstj, place):
 @pytest.mark.parametrize(
     ("options", "kept"), [((), [20, 40, 50]), (("--keep-every", 30), [30, 50]), (("--keep-every", 0), [50])]
 )
-def test_prune_keeps_every_nth_as_the_job_says_or_as_it_is_told(run_dstj, place, options, kept):
+def test_prune_keeps_every_nth_as_the_job_says_or_as_the_option_says(run_dstj, place, options, kept):
     work = a_run(sealed=False, steps=STEPS)
     store(job_home(), a_job(checkpoint={"retention": {"keepLast": 1, "keepEvery": 20}}) | {"status": {}})
     assert run_dstj("checkpoint", "prune", "tiny", *options) == 0

@@ -18,8 +18,8 @@ from support.builders.cli import WORKER, job_file, job_home, job_status
 KILLED_ONCE = "import os; os.environ['DSTJ_RUN_ID'].endswith('-1') and os.kill(os.getpid(), 9)"
 TELLS = """
 import json, os, sys
-told = {"rank": 0, "exitCode": 65, "reason": "Data", "message": "train.jsonl:3: no field 'text'"}
-open(os.environ["DSTJ_TERMINATION_LOG"], "w").write(json.dumps(told))
+failure = {"rank": 0, "exitCode": 65, "reason": "Data", "message": "train.jsonl:3: no field 'text'"}
+open(os.environ["DSTJ_TERMINATION_LOG"], "w").write(json.dumps(failure))
 sys.exit(65)
 """
 # Sends Ctrl-C to dstj, and answers SIGTERM with a checkpoint.

@@ -1,4 +1,4 @@
-"""`dstj submit`, `suspend`, `resume`: what they ask of a cluster, and how its refusals are told."""
+"""`dstj submit`, `suspend`, `resume`: what they ask of a cluster, and how its refusals are reported."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def submitted(cluster: FakeCluster, **changes):
     return job
 
 
-def told(capsys, *arguments: object, code: int) -> list[str]:
+def errors_of(capsys, *arguments: object, code: int) -> list[str]:
     assert main([str(argument) for argument in arguments]) == code
     return capsys.readouterr().err.splitlines()
 
@@ -87,7 +87,7 @@ def test_submit_never_sends_what_the_api_server_wrote_itself(cluster, place):
 
 def test_submit_checks_every_file_before_it_asks_the_cluster(cluster, place, capsys):
     bad = job_file(place, "bad", trainer__numNodes=0)
-    errors = told(capsys, "submit", job_file(place), bad, code=64)
+    errors = errors_of(capsys, "submit", job_file(place), bad, code=64)
     assert errors[0].endswith("spec.trainer.numNodes: input should be greater than or equal to 1, not 0")
     assert cluster.requests == []
 
@@ -95,7 +95,7 @@ def test_submit_checks_every_file_before_it_asks_the_cluster(cluster, place, cap
 def test_submit_refuses_two_namespaces(cluster, place, capsys):
     path = place / "job.yaml"
     path.write_text(yaml.safe_dump(a_job() | {"metadata": {"name": "tiny", "namespace": "a"}}))
-    error, hint = told(capsys, "submit", path, "-n", "b", code=64)
+    error, hint = errors_of(capsys, "submit", path, "-n", "b", code=64)
     assert error.endswith("metadata.namespace: 'a' is not the --namespace given, 'b'")
     assert hint == "dstj: hint: leave out one of them"
     assert cluster.writes() == []
@@ -117,7 +117,7 @@ def test_submit_refuses_two_namespaces(cluster, place, capsys):
 )
 def test_refusal_of_the_cluster_is_one_line_with_a_way_out(cluster, capsys, refusal, code, hint):
     cluster.refusals["PATCH", JOB] = refusal
-    errors = told(capsys, "submit", job_file(Path()), code=code)
+    errors = errors_of(capsys, "submit", job_file(Path()), code=code)
     assert errors[0] == f"dstj: error: tiny: {' '.join(refusal[1].split())}"
     assert hint in errors[1]
     assert len(errors) == 2
@@ -125,13 +125,13 @@ def test_refusal_of_the_cluster_is_one_line_with_a_way_out(cluster, capsys, refu
 
 def test_cluster_that_cannot_be_reached_is_named_and_can_be_tried_again(place, capsys):
     kubeconfig(place, "http://127.0.0.1:1")
-    error, hint = told(capsys, "submit", job_file(place), code=75)
+    error, hint = errors_of(capsys, "submit", job_file(place), code=75)
     assert error.startswith("dstj: error: http://127.0.0.1:1 (context test): Cannot connect to host 127.0.0.1:1")
     assert "kubectl cluster-info" in hint
 
 
 def test_submit_without_a_kubeconfig_says_what_needs_none(place, capsys):
-    error, hint = told(capsys, "submit", job_file(place), code=64)
+    error, hint = errors_of(capsys, "submit", job_file(place), code=64)
     assert error == f"dstj: error: no kubeconfig at {place}/kubeconfig"
     assert "dstj run" in hint
 
@@ -139,7 +139,7 @@ def test_submit_without_a_kubeconfig_says_what_needs_none(place, capsys):
 @pytest.mark.parametrize("text", ["a: [", "- a", "", "current-context: x\n", "\x00"])
 def test_broken_kubeconfig_is_one_line(place, capsys, text):
     (place / "kubeconfig").write_text(text)
-    error, _ = told(capsys, "submit", job_file(place), code=64)
+    error, _ = errors_of(capsys, "submit", job_file(place), code=64)
     assert f"kubeconfig {place}/kubeconfig: cannot be used: " in error
 
 
@@ -180,14 +180,14 @@ def test_suspend_and_resume_write_nothing_where_nothing_changes(cluster, place, 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_suspend_of_a_finished_job_is_refused(cluster, place, capsys, phase):
     submitted(cluster)["status"] = {"phase": phase}
-    error, _ = told(capsys, "suspend", "tiny", code=64)
+    error, _ = errors_of(capsys, "suspend", "tiny", code=64)
     assert error == f"dstj: error: job ml/tiny: {phase} already"
 
 
 def test_suspend_of_a_local_job_names_ctrl_c(run_dstj, cluster, place, capsys):
     run_dstj("run", job_file(place))
     capsys.readouterr()
-    error, hint = told(capsys, "suspend", "tiny", code=64)
+    error, hint = errors_of(capsys, "suspend", "tiny", code=64)
     assert (error, cluster.requests) == ("dstj: error: tiny: was run on this machine", [])
     assert "Ctrl-C" in hint
     assert job_home().status_file.exists()
@@ -195,12 +195,12 @@ def test_suspend_of_a_local_job_names_ctrl_c(run_dstj, cluster, place, capsys):
 
 @pytest.mark.parametrize("command", ["suspend", "resume", "status", "logs"])
 def test_job_that_is_nowhere_is_told_with_both_places(cluster, place, capsys, command):
-    error, hint = told(capsys, command, "tiny", code=64)
+    error, hint = errors_of(capsys, command, "tiny", code=64)
     assert error == "dstj: error: no job 'tiny' was run here, nor is one in namespace ml (test)"
     assert "dstj status -n ml" in hint
 
 
 @pytest.mark.parametrize("name", ["../pods/x", "a/b", "A", "?", "a b"])
 def test_name_that_no_job_can_have_never_reaches_the_cluster(cluster, place, capsys, name):
-    told(capsys, "status", name, code=64)
+    errors_of(capsys, "status", name, code=64)
     assert cluster.requests == []

@@ -113,8 +113,8 @@ def test_the_optimizer_changes_last_and_only_where_adamw_cannot_be_sharded(confi
 
 def test_zero_shards_more_from_stage_to_stage_and_in_the_end_without_deepspeed():
     found = ladder(a_job(2, microBatchSize=1, recompute="Full", logitsMebibytes=8, strategy="ZeRO1"))
-    told = [(each["logitsMebibytes"], each["strategy"], each["offload"]) for each in map(settings, found)]
-    assert told == [(8, "ZeRO2", False), (8, "ZeRO3", False), (8, "FSDP", False), (8, "FSDP", True)]
+    rungs = [(each["logitsMebibytes"], each["strategy"], each["offload"]) for each in map(settings, found)]
+    assert rungs == [(8, "ZeRO2", False), (8, "ZeRO3", False), (8, "FSDP", False), (8, "FSDP", True)]
 
 
 @pytest.mark.parametrize(

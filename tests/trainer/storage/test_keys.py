@@ -104,7 +104,7 @@ def test_a_missing_key_is_refused_with_the_command_that_makes_one(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "problem"),
     [
         (b"", "has 0 bytes"),
         (bytes(31), "has 31 bytes"),
@@ -113,8 +113,8 @@ def test_a_missing_key_is_refused_with_the_command_that_makes_one(tmp_path: Path
         (b"A" * 1000, "has more than 127 bytes"),
     ],
 )
-def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
-    with pytest.raises(IntegrityError, match=told):
+def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    with pytest.raises(IntegrityError, match=problem):
         read_kek(a_key_file(tmp_path / "kek", content))
 
 

@@ -51,17 +51,17 @@ def everything_in(config: TrainingConfig, paths: Paths) -> dict[str, Any]:
     return {"rows": len(tokens), "text": "".join(tokens), "prompts": len(prepared.prompts)}
 
 
-def told_by_a_child_that_may_not_write(config: TrainingConfig, paths: Paths) -> dict[str, Any]:
+def read_by_a_child_that_may_not_write(config: TrainingConfig, paths: Paths) -> dict[str, Any]:
     """`everything_in`, or the error that it met."""
     reading, writing = os.pipe()
 
     def child() -> None:
         refuse_writing()
         try:
-            told = everything_in(config, paths)
+            content = everything_in(config, paths)
         except BaseException as error:
-            told = {"error": repr(error)}
-        os.write(writing, json.dumps(told).encode())
+            content = {"error": repr(error)}
+        os.write(writing, json.dumps(content).encode())
 
     in_a_child(child)
     os.close(writing)
@@ -81,10 +81,10 @@ def paths(tmp_path: Path) -> Paths:
 def test_a_pass_over_sealed_data_opens_no_file_for_writing_anywhere(paths: Paths) -> None:
     config = a_config(format="Instruction", sequenceLength=64, seal=True, curriculum={})
     prepare(config, paths, data_vault(config, paths), RUN_ID)
-    told = told_by_a_child_that_may_not_write(config, paths)
-    assert told == everything_in(config, paths)
-    assert told["rows"] > 10
-    assert "What is rule 7?" in told["text"]
+    content = read_by_a_child_that_may_not_write(config, paths)
+    assert content == everything_in(config, paths)
+    assert content["rows"] > 10
+    assert "What is rule 7?" in content["text"]
 
 
 @pytest.mark.parametrize("write", ["open", "library"])

@@ -30,15 +30,15 @@ def a_step(meter: Meter, clock: Clock, waited: float, alone: float, exchanged: f
     meter.add()
 
 
-def test_a_meter_adds_up_waits_and_the_time_before_others_are_waited_for_until_it_is_told():
+def test_a_meter_adds_up_waits_and_the_time_before_others_are_waited_for_until_its_contribution():
     clock = Clock()
     meter = Meter(CPU, clock)
     a_step(meter, clock, waited=0.25, alone=2.0)
     a_step(meter, clock, waited=0.5, alone=4.0)
-    told = meter.told(1, 3)
-    assert told[:6] == [0.0, 0.75, 0.0, 0.0, 6.0, 0.0]
-    assert told[6:] == [0.0, pytest.approx(peak_memory(CPU), rel=0.1), 0.0]
-    assert meter.told(0, 1)[:2] == [0.0, 0.0]
+    contribution = meter.contribution(1, 3)
+    assert contribution[:6] == [0.0, 0.75, 0.0, 0.0, 6.0, 0.0]
+    assert contribution[6:] == [0.0, pytest.approx(peak_memory(CPU), rel=0.1), 0.0]
+    assert meter.contribution(0, 1)[:2] == [0.0, 0.0]
 
 
 def test_a_rank_that_computes_in_step_with_others_measures_no_time_alone():
@@ -47,7 +47,7 @@ def test_a_rank_that_computes_in_step_with_others_measures_no_time_alone():
     meter.begin()
     clock.time += 3.0
     meter.add()
-    assert meter.told(0, 1)[1] == 0.0
+    assert meter.contribution(0, 1)[1] == 0.0
 
 
 def test_a_wait_that_fails_leaves_its_error_to_the_loop():
@@ -57,12 +57,12 @@ def test_a_wait_that_fails_leaves_its_error_to_the_loop():
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1e6)] * 3), min_size=1, max_size=9))
-def test_the_sum_over_ranks_has_what_each_told(rows: list[tuple[float, float, float]]):
+def test_the_sum_over_ranks_has_what_each_measured(rows: list[tuple[float, float, float]]):
     size = len(rows)
-    told = [[0.0] * (3 * size) for _ in rows]
+    contributions = [[0.0] * (3 * size) for _ in rows]
     for rank, row in enumerate(rows):
-        told[rank][rank::size] = row
-    ranks = Ranks.of([sum(column) for column in zip(*told, strict=True)])
+        contributions[rank][rank::size] = row
+    ranks = Ranks.of([sum(column) for column in zip(*contributions, strict=True)])
     assert list(zip(ranks.waited, ranks.alone, ranks.memory, strict=True)) == rows
 
 

@@ -15,8 +15,8 @@ class Requests:
 
     def __init__(self, trace: Path, *steps: int) -> None:
         self._steps, self._step = steps, 0
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        self.profiler = Profiler(trace, lambda: self._step in self._steps, self._tell)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.profiler = Profiler(trace, lambda: self._step in self._steps, self._emit)
 
     def run(self, *, last: int) -> None:
         for step in range(1, last + 1):
@@ -25,8 +25,8 @@ class Requests:
             torch.randn(3, 5) @ torch.randn(5, 7)
         self.profiler.finish(last + 1)
 
-    def _tell(self, event: str, **fields: Any) -> None:
-        self.told.append((event, fields))
+    def _emit(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
 
 
 def events_of(trace: Path) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def test_a_request_records_the_next_steps_with_shapes(tmp_path: Path):
     trace = tmp_path / "trace.json.gz"
     requests = Requests(trace, 3)
     requests.run(last=20)
-    assert requests.told == [("profiled", {"step": 3, "steps": STEPS, "path": str(trace)})]
+    assert requests.events == [("profiled", {"step": 3, "steps": STEPS, "path": str(trace)})]
     products = [event for event in events_of(trace) if event["name"] == "aten::mm"]
     assert [event["args"]["Input Dims"] for event in products] == [[[3, 5], [5, 7]]] * STEPS
     assert [file.name for file in tmp_path.iterdir()] == ["trace.json.gz"]
@@ -46,13 +46,13 @@ def test_a_request_records_the_next_steps_with_shapes(tmp_path: Path):
 def test_a_request_during_a_record_is_dropped_and_one_after_it_begins_another(tmp_path: Path):
     requests = Requests(tmp_path / "trace.json.gz", 2, 4, 9)
     requests.run(last=20)
-    assert [fields["step"] for _, fields in requests.told] == [2, 9]
+    assert [fields["step"] for _, fields in requests.events] == [2, 9]
 
 
 def test_a_run_that_ends_first_leaves_the_steps_that_there_were(tmp_path: Path):
     requests = Requests(tmp_path / "trace.json.gz", 2)
     requests.run(last=3)
-    assert requests.told[0][1]["steps"] == 2
+    assert requests.events[0][1]["steps"] == 2
 
 
 def test_a_trace_has_nothing_of_a_tensor_but_its_shape(tmp_path: Path):
@@ -68,8 +68,8 @@ def test_a_trace_has_nothing_of_a_tensor_but_its_shape(tmp_path: Path):
     assert not any(number in text for number in ("314159265", "271828182", "1234567"))
 
 
-def test_a_place_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path):
+def test_a_place_that_cannot_be_written_is_reported_and_stops_nothing(tmp_path: Path):
     requests = Requests(tmp_path / "missing" / "trace.json.gz", 1)
     requests.run(last=8)
-    ((event, fields),) = requests.told
+    ((event, fields),) = requests.events
     assert (event, fields["step"]) == ("profile_failed", 1 + STEPS)

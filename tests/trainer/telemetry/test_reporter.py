@@ -1,4 +1,4 @@
-"""One story in every form: /progress, events and TensorBoard tell the same."""
+"""One story in every form: /progress, events and TensorBoard say the same."""
 
 import json
 import re
@@ -102,8 +102,8 @@ def test_how_long_training_waited_for_a_checkpoint_is_on_the_board(tmp_path: Pat
         reporter.checkpoint(Saved(a_store(tmp_path).save(step, a_state(2), {}), seconds=2.0, stall_seconds=stall))
     board = EventAccumulator(str(tmp_path / "work" / "logs" / "tensorboard"))
     board.Reload()
-    told = {name: [(point.step, point.value) for point in board.Scalars(name)] for name in board.Tags()["scalars"]}
-    assert told == {"stall_seconds/checkpoint": [(2, 0.25), (4, 0.5)], "seconds/checkpoint": [(2, 2.0), (4, 2.0)]}
+    drawn = {name: [(point.step, point.value) for point in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    assert drawn == {"stall_seconds/checkpoint": [(2, 0.25), (4, 0.5)], "seconds/checkpoint": [(2, 2.0), (4, 2.0)]}
 
 
 def test_an_evaluation_without_a_number_is_told_as_one(tmp_path: Path):

@@ -15,7 +15,7 @@ def test_every_rank_gets_the_values_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "expected"),
     [
         (IntegrityError("cut", hint="h"), IntegrityError),
         (ConfigError("no"), ConfigError),
@@ -23,13 +23,13 @@ def test_every_rank_gets_the_values_of_all() -> None:
         (KeyError("a bug"), JobError),
     ],
 )
-def test_a_failure_reaches_all_ranks_with_its_exit_code(raised: Exception, told: type[JobError]) -> None:
+def test_a_failure_reaches_all_ranks_with_its_exit_code(raised: Exception, expected: type[JobError]) -> None:
     def work(rank: int) -> None:
         if rank == 1:
             raise raised
 
     outcomes = Ranks(3).run(lambda rank, exchange: agree(exchange, lambda: work(rank)))
-    assert [type(outcomes[0]), type(outcomes[2])] == [told] * 2
+    assert [type(outcomes[0]), type(outcomes[2])] == [expected] * 2
     assert str(outcomes[0]).startswith("rank 1: ")
     assert not str(outcomes[1]).startswith("rank 1: ")
 

@@ -114,9 +114,9 @@ def test_libraries_download_nothing_and_write_to_the_scratch_volume_only(
     )
     environ = {"PATH": "/usr/bin", "HOME": "/root", "DSTJ_ROOT": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    told, early = json.loads(done.stdout)
+    variables, early = json.loads(done.stdout)
     wanted = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(tmp_path / "tmp")}
-    assert (told | wanted, early) == (told, [])
+    assert (variables | wanted, early) == (variables, [])
 
 
 def core_limits(limits: str) -> list[str]:

@@ -54,7 +54,8 @@ def promise(asked: TrainingConfig, rung: TrainingConfig) -> str:
     return "as asked for, up to rounding" if is_kept else "another one: the moments are rounded to 8 bits"
 
 
-def told(config: TrainingConfig) -> str:
+def describe(config: TrainingConfig) -> str:
+    """`microBatchSize 2, recompute Full, ...`."""
     return ", ".join(f"{name} {value}" for name, value in settings(config).items() if value is not False)
 
 

@@ -58,10 +58,10 @@ def shown(value: Any) -> str:
 def _given(model: Model, message: str) -> str:
     """What `model` says about each field that `message` names: `numNodes: 2, no profile, base`."""
     names = dict.fromkeys(_FIELD.findall(message))
-    return ", ".join(text for name in names if (text := _told(model, name)) is not None)
+    return ", ".join(text for name in names if (text := _described(model, name)) is not None)
 
 
-def _told(model: Any, name: str) -> str | None:
+def _described(model: Any, name: str) -> str | None:
     """The field `name` with its value, if that is short enough to be shown; None if `model` has no such field."""
     value = model
     for part in re.split(r"\.(?![^\[]*\])|\[|\]$", name):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deepseek_trainer.budget.ladder import climbed, ladder, told
+from deepseek_trainer.budget.ladder import climbed, describe, ladder
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import AdaptingError, OutOfMemoryError, TryAgainError
@@ -48,8 +48,8 @@ def climbing(requested: TrainingConfig, rungs: int, scratch: Scratch) -> Iterato
 def _next(requested: TrainingConfig, rungs: int, scratch: Scratch, problem: str) -> TryAgainError:
     if lighter := next(ladder(climbed(requested, rungs)), None):
         scratch.climb_to(rungs + 1)
-        return AdaptingError(f"{problem}; the ranks start again with {told(lighter)}")
+        return AdaptingError(f"{problem}; the ranks start again with {describe(lighter)}")
     return OutOfMemoryError(
-        f"{problem}; even with {told(climbed(requested, rungs))}",
+        f"{problem}; even with {describe(climbed(requested, rungs))}",
         hint="lower data.sequenceLength, take method.type LoRA or QLoRA or a smaller model, or ask for more memory",
     )

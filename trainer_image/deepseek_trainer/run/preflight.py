@@ -11,7 +11,7 @@ import torch
 from deepseek_trainer.budget import cgroup
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.estimate import Setup, memory, shortage
-from deepseek_trainer.budget.ladder import ladder, told
+from deepseek_trainer.budget.ladder import describe, ladder
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 
@@ -35,7 +35,7 @@ def rungs_to_fit(
         if problem is None:
             return rungs
     raise ConfigError(
-        f"{problem}, even with {told(rung)}",
+        f"{problem}, even with {describe(rung)}",
         hint="several processes and optimization.strategy: FSDP, method.type: LoRA or QLoRA, a smaller model, or more "
         "memory",
     )

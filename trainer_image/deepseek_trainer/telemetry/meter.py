@@ -23,10 +23,10 @@ class Ranks:
     memory: Sequence[float]  # at its peak [bytes]
 
     @classmethod
-    def of(cls, told: Sequence[float]) -> Self:
-        """Of the sum over ranks of what `Meter.told` gave."""
-        size = len(told) // 3
-        return cls(told[:size], told[size : 2 * size], told[2 * size :])
+    def of(cls, sums: Sequence[float]) -> Self:
+        """From the sums over all ranks of what `Meter.contribution` gave."""
+        size = len(sums) // 3
+        return cls(sums[:size], sums[size : 2 * size], sums[2 * size :])
 
     @property
     def skew(self) -> float | None:
@@ -41,7 +41,7 @@ class Ranks:
 
 
 class Meter:
-    """This rank's own part, added up over steps until it is told.  It never waits for the device."""
+    """What this rank measures, added up over steps until its contribution is taken.  It never waits for the device."""
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.monotonic) -> None:
         self._device, self._now = device, now
@@ -69,8 +69,11 @@ class Meter:
         if self._ended is not None:
             self._alone += self._seconds(self._began, self._ended)
 
-    def told(self, rank: int, size: int) -> list[float]:
-        """What is to be summed up over the `size` ranks, three numbers for each; the next count begins."""
+    def contribution(self, rank: int, size: int) -> list[float]:
+        """Three numbers for each of `size` ranks, zero for all but this one: summed over the ranks they are all known.
+
+        The next count begins.
+        """
         row = [0.0] * (3 * size)
         row[rank::size] = self._waited, self._alone, float(peak_memory(self._device))
         self._waited = self._alone = 0.0

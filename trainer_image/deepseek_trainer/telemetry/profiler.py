@@ -16,12 +16,12 @@ STEPS: Final = 5
 class Profiler:
     """Records `STEPS` steps after each request; a request while it records is dropped.
 
-    What goes wrong is told, and never stops the training.
+    What goes wrong is reported as an event, and never stops the training.
     """
 
-    def __init__(self, trace: Path, asked: Callable[[], bool], tell: Callable[..., None]) -> None:
-        """`trace`: where the last trace lies, `*.json.gz`; `asked`: since the last call; `tell(event, **fields)`."""
-        self._trace, self._asked, self._tell = trace, asked, tell
+    def __init__(self, trace: Path, asked: Callable[[], bool], emit: Callable[..., None]) -> None:
+        """`trace`: where the last trace lies, `*.json.gz`; `asked`: since the last call; `emit(event, **fields)`."""
+        self._trace, self._asked, self._emit = trace, asked, emit
         self._recorder: torch.profiler.profile | None = None
         self._first = 0
 
@@ -49,11 +49,11 @@ class Profiler:
         partial = self._trace.with_name(f"partial-{self._trace.name}")
         self._recorder.export_chrome_trace(str(partial))
         partial.replace(self._trace)
-        self._tell("profiled", step=self._first, steps=step - self._first, path=str(self._trace))
+        self._emit("profiled", step=self._first, steps=step - self._first, path=str(self._trace))
 
     def _guarded(self, act: Callable[[int], None], step: int) -> None:
         try:
             act(step)
         except Exception as error:  # of a tool beside the training
             self._recorder = None
-            self._tell("profile_failed", step=step, error=f"{type(error).__name__}: {error}")
+            self._emit("profile_failed", step=step, error=f"{type(error).__name__}: {error}")

@@ -197,7 +197,7 @@ class Loop:
 
     def _agreed(self, loss: float, targets: int) -> tuple[float, Ranks]:
         """Of the ranks' sums the mean over `targets`, and what the ranks measured since the last logged step."""
-        total, *measured = self.world.sum([loss, *self._meter.told(self.world.rank, self.world.size)])
+        total, *measured = self.world.sum([loss, *self._meter.contribution(self.world.rank, self.world.size)])
         return total / targets, Ranks.of(measured)
 
     def _rate(self) -> float:

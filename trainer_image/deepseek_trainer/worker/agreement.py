@@ -39,16 +39,16 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
         failure = error if error.errno in STORAGE_ERRORS else _try_again(error)
     except Exception as error:  # whatever it is: the other ranks must not wait for this one
         failure = error
-    outcomes = exchange({"value": value, "failure": _told(failure) if failure else None})
+    outcomes = exchange({"value": value, "failure": _to_json(failure) if failure else None})
     if failure:
         raise failure
     for rank, outcome in enumerate(outcomes):
-        if told := outcome["failure"]:
-            raise _ERRORS.get(told["code"], JobError)(f"rank {rank}: {told['problem']}", hint=told["hint"])
+        if other := outcome["failure"]:
+            raise _ERRORS.get(other["code"], JobError)(f"rank {rank}: {other['problem']}", hint=other["hint"])
     return [outcome["value"] for outcome in outcomes]
 
 
-def _told(failure: Exception) -> dict[str, Any]:
+def _to_json(failure: Exception) -> dict[str, Any]:
     if isinstance(failure, OSError):
         failure = _try_again(failure)
     known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")

@@ -1,4 +1,4 @@
-"""Files in the clear behind the interface of sealed ones, for a job without a key."""
+"""Writes and reads files in the clear, with the interface of sealed ones, for a job without a key."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ _CHUNK: Final = 1 << 20  # [bytes]
 
 
 class ClearWriter:
-    """As SealedWriter; `digest` is the SHA-256 of the content."""
+    """Like SealedWriter, but it writes the content as it is; `digest` is its SHA-256."""
 
     salt: None = None
 
@@ -38,7 +38,7 @@ class ClearWriter:
 
 
 class ClearReader:
-    """As SealedReader, but what it returns is not authenticated."""
+    """Like SealedReader, but what it returns is not authenticated."""
 
     salt: None = None
 

@@ -1,4 +1,4 @@
-"""Directories that appear all at once or not at all."""
+"""Directories that appear whole or not at all."""
 
 import ctypes
 import errno
@@ -21,9 +21,9 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 def committed(directory: Path) -> Iterator[Path]:
     """A partial directory to write into, which becomes `directory` at the end of the block.
 
-    Files are on the disk before the name is; an older `directory` is replaced in one step, where the
-    file system can (local ones can, NFS cannot: then it is missing for a moment).  On an exception
-    nothing remains.  For one writer at a time: what earlier, killed writers left behind is removed.
+    Its files are on the disk before it gets its name.  An older `directory` is replaced in one step where the file
+    system can do that; NFS cannot, and there it is missing for a moment.  After an exception nothing remains.
+    There must be one writer at a time: the leftovers of earlier, killed writers are removed.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     for leftover in directory.parent.glob(f"{directory.name}.partial-*"):
@@ -39,7 +39,7 @@ def committed(directory: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> bool:
-    """Remove what killed writers left half written or half deleted in `directory`; whether there was anything."""
+    """Remove what killed writers left half written or half deleted in `directory`; returns whether there was any."""
     leftovers = [*directory.glob("*.partial-*"), *directory.glob("*.pruned-*")]
     for path in leftovers:
         remove(path)
@@ -47,7 +47,7 @@ def remove_leftovers(directory: Path) -> bool:
 
 
 def with_room(directory: Path, work: Callable[[], T]) -> T:
-    """What `work` gives; on a full disk it is done again, once the leftovers in `directory` are gone."""
+    """Do `work`.  If the disk is full, remove the leftovers in `directory` and do it once more."""
     try:
         return work()
     except (StorageError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Files that are on the disk when we say so, and errors of the disk that say what to do."""
+"""Files that are on the disk once a call returns, and errors of the disk that say what to do."""
 
 import errno
 import io
@@ -27,7 +27,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class StorageError(TryAgainError):
-    """The storage refused a write.  `errno` is the kernel's, `path` what was being written."""
+    """The storage refused a write.  `errno` is the kernel's; `path` is what was being written."""
 
     def __init__(self, path: Path, error: OSError, needed: int | None = None) -> None:
         self.errno, self.path = error.errno, path
@@ -40,7 +40,7 @@ class StorageError(TryAgainError):
 
 @contextmanager
 def storing(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError about `path`; `needed` is the size to write [bytes]."""
+    """Turn an OSError of the block into a StorageError about `path`.  `needed` is the size to be written [bytes]."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def storing(path: Path, needed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an EIO of the block into an UnreadableError about `path`; what another try may mend goes on up."""
+    """Turn an EIO of the block into an UnreadableError about `path`.  Other errors, which may pass, are left alone."""
     try:
         yield
     except OSError as error:
@@ -59,7 +59,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 class NewFile:
-    """A sink that is on the disk at the end of the block, or gone.  Only its own failures become StorageErrors."""
+    """A new file as a sink.  At the end of the block it is on the disk; after an exception it is gone.
+
+    Only failures of this file become StorageErrors, not those of the block.
+    """
 
     def __init__(self, path: Path, mode: int, needed: int | None) -> None:
         self._path, self._needed = path, needed
@@ -98,7 +101,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
-    """A file, or a directory with all in it; of a link only the link, wherever whoever wrote to the volume led it."""
+    """Remove a file, or a directory with all that it holds.  Of a link only the link goes, never what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
     else:
@@ -106,18 +109,18 @@ def remove(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def beside(path: Path) -> Path:
-    """A name in the same directory that nobody else uses."""
+    """A path in the same directory that nobody else uses."""
     return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give `path` a new content: after a crash it has the old one or the new one."""
+    """Give `path` a new content.  After a crash it has the old content or the new one."""
     with _written_beside(path, content, path) as partial:
         partial.replace(path)
 
 
 def keep_owner(partial: Path, path: Path) -> None:
-    """Give `partial` the owner of `path`, if that exists: what root replaces on a pod's volume, the pod must read."""
+    """Give `partial` the owner of `path`, if that exists.  The pod must be able to read what root replaces for it."""
     if os.geteuid() == 0 and path.exists():
         old, new = path.stat(), partial.stat()
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -125,7 +128,7 @@ def keep_owner(partial: Path, path: Path) -> None:
 
 
 def publish_file(path: Path, content: bytes, *, like: Path | None = None) -> bool:
-    """Make `path` with its whole content at once, the owner's of `like`; False if somebody else was faster."""
+    """Make `path` with its whole content at once, owned as `like` is; returns False if somebody else was faster."""
     with _written_beside(path, content, like or path) as partial:
         try:
             path.hardlink_to(partial)

@@ -9,10 +9,10 @@ from deepseek_trainer.storage.rotation import rotate
 
 
 class JobKeys:
-    """A job's keyring that comes into being with the first file that is sealed."""
+    """A job's keyring, which is made when the first file is sealed."""
 
     def __init__(self, path: Path, job: str, keks: Sequence[Key]) -> None:
-        """Opens the keyring if there is one, so that a wrong key is refused before any work is done."""
+        """Opens the keyring if it exists, so that a wrong key is refused before any work is done."""
         self._path, self._job, self._keks = path, job, keks
         self._keyring = Keyring.open(path, job, keks) if path.exists() else None
 
@@ -20,12 +20,12 @@ class JobKeys:
         return f"JobKeys({self._path}, {self._job})"
 
     def rotate(self) -> None:
-        """Wrap the job's DEKs, if it has any, under the first KEK where another one wraps them."""
+        """Wrap the job's DEKs under the first KEK.  Does nothing if the job has none, or it wraps them already."""
         if self._path.exists():
             rotate(self._path, self._keks, self._keks[0])
 
     def to_seal(self) -> Key:
-        """The primary DEK; made now if the job has none."""
+        """The primary DEK.  It is made now if the job has none."""
         self._keyring = self._keyring or Keyring.create(self._path, self._job, self._keks[0])
         return self._keyring.keys[0]
 

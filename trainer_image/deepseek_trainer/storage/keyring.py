@@ -1,8 +1,8 @@
 """The keyring: the job's data keys (DEKs), each wrapped by a key-encryption key (AES-KWP, RFC 5649).
 
-A DEK is 32 random bytes, made once per job and stored only wrapped, in keyring.json beside the checkpoints.
-Rotating the KEK rewraps the keyring and touches no data; shredding the keyring loses all that it sealed
-(storage/rotation.py).
+A DEK is 32 random bytes.  It is made once per job and stored only wrapped, in keyring.json beside the checkpoints.
+Rotating the KEK wraps the same DEKs anew and touches no data.  Shredding the keyring loses all that they sealed
+(storage/rotation.py does both).
 """
 
 import json
@@ -37,7 +37,7 @@ class WrappedKey:
     created: str  # RFC 3339
 
     def unwrapped(self, keks: Iterable[Key], path: Path) -> Key:
-        """Raises IntegrityError where none of `keks` fits."""
+        """The DEK itself.  Raises IntegrityError where none of `keks` wraps it."""
         keks = list(keks)
         for kek in keks:
             if kek.id == self.kek:
@@ -49,7 +49,7 @@ class WrappedKey:
         )
 
     def rewrapped(self, keks: Iterable[Key], kek: Key, path: Path) -> Self:
-        """The same DEK under another KEK."""
+        """The same DEK, wrapped by another KEK."""
         key = self.unwrapped(keks, path)
         return replace(self, wrapped=_wrap(key, kek).wrapped, kek=kek.id)
 
@@ -72,7 +72,7 @@ def _wrap(key: Key, kek: Key) -> WrappedKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The DEKs of one job, unwrapped; the first seals, all can read.  repr shows ids only."""
+    """The DEKs of one job, unwrapped.  The first one seals, and all of them read.  repr shows ids only."""
 
     path: Path
     job: str
@@ -80,7 +80,7 @@ class Keyring:
 
     @classmethod
     def create(cls, path: Path, job: str, kek: Key) -> Self:
-        """A keyring with a new DEK; the existing one if another rank has just made it."""
+        """Make a keyring with a new DEK, or open the one that another rank has just made."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = Key(secrets.token_bytes(KEY_BYTES))
         if publish_file(path, to_json(job, [_wrap(fresh, kek)])):
@@ -89,7 +89,7 @@ class Keyring:
 
     @classmethod
     def open(cls, path: Path, job: str, keks: Sequence[Key]) -> Self:
-        """Raises IntegrityError for a missing, foreign, changed or shredded keyring and for a wrong KEK."""
+        """Raises IntegrityError for a wrong KEK and for a keyring that is missing, changed, shredded or foreign."""
         owner, wrapped = read_keyring(path)
         if owner != job:
             raise IntegrityError(
@@ -99,7 +99,7 @@ class Keyring:
 
 
 def owner_of(path: Path) -> str:
-    """The job, "namespace/name", that a keyring says it belongs to; proven only by what its keys open."""
+    """The job, "namespace/name", that a keyring names as its own.  Only a file that its keys open proves it."""
     return read_keyring(path)[0]
 
 
@@ -114,9 +114,9 @@ def to_json(job: str, keys: Sequence[WrappedKey]) -> bytes:
 
 
 def read_keyring(path: Path) -> tuple[str, list[WrappedKey]]:
-    """The job that it says it belongs to, and its keys, still wrapped, the primary first.
+    """The job that a keyring names as its own, and its wrapped keys, the primary first.
 
-    Raises IntegrityError where it is missing, shredded, or no keyring.
+    Raises IntegrityError where the file is missing, shredded, or no keyring.
     """
     try:
         content = json.loads(path.read_bytes())

@@ -1,10 +1,10 @@
 """Key-encryption keys (KEKs): a file of exactly 32 random bytes each.
 
-A KEK is an entry of a mounted Secret, or a private file on a laptop.  Several may lie in one directory: the one
-that a keyring (storage/keyring.py) names by its id opens it.
+A KEK is an entry of a mounted Secret, or a private file on a laptop.  Several may lie in one directory.  A keyring
+(storage/keyring.py) names by its id the one that opens it.
 
-No key byte is in any message, repr or log.  A key's id is the first 8 bytes of HMAC-SHA256(key, "dstj key id
-v1"): keys are 256 random bits, so that an id lets nobody do better than guess them.
+No message, repr or log contains a byte of a key.  A key's id is the first 8 bytes of HMAC-SHA256(key, "dstj key id
+v1").  Keys are 256 random bits, so an id helps nobody to guess one.
 """
 
 import hmac
@@ -43,7 +43,7 @@ class Key:
 
 
 def generate_kek(path: Path) -> Key:
-    """Make a new KEK file, readable by its owner only.  Raises ConfigError if there is one already."""
+    """Make a new KEK file, readable by its owner only.  Raises ConfigError if the file exists."""
     key = Key(secrets.token_bytes(KEY_BYTES))
     is_first = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,10 +55,10 @@ def generate_kek(path: Path) -> Key:
 
 
 def read_kek(path: Path) -> Key:
-    """Raises IntegrityError where the file is missing, has another length, or is open to others.
+    """Read a KEK file.  Raises IntegrityError where it is missing, has another length, or is open to others.
 
-    Nobody but the owner may have access: root or we, unless we are root.  A file of root may be readable by our group
-    as well: that is how the kubelet mounts a Secret, as root's and the pod's fsGroup's.
+    It must belong to root or to this user, and nobody else may have access.  There is one exception: a file of root
+    may be readable by our group, because the kubelet mounts a Secret as root's and the pod's fsGroup's.
     """
     try:
         with path.open("rb") as file:
@@ -76,7 +76,7 @@ def read_kek(path: Path) -> Key:
 
 
 def key_files(directory: Path) -> list[Path]:
-    """Files of a directory, such as a mounted Secret, that may be KEKs."""
+    """The files of a directory, such as a mounted Secret, that may be KEKs."""
     try:
         files = sorted(path for path in directory.iterdir() if path.is_file())
     except OSError as error:
@@ -85,7 +85,10 @@ def key_files(directory: Path) -> list[Path]:
 
 
 def keks_in(directory: Path) -> list[Key]:
-    """All KEKs of a directory; what is none, or cannot be read, is passed over where there is a KEK beside it."""
+    """All KEKs of a directory.
+
+    A file that is no KEK, or cannot be read, is passed over.  If no KEK is left, the first such problem is raised.
+    """
     keks, refused = [], []
     for path in key_files(directory):
         try:

@@ -1,6 +1,6 @@
-"""Threads for work that lets go of the interpreter's lock, such as sealing, and its buffers.
+"""Threads for work that releases the interpreter's lock, such as sealing, and buffers for it.
 
-Shared by all files of a process.
+All files of a process share them.
 """
 
 import os
@@ -16,7 +16,7 @@ THREADS: Final = min(4, len(os.sched_getaffinity(0)))
 
 
 class _Pool:
-    """A forked child, which has no threads, gets its own."""
+    """The threads.  A forked child, which inherits none, gets threads of its own."""
 
     def __init__(self) -> None:
         self.renew()
@@ -33,7 +33,7 @@ POOL: Final = _Pool()
 
 
 def on_threads(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
-    """What `work` gives for each of `items`, in their order; when this returns or raises, no thread is at it."""
+    """The results of `work` for each of `items`, in order.  No thread is still at work when this returns or raises."""
     if THREADS == 1:
         return [work(item) for item in items]
     running = [POOL.submit(work, item) for item in items]
@@ -47,11 +47,11 @@ def on_threads(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
     return [each.result() for each in running]
 
 
-_SPARE: Final[list[memoryview]] = []  # as many as were ever in use at once
+_SPARE: Final[list[memoryview]] = []  # grows to as many as were in use at once
 
 
 def borrowed(size: int) -> memoryview:
-    """A buffer, used before if possible: the first touch of fresh memory takes longer than sealing it."""
+    """A buffer, if possible one that was used before: touching fresh memory first takes longer than sealing it."""
     with suppress(IndexError):
         if len(spare := _SPARE.pop()) == size:
             return spare
@@ -59,5 +59,5 @@ def borrowed(size: int) -> memoryview:
 
 
 def give_back(buffer: memoryview) -> None:
-    """What was borrowed, when nobody uses it any more."""
+    """Return a borrowed buffer that nobody uses any more."""
     _SPARE.append(buffer)

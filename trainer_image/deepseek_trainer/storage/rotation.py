@@ -1,4 +1,4 @@
-"""Keyrings under another key, and keyrings destroyed: one process at a time changes the files of a directory."""
+"""Puts a keyring under another key, or destroys it.  A lock lets one process at a time change a directory."""
 
 import fcntl
 import os
@@ -14,10 +14,11 @@ from deepseek_trainer.storage.keys import KEY_BYTES, Key, keks_beside, read_kek
 
 
 def rotate(path: Path, keks: Sequence[Key], kek: Key) -> bool:
-    """Wrap the DEKs of a keyring, which one of `keks` or `kek` opens, under `kek`; False where they were already.
+    """Wrap the DEKs of a keyring under `kek`; returns False where it wraps them already.
 
-    In one step, and nothing that they sealed is touched; who has opened the keyring before goes on.
-    Destroy the old KEK afterwards: it still opens copies of the old keyring.
+    `kek` or one of `keks` must open the keyring.  It is replaced in one step.  What its DEKs sealed stays as it is, and
+    a process that opened the keyring before goes on.  The old KEK still opens copies of the old keyring, so it should
+    be destroyed afterwards.
     """
     with _alone_in(path.parent):
         owner, wrapped = read_keyring(path)
@@ -29,13 +30,15 @@ def rotate(path: Path, keks: Sequence[Key], kek: Key) -> bool:
 
 
 def renew(path: Path, kek_path: Path) -> tuple[Key, Key]:
-    """Put a new KEK in the place of `kek_path` and wrap the keyring at `path` under it; the old KEK and the new one.
+    """Replace the KEK at `kek_path` by a new one and wrap the keyring at `path` under it; returns the old and the new.
 
-    The old one stays beside it as `<name>-<its id>`: at any moment one of the two opens the keyring.
+    The old one stays beside it as `<name>-<its id>`, so that at any moment one of the two opens the keyring.
     """
-    with _alone_in(kek_path.parent):  # or the second of two could lay the key aside that the first wraps under
+    with _alone_in(
+        kek_path.parent
+    ):  # without the lock, a second call could lay aside the key that the first one wraps under
         old, *_ = keks = keks_beside(kek_path)
-        Keyring.open(path, owner_of(path), keks)  # or there would be one more key that opens nothing
+        Keyring.open(path, owner_of(path), keks)  # before a new key is made that would open nothing
         new = _renewed(kek_path, old)
         rotate(path, keks, new)
     return old, new
@@ -53,9 +56,9 @@ def _renewed(path: Path, old: Key) -> Key:
 
 
 def shred(path: Path) -> None:
-    """Destroy the wrapped DEKs: overwrite them in place, then leave a keyring that says so.
+    """Destroy the wrapped DEKs: overwrite them in place, then leave a keyring without keys.
 
-    A snapshot, a backup or a copy-on-write disk may keep the old bytes: destroy the KEK as well.
+    A snapshot, a backup or a copy-on-write disk may keep the old bytes.  Destroying the KEK as well makes them useless.
     """
     with _alone_in(path.parent):
         owner, _ = read_keyring(path)
@@ -76,7 +79,7 @@ def _overwrite(path: Path) -> None:
 
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep those out who rotate or shred there at the same time, where the file system can."""
+    """Keep other rotations and shreddings of the directory waiting, where the file system supports locks."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -11,7 +11,7 @@ from deepseek_trainer.storage.pool import POOL, THREADS, borrowed, give_back
 from deepseek_trainer.storage.segments import HEADER_BYTES, PREFIX_BYTES, SALT_BYTES, TAG_BYTES, Cipher
 from deepseek_trainer.storage.streams import Bytes, Sink, as_bytes, put
 
-# Segments under way before the oldest is written; on a single core, going to and fro between threads only costs.
+# Segments that threads may seal before the oldest is written.  On a single core, threads only cost time.
 AHEAD: Final = 2 * THREADS if THREADS > 1 else 0
 
 
@@ -25,13 +25,13 @@ class _Sealing(NamedTuple):
 
 
 class SealedWriter:
-    """Seals a stream into `sink`.  The file is only complete, and can only be read, after `close`.
+    """Seals a stream into `sink`.  The file is complete, and can be read, only after `close`.
 
-    What is given to `write` must stay as it is until `close`: threads seal it while the caller goes on.
+    A buffer that was given to `write` must not change until `close`: threads seal it while the caller goes on.
     """
 
     def __init__(self, sink: Sink, key: bytes, associated_data: bytes, *, randomness: bytes | None = None) -> None:
-        """`randomness`, salt and nonce prefix, is fixed by test vectors only: a reused one gives the key away."""
+        """`randomness` is salt and nonce prefix.  Only test vectors fix it: used twice, it gives the content away."""
         randomness = randomness or os.urandom(SALT_BYTES + PREFIX_BYTES)
         self._sink = sink
         self._cipher = Cipher(key, randomness, associated_data)
@@ -58,7 +58,7 @@ class SealedWriter:
                 view = view[self._keep(view) :]
 
     def close(self) -> None:
-        """Seal the last segment.  `sink` stays open."""
+        """Seal the last segment and write what is left.  `sink` stays open."""
         self._seal(self._pending[: self._filled], self._pending, is_last=True)
         while self._running:
             self._put_next()
@@ -107,7 +107,7 @@ class SealedWriter:
         self._put_sealed(segment.buffer, segment.size, segment.kept)
 
     def _put_sealed(self, buffer: memoryview, size: int, kept: memoryview | None) -> None:
-        """Write a segment; its buffers are free again."""
+        """Write a segment and give its buffers back."""
         self._tags.update(buffer[size - TAG_BYTES : size])
         self._put(buffer[:size])
         give_back(buffer)

@@ -9,8 +9,8 @@
     file key = HKDF-SHA256(input key, salt, info = associated data), 32 bytes
     nonce    = prefix || segment number (4 bytes, big-endian) || 1 in the last segment, 0 before it
 
-Segment i ends at file offset (i + 1) * 1 MiB or at the end of the file; so segment 0, which follows the
-header, holds 40 bytes less than the others.  Byte-compatible with Tink:
+Segment i ends at file offset (i + 1) * 1 MiB or at the end of the file.  Segment 0 follows the header and
+therefore holds 40 bytes less than the others.  Byte-compatible with Tink:
 https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
 """
 

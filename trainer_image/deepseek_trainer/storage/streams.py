@@ -1,4 +1,4 @@
-"""What flows between callers and files: buffers of bytes, sinks that take them, readers that give them."""
+"""What callers and files hand each other: buffers of bytes, sinks that take them, readers that return them."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
@@ -12,13 +12,13 @@ def unwatched(_size: int) -> None:
 
 
 class Sink(Protocol):
-    """What a writer writes to, such as an unbuffered file; `write` says how many bytes it took."""
+    """What a writer writes to, such as an unbuffered file.  `write` returns how many bytes it took."""
 
     def write(self, data: memoryview, /) -> int: ...
 
 
 class Reader(Protocol):
-    """An open file whose every returned byte is authentic, where the vault seals."""
+    """An open file.  Where the vault seals, every byte that it returns is authentic."""
 
     size: int  # of the content [bytes]
 
@@ -40,6 +40,6 @@ def as_bytes(data: Bytes) -> memoryview:
 
 
 def put(sink: Sink, data: memoryview) -> None:
-    """Write all of `data`: one call may take less."""
+    """Write all of `data`, in several calls where the sink takes less in one."""
     while data:
         data = data[sink.write(data) :]

@@ -1,7 +1,7 @@
-"""safetensors files as a stream out and by random access in.
+"""Writes safetensors files as a stream, and reads them by random access.
 
-Format: https://github.com/huggingface/safetensors#format.  Its own library wants the whole file as
-one `bytes` to write, and copies each tensor to read.
+Format: https://github.com/huggingface/safetensors#format.  Its own library needs the whole file as one `bytes` to
+write it, and copies each tensor when it reads.
 """
 
 import json
@@ -20,7 +20,7 @@ SIZES: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "U8
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor to write: `dtype` as safetensors names it, its little-endian bytes when they are asked for."""
+    """One tensor to write.  `dtype` is safetensors' name; `content` returns the little-endian bytes when called."""
 
     name: str
     dtype: str
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One tensor of a file that was read; `data` is a part of the file's own bytes."""
+    """One tensor of a file that was read.  `data` is a part of the file's own bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where one tensor lies in its file: the bytes from `start` to before `end`."""
+    """Where one tensor lies in its file: from byte `start` to before byte `end`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Extent:
 
 
 def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
-    """The file's bytes: its header, then each tensor in the order given."""
+    """The bytes of a file: its header, then each tensor in the order given."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for entry in entries:
@@ -66,16 +66,16 @@ def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
 
 
 def views(file: bytearray | memoryview, name: str) -> dict[str, View]:
-    """The tensors of a file that was read whole; raises as `extents`."""
+    """The tensors of a file that was read whole.  Raises what `extents` raises."""
     whole = memoryview(file)
     found = extents(lambda offset, length: whole[offset : offset + length], len(whole), name)
     return {key: View(at.dtype, at.shape, whole[at.start : at.end]) for key, at in found.items()}
 
 
 def extents(read_at: ReadAt, size: int, name: str) -> dict[str, Extent]:
-    """The tensors of a file of `size` bytes.
+    """Where the tensors of a file of `size` bytes lie.
 
-    Raises ConfigError, which calls the file `name`, where it is malformed or cut short.
+    Raises ConfigError, with the file's `name`, where it is malformed or cut short.
     """
     try:
         (length,) = struct.unpack("<Q", read_at(0, 8))

@@ -15,9 +15,8 @@ from deepseek_trainer.storage.streams import Advance, unwatched
 class SealedReader:
     """Random access to a sealed file.
 
-    Opening authenticates the last segment and so the size: a file that was cut at a segment's border is
-    refused at once.  Every method raises IntegrityError for bytes that do not authenticate; no such byte is
-    ever returned.
+    Opening authenticates the last segment and thereby the size, so that a file that was cut at a segment's border is
+    refused at once.  Every method raises IntegrityError for bytes that do not authenticate, and never returns one.
     """
 
     def __init__(self, path: Path, key: bytes, associated_data: bytes) -> None:
@@ -52,13 +51,13 @@ class SealedReader:
         give_back(spare)
 
     def read_at(self, offset: int, length: int) -> bytearray:
-        """`length` bytes of plaintext from `offset`, fewer at the end of the file."""
+        """`length` bytes of plaintext from `offset`; fewer at the end of the file."""
         content = bytearray(max(0, min(length, self.size - offset)))
         self.read_onto(offset, memoryview(content))
         return content
 
     def read_onto(self, offset: int, target: memoryview) -> None:
-        """Fill `target` with the plaintext from `offset`; the file must have as much."""
+        """Fill `target` with the plaintext from `offset`.  The file must hold as many bytes."""
         whole: list[tuple[int, memoryview]] = []  # segments of which every byte is wanted
         filled = 0
         while filled < len(target):
@@ -73,7 +72,7 @@ class SealedReader:
         on_threads(lambda each: self._unseal(*each), whole)
 
     def read_into(self, target: memoryview) -> str:
-        """Unseal the whole file into `target`, of `size` bytes; returns the digest over its tags."""
+        """Unseal the whole file into `target`, which has `size` bytes; returns the digest over its tags."""
         parts, filled = [], 0
         for index in range(self._layout.count):
             length = self._layout.plain_length(index)
@@ -82,7 +81,7 @@ class SealedReader:
         return _digest(on_threads(lambda each: self._unseal(*each), parts))
 
     def pieces(self) -> Iterator[memoryview]:
-        """The plaintext in order; each piece is valid until the next."""
+        """The plaintext in order.  Each piece is valid until the next one is taken."""
         for index in range(self._layout.count):
             yield self._segment(index)
 
@@ -113,7 +112,7 @@ class SealedReader:
         return self._plain[: self._cached_size]
 
     def _unseal(self, index: int, target: memoryview) -> bytes:
-        """Decrypt segment `index` into `target`; returns its tag.  Threads may do so at the same time."""
+        """Decrypt segment `index` into `target`; returns its tag.  Several threads may call this at the same time."""
         buffer = borrowed(self._layout.segment_bytes)
         sealed = self._sealed(index, buffer)
         try:
@@ -128,9 +127,9 @@ class SealedReader:
         return tag
 
     def _sealed(self, index: int, buffer: memoryview) -> memoryview:
-        """Segment `index` as it lies in the file, in `buffer`.
+        """Read segment `index` as it lies in the file into `buffer`.
 
-        A copy and not a mapping of the file: what is decrypted must be the very bytes that were authenticated, and a
+        The file is copied and not mapped: the bytes that are decrypted must be those that were authenticated, and a
         volume that fails must raise an error and not a SIGBUS.
         """
         start, length = self._layout.span(index)

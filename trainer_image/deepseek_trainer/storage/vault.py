@@ -1,8 +1,8 @@
-"""The one way in which model, data and result files reach the disk and come back: sealed, or in the clear.
+"""The one way in which files of data, models and results reach the disk and come back: sealed, or in the clear.
 
-Callers name files without regard to sealing; a sealed file has `.sealed` after its name on the disk.  A sealing
-vault never reads what is not sealed.  Each sealed file is bound to its job, purpose, directory, step, rank and
-name (`associated_data`): moved anywhere else it does not open.
+Callers name files without regard to sealing.  On the disk a sealed file has `.sealed` after its name.  A vault that
+seals never reads a file that is not sealed.  Each sealed file is bound to its job, purpose, directory, step, rank and
+name (`associated_data`), so that it does not open anywhere else.
 
     vault = Vault("lab/demo", Purpose.DATA, keys)
     vault.write(directory / "tokens.bin", array)       # -> tokens.bin.sealed, on the disk when write returns
@@ -31,7 +31,7 @@ SUFFIX: Final = ".sealed"
 
 
 class Purpose(StrEnum):
-    """What a file is for; part of what it is bound to."""
+    """What a file is for.  A sealed file is bound to it."""
 
     DATA = "data"
     CHECKPOINT = "checkpoint"
@@ -40,7 +40,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The place of a checkpoint's file; for data and results their directory's name says as much."""
+    """Where a file of a checkpoint belongs.  Data and results need none: the name of their directory says as much."""
 
     step: int | None = None
     rank: int | None = None
@@ -48,29 +48,29 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file that was written; `name` without `.sealed`."""
+    """A file that was written.  `name` is without `.sealed`."""
 
     name: str
     size: int  # on the disk [bytes]
     plain_size: int  # of the content [bytes]
     digest: str  # hex SHA-256: of the segments' tags where sealed, of the content where not
-    salt: str | None = None  # hex; of a sealed file, drawn anew for each: no segment of another one opens with it
+    salt: str | None = None  # hex; a sealed file has one of its own, with which no segment of another file opens
 
 
 class Vault:
     """Files of one job and one purpose.  All methods take paths without `.sealed`.
 
-    Reading raises IntegrityError where a file is missing, is not sealed although it must be, or does not
-    authenticate; writing raises StorageError where the disk refuses.
+    Reading raises IntegrityError where a file is missing, is not sealed although it must be, or does not authenticate.
+    Writing raises StorageError where the disk refuses.
     """
 
     def __init__(self, job: str, purpose: Purpose, keys: JobKeys | None = None) -> None:
-        """`job` is "namespace/name"; with `keys` everything is sealed."""
+        """`job` is "namespace/name".  With `keys`, everything is sealed."""
         self.job, self.purpose, self._keys = job, purpose, keys
 
     @classmethod
     def of_work(cls, work: Path, purpose: Purpose, key_dir: Path | None) -> Self:
-        """For reading a work directory without its job: sealed if `key_dir` is given; the keyring names the job."""
+        """For reading a work directory without its job.  With `key_dir` it is sealed, and the keyring names the job."""
         if key_dir is None:
             return cls("", purpose)
         job = owner_of(work / KEYRING)
@@ -82,26 +82,26 @@ class Vault:
 
     @property
     def key_id(self) -> str | None:
-        """Id of the key that new files are sealed with; None in the clear."""
+        """The id of the key that seals new files; None in the clear."""
         return self._keys.to_seal().id if self._keys else None
 
     def on_disk(self, path: Path) -> Path:
-        """Where the content of `path` lies."""
+        """The file that holds the content of `path`."""
         return path.with_name(path.name + SUFFIX) if self.sealed else path
 
     def exists(self, path: Path) -> bool:
-        """Whether there is such a file, sealed or not as this vault wants it."""
+        """Whether the file exists, sealed or in the clear as this vault writes it."""
         return self.on_disk(path).exists()
 
     def write(self, path: Path, data: Bytes | Iterable[Bytes], context: Context = Context()) -> FileRecord:
-        """Write a new file, from one buffer or piece by piece; it is on the disk when this returns.
+        """Write a new file, from one buffer or piece by piece.  It is on the disk when this returns.
 
-        A file that cannot be written whole is removed.  Raises StorageError, also for a file that exists.
+        Raises StorageError where the file exists, or cannot be written whole; what was written is then removed.
         """
         return self._write(self.on_disk(path), path, data, context)
 
     def replace(self, path: Path, data: Bytes, context: Context = Context()) -> FileRecord:
-        """Give a small file a new content: after a crash it has the old one or the new one."""
+        """Give a small file a new content.  After a crash it has the old content or the new one."""
         target = self.on_disk(path)
         partial = beside(target)
         record = self._write(partial, path, data, context)
@@ -112,7 +112,7 @@ class Vault:
         return record
 
     def read(self, path: Path, context: Context = Context(), *, digest: str | None = None) -> bytearray:
-        """The whole content.  With `digest`, of the FileRecord, it must be that very file."""
+        """The whole content.  With the `digest` of a FileRecord, it must be that very file."""
         with self.open_reader(path, context) as reader:
             content = bytearray(reader.size)
             _compare(path, reader.read_into(memoryview(content)), digest)
@@ -126,9 +126,10 @@ class Vault:
             _compare(path, reader.verify(advance), digest)
 
     def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
-        """As `open_reader`; a sealed file must be the very one that was recorded.
+        """Like `open_reader`, but a sealed file must be the very one that was recorded.
 
-        By its salt, so that there is no need to read it whole; by its digest where an older version recorded none.
+        The salt shows whether it is, without reading the file.  An older version recorded no salt: there the digest
+        does, and the file is read whole.
         """
         path = directory / record.name
         reader = self.open_reader(path, context)
@@ -145,9 +146,9 @@ class Vault:
     def pieces(
         self, path: Path, context: Context = Context(), record: FileRecord | None = None
     ) -> Iterator[memoryview]:
-        """The content in order; each piece is valid until the next.  With `record` it must be that very file.
+        """The content in order.  Each piece is valid until the next one is taken.
 
-        Of a file in the clear, only the end tells whether it is.
+        With `record` it must be that very file.  A file in the clear shows only at its end whether it is.
         """
         content = hashlib.sha256()
         with (
@@ -162,7 +163,7 @@ class Vault:
             _compare(path, content.hexdigest(), record.digest)
 
     def open_reader(self, path: Path, context: Context = Context()) -> Reader:
-        """Random access to the content; use as a context manager."""
+        """Random access to the content, as a context manager."""
         target = self.on_disk(path)
         if not target.exists():
             raise self._missing(path, target)
@@ -190,7 +191,7 @@ class Vault:
 
     @property
     def _mode(self) -> int:
-        # Others of the volume's group may serve a result; nobody but the job needs its state.
+        # A server in the volume's group may read a result; only the job itself needs its state.
         return 0o640 if self.purpose is Purpose.EXPORT else 0o600
 
     def _missing(self, path: Path, target: Path) -> IntegrityError:
@@ -208,7 +209,7 @@ _DOWNGRADE = "somebody put it there; or the job ran without encryption before: g
 
 
 def associated_data(job: str, purpose: str, name: str, *, directory: str = "", context: Context = Context()) -> bytes:
-    """What a sealed file is bound to: seven lines of UTF-8 without a final newline; an absent value is `-`."""
+    """What a sealed file is bound to: seven lines of UTF-8 without a final newline.  An absent value is `-`."""
     step, rank = ("-" if number is None else str(number) for number in (context.step, context.rank))
     lines = ("dstj-sealed/1", job, purpose, directory or "-", step, rank, name)
     assert not any("\n" in line for line in lines), "a line is one value"
@@ -216,7 +217,7 @@ def associated_data(job: str, purpose: str, name: str, *, directory: str = "", c
 
 
 def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:
-    """With the first key that fits: a file does not say which one sealed it."""
+    """Open with the first key that fits: a file does not name the key that sealed it."""
     *others, last = keys.to_read()
     for key in others:
         with suppress(IntegrityError):

@@ -1,4 +1,4 @@
-"""Checkpoints as a reader sees them: found, authenticated, opened.  Writes nothing."""
+"""Finds, authenticates and opens checkpoints, for whoever reads them.  Writes nothing."""
 
 import json
 import re
@@ -19,12 +19,12 @@ _STEP: Final = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """A complete checkpoint whose manifest authenticates."""
+    """A complete checkpoint whose manifest has been authenticated."""
 
     path: Path
     manifest: Manifest
     manifest_digest: str
-    best: bool  # has the lowest validation loss of those that are kept
+    best: bool  # whether it has the lowest validation loss of those that are kept
 
     @property
     def step(self) -> int:
@@ -53,12 +53,12 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A checkpoint that is not to be trusted, and why."""
+    """A checkpoint that must not be used, and why."""
 
     step: int
     path: Path
     reason: str
-    unreadable: bool = False  # the disk refused: it may be another time
+    unreadable: bool = False  # the disk refused to read it, and may give it back another time
 
 
 def step_directory(directory: Path, step: int) -> Path:
@@ -66,15 +66,15 @@ def step_directory(directory: Path, step: int) -> Path:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints that lie there, trusted or not, in order."""
+    """The steps of the complete checkpoints that lie there, in order, whether they can be trusted or not."""
     matches = (_STEP.fullmatch(path.name) for path in directory.glob("step-*"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 def read_head(directory: Path, vault: Vault) -> Head | None:
-    """None for a store that has never been used.
+    """The record of a store's checkpoints; None if the store has never been used.
 
-    Raises IntegrityError where the record is missing beside checkpoints, is another job's, or was changed.
+    Raises IntegrityError where the record was changed, belongs to another job, or is missing beside checkpoints.
     """
     path = directory / HEAD
     if not vault.exists(path) and not steps_in(directory):
@@ -88,9 +88,9 @@ def read_head(directory: Path, vault: Vault) -> Head | None:
 
 
 def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo:
-    """The checkpoint of a step that `head` records.
+    """The checkpoint of `step`, as `head` records it.
 
-    Raises IntegrityError where it is missing or damaged, or where another one was put in its place.
+    Raises IntegrityError where it is missing or damaged, or another one was put in its place.
     """
     path, digest = step_directory(directory, step), head.digest_of(step)
     if digest is None:
@@ -104,7 +104,7 @@ def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo
 
 
 def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) -> CheckpointInfo:
-    """Whatever checkpoint of this job and step lies at `path`; checks the manifest and the files' sizes."""
+    """The checkpoint of this job and step at `path`, recorded or not.  Checks its manifest and its files' sizes."""
     with vault.open_reader(path / MANIFEST, Context(step)) as reader:
         content = bytearray(reader.size)
         digest = reader.read_into(memoryview(content))
@@ -127,7 +127,7 @@ def verify(info: CheckpointInfo, vault: Vault, advance: Advance = unwatched) -> 
 
 
 def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:
-    """What a rank saved besides tensors; {} for a rank that there was not."""
+    """What a rank saved beside its tensors; {} for a rank that did not exist then."""
     for file in info.manifest.files_of(rank):
         if file.record.name.endswith(".json"):
             return _tree(vault.read(info.path / file.record.name, place_of(info, file), digest=file.record.digest))
@@ -135,7 +135,7 @@ def read_rest(info: CheckpointInfo, rank: int, vault: Vault) -> State:
 
 
 def list_checkpoints(directory: Path, vault: Vault) -> list[CheckpointInfo | Refused]:
-    """All checkpoints in order, those that must not be used with the reason.  Reads manifests, not the data."""
+    """All checkpoints in order; those that must not be used come with the reason.  Reads manifests, not the data."""
     head = read_head(directory, vault)
     if head is None:
         return []

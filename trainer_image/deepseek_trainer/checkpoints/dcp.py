@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint, through torch's distributed checkpointing.
+"""Divides the tensors of a checkpoint among the ranks and reads them back, with torch's distributed checkpointing.
 
-Its planners know DTensors, let only one rank write what several hold alike, and read for any number of ranks.
-Our storage turns plans into files of the vault.  Plans travel between ranks as JSON; nothing is pickled.
+Its planners know DTensors, let one rank write what several hold alike, and read for any number of ranks.  This module
+turns their plans into files of the vault.  Plans travel between ranks as JSON, and nothing is pickled.
 """
 
 import math
@@ -42,24 +42,24 @@ from deepseek_trainer.storage.tensorfile import SIZES, Extent, extents
 from deepseek_trainer.storage.vault import Vault
 
 Agreed = Callable[[Callable[[], Any]], list[Any]]  # work of each rank -> the JSON values of all, or all raise
-PER_RANK: Final = frozenset({"rng"})  # entries of a state that belong to their rank alone
+PER_RANK: Final = frozenset({"rng"})  # entries of a state that each rank has for itself
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tensor, or a rank's shard of one, as it is to be written to `info.file`."""
+    """A tensor, or one rank's shard of it, that is written to `info.file`."""
 
     info: TensorInfo
     tensor: Tensor
 
 
 def save_planner() -> DefaultSavePlanner:
-    """torch's planner for a state of tensors by flat names; it would pickle anything else."""
+    """torch's planner for saving a state of tensors by flat names.  Anything else it would pickle."""
     return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
 
 
 def load_planner() -> DefaultLoadPlanner:
-    """The same for loading."""
+    """torch's planner for loading such a state."""
     return DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
 
 
@@ -68,12 +68,12 @@ def is_per_rank(name: str) -> bool:
 
 
 def pieces_to_write(tensors: Mapping[str, Tensor], rank: int, file: str, agreed: Agreed) -> list[Piece]:
-    """This rank's part of what all ranks hold, and all that is its own.  Collective."""
+    """The pieces that this rank writes: its part of what all ranks hold, and all that is its own.  Collective."""
     shared = {name: tensor for name, tensor in tensors.items() if not is_per_rank(name)}
     planner = save_planner()
     planner.set_up_planner(shared, is_coordinator=rank == 0)
     wanted = agreed(lambda: [_to_json(item) for item in planner.create_local_plan().items])
-    # From the same plans every rank comes to the same division.
+    # Every rank has the same plans, and so computes the same division.
     divided, _ = planner.create_global_plan([SavePlan([_from_json(item) for item in items]) for items in wanted])
     parts = planned_pieces(divided[rank], planner, file)
     own = [(name, tensor) for name, tensor in tensors.items() if is_per_rank(name)]
@@ -91,9 +91,10 @@ def read_tensors(
     into: Mapping[str, Tensor] | None = None,
     wanted: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Tensor]:
-    """What is `wanted` of all that the ranks shared, and this rank's own: whole, or laid out as `into` has it.
+    """The tensors that the ranks shared, as far as they are `wanted`, and this rank's own.
 
-    What `into` has is overwritten, its shards too.  Raises ConfigError where a shape differs.
+    A tensor comes whole, or into its place in `into`, which is overwritten and may be sharded.  Raises ConfigError
+    where a shape differs.
     """
     reader = VaultReader(info, vault)
     metadata = reader.read_metadata()
@@ -106,7 +107,7 @@ def read_tensors(
 
 
 def read_only(info: CheckpointInfo, vault: Vault, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, whole, by the rest of their names."""
+    """The whole tensors whose names begin with `prefix`, by the rest of their names."""
     reader = VaultReader(info, vault)
     metadata = reader.read_metadata()
     found = {name: _empty(of) for name, of in metadata.state_dict_metadata.items() if name.startswith(prefix)}
@@ -125,7 +126,7 @@ def _fill(targets: dict[str, Tensor], reader: "VaultReader", metadata: Metadata)
 
 
 class VaultReader(StorageReader):
-    """Reads from one checkpoint only the segments that a plan needs."""
+    """Reads one checkpoint, and of it only the segments that a plan needs."""
 
     def __init__(self, info: CheckpointInfo, vault: Vault) -> None:
         self._info, self._vault = info, vault
@@ -154,7 +155,7 @@ class VaultReader(StorageReader):
         return done
 
     def read_own(self, rank: int) -> dict[str, Tensor]:
-        """What is in the rank's file and belongs to it alone."""
+        """The tensors that the rank has for itself, from its own file."""
         own: dict[str, Tensor] = {}
         for name in (file.record.name for file in self._info.manifest.files_of(rank)):
             if name.endswith(".safetensors"):
@@ -191,12 +192,15 @@ def _empty(of: Any) -> Tensor:
 
 
 def _in_order(found: Iterator[tuple[Extent, ReadItem]]) -> list[tuple[Extent, ReadItem]]:
-    """As they lie in the file, so that each segment is opened once."""
+    """In the order of the file, so that each segment is opened once."""
     return sorted(found, key=lambda pair: (pair[0].start, tuple(pair[1].storage_offsets)))
 
 
 def _read(reader: Reader, extent: Extent, item: ReadItem, target: Tensor) -> None:
-    """Fill `target` with what `item` asks of a stored tensor: its rows are read, its other dimensions narrowed."""
+    """Fill `target` with the part of a stored tensor that `item` asks for.
+
+    Rows are read from the file; the other dimensions are narrowed in memory.
+    """
     first, *offsets = item.storage_offsets or (0,)
     rows, *lengths = item.lengths or (1,)
     if target.is_contiguous() and _is_like(target, extent) and tuple(lengths) == extent.shape[1:]:

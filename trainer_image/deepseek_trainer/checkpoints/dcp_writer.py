@@ -1,4 +1,4 @@
-"""For training loops of one's own: `torch.distributed.checkpoint.save` into a store of ours; planners are in `dcp`.
+"""Lets a training loop of your own save with `torch.distributed.checkpoint.save` into a store.  Planners are in `dcp`.
 
 dcp.save(state, storage_writer=StoreWriter(store, step=100), planner=save_planner())
 dcp.load(state, storage_reader=VaultReader(store.latest(), store.vault), planner=load_planner())
@@ -17,13 +17,13 @@ from deepseek_trainer.checkpoints.store import CheckpointStore, Share
 
 
 class StoreWriter(StorageWriter):
-    """Commits what one call of `save` is given as a checkpoint.  The state holds tensors only, by flat names."""
+    """Commits the state of one call of `save` as a checkpoint.  The state holds tensors only, by flat names."""
 
     def __init__(self, store: CheckpointStore, step: int, meta: Mapping[str, Any] | None = None) -> None:
         self._store, self._step, self._meta = store, step, meta or {}
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Collective, as all calls of DCP: it returns when the checkpoint is committed."""
+        """Returns when the checkpoint is committed.  Collective, like all calls of DCP."""
         share = Share(planned_pieces(plan, planner, self._store.file_name), {})
         self._store.commit(self._step, share, self._meta)
         done: Future[list[WriteResult]] = Future()

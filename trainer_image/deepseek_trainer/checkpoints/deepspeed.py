@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO checkpoints as sealed ones: what it would write to files becomes the entries of one checkpoint."""
+"""Saves and loads DeepSpeed's ZeRO states: the files that it would write become entries of one checkpoint of ours."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +26,9 @@ FILES: Final = "zeroFiles"  # in a checkpoint's meta: DeepSpeed's names of its f
 
 
 class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
-    """Writes all that DeepSpeed saves between `create` and `commit` as one checkpoint of `store`.
+    """Commits all that DeepSpeed saves between `create` and `commit` as one checkpoint of `store`.
 
-    A tag is a step.  DeepSpeed's directories hold nothing that is worth keeping: `save` and `load` make them.
+    DeepSpeed's tag is the step.  Its directories hold nothing worth keeping, and are temporary.
     """
 
     def __init__(self, store: CheckpointStore, world: World) -> None:
@@ -40,7 +40,7 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
         self._meta: Mapping[str, Any] = {}
 
     def save_checkpoint(self, engine: DeepSpeedEngine, step: int, meta: Mapping[str, Any]) -> CheckpointInfo:
-        """Commit what `engine` trains as `step`.  Collective; raises as CheckpointStore.save does.
+        """Commit what `engine` trains as `step`.  Collective; raises what CheckpointStore.save raises.
 
         Raises ConfigError for an optimizer on NVMe.
         """
@@ -54,14 +54,14 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
         return self._open
 
     def load_checkpoint(self, engine: DeepSpeedEngine, info: CheckpointInfo) -> Mapping[str, Any]:
-        """Put `engine`, which has not trained yet, where it was; the checkpoint's meta.  Collective.
+        """Put `engine`, which has not trained yet, into the state of a checkpoint; returns its meta.  Collective.
 
         Raises ConfigError for another number of ranks, IntegrityError where a byte does not authenticate.
         """
         saved, now = info.manifest.world_size, self._world.size
         if saved != now:
             raise ConfigError(
-                f"{saved} ranks saved this ZeRO checkpoint, {now} cannot load it", hint="start as many as there were"
+                f"{saved} ranks saved this ZeRO checkpoint, {now} cannot load it", hint=f"start {saved} ranks"
             )
         self._open = info
         with self._in(engine), TemporaryDirectory() as directory:
@@ -101,4 +101,4 @@ class SealedEngine(CheckpointEngine):  # type: ignore[misc]  # without types
         return unpacked(tree, tensors, CLASSES)
 
     def preserves_storage_sharing(self) -> bool:
-        return False  # a view is written without what surrounds it
+        return False  # a view is written without the rest of its storage

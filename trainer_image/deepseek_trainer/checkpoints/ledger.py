@@ -1,7 +1,7 @@
-"""The directories of a job's checkpoints and the record of them, HEAD.json; in the hands of one rank.
+"""Changes the directories of a job's checkpoints and the record of them, HEAD.json.  One rank does it.
 
-Each method leaves both so that a crash at any instant loses at most what it was about to add
-(docs/checkpoint-format.md has the rules and their limits).
+A crash at any instant of any method loses at most what the method was about to add.  docs/checkpoint-format.md has the
+rules and their limits.
 """
 
 import errno
@@ -37,16 +37,18 @@ _WAY_OUT: Final = "restore it from a backup, or start the job anew with checkpoi
 
 @dataclass(slots=True)
 class Ledger:
-    """One owner's view; whoever takes the directory over later makes every change of this one fail."""
+    """One owner's hold on the directory.  Once another one takes it over, every change by this one fails."""
 
     directory: Path
     vault: Vault
-    refused: list[Refused] = field(default_factory=list)  # by the last `newest_whole` or `whole`, newest first
+    refused: list[Refused] = field(
+        default_factory=list
+    )  # what the last `newest_whole` or `whole` refused, newest first
     _unsound: set[int] = field(default_factory=set)  # steps that were ever refused
     _owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def take_over(self) -> None:
-        """Finish or remove what crashed runs left, and shut out those that still run.
+        """Finish or remove what crashed runs left behind, and shut out runs that still write.
 
         Raises IntegrityError where the record was changed, or is missing beside checkpoints.
         """
@@ -57,12 +59,12 @@ class Ledger:
         for step in steps_in(self.directory):
             if head.newest is None or step > head.newest.step:
                 head = self._settled(head, step)
-        # The record first, which shuts out a run that still writes; but a killed one may have left no room for it.
+        # The record comes first: it shuts out a run that still writes.  A killed run may have left no room for it.
         with_room(self.directory, lambda: self._write(replace(head, owner=self._owner)))
         remove_leftovers(self.directory)
 
     def head(self) -> Head:
-        """Raises TryAgainError once another attempt has taken over."""
+        """The record as it is now.  Raises TryAgainError once another attempt has taken over."""
         head = read_head(self.directory, self.vault)
         if head is None or head.owner != self._owner:
             raise TryAgainError(
@@ -72,7 +74,7 @@ class Ledger:
         return head
 
     def begin(self, step: int, attempt: int) -> str:
-        """Make the directory in which all ranks write their part of `step`; returns its name."""
+        """Make the partial directory into which all ranks write their part of `step`; returns its name."""
         self.head()
         path = step_directory(self.directory, step)
         partial = path.with_name(f"{path.name}.partial-{attempt}-{uuid.uuid4().hex}")
@@ -81,7 +83,7 @@ class Ledger:
         return partial.name
 
     def commit(self, partial: Path, manifest: Manifest) -> None:
-        """Make a partial directory, in which all ranks have synced their files, the newest checkpoint."""
+        """Turn a partial directory, in which all ranks have synced their files, into the newest checkpoint."""
         step = manifest.step
         self._give_up_from(step)
         head = self.head()
@@ -92,19 +94,19 @@ class Ledger:
         with storing(path):
             sync(partial)
             if path.exists():
-                self._rename_aside(step)  # it was never recorded
+                self._rename_aside(step)  # a directory of that name that was never recorded
             partial.rename(path)
             sync(self.directory)
         self._write(head.with_commit(Commit(step, record.digest)))
         self._unsound.discard(step)
 
     def newest_whole(self, advance: Advance = unwatched) -> CheckpointInfo | None:
-        """The newest checkpoint of which every byte authenticates; None where none was ever committed.
+        """The newest checkpoint of which every byte authenticates; None if none was ever committed.
 
         `advance` is called with the size of each piece that was read [bytes], from any thread.
 
-        Raises IntegrityError where the newest is missing, or all are damaged; an OSError where some, which are not
-        known to be damaged, cannot be read: in another attempt they may be.
+        Raises IntegrityError where the newest checkpoint is missing, or all are damaged.  Raises an OSError where none
+        is whole and some could not be read: another attempt may be able to.
         """
         self.refused = []
         head = self.head()
@@ -123,15 +125,15 @@ class Ledger:
         )
 
     def whole(self, step: int) -> CheckpointInfo | None:
-        """The checkpoint of `step`; None where it is not recorded, or damaged."""
+        """The checkpoint of `step`; None if it is not recorded, or damaged."""
         self.refused = []
         head = self.head()
         return None if head.digest_of(step) is None else self._whole(head, step)
 
     def set_aside(self, after_step: int) -> None:
-        """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
+        """Make `after_step` the newest checkpoint, or leave none (-1).  Newer ones are renamed, not deleted.
 
-        Raises ConfigError where there is no such checkpoint.
+        Raises ConfigError if `after_step` is not recorded.
         """
         head = self.head()
         if after_step >= 0 and after_step not in head.steps:
@@ -140,7 +142,7 @@ class Ledger:
                 hint=f"there are: {_listed(head)}",
             )
         if newer := frozenset(step for step in head.steps if step > after_step):
-            # The record first, with a new lineage: after a crash in between, take_over knows what was meant.
+            # The record comes first, with a new lineage: after a crash in between, take_over finishes the renaming.
             self._write(replace(head.without(newer), lineage=head.lineage + 1))
         with storing(self.directory):
             for step in steps_in(self.directory):
@@ -149,11 +151,11 @@ class Ledger:
             sync(self.directory)
 
     def prune(self, retention: Retention, best_step: int | None) -> None:
-        """Delete the checkpoints that `retention` gives up; one that was refused takes no good one's place."""
+        """Delete the checkpoints that `retention` gives up.  One that was refused does not count among those kept."""
         head = self.head()
         stay = retention.kept(head.steps, best_step) | retention.kept(set(head.steps) - self._unsound, best_step)
         gone = frozenset(head.steps) - stay
-        # The directories first: an old checkpoint that is recorded and gone does no harm, the reverse stays for ever.
+        # The directories go first: a recorded old checkpoint that is gone does no harm, an unrecorded one would stay.
         with storing(self.directory):
             for step in gone:
                 self._delete(step)
@@ -162,25 +164,26 @@ class Ledger:
             self._write(pruned)
 
     def _give_up_from(self, step: int) -> None:
-        """Set aside the recorded checkpoints from `step` on: they are damaged, or the run would not be here again.
+        """Set aside the recorded checkpoints from `step` on.  They are damaged, or the run would not save `step` again.
 
-        Before a new one takes the place: a crash in between must not leave a record of what is missing.
+        This comes before the new one takes the name: a crash in between must not leave a record of what is missing.
         """
         recorded = self.head().steps
         if recorded and recorded[-1] >= step:
             self.set_aside(max((each for each in recorded if each < step), default=-1))
 
     def _settled(self, head: Head, step: int) -> Head:
-        """What to make of a checkpoint newer than all that are recorded.
+        """Decide about a checkpoint that is newer than all recorded ones; returns the record after that.
 
-        Either its run crashed before recording it, or while setting it aside; anything else was put there.
+        If its run crashed before recording it, it is recorded.  If a run crashed while setting it aside, it is renamed.
+        Anything else was put there, and stays unused.
         """
         path = step_directory(self.directory, step)
         try:
             with reading(path):
                 info = open_checkpoint(path, step, self.vault)
         except IntegrityError as error:
-            log.warning("a checkpoint that is not recorded is not used: %s", error)
+            log.warning("ignoring a checkpoint that was never recorded: %s", error)
             return head
         if head.is_followed_by(info.manifest):
             return head.with_commit(Commit(step, info.manifest_digest))
@@ -195,7 +198,7 @@ class Ledger:
                 info = find(self.directory, self.vault, head, step)
                 verify(info, self.vault, advance)
         except IntegrityError as error:
-            log.warning("checkpoint of step %d refused: %s", step, error.problem)
+            log.warning("refusing the checkpoint of step %d: %s", step, error.problem)
             self.refused.append(Refused(step, path, error.problem, isinstance(error, UnreadableError)))
             self._unsound.add(step)
             return None
@@ -207,7 +210,7 @@ class Ledger:
         path.rename(path.with_name(f"{path.name}.set-aside-{uuid.uuid4().hex}"))
 
     def _delete(self, step: int) -> None:
-        """Out of sight in one step, so that no half checkpoint keeps its name."""
+        """Rename it in one step before its files go, so that no half checkpoint keeps its name."""
         path = step_directory(self.directory, step)
         if path.exists():
             remove(path.rename(path.with_name(f"{path.name}.pruned-{uuid.uuid4().hex}")))

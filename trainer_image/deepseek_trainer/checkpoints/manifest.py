@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself (manifest.json) and what the store says of its checkpoints (HEAD.json).
+"""The JSON of a checkpoint (manifest.json) and of the record of all checkpoints (HEAD.json).
 
-Pure: JSON in, JSON out.  The rules of recovery are in docs/checkpoint-format.md.
+Pure: JSON in, JSON out.  docs/checkpoint-format.md has the rules of recovery.
 """
 
 import json
@@ -20,7 +20,7 @@ HEAD_FORMAT: Final = "dstj-head/1"
 
 @dataclass(frozen=True, slots=True)
 class RankFile:
-    """One file of a checkpoint, as its rank wrote it."""
+    """One file of a checkpoint, and the rank that wrote it."""
 
     rank: int
     record: FileRecord
@@ -44,7 +44,7 @@ class RankFile:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor, or a shard of one: its path in the state, safetensors' dtype, its shape, the file that holds it."""
+    """One tensor, or a shard of it: its path in the state, safetensors' name of its dtype, its shape and its file."""
 
     name: str
     dtype: str
@@ -55,7 +55,7 @@ class TensorInfo:
 
     @property
     def key(self) -> str:
-        """What it is called in its file."""
+        """Its name in the file."""
         return self.name if self.offset is None else f"{self.name}@{','.join(map(str, self.offset))}"
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The last file of a checkpoint; it speaks for all others."""
+    """The last file of a checkpoint.  It lists all others, and authenticates them by their digests."""
 
     job: str
     step: int
@@ -139,7 +139,7 @@ class Head:
     """The complete checkpoints that a store must find, oldest first."""
 
     job: str
-    owner: str  # random; whoever opened the store last.  Who finds another one here has been superseded
+    owner: str  # random id of the run that took the store over last; a run that finds another id here must not write
     lineage: int = 0
     best: int | None = None  # step with the lowest validation loss, if it is kept
     commits: tuple[Commit, ...] = ()
@@ -169,7 +169,7 @@ class Head:
         return next((commit.digest for commit in self.commits if commit.step == step), None)
 
     def is_followed_by(self, manifest: Manifest) -> bool:
-        """Whether this is the checkpoint that a crash kept from being recorded here."""
+        """Whether `manifest` is of the checkpoint that would have been recorded next, had its run not crashed."""
         newest = self.newest
         expected = newest.digest if newest else None
         is_newer = newest is None or manifest.step > newest.step

@@ -1,6 +1,6 @@
-"""Python values as a JSON tree and numbered tensors, for state that others lay out.
+"""Turns Python values into a JSON tree and numbered tensors, for a state whose layout is not ours.
 
-Nothing is pickled: a tree can only become values of the types below and of the classes that the caller names.
+Nothing is pickled.  A tree can only become values of the types below and of the classes that the caller names.
 """
 
 from collections import OrderedDict
@@ -20,7 +20,7 @@ _MAKE: Final[Mapping[str, Callable[[Any], Any]]] = {kind: class_ for class_, kin
 
 
 class Packer:
-    """Takes values apart.  What is referred to twice becomes one tensor."""
+    """Takes values apart.  A tensor that is referred to twice is stored once."""
 
     def __init__(self, classes: Classes) -> None:
         self._names = {class_: name for name, class_ in classes.items()}
@@ -28,7 +28,10 @@ class Packer:
         self.tensors: dict[str, Tensor] = {}  # by number; keeps them alive, and with them their ids
 
     def tree(self, value: Any) -> Any:
-        """JSON; a list is itself, all else that has parts is {kind: parts}.  Raises ConfigError for another type."""
+        """The JSON of a value.  A list stays a list, anything else with parts becomes {kind: parts}.
+
+        Raises ConfigError for a type that is not known.
+        """
         if type(value) in _PLAIN:
             return value
         if isinstance(value, Tensor):

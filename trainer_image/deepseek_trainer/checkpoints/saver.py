@@ -1,4 +1,7 @@
-"""Saves beside the training: it waits only until the state is copied, and that only before it changes weights."""
+"""Saves checkpoints while the training goes on.
+
+The training waits only until its state has been copied, and only when it is about to change the weights.
+"""
 
 import threading
 import time
@@ -25,17 +28,17 @@ class Saved:
 
     info: CheckpointInfo
     seconds: float  # from the call of `save` to the commit
-    stall_seconds: float  # of them those in which the caller waited
+    stall_seconds: float  # of these, the seconds in which the caller waited
 
 
 @dataclass
 class HostCopies:
-    """Copies of tensors in the host's memory, whose buffers are used again for the next copies."""
+    """Copies of tensors in the host's memory.  Their buffers are used again for the next copies."""
 
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """`pieces` as they are now.  The copies before these are overwritten."""
+        """Copies of `pieces` as they are now.  They overwrite the copies before."""
         copies = [replace(piece, tensor=self._copied(piece.info.key, piece.tensor)) for piece in pieces]
         if _gpu_of(pieces):
             torch.cuda.current_stream().synchronize()
@@ -54,7 +57,7 @@ def _gpu_of(pieces: Sequence[Piece]) -> torch.device | None:
 
 
 def _after_queued(pieces: Sequence[Piece]) -> AbstractContextManager[object]:
-    """For another thread: on a GPU, a stream behind the work that this one has queued."""
+    """A stream for another thread, which follows the work that this thread has queued on the GPU."""
     gpu = _gpu_of(pieces)
     if gpu is None:
         return nullcontext()
@@ -64,7 +67,7 @@ def _after_queued(pieces: Sequence[Piece]) -> AbstractContextManager[object]:
 
 
 class Saver:
-    """At most one save of a rank under way.  `prune`, `save` and `wait` are collective."""
+    """Runs at most one save of a rank at a time.  `prune`, `save` and `wait` are collective."""
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Saver:
         *,
         waits_for_copy: bool = False,
     ) -> None:
-        """`exchange`: of a group of its own, for saves beside the training; without it, `save` does all of the work."""
+        """With an `exchange` over a group of its own, saves run in a thread.  Without it, `save` does all the work."""
         self.store, self._retention = store, retention
         self._beside = store.beside(exchange) if exchange else None
         self._waits_for_copy = waits_for_copy
@@ -84,10 +87,10 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "saver")
 
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any], best_step: int | None) -> None:
-        """Begin to commit `state` as `step`, and then to drop what retention gives up.
+        """Begin to commit `state` as `step`, and then to delete what retention gives up.
 
-        `state` must not change until `before_change`, unless this waits for the copy.  Waits for the save before, and
-        raises what that raised.
+        The caller must not change `state` before it has called `before_change`, unless this saver waits for the copy.
+        Waits for the save before this one, and raises what that raised.
         """
         start = time.monotonic()
         self.wait()
@@ -113,30 +116,30 @@ class Saver:
         self._stall_s = time.monotonic() - start
 
     def before_change(self) -> None:
-        """Wait until there is a copy of the state that is being saved: from then on it may change."""
+        """Wait until the state that is being saved has been copied.  After that it may change."""
         if self._running:
             start = time.monotonic()
             self._is_copied.wait()
             self._stall_s += time.monotonic() - start
 
     def prune(self, best_step: int | None) -> None:
-        """Drop what retention gives up, with a new best."""
+        """Delete what retention gives up, given the step of the best checkpoint."""
         self.wait()
         self.store.prune(self._retention, best_step)
 
     def wait(self) -> None:
-        """Until nothing is under way.  Raises what the save raised, on all ranks."""
+        """Wait until no save is under way.  Raises what the save raised, on all ranks."""
         running, self._running = self._running, None
         if running:
             self._finished.append(Saved(*running.result(), self._stall_s))
 
     @property
     def has_failed(self) -> bool:
-        """Whether the save under way has raised on this rank; `wait` tells what, once all ranks call it."""
+        """Whether the save under way has failed on this rank.  `wait` raises the error once all ranks call it."""
         return self._running is not None and self._running.done() and self._running.exception() is not None
 
     def finished(self) -> list[Saved]:
-        """What was committed since the last call."""
+        """The checkpoints that were committed since the last call."""
         if self._running and self._running.done() and not self.has_failed:
             self.wait()
         found, self._finished = self._finished, []
@@ -145,7 +148,7 @@ class Saver:
     def _copied(self, share: Share, queued: AbstractContextManager[object]) -> Share:
         try:
             if gpu := _gpu_of(share.pieces):
-                torch.cuda.set_device(gpu)  # each thread begins with the first one
+                torch.cuda.set_device(gpu)  # a new thread starts with the first GPU
             with queued:
                 return Share(self._copies.of(share.pieces), share.rest)
         finally:

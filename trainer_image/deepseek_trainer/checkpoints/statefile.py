@@ -1,7 +1,7 @@
-"""A rank's nested state as tensors by name and one JSON tree; nothing is pickled.
+"""Splits a rank's nested state into tensors by name and one JSON tree, and joins them again.  Nothing is pickled.
 
-A tensor's name is its path: the keys from the outside in, joined by `/`, with `~` and `/` inside a key written
-as `~0` and `~1` (RFC 6901).  torch is not imported here, so that checkpoints can be listed, verified and
+A tensor's name is its path: the keys from the outside in, joined by `/`, with `~` and `/` inside a key written as `~0`
+and `~1` (RFC 6901).  torch is imported only where tensors are made, so that checkpoints can be listed, verified and
 decrypted where it is not installed.
 """
 
@@ -30,13 +30,13 @@ _NAMES: Final = {code: name for name, code in _CODES.items()}
 
 
 def split(state: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
-    """Tensors by path, and the rest, which must be JSON with string keys."""
+    """The tensors by path, and the rest, which must be JSON with string keys."""
     tensors: dict[str, Any] = {}
     return tensors, _split(state, (), tensors)
 
 
 def join(tensors: Mapping[str, Any], rest: State) -> State:
-    """The state that `split` took apart; changes and returns `rest`."""
+    """Put together what `split` took apart.  Changes and returns `rest`."""
     for path, tensor in tensors.items():
         *keys, last = (key.replace("~1", "/").replace("~0", "~") for key in path.split("/"))
         node = rest
@@ -62,15 +62,15 @@ def _split(node: Mapping[str, Any], path: tuple[str, ...], tensors: dict[str, An
 
 
 def _is_tensor(value: object) -> bool:
-    """Whoever has a tensor has imported torch."""
+    """Works without importing torch: a process that has a tensor has imported it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def entries(tensors: Mapping[str, Any]) -> list[Entry]:
-    """What `tensorfile.stream` writes; a tensor is copied to the host only when its turn comes.
+    """Entries for `tensorfile.stream`.  A tensor is copied to the host only when its turn comes.
 
-    The widest elements come first, so that each tensor is aligned in the file.
+    Tensors with the widest elements come first, so that each is aligned in the file.
     """
     made = [
         Entry(name, code_of(tensors[name].dtype), tuple(tensors[name].shape), partial(_bytes, tensors[name]))
@@ -84,7 +84,7 @@ def _bytes(tensor: Any) -> memoryview:
 
 
 def memory_of(tensor: Any) -> memoryview:
-    """The bytes of a contiguous tensor in the host's memory, to read or to fill."""
+    """The bytes of a contiguous tensor in the host's memory, for reading or filling."""
     return memoryview(tensor.view(-1).view(sys.modules["torch"].uint8).numpy())
 
 
@@ -96,7 +96,7 @@ def torch_dtype(code: str) -> Any:
 
 
 def code_of(dtype: Any) -> str:
-    """What safetensors calls a dtype of torch.  Raises ConfigError for one that it has no name for."""
+    """safetensors' name of a dtype of torch.  Raises ConfigError for a dtype without one."""
     name = str(dtype).removeprefix("torch.")
     if name not in _CODES:
         raise ConfigError(f"a tensor of {name} cannot be saved", hint=f"there are: {', '.join(_CODES)}")

@@ -1,7 +1,7 @@
-"""Checkpoints as a run writes and reads them: a directory appears whole, or not at all.
+"""Writes and reads the checkpoints of a run.  A checkpoint's directory appears whole, or not at all.
 
-A save: every rank writes and syncs its files in `step-N.partial-<attempt>-<uuid>`; rank 0 then writes the
-manifest, renames the directory to `step-N` and records it in HEAD.json.
+To save, every rank writes and syncs its files in `step-N.partial-<attempt>-<uuid>`.  Rank 0 then writes the manifest,
+renames the directory to `step-N` and records it in HEAD.json.
 """
 
 import json
@@ -40,16 +40,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one rank writes of a state: tensors or shards of them, and the JSON beside."""
+    """The part of a state that one rank writes: tensors or shards of them, and its JSON."""
 
     pieces: Sequence[Piece]
     rest: State
 
 
 class CheckpointStore:
-    """The checkpoints of one job, as one of its ranks uses them.
+    """The checkpoints of one job, for one of its ranks.
 
-    All methods are collective: every rank calls them, and where one rank fails all raise.
+    All methods are collective: every rank must call them, and where one rank fails all of them raise.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CheckpointStore:
         attempt: int = 1,
         exchange: Exchange = alone,
     ) -> None:
-        """Takes the directory over from earlier runs: collective too.
+        """Take the directory over from earlier runs.  This is collective, too.
 
         Raises IntegrityError where the record of checkpoints was changed, or is missing beside them.
         """
@@ -74,15 +74,15 @@ class CheckpointStore:
 
     @property
     def refused(self) -> Sequence[Refused]:
-        """Damaged checkpoints that the last `latest` or `at` passed over, newest first; on rank 0."""
+        """The damaged checkpoints that the last `latest` or `at` passed over, newest first.  Known to rank 0 only."""
         return self._ledger.refused
 
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> CheckpointInfo:
         """Commit every rank's `state` (nested dicts of tensors and JSON) and rank 0's `meta` (JSON) as `step`.
 
-        Tensors that several ranks hold alike are written once, a DTensor by each rank its shard, what is PER_RANK by
-        every rank.  Raises StorageError where the disk refuses, and TryAgainError on the other ranks: a partial
-        checkpoint is removed, those before it are untouched.
+        A tensor that several ranks hold alike is written once.  Of a DTensor each rank writes its shard.  What is
+        PER_RANK is written by every rank.  Where the disk refuses, that rank raises StorageError and the others
+        TryAgainError; the partial checkpoint is removed, and those before it are untouched.
         """
         return self.commit(step, self.share(state), meta)
 
@@ -92,7 +92,7 @@ class CheckpointStore:
         return Share(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
 
     def commit(self, step: int, share: Share, meta: Mapping[str, Any]) -> CheckpointInfo:
-        """The rest of `save`."""
+        """Write and commit what `share` returned on each rank: the second half of `save`."""
         partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
         try:
             written = self._agree(lambda: self._write(partial, step, share))
@@ -104,21 +104,21 @@ class CheckpointStore:
         return self._each(lambda: open_checkpoint(step_directory(self.directory, step), step, self.vault))
 
     def beside(self, exchange: Exchange) -> Self:
-        """The same store for a thread beside this one, whose ranks agree over another exchange."""
+        """The same store for another thread, whose ranks agree over an exchange of their own."""
         other = copy(self)
         other._exchange = exchange
         return other
 
     def latest(self) -> CheckpointInfo | None:
-        """The newest checkpoint of which every byte authenticates; None where none was ever committed.
+        """The newest checkpoint of which every byte authenticates; None if none was ever committed.
 
-        Damaged newer ones are listed in `refused`.  Raises IntegrityError where the newest is missing, or all
-        are damaged, and an OSError where some of these cannot be read.
+        Damaged newer ones are listed in `refused`.  Raises IntegrityError where the newest is missing, or all are
+        damaged, and an OSError where none is whole and some could not be read.
         """
         return self._found(self._ledger.newest_whole)
 
     def at(self, step: int) -> CheckpointInfo | None:
-        """The checkpoint of `step`; None where there is none, or it is damaged."""
+        """The checkpoint of `step`; None if it does not exist, or is damaged."""
         return self._found(lambda: self._ledger.whole(step))
 
     def load(
@@ -127,17 +127,17 @@ class CheckpointStore:
         into: Mapping[str, Tensor] | None = None,
         wanted: Callable[[str], bool] = lambda _: True,
     ) -> tuple[State, Mapping[str, Any]]:
-        """The state, every byte authenticated, and `meta`: on any number of ranks, however many saved.
+        """The state, of which every byte is authenticated, and `meta`.  Any number of ranks can load it.
 
-        What the ranks shared comes whole, or into the tensors of `into` (by their path in the state; DTensors, too),
-        without the tensors that this rank does not want; what is PER_RANK as this rank saved it.
+        A tensor that the ranks shared comes whole, or into the tensor that `into` has under its path, which may be a
+        DTensor.  Tensors that are not `wanted` are left out.  What is PER_RANK comes as this rank saved it.
         """
         return self._each(lambda: self._read(info, into, wanted)), info.meta
 
     def set_aside(self, after_step: int) -> None:
-        """Make `after_step` the newest (-1: none) by renaming newer checkpoints; nothing is deleted.
+        """Make `after_step` the newest checkpoint, or leave none (-1).  Newer ones are renamed, not deleted.
 
-        Raises ConfigError where there is no such checkpoint.
+        Raises ConfigError if there is no such checkpoint.
         """
         self._on_lead(lambda: self._ledger.set_aside(after_step))
 
@@ -155,7 +155,7 @@ class CheckpointStore:
         return f"rank-{self._rank:05d}.safetensors"
 
     def _write(self, partial: Path, step: int, share: Share) -> Any:
-        """This rank's files; returns their entries of the manifest as JSON."""
+        """Write this rank's files; returns their entries of the manifest as JSON."""
         context, path = Context(step, self._rank), partial / self.file_name
         tensors = {piece.info.key: piece.tensor for piece in share.pieces}
         records = [self.vault.write(path, stream(entries(tensors)), context)]
@@ -186,7 +186,7 @@ class CheckpointStore:
         return join(read_tensors(info, self._rank, self.vault, into, wanted), rest)
 
     def _found(self, search: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
-        """Rank 0's choice, on every rank."""
+        """The checkpoint that `search` finds on rank 0, opened on every rank."""
 
         def step_found() -> int | None:
             info = search()
@@ -203,11 +203,11 @@ class CheckpointStore:
         return find(self.directory, self.vault, head, step)
 
     def _on_lead(self, work: Callable[[], Any]) -> Any:
-        """What `work` gives on rank 0, which alone does it."""
+        """The result of `work`, which only rank 0 does."""
         return self._agree(work if self._is_lead else lambda: None)[0]
 
     def _each(self, work: Callable[[], T]) -> T:
-        """What `work` gives on this rank, once it has succeeded on all."""
+        """This rank's result of `work`, once it has succeeded on all ranks."""
         own: list[T] = []
         self._agree(lambda: own.append(work()))
         return own[0]

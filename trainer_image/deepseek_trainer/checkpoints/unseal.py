@@ -1,4 +1,4 @@
-"""Checkpoints and results written out in the clear, for people who hold the key."""
+"""Writes checkpoints and results out in the clear, for people who hold the key."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def decrypt(info: CheckpointInfo, vault: Vault, target: Path, advance: Advance =
 
 
 def decrypt_result(source: Path, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
-    """Write the files of an exported result, those of its subdirectories too, into the new directory `target`."""
+    """Write the files of an exported result, with its subdirectories, into the new directory `target`."""
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     if not files:
         raise DataError(f"no result in {source}", hint="it is there when the job has succeeded")

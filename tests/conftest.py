@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.session.file_times import FileTimes
+
 # An example's wall time says how busy the machine is, not whether the code is right.
 settings.register_profile("dstj", deadline=None)
 settings.load_profile("dstj")
@@ -19,6 +21,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing with them")
+    parser.addoption("--file-limit", type=float, metavar="SECONDS", help="fail when the tests of one file take longer")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(FileTimes(config.getoption("--file-limit")))
 
 
 @pytest.fixture

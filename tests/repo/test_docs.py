@@ -12,9 +12,25 @@ from dstj.arguments import EXIT_CODES
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-
-
+PACKAGES = ("operator/deepseek_operator", "trainer_image/deepseek_trainer", "cli/dstj")
+TOP = ("operator", "trainer_image", "cli", "crds", "tests", "helm", "examples", "benchmarks", "docs")
 TRAINER_METRICS = [*(name for name, *_ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES)), "dst_trainer_tokens_total"]
+
+
+def named_files(page: str) -> list[str]:
+    """Paths in backticks: from the root, or to a module from the root of a package."""
+    words = re.findall(r"`([^`\s]+)[^`\n]*`", page)
+    return [word for word in words if re.match(rf"({'|'.join(TOP)})/\S|\w+/\w+\.py$", word)]
+
+
+def is_there(name: str) -> bool:
+    return any((ROOT / base / name).exists() for base in ("", *PACKAGES))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def operator_metrics() -> list[str]:
@@ -42,6 +58,31 @@ def test_every_link_between_pages_leads_somewhere(page: Path):
     prose = re.sub(r"`[^`]*`", "", page.read_text())
     links = re.findall(r"\]\((?!http)([^)#]+)", prose)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_heading_leads_there(page: Path):
+    prose = re.sub(r"`[^`]*`", "", page.read_text())
+    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", prose)
+    assert [anchor for link, anchor in links if anchor not in anchors(page.parent / link if link else page)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path):
+    assert [name for name in named_files(page.read_text()) if not is_there(name)] == []
+
+
+def test_a_page_is_held_to_paths_from_the_root_and_from_a_package():
+    page = "`tests/gone.py`, `jobs/gone.py`, `tests/e2e/test_ranks.py -k pairs`, `jobs/decide.py`, jobs/bare.py"
+    assert [name for name in named_files(page) if not is_there(name)] == ["tests/gone.py", "jobs/gone.py"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_picture_of_the_architecture_shows_every_room(package: str):
+    picture = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    rooms = {init.parent.name for init in (ROOT / package).glob("*/__init__.py")}
+    assert {room for room in rooms if not re.search(rf"\b{room}\b", picture)} == set()
+    assert len(rooms) >= 4
 
 
 def test_every_test_that_the_security_page_names_exists():

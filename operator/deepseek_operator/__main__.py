@@ -16,6 +16,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.controller import logs
 from deepseek_operator.controller.service import Options, serve
+from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.settings import Settings
 
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -52,7 +53,7 @@ async def run(options: Options) -> None:
     else:
         await config.load_kube_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
-        await serve(options, client, stop)
+        await serve(JOBS, options, client, stop)
 
 
 def main() -> None:

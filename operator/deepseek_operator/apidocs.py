@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from deepseek_operator.api.names import API_VERSION
 from deepseek_operator.api.schema import Schema
 from deepseek_operator.crd import profile_crd, training_job_crd, write
-from deepseek_operator.jobs.spec import API_VERSION
 
 FILE: Final = Path(__file__).parents[2] / "docs" / "api.md"
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import yaml
 
+from deepseek_operator.api.names import GROUP, KIND, PLURAL, PROFILE_KIND, PROFILE_PLURAL, VERSION
 from deepseek_operator.api.schema import Schema, structural, validations
-from deepseek_operator.jobs.spec import GROUP, KIND, PLURAL, PROFILE_KIND, PROFILE_PLURAL, VERSION, JobSpec, ProfileSpec
+from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.jobs.training_job import NAME_RULE
 

@@ -9,6 +9,8 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.controller.client import Api
 from deepseek_operator.controller.cluster import KubernetesCluster
+from deepseek_operator.jobs.kind import JOBS
+from deepseek_operator.jobs.look import Live
 from deepseek_operator.settings import Settings
 from support.builders.operator import NOW
 from support.fakes.api_server import FakeApi
@@ -39,7 +41,12 @@ async def api(fake: FakeApi) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def cluster(api: Api, fake: FakeApi) -> AsyncIterator[KubernetesCluster]:
-    port = int(fake.url.rsplit(":", 1)[1])
+async def cluster(api: Api) -> AsyncIterator[KubernetesCluster]:
     async with aiohttp.ClientSession() as session:
-        yield KubernetesCluster(api, session, Settings(), now=lambda: NOW, metrics_port=port)
+        yield KubernetesCluster(JOBS, api, session, Settings(), now=lambda: NOW)
+
+
+@pytest.fixture
+def world(cluster: KubernetesCluster, fake: FakeApi) -> Live:
+    """The world of a training job, over the API server that also answers as its pods."""
+    return Live(cluster, Settings(), NOW, metrics_port=int(fake.url.rsplit(":", 1)[1]))

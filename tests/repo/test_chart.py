@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deepseek_operator.controller import service
+from deepseek_operator.api import names
 from deepseek_operator.crd import profile_crd, training_job_crd
 from deepseek_operator.jobs import decide
 from deepseek_operator.jobs.labels import JOB_NAME, JOB_UID
@@ -101,8 +101,8 @@ def test_the_catalogue_entry_lists_the_crds_and_a_valid_job() -> None:
 @pytest.mark.parametrize(
     ("file", "constant"),
     [
-        ("lease.yaml", f"name: {service.LEASE_NAME}\n"),
-        ("rbac/lease.yaml", f"resourceNames: [{service.LEASE_NAME}]"),
+        ("lease.yaml", f"name: {names.OPERATOR}\n"),
+        ("rbac/lease.yaml", f"resourceNames: [{names.OPERATOR}]"),
         ("networkpolicy.yaml", f"port: {METRICS_PORT},"),
         ("networkpolicy.yaml", f'{Settings().monitoring_label}: "true"'),
         ("networkpolicy.yaml", f"key: {JOB_UID},"),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deepseek_operator.jobs.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_operator.api.names import API_VERSION, KIND, PROFILE_KIND
+from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.rules import unknown_fields
 

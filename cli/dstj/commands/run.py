@@ -8,7 +8,8 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepseek_operator.jobs.reconcile import reconcile
+from deepseek_operator.controller.reconcile import reconcile
+from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
@@ -90,7 +91,7 @@ async def drive(cluster: LocalCluster, screen: Display) -> signal.Signals | None
         screen.note("the last run was killed: going on from its last checkpoint")
     try:
         while not _has_settled(manifest):
-            look_again = await reconcile(cluster.key, cluster, SETTINGS, datetime.now(UTC))
+            look_again = await reconcile(JOBS, cluster.key, cluster, SETTINGS, datetime.now(UTC))
             screen.show(manifest)
             if not _has_settled(manifest):
                 await cluster.wait(TICK_S if look_again is None else min(look_again, TICK_S))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepseek_operator.jobs.spec import KIND
+from deepseek_operator.api.names import KIND
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Document, Manifest, checked, documents

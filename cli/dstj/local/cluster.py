@@ -5,8 +5,11 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
-from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
-from deepseek_operator.objects.observed import JobKey, Notice, Observed, Owner, Ref
+from deepseek_operator.api.names import API_VERSION, PROFILE_KIND
+from deepseek_operator.jobs.look import look
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.objects.observed import Notice, Owner, OwnerKey, Ref
 from deepseek_trainer.contract.names import ENV_ROOT
 from deepseek_trainer.contract.progress import Progress
 from dstj.local import strays
@@ -30,7 +33,7 @@ INSTALLED: Manifest = {
 
 
 class LocalCluster:
-    """deepseek_operator.jobs.reconcile.Cluster over local processes, for one training job."""
+    """deepseek_operator.controller.reconcile.Cluster over local processes, for one training job."""
 
     def __init__(
         self,
@@ -50,9 +53,9 @@ class LocalCluster:
         self._changed = asyncio.Event()
 
     @property
-    def key(self) -> JobKey:
+    def key(self) -> OwnerKey:
         meta = self.manifest["metadata"]
-        return JobKey(meta["namespace"], meta["name"])
+        return OwnerKey(meta["namespace"], meta["name"])
 
     def recover(self) -> None:
         """End what a `dstj run` that was killed left running; the pass sees its worker job as gone."""
@@ -87,8 +90,11 @@ class LocalCluster:
                 await self._changed.wait()
         self._changed.clear()
 
-    async def training_job(self, key: JobKey) -> Manifest | None:
+    async def fetch(self, key: OwnerKey) -> Manifest | None:
         return self.manifest if key == self.key else None
+
+    async def look(self, owner: TrainingJob) -> Observed | None:
+        return await look(owner, self)
 
     async def profile(self, name: str) -> Manifest | None:
         return self._profiles.get(name, INSTALLED)

@@ -10,8 +10,9 @@ import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
+from deepseek_operator.api.names import API_VERSION, GROUP, KIND, PLURAL
 from deepseek_operator.controller.client import APPLY, DEADLINE_S, Api, ApiError, error_text, path
-from deepseek_operator.jobs.spec import API_VERSION, GROUP, KIND, MAX_NAME_LENGTH, PLURAL
+from deepseek_operator.jobs.spec import MAX_NAME_LENGTH
 from deepseek_trainer.contract.errors import ConfigError, JobError, TryAgainError
 from dstj.jobfile import Manifest, is_label
 

@@ -1,6 +1,6 @@
-"""Watches of the worker jobs, and of the pods that have a machine: a change wakes the job for which they were made.
+"""Watches of what is made for others: a change wakes the owner.
 
-kopf keeps a task, a queue and a copy for each object that it watches; a training job has many.  These keep a version.
+kopf keeps a task, a queue and a copy for each object that it watches; an owner has many.  These keep a version.
 """
 
 import asyncio
@@ -12,33 +12,34 @@ import aiohttp
 
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.client import JSON, METADATA, Api, ApiError, path
-from deepseek_operator.jobs.labels import JOB_NAME
-from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
+from deepseek_operator.objects.kind import Child
+from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
 
 log = logging.getLogger(__name__)
 
-CHILDREN: Final = (("batch/v1", "Job"), ("v1", "Pod"))
 PAUSE_S: Final = 1.0  # between a watch and the next, which misses nothing; some proxy may end each at once
-# What a pass could not find later are the last words of a pod that is deleted; one without a machine has none, and of
-# its making its worker job's status tells.
-_SHOWN: Final = {"Job": (METADATA, {}), "Pod": (JSON, {"fieldSelector": "spec.nodeName!="})}
 _GONE: Final = 410  # the API server no longer knows what happened since that version
 
 
 class ChildWatch:
-    """Of one kind in one namespace ("": in all).  `missed` is called when nobody knows what happened for a while."""
+    """Of one kind of children in one namespace ("": in all); their `label` names the owner.
+
+    `missed` is called when nobody knows what happened for a while.
+    """
 
     def __init__(
         self,
         api: Api,
-        child: tuple[str, str],
+        child: Child,
+        label: str,
         namespace: str,
+        *,
         woken: Callable[[Sighting], None],
         missed: Callable[[], None],
-        *,
         pause_s: float = PAUSE_S,
     ) -> None:
-        self._api, self._path, self._kind, self._pause_s = api, path(*child, namespace), child[1], pause_s
+        self._api, self._child, self._label, self._pause_s = api, child, label, pause_s
+        self._path = path(child.api_version, child.kind, namespace)
         self._woken, self._missed = woken, missed
         self._version = ""
 
@@ -65,19 +66,21 @@ class ChildWatch:
         if not self._version:
             self._version = await self._newest()
             self._missed()
-        accept, fields = _SHOWN[self._kind]
-        async for event in self._api.watch(self._path, self._version, accept=accept, labelSelector=JOB_NAME, **fields):
+        shown = JSON if self._child.leaves_words else METADATA
+        fields = {"fieldSelector": self._child.selector} if self._child.selector else {}
+        query = {"labelSelector": self._label, **fields}
+        async for event in self._api.watch(self._path, self._version, accept=shown, **query):
             self._version = event["object"]["metadata"]["resourceVersion"]
             self._tell(event["type"], event["object"])
 
     async def _newest(self) -> str:
-        found = await self._api.request("GET", self._path, {"labelSelector": JOB_NAME, "limit": "1"})
+        found = await self._api.request("GET", self._path, {"labelSelector": self._label, "limit": "1"})
         return str(found["metadata"]["resourceVersion"])
 
     def _tell(self, type_: str, child: Manifest) -> None:
         if type_ == "BOOKMARK":
             return
         meta = child["metadata"]
-        departed = child if (type_, self._kind) == ("DELETED", "Pod") else None
-        key = JobKey(meta["namespace"], meta["labels"][JOB_NAME])
+        departed = child if type_ == "DELETED" and self._child.leaves_words else None
+        key = OwnerKey(meta["namespace"], meta["labels"][self._label])
         self._woken(Sighting(key, meta["resourceVersion"], departed=departed))

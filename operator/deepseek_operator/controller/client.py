@@ -15,16 +15,15 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
+from deepseek_operator.api.names import API_VERSION, KIND, OPERATOR, PLURAL, PROFILE_KIND, PROFILE_PLURAL
 from deepseek_operator.controller import metrics
-from deepseek_operator.jobs.spec import API_VERSION, KIND, PLURAL, PROFILE_KIND, PROFILE_PLURAL
 from deepseek_operator.objects.observed import Manifest
 
-FIELD_MANAGER: Final = "deepseek-operator"
 APPLY: Final = "application/apply-patch+yaml"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 JSON: Final = "application/json"
-_WRITE: Final = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
+_WRITE: Final = {"fieldManager": OPERATOR, "fieldValidation": "Ignore"}
 DEADLINE_S: Final = 10.0  # a pass that hangs would hold its job; the queue tries again
 LARGEST_LINE: Final = 2**21  # [bytes]
 PAGE: Final = "250"  # [objects]

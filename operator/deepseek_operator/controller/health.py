@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from deepseek_operator.objects.observed import JobKey
+from deepseek_operator.objects.observed import OwnerKey
 
 STUCK_S: Final = 300.0  # a pass has deadlines of seconds
 DEAF_AFTER: Final = 3  # lists in a row that found what no event told
@@ -19,16 +19,16 @@ class Health:
     clock: Callable[[], float]
     oldest_s: Callable[[], float]  # of the queue
     tick_s: float  # seconds between two lists
-    _told: dict[JobKey, str] = field(default_factory=dict)
-    _untold: Mapping[JobKey, str] = field(default_factory=dict)
+    _told: dict[OwnerKey, str] = field(default_factory=dict)
+    _untold: Mapping[OwnerKey, str] = field(default_factory=dict)
     _deaf: int = 0
     _ticked: float | None = None
 
-    def told(self, key: JobKey, version: str) -> None:
+    def told(self, key: OwnerKey, version: str) -> None:
         """A watch event told of `version` of the training job."""
         self._told[key] = version
 
-    def listed(self, versions: Mapping[JobKey, str]) -> tuple[JobKey, ...]:
+    def listed(self, versions: Mapping[OwnerKey, str]) -> tuple[OwnerKey, ...]:
         """Keys among all those that exist whose present version no event has told of since the last list."""
         self._told = {key: version for key, version in self._told.items() if key in versions}
         untold = {key: version for key, version in versions.items() if self._told.get(key) != version}

@@ -16,24 +16,27 @@ from aiohttp import web
 from kubernetes.aio.client import ApiClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from deepseek_operator.controller import job_watch, metrics
-from deepseek_operator.controller.child_watch import CHILDREN, ChildWatch
+from deepseek_operator.api.names import API_VERSION, OPERATOR
+from deepseek_operator.controller import metrics, owner_watch
+from deepseek_operator.controller.child_watch import ChildWatch
 from deepseek_operator.controller.client import METADATA_LIST, Api
 from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.controller.health import Health
 from deepseek_operator.controller.leader import ApiLease, Candidate
+from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.controller.supervisor import Operate, supervise
 from deepseek_operator.controller.workqueue import WorkQueue
-from deepseek_operator.jobs.reconcile import reconcile
-from deepseek_operator.jobs.spec import API_VERSION, KIND
-from deepseek_operator.objects.observed import JobKey, Sighting
+from deepseek_operator.objects.kind import Kind
+from deepseek_operator.objects.observed import OwnerKey, Sighting
 from deepseek_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 60.0  # between two lists that look for missed events
-LEASE_NAME: Final = "deepseek-operator"
+
+
+AnyKind = Kind[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class Options:
     settings: Settings
 
 
-async def serve(options: Options, client: ApiClient, stop: asyncio.Event) -> None:
-    """Run until `stop` is set or the lease is lost."""
+async def serve(kind: AnyKind, options: Options, client: ApiClient, stop: asyncio.Event) -> None:
+    """Serve objects of `kind` until `stop` is set or the lease is lost."""
     api = Api(client)
     async with aiohttp.ClientSession(trust_env=False) as session:
-        operator = Operator(options, api, KubernetesCluster(api, session, options.settings))
+        operator = Operator(kind, options, api, KubernetesCluster(kind, api, session, options.settings))
         async with _probes(operator.health, options.port), _leading(options, api, stop):
             if not stop.is_set():
                 await operator.run(stop)
@@ -58,9 +61,9 @@ async def serve(options: Options, client: ApiClient, stop: asyncio.Event) -> Non
 class Operator:
     """Watches wake the queue, whose passes go over the cluster."""
 
-    def __init__(self, options: Options, api: Api, cluster: KubernetesCluster) -> None:
-        self._options, self._api, self._cluster = options, api, cluster
-        self._snapshot = Snapshot()
+    def __init__(self, kind: AnyKind, options: Options, api: Api, cluster: KubernetesCluster[Any, Any]) -> None:
+        self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
+        self._snapshot = Snapshot(kind)
         self._queue = WorkQueue(self._pass)
         self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)
         metrics.QUEUE_DEPTH.set_function(lambda: len(self._queue))
@@ -70,21 +73,21 @@ class Operator:
         """Until `stop` is set.  The watches of children begin before the snapshot: no change in between is lost."""
         namespaces = self._options.namespaces
         watches = [
-            ChildWatch(self._api, child, namespace, self._wake, self._missed)
-            for child in CHILDREN
+            ChildWatch(self._api, child, self._kind.labels.name, namespace, woken=self._wake, missed=self._missed)
+            for child in self._kind.children
             for namespace in namespaces or ("",)
         ]
         await asyncio.gather(*(watch.begin() for watch in watches))
         await self._snapshot.take(self._api, namespaces)
         tasks = [asyncio.create_task(work) for work in (self._tick(), *(watch.run() for watch in watches))]
         try:
-            await supervise(self._watch_jobs(), stop)
+            await supervise(self._watch_owners(), stop)
         finally:
             for task in tasks:
                 task.cancel()
             await self._queue.close()
 
-    def _watch_jobs(self) -> Operate:
+    def _watch_owners(self) -> Operate:
         """kopf's operator.  It runs in a loop of its own and tells this one what it sees.
 
         Its context variables stay there: they hold the whole object, and the queue's tasks would keep them.
@@ -94,34 +97,35 @@ class Operator:
         def woken(sighting: Sighting) -> None:
             loop.call_soon_threadsafe(self._wake, sighting, context=own)
 
-        registry = job_watch.registry(woken)
+        registry = owner_watch.registry(self._kind.plural, woken)
 
         async def operate(stop: asyncio.Event) -> None:
-            await job_watch.watch(registry, job_watch.settings(), self._options.namespaces, stop)
+            await owner_watch.watch(registry, owner_watch.settings(), self._options.namespaces, stop)
 
         return operate
 
     def _wake(self, sighting: Sighting) -> None:
         self._snapshot.saw(sighting)
         self._cluster.saw(sighting)
-        if sighting.is_job:
+        if sighting.is_owner:
             self.health.told(sighting.key, sighting.version)
         if not self._cluster.is_echo(sighting):
             self._queue.add(sighting.key)
 
     def _missed(self) -> None:
-        """Nobody knows what happened to worker jobs and pods for a while."""
+        """Nobody knows what happened to children for a while."""
         self._snapshot.forget()
         self._queue.add_all()
 
-    async def _pass(self, key: JobKey) -> float | None:
-        """One pass over a job; the first one after the operator's start asks the API server only if there is news."""
-        now = datetime.now(UTC)
+    async def _pass(self, key: OwnerKey) -> float | None:
+        """One pass; the first one after the operator's start asks the API server only if there is news."""
+        now, settings = datetime.now(UTC), self._options.settings
         if found := self._snapshot.pop(key):
             self._cluster.count(key, found[0])
             with contextlib.suppress(ChangeNeededError):
-                return await reconcile(key, Remembered(found, self._cluster), self._options.settings, now)
-        return await reconcile(key, self._cluster, self._options.settings, now)
+                remembered = Remembered(self._kind, found, self._cluster)
+                return await reconcile(self._kind, key, remembered, settings, now)
+        return await reconcile(self._kind, key, self._cluster, settings, now)
 
     async def _tick(self) -> None:
         """Look every minute for changes that no watch event told of."""
@@ -129,20 +133,20 @@ class Operator:
             await asyncio.sleep(TICK_S)
             self.health.ticked()
             try:
-                missed = self.health.listed(await job_versions(self._api, self._options.namespaces))
+                missed = self.health.listed(await versions(self._api, self._kind.name, self._options.namespaces))
             except Exception as error:
-                log.warning("training jobs could not be listed: %s: %s", type(error).__name__, error)
+                log.warning("%s: objects could not be listed: %s: %s", self._kind.name, type(error).__name__, error)
                 continue
             metrics.MISSED_EVENTS.inc(len(missed))
             for key in missed:
                 self._queue.add(key)
 
 
-async def job_versions(api: Api, namespaces: tuple[str, ...]) -> dict[JobKey, str]:
-    """resourceVersion of every training job in `namespaces` (none: in all)."""
-    pages = [api.pages(API_VERSION, KIND, namespace, accept=METADATA_LIST) for namespace in namespaces or ("",)]
+async def versions(api: Api, kind: str, namespaces: tuple[str, ...]) -> dict[OwnerKey, str]:
+    """resourceVersion of every object of `kind` in `namespaces` (none: in all)."""
+    pages = [api.pages(API_VERSION, kind, namespace, accept=METADATA_LIST) for namespace in namespaces or ("",)]
     metas = [item["metadata"] for found in pages async for page in found for item in page]
-    return {JobKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
+    return {OwnerKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
 
 
 @asynccontextmanager
@@ -151,7 +155,7 @@ async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIter
     if not options.leader_elect:
         yield
         return
-    candidate = Candidate(ApiLease(api, options.settings.operator_namespace, LEASE_NAME), options.identity)
+    candidate = Candidate(ApiLease(api, options.settings.operator_namespace, OPERATOR), options.identity)
     await _first(candidate.acquire(), stop.wait())
     holding = asyncio.create_task(candidate.hold())
     holding.add_done_callback(lambda _: stop.set())

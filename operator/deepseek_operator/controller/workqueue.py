@@ -15,7 +15,7 @@ from typing import Final
 
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.slots import Slots
-from deepseek_operator.objects.observed import JobKey
+from deepseek_operator.objects.observed import OwnerKey
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ FIRST_SETTLE_S: Final = 3.0  # after the first ones, which make what then tells 
 PATIENCE_S: Final = 10.0  # so long a pass waits for jobs that have just come: what they need starts their pods
 CONCURRENCY: Final = 32
 
-Pass = Callable[[JobKey], Awaitable[float | None]]
+Pass = Callable[[OwnerKey], Awaitable[float | None]]
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
@@ -56,12 +56,12 @@ class WorkQueue:
     ) -> None:
         self._work, self._clock, self._wait, self._luck = work, clock, wait, luck
         self._slots = Slots(concurrency)
-        self._wake: dict[JobKey, asyncio.Event] = {}
-        self._tasks: dict[JobKey, asyncio.Task[None]] = {}
-        self._due: dict[JobKey, float] = {}
+        self._wake: dict[OwnerKey, asyncio.Event] = {}
+        self._tasks: dict[OwnerKey, asyncio.Task[None]] = {}
+        self._due: dict[OwnerKey, float] = {}
         self._newest = -math.inf  # when a first pass over any key ended
 
-    def add(self, key: JobKey) -> None:
+    def add(self, key: OwnerKey) -> None:
         """Something happened to `key`: at least one more pass starts after this call."""
         self._wake.setdefault(key, asyncio.Event()).set()
         if key not in self._tasks:
@@ -87,7 +87,7 @@ class WorkQueue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, key: JobKey) -> None:
+    async def _run(self, key: OwnerKey) -> None:
         wake, failures, is_new = self._wake[key], 0, True
         try:
             while True:
@@ -109,7 +109,7 @@ class WorkQueue:
         while (left := min(self._newest + FIRST_SETTLE_S, end) - self._clock()) > 0:
             await self._wait(asyncio.Event(), left)
 
-    async def _pass(self, key: JobKey, failures: int, *, is_new: bool) -> tuple[float | None, int]:
+    async def _pass(self, key: OwnerKey, failures: int, *, is_new: bool) -> tuple[float | None, int]:
         """One pass: seconds until the next one, and failures in a row."""
         self._due[key] = self._clock()
         try:
@@ -123,7 +123,7 @@ class WorkQueue:
         finally:
             del self._due[key]
 
-    async def _timed(self, key: JobKey) -> float | None:
+    async def _timed(self, key: OwnerKey) -> float | None:
         start, outcome = self._clock(), "failed"
         try:
             delay = await self._work(key)

@@ -10,15 +10,17 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs.facts import Situation
 from deepseek_operator.jobs.failure import AttemptFailure, Verdict, failure_of, job_condition
-from deepseek_operator.jobs.plan import Outcome, Plan, running_seconds, told
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.outcome import JobPlan, Outcome, running_seconds, told
 from deepseek_operator.jobs.progress import last_words, with_progress
-from deepseek_operator.jobs.spec import API_VERSION, KIND, ProfileSpec
 from deepseek_operator.jobs.status import JobStatus, LastFailure, Phase
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.blockers import QUOTA_EXCEEDED
-from deepseek_operator.objects.observed import Manifest, Observed, Ref
+from deepseek_operator.objects.observed import Manifest, Ref
+from deepseek_operator.objects.plan import Plan
 from deepseek_operator.objects.quota import spread
 from deepseek_operator.settings import Settings
 
@@ -30,17 +32,15 @@ _TWO_CONTROLLERS: Final = 'Found "true" in references for {} and {}'  # how the 
 _SUSPENSION: Final = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
-def decide(
-    job: TrainingJob, profile: ProfileSpec | None, observed: Observed, settings: Settings, now: datetime
-) -> Plan:
+def decide(job: TrainingJob, observed: Observed, settings: Settings, now: datetime) -> JobPlan:
     """Plan one pass over a job that has a valid spec and is not finished."""
     answer = observed.progress or last_words((*observed.pods, *observed.departed), job.status.attempt)
     status = with_progress(job.status, answer, settings.progress_interval_s, now)
-    s = Situation(job, profile, observed, settings, now, status)
+    s = Situation(job, observed, settings, now, status)
     return _ended(s) or _held(s) or _carry_on(s)
 
 
-def finished(job: TrainingJob, now: datetime) -> Plan:
+def finished(job: TrainingJob, now: datetime) -> JobPlan:
     """Plan one pass over a job that succeeded or failed: nothing changes but that it is deleted in time."""
     status = job.status.model_copy(update={"observed_generation": job.generation})
     if job.ttl_s is None or status.completion_time is None:
@@ -51,14 +51,14 @@ def finished(job: TrainingJob, now: datetime) -> Plan:
     return Plan(status, delete=(Ref(API_VERSION, KIND, job.owner.namespace, job.owner.name, job.owner.uid),))
 
 
-def invalid(job: TrainingJob, now: datetime) -> Plan:
+def invalid(job: TrainingJob, now: datetime) -> JobPlan:
     """Plan one pass over a job whose spec breaks a rule: say so, touch nothing, wait for another spec."""
     phase = job.status.phase if job.status.attempt and job.status.phase else Phase.FAILED
     outcome = Outcome(phase, "InvalidSpec", "; ".join(job.problems), is_warning=True, accepted=False)
     return told(job, job.status, outcome, now)
 
 
-def refused(job: TrainingJob, plan: Plan, refusal: str, settings: Settings, now: datetime) -> Plan:
+def refused(job: TrainingJob, plan: JobPlan, refusal: str, settings: Settings, now: datetime) -> JobPlan:
     """`plan`, after the API server would not have one of its objects: say so, and try again later."""
     phase, name = plan.status.phase or Phase.PENDING, job.owner.name
     if refusal.endswith(_TWO_CONTROLLERS.format(name, name)):
@@ -70,7 +70,7 @@ def refused(job: TrainingJob, plan: Plan, refusal: str, settings: Settings, now:
     return told(job, plan.status, outcome, now, look_again=settings.refused_retry_s)
 
 
-def _ended(s: Situation) -> Plan | None:
+def _ended(s: Situation) -> JobPlan | None:
     """The current attempt finished, or the whole job's time is up."""
     if s.worker_job and job_condition(s.worker_job, "Complete"):
         status = s.status.model_copy(update={"completion_time": s.now})
@@ -89,7 +89,7 @@ def _has_failed(s: Situation, worker_job: Manifest) -> bool:
     return job_condition(worker_job, "Failed") is not None or (is_doomed and not s.unfinished_pods)
 
 
-def _held(s: Situation) -> Plan | None:
+def _held(s: Situation) -> JobPlan | None:
     """The job is, or was until now, suspended."""
     if s.job.spec.suspend:
         return _suspended(s, s.status)
@@ -98,13 +98,13 @@ def _held(s: Situation) -> Plan | None:
     return None
 
 
-def _carry_on(s: Situation) -> Plan:
+def _carry_on(s: Situation) -> JobPlan:
     if s.worker_job is not None:
         return _watch(s)
     return _start(s) if s.attempt == 0 or s.status.phase in _NOT_SEEN_YET else _lost(s)
 
 
-def _attempt_failed(s: Situation, failure: AttemptFailure) -> Plan:
+def _attempt_failed(s: Situation, failure: AttemptFailure) -> JobPlan:
     status = s.status.model_copy(update={"last_failure": _last_failure(s, failure)})
     if failure.verdict is Verdict.GIVE_UP:
         return _gave_up(s, status, "NotRetryable", f"{failure}; a retry cannot help")
@@ -117,13 +117,13 @@ def _attempt_failed(s: Situation, failure: AttemptFailure) -> Plan:
     return _restart(s, status, "AttemptFailed", str(failure), is_free=failure.verdict is Verdict.RETRY_FREE)
 
 
-def _lost(s: Situation) -> Plan:
+def _lost(s: Situation) -> JobPlan:
     failure = AttemptFailure("WorkerJobDeleted", f"somebody deleted the worker job of attempt {s.attempt}")
     status = s.status.model_copy(update={"last_failure": _last_failure(s, failure)})
     return _restart(s, status, failure.reason, failure.message, is_free=True)
 
 
-def _restart(s: Situation, status: JobStatus, reason: str, cause: str, *, is_free: bool) -> Plan:
+def _restart(s: Situation, status: JobStatus, reason: str, cause: str, *, is_free: bool) -> JobPlan:
     counter = "disruption" if is_free else "job"
     restarts = status.restarts
     restarts = restarts.model_copy(update={counter: getattr(restarts, counter) + 1, "in_place": 0})
@@ -134,19 +134,19 @@ def _restart(s: Situation, status: JobStatus, reason: str, cause: str, *, is_fre
 
 def _next_attempt(
     s: Situation, status: JobStatus, phase: Phase, reason: str, message: str, *, is_warning: bool = False
-) -> Plan:
+) -> JobPlan:
     """Raise the counter and look again at once: the pass after this one acts on it."""
     status = status.model_copy(update={"attempt": s.attempt + 1})
     return _tell(s, phase, reason, message, status=status, is_warning=is_warning, look_again=0.0)
 
 
-def _gave_up(s: Situation, status: JobStatus, reason: str, message: str) -> Plan:
+def _gave_up(s: Situation, status: JobStatus, reason: str, message: str) -> JobPlan:
     """The job failed.  The worker job of the last attempt stays, for the logs of its pods."""
     status = status.model_copy(update={"completion_time": s.now})
     return _tell(s, Phase.FAILED, reason, message, status=status, is_warning=True, delete=s.older_jobs, look_again=0.0)
 
 
-def _out_of_time(s: Situation) -> Plan:
+def _out_of_time(s: Situation) -> JobPlan:
     """Stop the pods; the job has failed when they are gone."""
     reason, limit = "DeadlineExceeded", s.job.spec.run_policy.active_deadline_seconds
     message = f"ran for {running_seconds(s.status, s.now)} s, runPolicy.activeDeadlineSeconds is {limit}"
@@ -155,7 +155,7 @@ def _out_of_time(s: Situation) -> Plan:
     return _wait(s, s.status.phase or Phase.PENDING, reason, f"stopping: {message}", is_warning=True, delete=s.all_jobs)
 
 
-def _suspended(s: Situation, status: JobStatus) -> Plan:
+def _suspended(s: Situation, status: JobStatus) -> JobPlan:
     """Pods get SIGTERM with their worker job's deletion, write a checkpoint and leave."""
     if s.has_workers:
         message = f"{len(s.unfinished_pods)} pods write a checkpoint and leave"
@@ -164,7 +164,7 @@ def _suspended(s: Situation, status: JobStatus) -> Plan:
     return _tell(s, Phase.SUSPENDED, "SuspendRequested", message, status=status)
 
 
-def _start(s: Situation) -> Plan:
+def _start(s: Situation) -> JobPlan:
     phase = Phase.RESTARTING if s.status.phase is Phase.RESTARTING else Phase.PENDING
     if s.profile_problem:
         retry = s.settings.refused_retry_s  # no event tells of a profile
@@ -192,13 +192,13 @@ def _start(s: Situation) -> Plan:
     )
 
 
-def _no_room(s: Situation, message: str) -> Plan:
+def _no_room(s: Situation, message: str) -> JobPlan:
     """PENDING after a failure, too: waiting for room is no running time.  What older attempts left may fill a quota."""
     retry = spread(s.settings.refused_retry_s, s.job.owner.uid)
     return _tell(s, Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True, delete=s.older_jobs, look_again=retry)
 
 
-def _watch(s: Situation) -> Plan:
+def _watch(s: Situation) -> JobPlan:
     """The worker job is there and not finished."""
     phase, reason, message, is_warning = _seen(s)
     if reason == QUOTA_EXCEEDED and s.has_waited_with_half:
@@ -216,7 +216,7 @@ def _watch(s: Situation) -> Plan:
     )
 
 
-def _given_back(s: Situation, cause: str) -> Plan:
+def _given_back(s: Situation, cause: str) -> JobPlan:
     """A quota let in only some of the pods, which cannot train: they leave, uncounted, until there is room for all.
 
     So do the others of a pod that was lost and is not let in again.  The phase steps back in a pass of
@@ -247,7 +247,7 @@ def _seen(s: Situation) -> tuple[Phase, str, str, bool]:
     return Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods ready", False
 
 
-def _wait(s: Situation, phase: Phase, reason: str, message: str, **plan: Any) -> Plan:
+def _wait(s: Situation, phase: Phase, reason: str, message: str, **plan: Any) -> JobPlan:
     """As `_tell`, for what ends with an event, but where pods leave that never had a machine: nobody tells of those."""
     return _tell(s, phase, reason, message, look_again=s.settings.progress_interval_s, **plan)
 
@@ -262,7 +262,7 @@ def _tell(
     is_warning: bool = False,
     accepted: bool = True,
     **plan: Any,
-) -> Plan:
+) -> JobPlan:
     outcome = Outcome(phase, reason, message, is_warning, accepted, s.isolation)
     return told(s.job, status or s.status, outcome, s.now, **plan)
 

@@ -8,12 +8,13 @@ from deepseek_operator.api.isolation import Isolation
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import profile_mismatch, worker_job_name
 from deepseek_operator.jobs.manifests import children
-from deepseek_operator.jobs.plan import running_seconds
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.outcome import running_seconds
 from deepseek_operator.jobs.spec import ProfileSpec
 from deepseek_operator.jobs.status import JobStatus, NodeCounts, ReplicaStatuses
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.blockers import Blocker, blocker_of
-from deepseek_operator.objects.observed import Manifest, Observed, Ref, ref
+from deepseek_operator.objects.observed import Manifest, Ref, ref
 from deepseek_operator.objects.pods import has_machine, is_finished, is_lost, is_ready, writers
 from deepseek_operator.objects.quota import Shortage, shortage, spread
 from deepseek_operator.settings import Settings
@@ -24,7 +25,6 @@ _UNVERIFIED = "the policy is applied; only a network plugin that supports Networ
 @dataclass(frozen=True)
 class Situation:
     job: TrainingJob
-    profile: ProfileSpec | None
     observed: Observed
     settings: Settings
     now: datetime
@@ -83,6 +83,10 @@ class Situation:
         """Worker jobs to delete once the current attempt runs."""
         current = self.worker_job["metadata"]["uid"] if self.worker_job else None
         return tuple(job for job in self.all_jobs if job.uid != current)
+
+    @property
+    def profile(self) -> ProfileSpec | None:
+        return self.observed.profile
 
     @property
     def num_nodes(self) -> int:

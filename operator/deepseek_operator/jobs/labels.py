@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from deepseek_operator.jobs.spec import GROUP
+from deepseek_operator.api.names import GROUP, OPERATOR
 from deepseek_operator.objects.observed import Owner
 
 JOB_NAME: Final = f"{GROUP}/job-name"
@@ -15,7 +15,6 @@ COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"  # on pods,
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 
-MANAGED_BY: Final = "deepseek-operator"
 MAX_DIGITS: Final = 9  # of an attempt or index
 
 
@@ -23,7 +22,7 @@ def of_job(owner: Owner) -> dict[str, str]:
     """Labels of every object made for the job."""
     return {
         "app.kubernetes.io/name": "deepseek-trainer",
-        "app.kubernetes.io/managed-by": MANAGED_BY,
+        "app.kubernetes.io/managed-by": OPERATOR,
         "app.kubernetes.io/part-of": owner.name,
         JOB_NAME: owner.name,
         JOB_UID: owner.uid,

@@ -10,10 +10,11 @@ like someone's Service or NetworkPolicy cannot take it over.
 from collections.abc import Mapping
 
 from deepseek_operator.api.isolation import Isolation
+from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.network import network_policy
-from deepseek_operator.jobs.spec import API_VERSION, KIND, JobSpec, ProfileSpec, VolumeRetention
+from deepseek_operator.jobs.spec import JobSpec, ProfileSpec, VolumeRetention
 from deepseek_operator.jobs.worker_job import worker_job
 from deepseek_operator.objects.observed import Manifest, Owner
 from deepseek_operator.settings import Settings

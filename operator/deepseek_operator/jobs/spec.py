@@ -22,14 +22,6 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.rules import Model, Rule, shown
 from deepseek_trainer.contract.volume import DnsName
 
-GROUP: Final = "training.dstj.io"
-VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
-KIND: Final = "DeepSeekTrainingJob"
-PLURAL: Final = "deepseektrainingjobs"
-PROFILE_KIND: Final = "TrainingProfile"
-PROFILE_PLURAL: Final = "trainingprofiles"
-
 # "<name>-a<attempt>-<index>" is a pod's host name: at most 63 characters.
 MAX_NAME_LENGTH: Final = 50
 

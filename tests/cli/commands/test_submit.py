@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepseek_operator.jobs.spec import API_VERSION, PROFILE_KIND
+from deepseek_operator.api.names import API_VERSION, PROFILE_KIND
 from dstj.cli import main
 from support.builders.cli import a_job, job_file, job_home
 from support.fakes.job_api_server import ROOT, FakeCluster, kubeconfig

@@ -13,12 +13,14 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.controller.child_watch import ChildWatch
 from deepseek_operator.controller.client import Api, path
-from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
+from deepseek_operator.jobs.labels import JOB_NAME
+from deepseek_operator.jobs.look import POD, WORKER_JOB
+from deepseek_operator.objects.kind import Child
+from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
 from support.builders.operator import a_pod, a_worker_job, terminated
 from support.fakes.clock import ended, quiet
 
-KEY = JobKey("ml", "demo")
-POD, JOB = ("v1", "Pod"), ("batch/v1", "Job")
+KEY = OwnerKey("ml", "demo")
 
 
 @dataclass
@@ -81,9 +83,9 @@ async def watching() -> AsyncIterator[Watching]:
     """Run a watch against a Stream until the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def start(stream: Stream, child: tuple[str, str] = POD, namespace: str = "") -> Watched:
+        async def start(stream: Stream, child: Child = POD, namespace: str = "") -> Watched:
             app, seen = web.Application(), Watched()
-            app.router.add_get(path(*child, namespace), stream.answer)
+            app.router.add_get(path(child.api_version, child.kind, namespace), stream.answer)
             runner = web.AppRunner(app)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
@@ -92,7 +94,13 @@ async def watching() -> AsyncIterator[Watching]:
             host = f"http://127.0.0.1:{runner.addresses[0][1]}"
             client = await stack.enter_async_context(ApiClient(Configuration(host=host)))
             watch = ChildWatch(
-                Api(client), child, namespace, seen.woken.append, lambda: seen.missed.append(None), pause_s=0.01
+                Api(client),
+                child,
+                JOB_NAME,
+                namespace,
+                woken=seen.woken.append,
+                missed=lambda: seen.missed.append(None),
+                pause_s=0.01,
             )
             await watch.begin()
             stack.push_async_callback(ended, asyncio.create_task(watch.run()))
@@ -120,7 +128,7 @@ async def test_every_change_of_a_worker_job_wakes_its_job(watching: Watching) ->
     job = {"kind": "PartialObjectMetadata", **a_worker_job()}
     job["metadata"]["labels"]["training.dstj.io/job-name"] = "demo"
     events = [event("ADDED", job, "6"), event("MODIFIED", job, "7"), event("DELETED", job, "8")]
-    seen = await watching(Stream([(200, events)]), JOB, "ml")
+    seen = await watching(Stream([(200, events)]), WORKER_JOB, "ml")
     await until(lambda: len(seen.woken) == 3)
     assert seen.woken == [Sighting(KEY, "6"), Sighting(KEY, "7"), Sighting(KEY, "8")]
 
@@ -179,7 +187,7 @@ async def test_a_watch_asks_only_for_what_was_made_for_training_jobs(watching: W
 async def test_a_watch_shows_no_more_than_is_kept(watching: Watching) -> None:
     pods, jobs = Stream([(200, [])]), Stream([(200, [])])
     await watching(pods)
-    await watching(jobs, JOB)
+    await watching(jobs, WORKER_JOB)
     await until(lambda: bool(pods.versions()) and bool(jobs.versions()))
     await quiet()
     assert pods.asked[-1]["fieldSelector"] == "spec.nodeName!=", "a pod without a machine has no last words"

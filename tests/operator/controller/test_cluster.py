@@ -3,56 +3,55 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import aiohttp
 import pytest
 from kubernetes.aio.client import ApiClient, Configuration
 
+from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.controller.client import Api, ApiError, path
-from deepseek_operator.controller.cluster import MAX_PROGRESS_BYTES, KubernetesCluster, read_progress
+from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.controller.leader import ApiLease
-from deepseek_operator.controller.service import job_versions
-from deepseek_operator.jobs import labels
+from deepseek_operator.controller.pages import MAX_PAGE, read_page
+from deepseek_operator.controller.reconcile import RefusedError
+from deepseek_operator.controller.service import versions
+from deepseek_operator.jobs.look import POD
 from deepseek_operator.jobs.progress import last_words
-from deepseek_operator.jobs.reconcile import RefusedError
-from deepseek_operator.jobs.spec import API_VERSION, KIND
-from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Ref, Sighting, WarningEvent
-from deepseek_operator.settings import Settings
+from deepseek_operator.objects.observed import Manifest, Notice, OwnerKey, Ref, Sighting
 from deepseek_trainer.contract.progress import Progress
-from support.builders.operator import NOW, OWNER, a_pod, a_quota, a_training_job, a_warning, a_worker_job, terminated
+from support.builders.operator import OWNER, a_pod, a_training_job, a_worker_job, terminated
 from support.fakes.api_server import FakeApi
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
-KEY = JobKey("ml", "demo")
-QUOTAS = "/api/v1/namespaces/ml/resourcequotas"
+KEY = OwnerKey("ml", "demo")
+QUOTAS, PODS = "/api/v1/namespaces/ml/resourcequotas", "/api/v1/namespaces/ml/pods"
 
 
 async def test_a_training_job_is_read_and_a_missing_one_is_none(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    assert await cluster.training_job(KEY) is None
+    assert await cluster.fetch(KEY) is None
     fake.answers["GET", JOB_PATH] = 200, a_training_job()
-    assert await cluster.training_job(KEY) == a_training_job()
+    assert await cluster.fetch(KEY) == a_training_job()
 
 
 async def test_the_first_look_at_a_job_that_was_created_just_now_needs_no_request(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
-    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
-    assert await cluster.training_job(KEY) == a_training_job()
-    lists(fake, [a_worker_job()], [a_pod()])
-    assert await cluster.observe(OWNER, 1) == Observed(isolated=None)
-    assert [where for _, where, *_ in fake.asked] == [QUOTAS]
-    assert await cluster.training_job(KEY) is None
-    assert len((await cluster.observe(OWNER, 1)).pods) == 1
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    assert await cluster.fetch(KEY) == a_training_job()
+    fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
+    assert await cluster.children(OWNER, POD) == ()
+    assert fake.asked == []
+    assert await cluster.fetch(KEY) is None
+    assert len(await cluster.children(OWNER, POD)) == 1
 
 
 async def test_a_first_look_that_ended_early_is_not_remembered(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
-    lists(fake, [a_worker_job()], [])
-    await cluster.training_job(KEY)  # its spec broke a rule
-    await cluster.training_job(KEY)  # it was repaired
-    assert len((await cluster.observe(OWNER, 1)).worker_jobs) == 1
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
+    await cluster.fetch(KEY)  # its spec broke a rule
+    await cluster.fetch(KEY)  # it was repaired
+    assert len(await cluster.children(OWNER, POD)) == 1
 
 
 async def test_a_job_that_was_changed_before_its_first_look_is_looked_at(
@@ -60,20 +59,15 @@ async def test_a_job_that_was_changed_before_its_first_look_is_looked_at(
 ) -> None:
     changed = a_training_job({"suspend": True})
     fake.answers["GET", JOB_PATH] = 200, changed
-    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
-    cluster.saw(Sighting(KEY, "8", is_job=True))
-    assert await cluster.training_job(KEY) == changed
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "8", is_owner=True))
+    assert await cluster.fetch(KEY) == changed
 
 
-@pytest.mark.parametrize("sighting", [Sighting(KEY, "7", is_job=True), Sighting(KEY, "7")])
+@pytest.mark.parametrize("sighting", [Sighting(KEY, "7", is_owner=True), Sighting(KEY, "7")])
 async def test_a_job_that_a_list_found_is_looked_at(cluster: KubernetesCluster, sighting: Sighting) -> None:
     cluster.saw(sighting)
-    assert await cluster.training_job(KEY) is None
-
-
-async def test_the_policy_of_a_job_without_workers_is_not_looked_at(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    lists(fake, [], [])
-    assert (await cluster.observe(OWNER, 1)).isolated is None
+    assert await cluster.fetch(KEY) is None
 
 
 async def test_children_are_applied_by_one_forced_server_side_apply(cluster: KubernetesCluster, fake: FakeApi) -> None:
@@ -94,8 +88,8 @@ async def test_children_are_applied_by_one_forced_server_side_apply(cluster: Kub
 async def test_children_of_a_job_that_was_created_just_now_are_created(
     cluster: KubernetesCluster, fake: FakeApi, there_is_one: bool
 ) -> None:
-    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
-    assert await cluster.training_job(KEY)
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    assert await cluster.fetch(KEY)
     where = "/apis/batch/v1/namespaces/ml/jobs"
     fake.answers["POST", where] = (409, {"message": "already exists"}) if there_is_one else (201, {})
     fake.answers["PATCH", f"{where}/demo-a1"] = 200, {}
@@ -169,7 +163,7 @@ async def test_the_event_of_an_own_write_is_an_echo_unless_the_spec_changed_befo
     await cluster.set_status(OWNER, {"phase": "Running", "observedGeneration": 1})
     assert cluster.is_echo(Sighting(KEY, "8")) is is_echo
     assert not cluster.is_echo(Sighting(KEY, "9"))
-    await cluster.training_job(KEY)  # it is gone, and a namesake may come
+    await cluster.fetch(KEY)  # it is gone, and a namesake may come
     assert not cluster.is_echo(Sighting(KEY, "8"))
 
 
@@ -189,40 +183,19 @@ async def test_an_event_tells_about_the_job_and_may_be_lost(cluster: KubernetesC
     assert len(body["message"]) == 1024
 
 
-def lists(fake: FakeApi, jobs: list[Manifest], pods: list[Manifest], events: tuple[Manifest, ...] = ()) -> None:
-    fake.answers["GET", "/apis/batch/v1/namespaces/ml/jobs"] = 200, {"items": jobs}
-    fake.answers["GET", "/api/v1/namespaces/ml/pods"] = 200, {"items": pods}
-    fake.answers["GET", "/api/v1/namespaces/ml/events"] = 200, {"items": list(events)}
-    fake.answers["GET", QUOTAS] = 200, {"items": []}
-
-
-async def test_what_a_deleted_namesake_left_is_not_the_jobs_own_but_seen(
-    cluster: KubernetesCluster, fake: FakeApi
-) -> None:
-    theirs = (a_worker_job(), a_pod(0), a_pod(1, "Failed"))
-    for manifest in theirs:
-        manifest["metadata"]["labels"][labels.JOB_UID] = "a-namesake"
-    lists(fake, [theirs[0]], [*theirs[1:], a_pod(0, attempt=2)])
-    observed = await cluster.observe(OWNER, 2)
-    assert observed.leftovers == ("Job demo-a1", "Pod demo-a1-0-xxxxx")
-    assert (observed.worker_jobs, [labels.attempt_of(pod) for pod in observed.pods]) == ((), [2])
-
-
 @pytest.mark.parametrize("passes_between", [0, 1])
 async def test_a_job_that_is_made_anew_after_its_deletion_is_looked_at(
     cluster: KubernetesCluster, fake: FakeApi, passes_between: int
 ) -> None:
     fake.answers["GET", JOB_PATH] = 200, a_training_job(uid="a-namesake")
-    await cluster.training_job(KEY)
+    await cluster.fetch(KEY)
     del fake.answers["GET", JOB_PATH]
     for _ in range(passes_between):
-        await cluster.training_job(KEY)
-    cluster.saw(Sighting(KEY, "7", is_job=True, created=a_training_job()))
-    await cluster.training_job(KEY)
-    pod = a_pod()
-    pod["metadata"]["labels"][labels.JOB_UID] = "a-namesake"
-    lists(fake, [], [pod])
-    assert (await cluster.observe(OWNER, 0)).leftovers == ("Pod demo-a1-0-xxxxx",)
+        await cluster.fetch(KEY)
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    await cluster.fetch(KEY)
+    fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
+    assert len(await cluster.children(OWNER, POD)) == 1
 
 
 async def test_only_so_many_deleted_jobs_are_remembered(
@@ -233,132 +206,42 @@ async def test_only_so_many_deleted_jobs_are_remembered(
     for key in keys:
         cluster.count(key, a_training_job())
         cluster.count(key, None)
-    lists(fake, [], [])
-    for key, num_requests in zip(keys, (1, 3), strict=True):
-        cluster.saw(Sighting(key, "7", is_job=True, created=a_training_job()))
-        await cluster.training_job(key)
+    fake.answers["GET", PODS] = 200, {"items": []}
+    for key, num_requests in zip(keys, (0, 1), strict=True):
+        cluster.saw(Sighting(key, "7", is_owner=True, created=a_training_job()))
+        await cluster.fetch(key)
         before = len(fake.asked)
-        await cluster.observe(replace(OWNER, name=key.name), 1)
+        await cluster.children(replace(OWNER, name=key.name), POD)
         assert len(fake.asked) - before == num_requests
 
 
-async def test_the_world_is_listed_by_the_name_of_the_job(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    job, pod = a_worker_job(), a_pod()
-    del job["kind"], job["apiVersion"], pod["kind"], pod["apiVersion"]  # as lists give them
-    lists(fake, [job], [pod])
-    policy = {"spec": {"podSelector": {"matchLabels": {labels.JOB_UID: OWNER.uid}}}}
-    fake.answers["GET", "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"] = 200, policy
-    observed = await cluster.observe(OWNER, 1)
-    assert [(m["apiVersion"], m["kind"]) for m in (*observed.worker_jobs, *observed.pods)] == [
-        ("batch/v1", "Job"),
-        ("v1", "Pod"),
-    ]
-    assert observed.isolated
-    selectors = {query["labelSelector"] for _, where, query, _, _ in fake.asked if where.endswith(("jobs", "pods"))}
-    assert selectors == {f"{labels.JOB_NAME}={OWNER.name}"}
-
-
-async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(
-    cluster: KubernetesCluster, fake: FakeApi
-) -> None:
-    lists(fake, [], [])
+async def test_the_last_words_of_node_0_outlive_its_pod_but_not_the_job(cluster: KubernetesCluster) -> None:
     cluster.saw(Sighting(KEY, "8", departed=a_pod(1, "Failed", **terminated(143, "node 1"))))
-    assert (await cluster.observe(OWNER, 1)).departed == ()
+    assert cluster.departed(OWNER) == ()
     last = a_pod(0, "Failed", **terminated(143, json.dumps({"stage": "training", "step": 14})))
     cluster.saw(Sighting(KEY, "9", departed=last))
-    departed = (await cluster.observe(OWNER, 1)).departed
-    assert last_words(departed, attempt=1) == Progress(stage="training", step=14)
-    assert (await cluster.observe(replace(OWNER, uid="a-namesake"), 1)).departed == ()
-    assert await cluster.training_job(KEY) is None
-    assert (await cluster.observe(OWNER, 1)).departed == ()
-
-
-async def test_a_policy_for_other_pods_does_not_count(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    lists(fake, [a_worker_job()], [a_pod()])
-    where = "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"
-    fake.answers["GET", where] = 200, {"spec": {"podSelector": {}}}
-    assert not (await cluster.observe(OWNER, 1)).isolated
-
-
-async def test_progress_is_read_from_node_0_of_the_newest_attempt(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    pods = [a_pod(0, podIP="127.0.0.9"), a_pod(1, attempt=2, podIP="127.0.0.9"), a_pod(0, attempt=2, podIP="127.0.0.1")]
-    lists(fake, [a_worker_job(1), a_worker_job(2)], pods)
-    fake.answers["GET", "/progress"] = 200, {"step": 7}
-    assert (await cluster.observe(OWNER, 1)).progress == Progress(step=7)
-
-
-async def test_warnings_are_read_about_what_has_not_started_in_time(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    mount = {"reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-01-02T03:00:00Z"}
-    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
-    lists(fake, [a_worker_job()], [a_pod(0, "Pending")], (mount, quota))
-    found = (await cluster.observe(OWNER, 1)).warnings
-    assert found[0] == WarningEvent("Pod", "demo-a1-0-xxxxx", "FailedCreate", "exceeded quota")
-    assert {warning.kind for warning in found} == {"Pod", "Job"}
-
-
-async def test_warnings_tell_why_half_of_the_pods_were_not_made(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-02T03:01:00Z"}
-    lists(fake, [a_worker_job(active=1)], [a_pod(0)], (quota,))
-    assert (await cluster.observe(OWNER, 1)).warnings == (a_warning("FailedCreate", "exceeded quota"),)
-
-
-@pytest.mark.parametrize(
-    ("job", "pods"),
-    [
-        pytest.param(a_worker_job(conditions=("Complete",)), [], id="over"),
-        pytest.param(a_worker_job(active=2), [a_pod(0), a_pod(1)], id="running"),
-        pytest.param(a_worker_job(active=2), [a_pod(i, "Pending", machine=None) for i in (0, 1)], id="no-machine"),
-    ],
-)
-async def test_warnings_are_not_read_without_need(
-    cluster: KubernetesCluster, fake: FakeApi, job: Manifest, pods: list[Manifest]
-) -> None:
-    lists(fake, [job], pods, ({"reason": "FailedMount"},))
-    assert (await cluster.observe(OWNER, 1)).warnings == ()
-
-
-async def test_a_young_worker_job_may_still_be_without_pods(api: Api, fake: FakeApi) -> None:
-    lists(fake, [a_worker_job()], [], ({"reason": "FailedCreate"},))
-    async with aiohttp.ClientSession() as session:
-        cluster = KubernetesCluster(api, session, Settings(), now=lambda: NOW - timedelta(minutes=4))
-        assert (await cluster.observe(OWNER, 1)).warnings == ()
-
-
-GOING = a_worker_job()
-GOING["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:00Z"
-
-
-@pytest.mark.parametrize(
-    ("jobs", "attempt", "looks"),
-    [
-        pytest.param([], 0, 1, id="new"),
-        pytest.param([a_worker_job(1)], 2, 1, id="restart"),
-        pytest.param([GOING], 1, 1, id="given-back"),
-        pytest.param([a_worker_job(1)], 1, 0, id="made"),
-        pytest.param([a_worker_job(1)], 0, 0, id="made-and-not-counted-yet"),
-    ],
-)
-async def test_quotas_are_listed_once_and_only_while_a_worker_job_is_to_be_made(
-    cluster: KubernetesCluster, fake: FakeApi, jobs: list[Manifest], attempt: int, looks: int
-) -> None:
-    quota = a_quota({"pods": "2"}, {"pods": "0"})
-    lists(fake, jobs, [])
-    fake.answers["GET", QUOTAS] = 200, {"items": [quota]}
-    found = (await cluster.observe(OWNER, attempt)).quotas
-    assert [each["status"] for each in found] == [quota["status"]] * looks
-    assert [where for _, where, *_ in fake.asked].count(QUOTAS) == looks
+    assert last_words(cluster.departed(OWNER), attempt=1) == Progress(stage="training", step=14)
+    assert cluster.departed(replace(OWNER, uid="a-namesake")) == ()
+    assert await cluster.fetch(KEY) is None
+    assert cluster.departed(OWNER) == ()
 
 
 async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
     cluster: KubernetesCluster, fake: FakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lists(fake, [], [])
     fake.answers["GET", QUOTAS] = 403, {"message": "resourcequotas is forbidden"}
-    assert (await cluster.observe(OWNER, 0)).quotas == ()
+    assert await cluster.quotas("ml") == ()
     assert "no look at the quotas of ml: 403: resourcequotas is forbidden" in caplog.text
     fake.answers["GET", QUOTAS] = 500, {"message": "busy"}
     with pytest.raises(ApiError, match="busy"):
-        await cluster.observe(OWNER, 0)
+        await cluster.quotas("ml")
+
+
+async def test_a_page_is_read_from_a_pod_that_has_an_address(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    fake.answers["GET", "/progress"] = 200, {"step": 7}
+    port = int(fake.url.rsplit(":", 1)[1])
+    assert await cluster.page(a_pod(podIP="127.0.0.1"), port, "/progress") == b'{"step": 7}'
+    assert await cluster.page(a_pod(), port, "/progress") is None
 
 
 @pytest.mark.parametrize(
@@ -366,21 +249,18 @@ async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
     [
         pytest.param(500, b"{}", id="error"),
         pytest.param(302, b"{}", id="redirect"),
-        pytest.param(200, b"no json", id="no-json"),
-        pytest.param(200, b"[1]", id="no-object"),
-        pytest.param(200, b"[" * 50_000, id="bomb"),
-        pytest.param(200, b'"' + b"x" * MAX_PROGRESS_BYTES + b'"', id="too-long"),
+        pytest.param(200, b'"' + b"x" * MAX_PAGE + b'"', id="too-long"),
     ],
 )
-async def test_an_odd_answer_is_no_progress(fake: FakeApi, status: int, body: bytes) -> None:
+async def test_an_odd_answer_is_no_page(fake: FakeApi, status: int, body: bytes) -> None:
     fake.answers["GET", "/progress"] = status, body
     async with aiohttp.ClientSession() as session:
-        assert await read_progress(session, "127.0.0.1", int(fake.url.rsplit(":", 1)[1])) is None
+        assert await read_page(session, "127.0.0.1", int(fake.url.rsplit(":", 1)[1]), "/progress") is None
 
 
-async def test_a_pod_that_is_away_has_no_progress() -> None:
+async def test_a_pod_that_is_away_serves_no_page() -> None:
     async with aiohttp.ClientSession() as session:
-        assert await read_progress(session, "127.0.0.1", 1) is None
+        assert await read_page(session, "127.0.0.1", 1, "/progress") is None
 
 
 async def test_requests_take_the_way_that_the_environment_names(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,10 +286,10 @@ async def test_versions_are_listed_over_all_watched_namespaces(api: Api, fake: F
 
     fake.answers["GET", path(API_VERSION, KIND)] = 200, [found("a", more="next"), found("b")]
     fake.answers["GET", path(API_VERSION, KIND, "ml")] = 200, found("c")
-    assert await job_versions(api, ()) == {JobKey("ml", "a"): "aa", JobKey("ml", "b"): "bb"}
-    assert await job_versions(api, ("ml",)) == {JobKey("ml", "c"): "cc"}
+    assert await versions(api, KIND, ()) == {OwnerKey("ml", "a"): "aa", OwnerKey("ml", "b"): "bb"}
+    assert await versions(api, KIND, ("ml",)) == {OwnerKey("ml", "c"): "cc"}
     fake.answers["GET", path(API_VERSION, KIND)] = 200, {"items": None, "metadata": {}}
-    assert await job_versions(api, ()) == {}, "as API servers answer where there is no job"
+    assert await versions(api, KIND, ()) == {}, "as API servers answer where there is no job"
 
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ops/leases"

@@ -1,10 +1,10 @@
 """When the kubelet should restart the operator."""
 
 from deepseek_operator.controller.health import Health
-from deepseek_operator.objects.observed import JobKey
+from deepseek_operator.objects.observed import OwnerKey
 from support.fakes.clock import FakeTime
 
-A, B = JobKey("ml", "a"), JobKey("ml", "b")
+A, B = OwnerKey("ml", "a"), OwnerKey("ml", "b")
 
 
 def a_health(time: FakeTime, oldest_s: float = 0) -> Health:

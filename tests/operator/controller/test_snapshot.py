@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
+from deepseek_operator.api.names import KIND
 from deepseek_operator.controller.client import Api, path
+from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
-from deepseek_operator.jobs.reconcile import reconcile
-from deepseek_operator.jobs.spec import KIND
-from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
-from support.builders.operator import NOW, OWNER, SETTINGS, FakeCluster, a_pod, a_training_job, a_worker_job
+from deepseek_operator.jobs.kind import JOBS
+from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
+from support.builders.operator import NOW, SETTINGS, FakeCluster, a_job, a_pod, a_training_job, a_worker_job
 from support.fakes.api_server import FakeApi
 
-KEY = JobKey("ml", "demo")
+KEY = OwnerKey("ml", "demo")
 
 
 def versioned(manifest: Manifest, version: str) -> Manifest:
@@ -32,9 +33,9 @@ def lists(fake: FakeApi, workers: list[Manifest], pods: list[Manifest]) -> None:
 async def a_running_job() -> FakeCluster:
     cluster = FakeCluster(a_training_job())
     for _ in range(2):
-        await reconcile(KEY, cluster, SETTINGS, NOW)
+        await reconcile(JOBS, KEY, cluster, SETTINGS, NOW)
         cluster.start_pods()
-    await reconcile(KEY, cluster, SETTINGS, NOW)
+    await reconcile(JOBS, KEY, cluster, SETTINGS, NOW)
     assert cluster.status.phase == "Running"
     return cluster
 
@@ -52,9 +53,9 @@ async def running(fake: FakeApi) -> FakeCluster:
 async def taken(api: Api, running: FakeCluster) -> Snapshot:
     """With the training job, of which a list has told."""
     assert running.job is not None
-    snapshot = Snapshot()
+    snapshot = Snapshot(JOBS)
     await snapshot.take(api, ())
-    snapshot.saw(Sighting(KEY, "1", is_job=True, listed=versioned(running.job, "1") | {"kind": KIND}))
+    snapshot.saw(Sighting(KEY, "1", is_owner=True, listed=versioned(running.job, "1") | {"kind": KIND}))
     return snapshot
 
 
@@ -62,8 +63,8 @@ async def test_a_pass_over_the_snapshot_is_as_one_over_the_cluster(api: Api, run
     found = (await taken(api, running)).pop(KEY)
     assert [manifest["kind"] for manifest in found] == [KIND, "Job", "Pod", "Pod"]
     assert "managedFields" not in str(found)
-    again = await reconcile(KEY, Remembered(found, running), SETTINGS, NOW)
-    assert again == await reconcile(KEY, running, SETTINGS, NOW)
+    again = await reconcile(JOBS, KEY, Remembered(JOBS, found, running), SETTINGS, NOW)
+    assert again == await reconcile(JOBS, KEY, running, SETTINGS, NOW)
 
 
 async def test_a_pass_that_would_write_is_not_taken_for_true(api: Api, running: FakeCluster, fake: FakeApi) -> None:
@@ -71,7 +72,7 @@ async def test_a_pass_that_would_write_is_not_taken_for_true(api: Api, running: 
     for workers, pods in (([versioned(finished, "2")], []), ([], [versioned(a_pod(), "3")])):
         lists(fake, workers, pods)
         with pytest.raises(ChangeNeededError):
-            await reconcile(KEY, Remembered((await taken(api, running)).pop(KEY), running), SETTINGS, NOW)
+            await reconcile(JOBS, KEY, Remembered(JOBS, (await taken(api, running)).pop(KEY), running), SETTINGS, NOW)
 
 
 async def test_what_is_remembered_is_used_once(api: Api, running: FakeCluster) -> None:
@@ -96,11 +97,11 @@ async def test_children_of_another_job_with_that_name_do_not_count(
     namesake["metadata"]["labels"] |= {"training.dstj.io/job-uid": "another"}
     lists(fake, [], [versioned(namesake, "2")])
     found = (await taken(api, running)).pop(KEY)
-    assert (await Remembered(found, running).observe(OWNER, 1)).pods == ()
+    assert (await Remembered(JOBS, found, running).look(a_job())).pods == ()
 
 
 async def test_of_a_job_that_no_list_told_of_nothing_is_known(api: Api, running: FakeCluster) -> None:
-    snapshot = Snapshot()
+    snapshot = Snapshot(JOBS)
     await snapshot.take(api, ())
     assert snapshot.pop(KEY) == ()
 
@@ -115,7 +116,7 @@ async def test_a_later_list_outdates_the_children(api: Api, running: FakeCluster
     snapshot.saw(Sighting(KEY, "2"))
     assert running.job is not None
     snapshot.pop(KEY)
-    snapshot.saw(Sighting(KEY, "1", is_job=True, listed=running.job))
+    snapshot.saw(Sighting(KEY, "1", is_owner=True, listed=running.job))
     assert snapshot.pop(KEY) == ()
 
 

@@ -13,17 +13,18 @@ import pytest
 import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
-from deepseek_operator.controller import job_watch
+from deepseek_operator.api.names import API_VERSION, PLURAL
+from deepseek_operator.controller import owner_watch
 from deepseek_operator.controller.service import Options, serve
 from deepseek_operator.controller.supervisor import supervise
-from deepseek_operator.jobs.spec import API_VERSION
-from deepseek_operator.objects.observed import JobKey, Sighting
+from deepseek_operator.jobs.kind import JOBS
+from deepseek_operator.objects.observed import OwnerKey, Sighting
 from deepseek_operator.settings import Settings
 from support.builders.operator import a_training_job
 
-JOBS = kmock.resource(f"{API_VERSION}/deepseektrainingjobs")
+RESOURCE = kmock.resource(f"{API_VERSION}/deepseektrainingjobs")
 VERBS = {"get", "list", "watch", "patch", "create", "update", "delete"}
-KEY = JobKey("ml", "demo")
+KEY = OwnerKey("ml", "demo")
 JOB = a_training_job(resourceVersion="7")
 
 
@@ -69,12 +70,12 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
 
     def start() -> Woken:
         woken = Woken()
-        registry, settings = job_watch.registry(woken), job_watch.settings()
+        registry, settings = owner_watch.registry(PLURAL, woken), owner_watch.settings()
         settings.networking.error_backoffs = Quick()
         settings.watching.reconnect_backoff = 0.01
 
         async def operate(inner: asyncio.Event) -> None:
-            await job_watch.watch(registry, settings, (), inner)
+            await owner_watch.watch(registry, settings, (), inner)
 
         tasks.append(asyncio.create_task(supervise(operate, stop, pause_s=0.01)))
         return woken
@@ -84,16 +85,16 @@ async def watching() -> AsyncIterator[Callable[..., Woken]]:
     await asyncio.gather(*tasks)
 
 
-class Quick(job_watch.Endless):
+class Quick(owner_watch.Endless):
     def __iter__(self) -> Any:
         return iter(lambda: 0.02, None)
 
 
 async def test_jobs_wake_the_queue_and_kopf_writes_nothing(cluster: Any, watching: Callable[[], Woken]) -> None:
-    cluster.objects[JOBS, "ml", "demo"] = JOB
+    cluster.objects[RESOURCE, "ml", "demo"] = JOB
     woken = watching()
     await until(lambda: bool(woken))
-    assert (woken[0].key, woken[0].version, woken[0].is_job) == (KEY, "7", True)
+    assert (woken[0].key, woken[0].version, woken[0].is_owner) == (KEY, "7", True)
     assert [request.method for request in cluster if request.method not in {None, kmock.method.GET}] == []
 
 
@@ -103,7 +104,7 @@ async def test_jobs_wake_the_queue_and_kopf_writes_nothing(cluster: Any, watchin
 )
 def test_a_job_comes_along_if_a_list_found_it_or_a_watch_saw_it_being_created(type_: Any, extra: Any) -> None:
     event: Any = {"type": type_, "object": JOB}
-    assert job_watch.sighting(KEY, event) == Sighting(KEY, "7", is_job=True, **extra)
+    assert owner_watch.sighting(KEY, event) == Sighting(KEY, "7", is_owner=True, **extra)
 
 
 async def test_watches_need_no_name_for_the_user_that_they_run_as(
@@ -112,7 +113,7 @@ async def test_watches_need_no_name_for_the_user_that_they_run_as(
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 987654)  # in no /etc/passwd, as in an image or under OpenShift
-    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    cluster.objects[RESOURCE, "ml", "demo"] = a_training_job()
     woken = watching()
     await until(lambda: bool(woken))
 
@@ -121,10 +122,10 @@ async def test_watches_need_no_name_for_the_user_that_they_run_as(
 async def test_watches_survive_a_list_that_fails_for_a_while(
     cluster: Any, watching: Callable[[], Woken], status: int
 ) -> None:
-    failing = cluster[kmock.action.LIST, JOBS][:3] << status
+    failing = cluster[kmock.action.LIST, RESOURCE][:3] << status
     woken = watching()
     await until(lambda: len(failing) >= 3)
-    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    cluster.objects[RESOURCE, "ml", "demo"] = a_training_job()
     await until(lambda: KEY in {sighting.key for sighting in woken})
 
 
@@ -132,20 +133,20 @@ async def test_watches_survive_a_list_that_fails_for_a_while(
 async def test_watches_survive_a_stream_that_is_refused_for_a_while(
     cluster: Any, watching: Callable[[], Woken], status: int
 ) -> None:
-    refused = cluster[kmock.action.WATCH, JOBS][:3] << status
+    refused = cluster[kmock.action.WATCH, RESOURCE][:3] << status
     woken = watching()
     await until(lambda: len(refused) >= 3)
-    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    cluster.objects[RESOURCE, "ml", "demo"] = a_training_job()
     await until(lambda: KEY in {sighting.key for sighting in woken})
 
 
 @pytest.mark.parametrize("code", [410, 500, 504])
 async def test_watches_survive_an_error_in_the_stream(cluster: Any, watching: Callable[[], Woken], code: int) -> None:
     error = {"type": "ERROR", "object": {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code}}
-    failing = cluster[kmock.action.WATCH, JOBS][:1] << (error,)
+    failing = cluster[kmock.action.WATCH, RESOURCE][:1] << (error,)
     woken = watching()
     await until(lambda: len(failing) >= 1)
-    cluster.objects[JOBS, "ml", "demo"] = a_training_job()
+    cluster.objects[RESOURCE, "ml", "demo"] = a_training_job()
     await until(lambda: bool(woken))
 
 
@@ -156,12 +157,12 @@ def free_port() -> int:
 
 
 async def test_the_operator_as_a_whole_reports_serves_its_metrics_and_stops(cluster: Any) -> None:
-    cluster.objects[JOBS, "ml", "demo"] = a_training_job({"suspend": True})
+    cluster.objects[RESOURCE, "ml", "demo"] = a_training_job({"suspend": True})
     options = Options((), leader_elect=False, identity="a", port=free_port(), settings=Settings())
     stop = asyncio.Event()
     async with ApiClient(Configuration(host=str(cluster.url).rstrip("/"))) as client:
-        service = asyncio.create_task(serve(replace(options, namespaces=("ml",)), client, stop))
-        await until(lambda: cluster.objects[JOBS, "ml", "demo"].get("status", {}).get("phase") == "Suspended")
+        service = asyncio.create_task(serve(JOBS, replace(options, namespaces=("ml",)), client, stop))
+        await until(lambda: cluster.objects[RESOURCE, "ml", "demo"].get("status", {}).get("phase") == "Suspended")
         async with aiohttp.ClientSession(f"http://127.0.0.1:{options.port}") as session:
             async with session.get("/healthz") as answer:
                 assert (answer.status, await answer.text()) == (200, "ok")

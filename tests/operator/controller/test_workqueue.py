@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 
 from deepseek_operator.controller.workqueue import FIRST_SETTLE_S, PATIENCE_S, SETTLE_S, WorkQueue, backoff, wait_for
-from deepseek_operator.objects.observed import JobKey
+from deepseek_operator.objects.observed import OwnerKey
 from support.fakes.clock import FakeTime, quiet
 
-A, B = JobKey("ml", "a"), JobKey("ml", "b")
-Answers = Callable[[JobKey], float | None]
+A, B = OwnerKey("ml", "a"), OwnerKey("ml", "b")
+Answers = Callable[[OwnerKey], float | None]
 
 
 class Passes:
@@ -19,7 +19,7 @@ class Passes:
 
     def __init__(self, *, concurrency: int = 8) -> None:
         self.time = FakeTime()
-        self.seen: list[tuple[float, JobKey]] = []
+        self.seen: list[tuple[float, OwnerKey]] = []
         self.running = self.most_running = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -28,7 +28,7 @@ class Passes:
             self._work, concurrency=concurrency, clock=self.time.clock, wait=self.time.wait, luck=lambda: 1.0
         )
 
-    async def _work(self, key: JobKey) -> float | None:
+    async def _work(self, key: OwnerKey) -> float | None:
         self.seen.append((self.time.now - 1000, key))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -36,7 +36,7 @@ class Passes:
         self.running -= 1
         return self.answer(key)
 
-    def times(self, key: JobKey = A) -> list[float]:
+    def times(self, key: OwnerKey = A) -> list[float]:
         return [time for time, seen in self.seen if seen == key]
 
 
@@ -80,7 +80,7 @@ async def test_a_second_look_waits_while_other_keys_come_but_not_for_ever(
     for number in range(21):
         passes.queue.add(A)
         if 0 < number <= others:
-            passes.queue.add(JobKey("ml", f"job-{number}"))
+            passes.queue.add(OwnerKey("ml", f"job-{number}"))
         await passes.time.advance(1)
     assert passes.times()[:2] == [0, second]
 
@@ -98,7 +98,7 @@ async def test_no_more_passes_than_slots_run_at_once() -> None:
     passes = Passes(concurrency=2)
     passes.gate.clear()
     for number in range(5):
-        passes.queue.add(JobKey("ml", f"job-{number}"))
+        passes.queue.add(OwnerKey("ml", f"job-{number}"))
     await quiet()
     assert passes.running == 2
     passes.gate.set()
@@ -112,11 +112,11 @@ async def test_a_job_that_has_just_come_goes_before_the_others_for_a_while() -> 
     passes.queue.add(A)
     await quiet()
     passes.gate.clear()
-    passes.queue.add(JobKey("ml", "busy"))
+    passes.queue.add(OwnerKey("ml", "busy"))
     await passes.time.advance(FIRST_SETTLE_S + 1)  # the second pass over A is due, and waits
     passes.queue.add(B)
     await passes.time.advance(PATIENCE_S)
-    passes.queue.add(JobKey("ml", "late"))
+    passes.queue.add(OwnerKey("ml", "late"))
     passes.gate.set()
     await quiet()
     assert [key.name for _, key in passes.seen] == ["a", "busy", "b", "a", "late"]
@@ -143,7 +143,7 @@ async def test_an_event_comes_before_the_asked_time(passes: Passes) -> None:
 async def test_failures_back_off_and_a_success_forgets_them(passes: Passes) -> None:
     failures = iter([True] * 9 + [False, True, False])
 
-    def answer(_: JobKey) -> float | None:
+    def answer(_: OwnerKey) -> float | None:
         if next(failures):
             raise ConnectionError("API server is away")
         return 1000.0
@@ -159,7 +159,7 @@ async def test_failures_back_off_and_a_success_forgets_them(passes: Passes) -> N
 
 
 async def test_a_key_that_always_fails_does_not_hold_up_the_others(passes: Passes) -> None:
-    def answer(key: JobKey) -> float | None:
+    def answer(key: OwnerKey) -> float | None:
         if key == A:
             raise ValueError("poison")
         return None

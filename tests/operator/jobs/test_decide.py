@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from deepseek_operator.api.conditions import Condition
 from deepseek_operator.jobs.decide import decide, finished, invalid, refused
-from deepseek_operator.jobs.plan import Plan
-from deepseek_operator.jobs.status import Condition, JobStatus, LastCheckpoint, Phase, Restarts
-from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Phase, Restarts
+from deepseek_operator.objects.observed import Manifest
+from deepseek_operator.objects.plan import Plan
 from deepseek_trainer.contract.progress import Checkpoint, Progress
 from support.builders.operator import (
     NOW,
@@ -41,7 +43,9 @@ def plan_for(
     status: JobStatus, observed: Observed, *, seconds: int = 0, profile: Any = None, labels: Any = None, **spec: Any
 ) -> Plan:
     meta = {"labels": labels} if labels else {}
-    return decide(a_job(spec, status, **meta), profile, observed, SETTINGS, NOW + timedelta(seconds=seconds))
+    return decide(
+        a_job(spec, status, **meta), replace(observed, profile=profile), SETTINGS, NOW + timedelta(seconds=seconds)
+    )
 
 
 def done(plan: Plan) -> tuple[str, str, int]:
@@ -486,7 +490,7 @@ def test_a_running_job_whose_spec_a_newer_operator_refuses_keeps_its_phase() -> 
 
 def test_a_refusal_is_told_with_what_the_api_server_said() -> None:
     job = a_job()
-    plan = decide(job, None, Observed(), SETTINGS, NOW)
+    plan = decide(job, Observed(), SETTINGS, NOW)
     told = refused(job, plan, "Job demo-a1: exceeded quota: team", SETTINGS, NOW)
     assert done(told) == ("Pending", "QuotaExceeded", 0)
     assert "exceeded quota: team" in told.status.message

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lupa import lua51  # the dialect of Argo CD's interpreter
 
-from deepseek_operator.jobs.plan import Outcome, told
+from deepseek_operator.jobs.outcome import Outcome, told
 from deepseek_operator.jobs.status import JobStatus, Phase
 from support.builders.operator import NOW, a_job, a_training_job
 

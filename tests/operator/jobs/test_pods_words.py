@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from deepseek_operator.jobs.decide import decide
 from deepseek_operator.jobs.labels import ATTEMPT, COMPLETION_INDEX
-from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, Phase
-from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_operator.objects.observed import Manifest
+from deepseek_operator.objects.plan import Plan
 from deepseek_trainer.contract.progress import Progress
 from support.builders.operator import NOW, SETTINGS, a_job, a_pod, a_worker_job, terminated
 
@@ -40,7 +41,7 @@ LAST_WORDS = TEXTS | (ANSWERS | VALUES).map(json.dumps)
 
 def planned(observed: Observed, **spec: Any) -> Plan:
     """A pass over a job that has run for a minute; what is written has gone through the JSON of the API server."""
-    plan = decide(a_job(spec, RUNNING), None, observed, SETTINGS, NOW)
+    plan = decide(a_job(spec, RUNNING), observed, SETTINGS, NOW)
     written = json.dumps(plan.status.manifest(), ensure_ascii=False, allow_nan=False).encode()
     assert JobStatus.model_validate(json.loads(written)) == plan.status
     numbers = (value for part in json.loads(written).values() if isinstance(part, dict) for value in part.values())

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepseek_operator.controller.reconcile import RefusedError, reconcile
+from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.labels import attempt_of
-from deepseek_operator.jobs.reconcile import RefusedError, reconcile
 from deepseek_operator.jobs.status import JobStatus, Phase
-from deepseek_operator.objects.observed import JobKey, Manifest
+from deepseek_operator.objects.observed import Manifest, OwnerKey
 from support.builders.operator import (
     NOW,
     SETTINGS,
@@ -25,12 +26,12 @@ from support.builders.operator import (
     a_warning,
 )
 
-KEY = JobKey("ml", "demo")
+KEY = OwnerKey("ml", "demo")
 NO_ROOM = a_quota({"pods": "3"}, {"pods": "2"})
 
 
 async def a_pass(cluster: FakeCluster, seconds: int = 0) -> float | None:
-    return await reconcile(KEY, cluster, SETTINGS, NOW + timedelta(seconds=seconds))
+    return await reconcile(JOBS, KEY, cluster, SETTINGS, NOW + timedelta(seconds=seconds))
 
 
 async def settle(cluster: FakeCluster, seconds: int = 0) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_operator.jobs.decide import decide
-from deepseek_operator.jobs.plan import Plan
+from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
-from deepseek_operator.objects.observed import Manifest, Observed
+from deepseek_operator.objects.observed import Manifest
+from deepseek_operator.objects.plan import Plan
 from deepseek_operator.objects.quota import amount, shortage, shown, spread
 from support.builders.operator import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_quota, a_warning, a_worker_job
 
@@ -139,7 +140,7 @@ def test_jobs_that_wait_do_not_try_in_step() -> None:
 
 
 def plan_for(status: JobStatus, observed: Observed, **labels: str) -> Plan:
-    return decide(a_job(status=status, labels=labels), None, observed, SETTINGS, NOW)
+    return decide(a_job(status=status, labels=labels), observed, SETTINGS, NOW)
 
 
 def reason(plan: Plan) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from deepseek_operator.jobs.spec import API_VERSION, KIND
+from deepseek_operator.api.names import API_VERSION, KIND
 from dstj.local.cluster import LocalCluster
 from dstj.local.home import Home, JobHome
 from dstj.local.kubelet import Manifest

@@ -4,13 +4,16 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from deepseek_operator.api.names import API_VERSION, KIND, PROFILE_KIND
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import worker_job_name
 from deepseek_operator.jobs.facts import Situation
-from deepseek_operator.jobs.spec import API_VERSION, KIND, PROFILE_KIND, JobSpec, ProfileSpec
+from deepseek_operator.jobs.look import look
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.jobs.training_job import TrainingJob
-from deepseek_operator.objects.observed import JobKey, Manifest, Notice, Observed, Owner, Ref, WarningEvent
+from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref, WarningEvent
 from deepseek_operator.settings import Settings
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -153,7 +156,7 @@ def a_warning(reason: str, message: str, *, kind: str = "Job", name: str = "demo
 
 
 def a_situation(job: TrainingJob, observed: Observed) -> Situation:
-    return Situation(job, None, observed, SETTINGS, NOW, job.status)
+    return Situation(job, observed, SETTINGS, NOW, job.status)
 
 
 class CrashError(Exception):
@@ -185,8 +188,11 @@ class FakeCluster:
     def worker_jobs(self) -> list[str]:
         return sorted(name for kind, name in self.children if kind == "Job")
 
-    async def training_job(self, key: JobKey) -> Manifest | None:
+    async def fetch(self, key: OwnerKey) -> Manifest | None:
         return as_sent(self.job)
+
+    async def look(self, owner: TrainingJob) -> Observed | None:
+        return await look(owner, self)
 
     async def profile(self, name: str) -> Manifest | None:
         return self.profiles.get(name)
@@ -195,7 +201,15 @@ class FakeCluster:
         jobs = tuple(manifest for (kind, _), manifest in sorted(self.children.items()) if kind == "Job")
         isolated = any(kind == "NetworkPolicy" for kind, _ in self.children)
         jobs, pods, quotas = (tuple(as_sent(things)) for things in (jobs, self.pods, self.quotas))
-        return Observed(jobs, pods, (), self.progress, self.warnings, isolated, quotas, leftovers=self.leftovers)
+        return Observed(
+            worker_jobs=jobs,
+            pods=pods,
+            progress=self.progress,
+            warnings=self.warnings,
+            isolated=isolated,
+            quotas=quotas,
+            leftovers=self.leftovers,
+        )
 
     async def apply(self, manifest: Manifest) -> None:
         key = manifest["kind"], manifest["metadata"]["name"]

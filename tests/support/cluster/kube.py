@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs.labels import attempt_of
-from deepseek_operator.jobs.spec import API_VERSION, GPU, KIND
+from deepseek_operator.jobs.spec import GPU
 from support.builders.operator import SPEC, merged
 
 Manifest = dict[str, Any]

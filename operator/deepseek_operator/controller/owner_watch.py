@@ -1,4 +1,4 @@
-"""kopf's watch of the training jobs.  Nothing is decided here: every event becomes a key."""
+"""kopf's watch of the objects of a kind, which own others.  Nothing is decided here: every event becomes a key."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
@@ -6,21 +6,20 @@ from typing import Any, Final, cast
 
 import kopf
 
+from deepseek_operator.api.names import GROUP, OPERATOR, VERSION
 from deepseek_operator.controller.client import SILENCE_S
-from deepseek_operator.jobs.labels import MANAGED_BY
-from deepseek_operator.jobs.spec import GROUP, PLURAL, VERSION
-from deepseek_operator.objects.observed import JobKey, Manifest, Sighting
+from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
 
 Woken = Callable[[Sighting], None]
 
 
-def registry(woken: Woken) -> kopf.OperatorRegistry:
-    """The handler for training jobs, which writes nothing."""
+def registry(plural: str, woken: Woken) -> kopf.OperatorRegistry:
+    """The handler for objects of a kind, named in the `plural`; it writes nothing."""
     handlers = kopf.OperatorRegistry()
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def on_training_job(namespace: str | None, name: str, event: kopf.RawEvent, **_: Any) -> None:
-        woken(sighting(JobKey(namespace or "", name), event))
+    @kopf.on.event(GROUP, VERSION, plural, registry=handlers)
+    async def on_event(namespace: str | None, name: str, event: kopf.RawEvent, **_: Any) -> None:
+        woken(sighting(OwnerKey(namespace or "", name), event))
 
     @kopf.on.login(registry=handlers)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -29,12 +28,12 @@ def registry(woken: Woken) -> kopf.OperatorRegistry:
     return handlers
 
 
-def sighting(key: JobKey, event: kopf.RawEvent) -> Sighting:
-    """Of the training job itself.  What a list finds has no type."""
-    job, type_ = cast(Manifest, event["object"]), event["type"]
-    version = str(job["metadata"].get("resourceVersion", ""))
-    listed = job if type_ is None else None
-    return Sighting(key, version, is_job=True, listed=listed, created=job if type_ == "ADDED" else None)
+def sighting(key: OwnerKey, event: kopf.RawEvent) -> Sighting:
+    """Of the owner itself.  What a list finds has no type."""
+    owner, type_ = cast(Manifest, event["object"]), event["type"]
+    version = str(owner["metadata"].get("resourceVersion", ""))
+    listed = owner if type_ is None else None
+    return Sighting(key, version, is_owner=True, listed=listed, created=owner if type_ == "ADDED" else None)
 
 
 class Endless:
@@ -69,7 +68,7 @@ def settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = NoEssence()
     settings.posting.enabled = False
     settings.queueing.idle_timeout = 0.5  # of the task that kopf keeps for each object
-    settings.watching.server_timeout = 300  # each new watch lists first: the resync of every job
+    settings.watching.server_timeout = 300  # each new watch lists first: the resync of every object
     settings.watching.client_timeout = 330
     settings.watching.chunk_size = 250  # of a list: thousands of manifests at once would be most of the memory
     settings.watching.inactivity_timeout = SILENCE_S
@@ -95,7 +94,7 @@ async def watch(
         namespaces=namespaces,
         stop_flag=stop,
         # Only peering shows it; kopf would ask for the user's name, and an image's user has none.
-        identity=cast(Any, MANAGED_BY),
+        identity=cast(Any, OPERATOR),
     )
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in ended:

@@ -1,35 +1,23 @@
-"""What one pass does, and how the status tells of it: every condition follows from phase, reason and message."""
+"""What one pass found, and how the status tells of it: every condition follows from phase, reason and message."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from deepseek_operator.jobs.status import Condition, ConditionType, JobStatus, LastFailure, Phase, merged
+from deepseek_operator.api.conditions import Condition, merged
+from deepseek_operator.jobs.status import ConditionType, JobStatus, LastFailure, Phase
 from deepseek_operator.jobs.training_job import TrainingJob
-from deepseek_operator.objects.observed import Manifest, Notice, Ref
+from deepseek_operator.objects.observed import Notice
+from deepseek_operator.objects.plan import Plan
 from deepseek_trainer.contract.errors import STORAGE
 
 MAX_MESSAGE: Final = 4096  # [characters]
 
+JobPlan = Plan[JobStatus]
+
 _WITH_PODS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
 _ON_THE_WAY: Final = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING, Phase.RESTARTING, Phase.SUSPENDING})
 _SETTLED: Final = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.SUCCEEDED})
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Objects to apply and delete, then the status to show, and when to look again [s; None: on the next event].
-
-    Without `report` the status is shown only if the API server refuses an object: the next look sees what this plan
-    makes, and one write tells of both.
-    """
-
-    status: JobStatus
-    apply: tuple[Manifest, ...] = ()
-    delete: tuple[Ref, ...] = ()
-    look_again: float | None = None
-    notices: tuple[Notice, ...] = ()
-    report: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +32,7 @@ class Outcome:
     isolation: tuple[str, str, str] | None = None  # status, reason, message of NetworkIsolated; None: as before
 
 
-def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, **plan: Any) -> Plan:
+def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, **plan: Any) -> JobPlan:
     """The plan whose status is `status` with `outcome` in phase, message, clock and conditions."""
     message = outcome.message[:MAX_MESSAGE]
     status = _clocked(status, outcome.phase, now).model_copy(

@@ -1,0 +1,148 @@
+"""What a pass sees of a training job: its worker jobs, its pods, and all that tells how they are."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from deepseek_operator.api.names import API_VERSION, PROFILE_KIND
+from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import child_name
+from deepseek_operator.jobs.failure import job_condition
+from deepseek_operator.jobs.observed import Observed
+from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.training_job import TrainingJob, validation_messages
+from deepseek_operator.objects.kind import Child, Reads
+from deepseek_operator.objects.observed import Manifest, Owner, WarningEvent
+from deepseek_operator.objects.pods import has_machine, is_finished
+from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.names import METRICS_PORT
+from deepseek_trainer.contract.progress import Progress
+
+WORKER_JOB: Final = Child("batch/v1", "Job", spec=("parallelism", "suspend"))
+# What a pass could not find later are the last words of a pod that is deleted.  One without a machine has none, and its
+# worker job's status reports that it was made.
+POD: Final = Child("v1", "Pod", spec=("nodeName",), selector="spec.nodeName!=", leaves_words=True)
+
+
+class World(Protocol):
+    """Where a training job is looked at."""
+
+    async def profile(self, name: str) -> Manifest | None:
+        """The TrainingProfile (cluster-scoped), or None."""
+
+    async def observe(self, owner: Owner, attempt: int) -> Observed:
+        """All but the profile: worker jobs and pods of every attempt; progress and warnings of the newest.
+
+        `attempt` is the current one as far as the status knows; quotas are of interest until its worker job is made.
+        """
+
+
+async def look(job: TrainingJob, world: World) -> Observed | None:
+    """None where nothing is to be seen: the job is finished, or its spec breaks a rule."""
+    if job.status.is_finished or job.problems:
+        return None
+    profile, problem = await _profile(job, world)
+    observed = await world.observe(job.owner, job.status.attempt)
+    return replace(observed, profile=profile, profile_problem=problem)
+
+
+async def _profile(job: TrainingJob, world: World) -> tuple[ProfileSpec | None, str]:
+    """The profile, parsed.  Without one: None and "".  If it breaks a rule, as an older CRD allowed: None and that."""
+    name = job.spec.trainer.profile
+    manifest = await world.profile(name) if name else None
+    try:
+        return ProfileSpec.model_validate(manifest.get("spec")) if manifest else None, ""
+    except ValidationError as error:
+        return None, "; ".join(validation_messages(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The world as a cluster shows it at `now`."""
+
+    reads: Reads
+    settings: Settings
+    now: datetime
+    metrics_port: int = METRICS_PORT
+
+    async def profile(self, name: str) -> Manifest | None:
+        return await self.reads.get_shared(API_VERSION, PROFILE_KIND, name)
+
+    async def observe(self, owner: Owner, attempt: int) -> Observed:
+        found = await asyncio.gather(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
+        jobs, pods = (_of(owner, children) for children in found)
+        newest = max(jobs, key=labels.attempt_of, default=None)
+        current = [pod for pod in pods if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
+        return Observed(
+            worker_jobs=jobs,
+            pods=pods,
+            departed=self.reads.departed(owner),
+            progress=await self._progress(current),
+            warnings=await self._warnings(newest, current) if newest else (),
+            isolated=await self._is_isolated(owner) if newest else None,
+            quotas=() if _is_made(attempt, jobs) else await self.reads.quotas(owner.namespace),
+            leftovers=_leftovers(owner, (manifest for children in found for manifest in children)),
+        )
+
+    async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
+        """What rank 0 answers; None while it does not."""
+        running = (pod for pod in pods if pod.get("status", {}).get("phase") == "Running")
+        node_0 = next((pod for pod in running if labels.index_of(pod) == 0), None)
+        page = await self.reads.page(node_0, self.metrics_port, "/progress") if node_0 else None
+        return Progress.read(page) if page else None
+
+    async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
+        """Warnings about a worker job that should have all pods by now, and about the first that its machine holds up.
+
+        What keeps a pod from getting a machine stands in its status.  Events are read from disk, all of the namespace.
+        """
+        created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
+        over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
+        if over or (self.now - created).total_seconds() < self.settings.warnings_after_s:
+            return ()
+        waiting = [pod for pod in pods if has_machine(pod) and pod.get("status", {}).get("phase") == "Pending"]
+        about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
+        found = [await self.reads.warnings(manifest) for manifest in about]
+        return tuple(warning for warnings in found for warning in warnings)
+
+    async def _is_isolated(self, owner: Owner) -> bool:
+        policy = await self.reads.get("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner))
+        selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
+        return selected == {labels.JOB_UID: owner.uid}
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The world as far as a list of all children showed it, with no request for what a list does not show."""
+
+    reads: Reads
+    children: Sequence[Manifest]
+
+    async def profile(self, name: str) -> Manifest | None:
+        return await self.reads.get_shared(API_VERSION, PROFILE_KIND, name)
+
+    async def observe(self, owner: Owner, attempt: int) -> Observed:  # noqa: ARG002
+        own = _of(owner, self.children)
+        jobs, pods = (tuple(each for each in own if each["kind"] == child.kind) for child in (WORKER_JOB, POD))
+        return Observed(worker_jobs=jobs, pods=pods, isolated=None)
+
+
+def _of(owner: Owner, found: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    return tuple(child for child in found if child["metadata"]["labels"].get(labels.JOB_UID) == owner.uid)
+
+
+def _leftovers(owner: Owner, found: Iterable[Manifest]) -> tuple[str, ...]:
+    """Kind and name of what was made for another job of this name; admission keeps others from setting its uid."""
+    uids = ((child, child["metadata"]["labels"].get(labels.JOB_UID)) for child in found)
+    left = (child for child, uid in uids if uid not in {None, owner.uid} and not is_finished(child))
+    return tuple(f"{child['kind']} {child['metadata']['name']}" for child in left)
+
+
+def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:
+    """Whether there is a worker job of `attempt`, or of one that the status does not know yet."""
+    present = (job for job in worker_jobs if "deletionTimestamp" not in job["metadata"])
+    return any(labels.attempt_of(job) >= attempt for job in present)

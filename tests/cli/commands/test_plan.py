@@ -292,5 +292,5 @@ def test_base_model_needs_the_trainers_packages(planned, place, monkeypatch):
 
 
 def test_steps_are_unknown_without_the_trainers_packages(planned, place, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepseek_trainer.data.preparation", None)
+    monkeypatch.setitem(sys.modules, "deepseek_trainer.tasks.language.preparation", None)
     assert planned(job_file(place))[1]["steps"].startswith("unknown")

@@ -1,5 +1,4 @@
 import pytest
-from deepseek_trainer.language import tokenizer as subject
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -7,6 +6,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.tasks.language import tokenizer as subject
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.tokenizer import (
     documents,

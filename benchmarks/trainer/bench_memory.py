@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from learners import a_learner
 
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.budget.estimate import PROGRAM, Setup, memory, needed
 from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.checkpoints.store import CheckpointStore
@@ -176,7 +176,7 @@ def main() -> None:
     print("  ".join(f"{name:>11}" for name in head), "  [MiB]")
     for case in CASES:
         live, default = (in_a_process(case, is_live=is_live) for is_live in (True, False))
-        dimensions = Dimensions.of_architecture(case.architecture)
+        dimensions = scratch_dimensions(case.architecture)
         setup = Setup.of(case.config, is_bf16=case.precision == "BF16", is_cuda=False)
         parts, estimate = memory(dimensions, setup), needed(dimensions, setup) - PROGRAM
         facts = (

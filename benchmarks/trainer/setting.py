@@ -9,7 +9,7 @@ import torch
 from corpora import Corpus
 from torch import nn
 
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.budget.perf import flops_per_token
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.contract.model import Architecture
@@ -44,7 +44,7 @@ class Setting:
     @property
     def flops(self) -> int:
         """Of a token, in PaLM's convention."""
-        return flops_per_token(Dimensions.of_architecture(self.size), self.length, LORA if self.lora else None)
+        return flops_per_token(scratch_dimensions(self.size), self.length, LORA if self.lora else None)
 
     def documents(self, corpus: Corpus) -> int:
         """In a pass: as many as our rows hold on average."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import ENV_METRICS_PORT, ENV_NODE_INDEX, ENV_SCRATCH
@@ -135,7 +135,7 @@ def test_a_rank_that_lacks_memory_has_all_go_on_to_the_losses_of_an_undisturbed_
 
 def test_a_container_that_only_shards_fit_has_the_job_begin_with_them(tmp_path: Path, undisturbed: dict[int, float]):
     run = Run(tmp_path, nodes=1)
-    weights = Dimensions.of_architecture(run.config.model.architecture).parameters
+    weights = scratch_dimensions(run.config.model.architecture).parameters
     assert run.train(limit=2 * 16 * weights - 1) == [0]  # weights, gradients and two moments of two ranks
     (adapted,) = run.events("adapted")
     assert (adapted["step"], adapted["strategy"], adapted["reason"]) == (0, "FSDP", "too large for the memory")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.budget.estimate import Setup, memory
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from support.ranks.gloo import on_ranks
@@ -128,7 +128,7 @@ def test_every_rank_learns_which_one_is_slow_where_none_waits_in_every_layer(
 def test_a_rank_keeps_what_the_estimate_says(stage: int) -> None:
     spec = OptimizationSpec(strategy=f"ZeRO{stage}")
     setup = Setup(1, LENGTH, None, is_bf16=False, is_cuda=False, ranks=2, is_asynchronous=False, optimization=spec)
-    shape = Dimensions.of_architecture(TINY.model_copy(update={"num_layers": LAYERS, "tie_embeddings": False}))
+    shape = scratch_dimensions(TINY.model_copy(update={"num_layers": LAYERS, "tie_embeddings": False}))
     found = memory(shape, setup)
     for rank in on_ranks(2, bytes_kept, stage):
         assert rank == pytest.approx((found.weights, found.gradients, found.moments), rel=0.1)

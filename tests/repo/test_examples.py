@@ -9,7 +9,7 @@ import yaml
 
 from deepseek_operator.api.names import API_VERSION, KIND, PROFILE_KIND
 from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.contract.rules import unknown_fields
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -85,5 +85,5 @@ def test_examples_with_adapters_differ_in_the_method_and_the_length_of_the_run_o
 def test_the_preset_is_the_size_that_it_says_and_spends_its_time() -> None:
     spec = JobSpec.model_validate(JOBS["pretrain-120m"]["spec"])
     assert spec.model.architecture is not None
-    assert Dimensions.of_architecture(spec.model.architecture).parameters == 119_672_064
+    assert scratch_dimensions(spec.model.architecture).parameters == 119_672_064
     assert (spec.optimization.max_minutes, spec.optimization.max_steps, spec.optimization.epochs) == (120, None, None)

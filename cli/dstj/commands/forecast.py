@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from deepseek_trainer import tasks
-from deepseek_trainer.budget.dimensions import Dimensions, refuse_misfit
+from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
+from deepseek_trainer.base_model.misfit import refuse_misfit
+from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import MANY_RECORDS, MethodType
@@ -44,15 +46,15 @@ def mounted(claims: Mapping[str, Path]) -> Iterator[Paths]:
 def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     """Raises ConfigError where the base is missing, of an unknown kind, or cannot be trained as the job asks."""
     if config.model.architecture is not None:
-        return Dimensions.of_architecture(config.model.architecture)
+        return scratch_dimensions(config.model.architecture)
     try:
         from deepseek_trainer.base_model.source import source_model
     except ModuleNotFoundError as error:
         hint = "pip install 'deepseek-training-operator[trainer]'"
         raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
-    found = Dimensions.of_settings(source_model(_base(config, paths))[0])
-    refuse_misfit(config, found)
-    return found
+    settings, _ = source_model(_base(config, paths))
+    refuse_misfit(config, settings)
+    return read_dimensions(settings)
 
 
 def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:

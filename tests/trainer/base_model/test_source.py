@@ -9,7 +9,6 @@ from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.source import prepare_model, read_source
 from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
-from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.model.loading import load_base, load_model
 from deepseek_trainer.worker.vaults import data_vault
@@ -293,15 +292,16 @@ def test_a_file_of_weights_that_is_none_is_refused_while_preparing(tmp_path, tok
 def test_weights_of_every_family_fit_their_own_configuration(tmp_path, kind, changes):
     model = tiny_model(kind, **changes)
     names = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    asked = Dimensions.of_settings(model.config.to_dict())
-    refuse_other_weights(tmp_path, {name: ("model.safetensors", shape) for name, shape in names.items()}, asked)
+    refuse_other_weights(
+        tmp_path, {name: ("model.safetensors", shape) for name, shape in names.items()}, model.config.to_dict()
+    )
 
 
 def test_what_old_releases_saved_beside_the_weights_is_passed_over(tmp_path):
     model = tiny_model()
     found = {name: ("a", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     found["model.layers.0.self_attn.rotary_emb.inv_freq"] = ("a", (4,))
-    refuse_other_weights(tmp_path, found, Dimensions.of_settings(model.config.to_dict()))
+    refuse_other_weights(tmp_path, found, model.config.to_dict())
 
 
 def test_pickle_file_is_refused_before_it_is_read(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.base_model.families import read_dimensions
 from deepseek_trainer.budget.perf import (
     GPUS,
     Yardstick,
@@ -37,13 +37,13 @@ def test_flops_of_a_model_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter:
         logits = model(input_ids=batch.tokens_BT).logits
         logits.sum().backward()
-    found = flops_per_token(Dimensions.of_settings(model.config.to_dict()), 16)
+    found = flops_per_token(read_dimensions(model.config.to_dict()), 16)
     # torch counts neither norms nor the embedding's lookup, and the attention's backward pass with a recomputation.
     assert counter.get_total_flops() / batch.tokens_BT.numel() == pytest.approx(found, rel=0.1)
 
 
 def test_adapters_spare_the_gradients_of_frozen_weights():
-    dimensions = Dimensions.of_settings(tiny_model().config.to_dict())
+    dimensions = read_dimensions(tiny_model().config.to_dict())
     lora = LoraSpec(rank=2)
     full, adapted = flops_per_token(dimensions, 16), flops_per_token(dimensions, 16, lora)
     assert full - adapted == 2 * dimensions.parameters - 6 * dimensions.adapters(lora)
@@ -60,7 +60,7 @@ def test_the_hardware_does_the_forward_pass_of_trained_layers_twice(recompute, f
         model.get_decoder()(input_ids=batch.tokens_BT)
     forward = counter.get_total_flops() / batch.tokens_BT.numel()
     config = job(method={"frozenLayers": frozen_layers}, recompute=recompute)
-    dimensions = Dimensions.of_settings(model.config.to_dict())
+    dimensions = read_dimensions(model.config.to_dict())
     again = hardware_flops(config, dimensions) - flops_per_token(dimensions, 16, frozen_layers=frozen_layers)
     assert again / forward == pytest.approx(expected, rel=0.02)
 
@@ -68,7 +68,7 @@ def test_the_hardware_does_the_forward_pass_of_trained_layers_twice(recompute, f
 @pytest.mark.parametrize("tied", [True, False])
 def test_frozen_layers_need_no_backward_pass_as_torch_counts(tied):
     model, batch = tiny_model(tie_word_embeddings=tied), a_batch(2, 16)
-    dimensions = Dimensions.of_settings(model.config.to_dict())
+    dimensions = read_dimensions(model.config.to_dict())
     counted = []
     for frozen in (None, MethodSpec(frozen_layers=1)):
         trained = trainable(model, frozen or MethodSpec(), 0, torch.device("cpu"), torch.float32)
@@ -81,7 +81,7 @@ def test_frozen_layers_need_no_backward_pass_as_torch_counts(tied):
 
 def test_pairs_cost_the_forward_pass_of_their_reference_as_torch_counts():
     model, batch = tiny_model(), a_batch(2, 16)
-    dimensions = Dimensions.of_settings(model.config.to_dict())
+    dimensions = read_dimensions(model.config.to_dict())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=batch.tokens_BT)
     pairs = job(data={"train": {"claimName": "c"}, "format": "Preference", "sequenceLength": 16})
@@ -90,7 +90,7 @@ def test_pairs_cost_the_forward_pass_of_their_reference_as_torch_counts():
 
 
 def test_mfu_and_hfu_are_shares_of_the_peak_of_all_devices():
-    config, dimensions = job(numProcPerNode=2), Dimensions.of_settings(tiny_model().config.to_dict())
+    config, dimensions = job(numProcPerNode=2), read_dimensions(tiny_model().config.to_dict())
     yardstick = Yardstick.of(H200, config, dimensions)
     flops = flops_per_token(dimensions, 16)
     assert yardstick.mfu(989e12 / flops) == pytest.approx(0.5)
@@ -99,7 +99,7 @@ def test_mfu_and_hfu_are_shares_of_the_peak_of_all_devices():
 
 @pytest.mark.parametrize("name", [None, "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
 def test_what_a_gpu_without_a_known_peak_reaches_is_not_told(name):
-    assert Yardstick.of(name, job(), Dimensions.of_settings(tiny_model().config.to_dict())) is None
+    assert Yardstick.of(name, job(), read_dimensions(tiny_model().config.to_dict())) is None
 
 
 @pytest.mark.parametrize("text", ["h200", "H200", "nvidia h200", "NVIDIA H200"])

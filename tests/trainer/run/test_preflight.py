@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.budget.cgroup import memory_limit
-from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.ladder import climbed
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
@@ -17,7 +17,7 @@ from deepseek_trainer.run.preflight import rungs_to_fit
 from support.builders.loop import TINY, config
 
 CPU = torch.device("cpu")
-CERTAIN = 16 * Dimensions.of_architecture(TINY).parameters  # [bytes]: weights, gradients, two moments
+CERTAIN = 16 * scratch_dimensions(TINY).parameters  # [bytes]: weights, gradients, two moments
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def rungs(tmp_path: Path) -> Callable[..., int]:
 
     def found(job: TrainingConfig, limit: int, device: torch.device = CPU) -> int:
         (tmp_path / "memory.max").write_text(str(limit))
-        return rungs_to_fit(job, Dimensions.of_architecture(TINY), device, tmp_path)
+        return rungs_to_fit(job, scratch_dimensions(TINY), device, tmp_path)
 
     return found
 
@@ -68,7 +68,7 @@ def test_all_processes_of_a_container_share_its_memory(rungs):
 
 
 def test_container_without_a_limit_refuses_nothing(tmp_path):
-    assert rungs_to_fit(config(), Dimensions.of_architecture(TINY), CPU, tmp_path) == 0
+    assert rungs_to_fit(config(), scratch_dimensions(TINY), CPU, tmp_path) == 0
 
 
 def test_a_job_that_shards_alone_can_hold_begins_with_them(rungs):

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from deepseek_trainer.base_model.families import FAMILIES, Rotary, family_of
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor
 from deepseek_trainer.contract.errors import ConfigError
-
-CLASSES: Final = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 _HINT = "give the model as a directory with config.json, safetensors files and tokenizer.json"
 _FIELDS: Final = {  # GGUF metadata below the architecture's name: field of config.json
@@ -58,13 +57,14 @@ _SPLITS: Final = {  # tokenizer.ggml.pre: what cuts text into words; the sources
 def model_config(gguf: GgufFile) -> dict[str, Any]:
     """The content of config.json.  Raises ConfigError where the model is of a kind that we cannot convert."""
     kind = gguf.metadata.get("general.architecture")
-    if kind not in CLASSES:
-        raise ConfigError(f"{gguf.path} holds a {kind} model: {', '.join(CLASSES)} can be trained", hint=_HINT)
+    known = [family.model_type for family in FAMILIES.values() if family.rotary_in_gguf]
+    if kind not in known:
+        raise ConfigError(f"{gguf.path} holds a {kind} model: {', '.join(known)} can be converted", hint=_HINT)
     _refuse_variants(gguf, kind)
     config = {ours: _field(gguf, f"{kind}.{theirs}") for theirs, ours in _FIELDS.items()}
     heads = config["num_attention_heads"]
     return config | {
-        "architectures": [CLASSES[kind]],
+        "architectures": [family_of(kind).model_class],
         "model_type": kind,
         "num_key_value_heads": gguf.metadata.get(f"{kind}.attention.head_count_kv", heads),
         "head_dim": gguf.metadata.get(f"{kind}.attention.key_length", config["hidden_size"] // heads),
@@ -88,8 +88,8 @@ def values(tensor: GgufTensor, config: Mapping[str, Any]) -> npt.NDArray[np.floa
     weight = tensor.dequantized()
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     part = tensor.name.split(".")[-2]
-    # llama.cpp interleaves the halves of each rotated head, for Llama only (convert_hf_to_gguf.py, permute).
-    return _unpermuted(weight, heads[part]) if config["model_type"] == "llama" and part in heads else weight
+    is_interleaved = family_of(config["model_type"]).rotary_in_gguf is Rotary.INTERLEAVED
+    return _unpermuted(weight, heads[part]) if is_interleaved and part in heads else weight
 
 
 def tokenizer_files(gguf: GgufFile) -> dict[str, bytes]:

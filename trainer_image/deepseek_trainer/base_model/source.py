@@ -16,12 +16,13 @@ import numpy as np
 
 from deepseek_trainer.base_model import gguf_model
 from deepseek_trainer.base_model.digest import digest_of, file_digests, listing_digest
+from deepseek_trainer.base_model.families import FAMILIES, family_of, read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
-from deepseek_trainer.base_model.gguf_model import CLASSES
 from deepseek_trainer.base_model.headers import refuse_other_weights, weights_in
+from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
-from deepseek_trainer.budget.dimensions import Dimensions, refuse_misfit
+from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.model import BaseModelSource
@@ -56,7 +57,7 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     source = _existing(_base(config), paths)
     target = prepared_model(config, paths)
     if target.exists():
-        refuse_misfit(config, dimensions_of(config, paths, vault))
+        refuse_misfit(config, _prepared_settings(target, vault))
         return target
     with committed(target) as directory:
         write = _prepare_gguf if source.is_file() else _prepare_directory
@@ -67,8 +68,8 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
 def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensions:
     """Of the model from scratch, or of the prepared base."""
     if config.model.architecture is not None:
-        return Dimensions.of_architecture(config.model.architecture)
-    return Dimensions.of_settings(json.loads(bytes(vault.read(prepared_model(config, paths) / CONFIG))))
+        return scratch_dimensions(config.model.architecture)
+    return read_dimensions(_prepared_settings(prepared_model(config, paths), vault))
 
 
 def prepared_model(config: TrainingConfig, paths: Paths) -> Path:
@@ -106,6 +107,11 @@ def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | Non
     return None if config.model.base is None else read_source(prepared_model(config, paths), vault).sha256
 
 
+def _prepared_settings(directory: Path, vault: Vault) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(bytes(vault.read(directory / CONFIG)))
+    return settings
+
+
 def _base(config: TrainingConfig) -> BaseModelSource:
     assert config.model.base is not None, "a model from scratch has no source"
     return config.model.base
@@ -132,7 +138,7 @@ def _prepare_gguf(source: Path, job: TrainingConfig, directory: Path, vault: Vau
     gguf = open_gguf(source)
     config, tokenizer = gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
     _check_vocabulary(config, tokenizer)
-    refuse_misfit(job, Dimensions.of_settings(config))
+    refuse_misfit(job, config)
     vault.write(directory / "model.safetensors", stream(_entries(gguf, config)))
     _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, ("model.safetensors",)))
 
@@ -140,7 +146,7 @@ def _prepare_gguf(source: Path, job: TrainingConfig, directory: Path, vault: Vau
 def _prepare_directory(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
     base = _base(job)
     config, tokenizer, weights = _checked_directory(source)
-    refuse_misfit(job, Dimensions.of_settings(config))
+    refuse_misfit(job, config)
     digests = file_digests(source)
     digest = _verified(base, listing_digest(digests))
     for name in weights:
@@ -176,19 +182,17 @@ def _checked_directory(source: Path) -> tuple[dict[str, Any], dict[str, bytes], 
     """Configuration, tokenizer files and names of the weight files of a model that can be trained."""
     weights = _weight_files(source)
     config = _json(source, CONFIG)
-    kind = config.get("model_type")
     if "auto_map" in config:
         raise ConfigError(
             f"{source} brings code of its own (auto_map), which is never run",
-            hint=f"models of type {', '.join(CLASSES)} need none",
+            hint=f"models of type {', '.join(FAMILIES)} need none",
         )
-    if kind not in CLASSES:
-        raise ConfigError(f"{source} is a {kind} model", hint=f"models of type {', '.join(CLASSES)} can be trained")
+    family_of(config.get("model_type"), str(source))
     if "quantization_config" in config:
         raise ConfigError(f"{source} is quantised: its weights cannot be trained", hint="give the unquantised model")
     tokenizer = _tokenizer_files(source)
     _check_vocabulary(config, tokenizer)
-    refuse_other_weights(source, weights_in(source, weights), Dimensions.of_settings(config))
+    refuse_other_weights(source, weights_in(source, weights), config)
     return config, tokenizer, weights
 
 

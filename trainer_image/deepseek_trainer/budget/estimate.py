@@ -8,10 +8,11 @@ Shapes: B rows in a micro-batch, T tokens in a row, D width, V vocabulary.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from deepseek_trainer.budget.dimensions import LINEAR, Dimensions, targets_of
+from deepseek_trainer.budget.dimensions import ATTENDED, Dimensions, Linear
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import NF4_BLOCK, LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
@@ -21,12 +22,6 @@ BF16: Final = 2
 OF_PAIRS: Final = 3 * FP32  # [bytes] of a logit of pairs: log-softmax, its gradient, and that of the logit
 ZERO_BUCKET: Final = 1 << 23  # gradients that DeepSpeed sends at once, in fp32
 PROGRAM: Final = 520 << 20  # [bytes]: private pages of Python, torch and transformers before a model, as measured
-
-# From which tensor a linear layer of a block reads.
-_INPUT_OF: Final = {
-    "q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "heads",
-    "gate_proj": "feed-forward", "up_proj": "feed-forward", "down_proj": "product",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +218,7 @@ def _block(d: Dimensions, setup: Setup, width: int) -> int:
 
     Norms and dropout, two of each; gate, its SiLU and up; inputs of linear layers.
     """
-    normed = (d.heads + d.key_value_heads) * d.head_dim if d.has_head_norms else 0
+    normed = (d.heads + d.key_value_heads) * d.head_dim if d.head_norms else 0
     head_norms = normed * (FP32 if setup.lora else FP32 + width)
     added = 2 * (_norm(d, setup) + _noise(d, setup, width))
     return added + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
@@ -242,19 +237,23 @@ def _norm(d: Dimensions, setup: Setup) -> int:
 def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
     """[bytes] a token kept for the gradients of weights of linear layers.
 
-    Layers with the same input share it, unless autocast or dropout makes each a copy of its own.  The input of o_proj
-    is the result of attention, which is kept anyway.
+    Layers that read the same tensor share it, unless autocast or dropout makes each a copy of its own.
     """
     if setup.lora is None:
-        kept = LINEAR if setup.is_bf16 else ("q_proj", "gate_proj", "down_proj")
-        return width * sum(d.linear[name][0] for name in kept if name != "o_proj")
-    targets, rank = targets_of(setup.lora), setup.lora.rank
+        return width * _read(d.linear, is_shared=not setup.is_bf16)
+    targets, rank = d.targets(setup.lora), setup.lora.rank
     if not setup.is_bf16 and not setup.lora.dropout:
-        sources = {_INPUT_OF[name]: d.linear[name][0] for name in targets if name != "o_proj"}
-        return width * (sum(sources.values()) + rank * len(targets))
+        return width * (_read(targets, is_shared=True) + rank * len(targets))
     # Dropout keeps what it multiplied with: of CUDA's a bool, of the CPU's an FP32 number.
     noise = (1 if setup.is_cuda else FP32) if setup.lora.dropout else 0
-    return sum((width + noise) * d.linear[name][0] + width * rank for name in targets)
+    return sum((width + noise) * layer.inputs + width * rank for layer in targets)
+
+
+def _read(layers: Sequence[Linear], *, is_shared: bool) -> int:
+    """Widths of the tensors that `layers` read, of a shared one once; without the result of attention."""
+    read = [layer for layer in layers if layer.reads != ATTENDED]
+    widths = {layer.reads if is_shared else layer.path: layer.inputs for layer in read}
+    return sum(widths.values())
 
 
 def _logits(d: Dimensions, setup: Setup) -> int:

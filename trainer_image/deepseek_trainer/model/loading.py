@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from deepseek_trainer.base_model.gguf_model import CLASSES
+from deepseek_trainer.base_model.families import family_of, scratch_settings
 from deepseek_trainer.base_model.source import CONFIG, prepared_model, read_source
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
@@ -51,7 +51,7 @@ def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32)
     weights: dict[str, Tensor] = {}
     for name in read_source(directory, vault).weights:
         weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
-    kind = getattr(transformers, CLASSES[settings["model_type"]])
+    kind = getattr(transformers, family_of(settings["model_type"]).model_class)
     model, loading = kind.from_pretrained(
         None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
     )
@@ -71,13 +71,7 @@ def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> 
         torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=architecture.vocab_size,
-                hidden_size=architecture.hidden_size,
-                intermediate_size=architecture.intermediate_size,
-                num_hidden_layers=architecture.num_layers,
-                num_attention_heads=architecture.num_heads,
-                num_key_value_heads=architecture.num_key_value_heads or architecture.num_heads,
-                tie_word_embeddings=architecture.tie_embeddings,
+                **scratch_settings(architecture),
                 max_position_embeddings=max_positions,
                 bos_token_id=None,
                 eos_token_id=None,

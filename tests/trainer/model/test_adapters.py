@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from deepseek_trainer.base_model.families import FAMILIES, last_names
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import LoraSpec
-from deepseek_trainer.model.adapters import adapter_state, linear_names, merged, with_adapters
+from deepseek_trainer.model.adapters import adapter_state, merged, with_adapters
 from deepseek_trainer.model.loading import count_parameters, trainable_parameters
 from deepseek_trainer.model.nf4 import quantise
 from deepseek_trainer.tasks.language.loss import causal_loss
@@ -82,7 +83,7 @@ def test_merging_refuses_weights_that_are_not_finite():
 
 def test_all_linear_puts_an_adapter_on_every_linear_layer_but_the_head():
     adapted = adapter_state(with_adapters(tiny_model(), LoraSpec(target_modules=("all-linear",)), seed=0))
-    assert {name.split(".")[-3] for name in adapted} == set(linear_names(tiny_model()))
+    assert {name.split(".")[-3] for name in adapted} == set(last_names(FAMILIES["llama"].linear))
     assert "lm_head" not in "".join(adapted)
 
 

@@ -7,8 +7,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from deepseek_trainer.base_model.families import last_names
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
+from deepseek_trainer.model.blocks import family
 from deepseek_trainer.model.nf4 import compute_dtype, dequantise
 
 _PROBE = 32  # [tokens] compared before and after merging
@@ -68,12 +70,6 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return complete
 
 
-def linear_names(model: nn.Module) -> list[str]:
-    """Last names of the linear layers that can get an adapter: what `targetModules` may hold."""
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    return sorted(linear - {"lm_head"})  # often tied to the input embedding, which a merge would change too
-
-
 def _probe(model: nn.Module) -> Tensor:
     """Logits for a few tokens of the vocabulary, fp32."""
     device = next(model.parameters()).device
@@ -83,7 +79,10 @@ def _probe(model: nn.Module) -> Tensor:
 
 
 def _targets(model: PreTrainedModel, spec: LoraSpec) -> list[str]:
-    known = linear_names(model)
+    """Last names of linear layers; the head is none of them: it is often tied to the embedding, and a merge would
+    change both.
+    """
+    known = last_names(family(model).linear_for("method.type LoRA"))
     if spec.target_modules == (ALL_LINEAR,):
         return known
     if unknown := [name for name in spec.target_modules if name not in known]:

@@ -10,16 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.blocks import embedding, residual_layers
 
 
 def drop_out(model: nn.Module, rate: float) -> None:
     """Have `model` zero this share of those elements at random while it trains, and scale up the others."""
     if not rate:
         return
-    decoder: Any = transformer(model).get_decoder()
-    added = [module for layer in decoder.layers for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
-    for module in (decoder.embed_tokens, *added):
+    for module in (embedding(model), *residual_layers(model, "optimization.dropout")):
         module.register_forward_hook(partial(_dropped, rate))
 
 

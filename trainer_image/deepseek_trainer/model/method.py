@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.model.adapters import with_adapters
+from deepseek_trainer.model.blocks import blocks, embedding
 from deepseek_trainer.model.nf4 import quantise
 
 
@@ -29,12 +30,12 @@ def trainable(
 
 
 def freeze(model: PreTrainedModel, count: int) -> None:
-    """Keep the input embedding, a head that is tied to it, and the first `count` decoder layers as they are."""
-    layers = model.get_decoder().layers
+    """Keep the embedding, a head that is tied to it, and the first `count` blocks as they are."""
+    layers = blocks(model)
     if count >= len(layers):
         raise ConfigError(
             f"method.frozenLayers={count}: the model has {len(layers)} decoder layers, and one at least is trained",
             hint=f"at most {len(layers) - 1}, or train adapters: method.type: LoRA",
         )
-    for module in (model.get_input_embeddings(), *layers[:count]):
+    for module in (embedding(model), *layers[:count]):
         module.requires_grad_(False)

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from deepseek_trainer.model.blocks import linear_layers
+
 
 def quantise(model: PreTrainedModel, device: torch.device, compute_dtype: torch.dtype) -> None:
-    """Put the decoder's linear layers into NF4 on `device`, in place; head, embeddings and norms stay as they are.
+    """Put the blocks' linear layers into NF4 on `device`, in place; head, embeddings and norms stay as they are.
 
     `model` is on the CPU and quantised there, so that all ranks and devices get the same bytes, and a
     GPU never holds more of the base than one device needs.  Layers compute in `compute_dtype`.
     """
-    for parent, name, layer in _linear_layers(model.get_decoder()):
-        setattr(parent, name, _quantised(layer, device, compute_dtype))
+    for block, path in linear_layers(model, "method.type QLoRA"):
+        layer: Any = block.get_submodule(path)
+        block.set_submodule(path, _quantised(layer, device, compute_dtype))
 
 
 def dequantise(model: nn.Module) -> None:

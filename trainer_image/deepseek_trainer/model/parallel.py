@@ -14,7 +14,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.nn.parallel import DistributedDataParallel
 
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
-from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.blocks import blocks
 from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.worker.distributed import World
 
@@ -28,9 +28,9 @@ def spread(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> nn.
     offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if optimization.offload else OffloadPolicy()
     shard = partial(fully_shard, mesh=mesh, offload_policy=offload)
     for frozen in loss.frozen:
-        for module in (*_layers(frozen.model), frozen):
+        for module in (*blocks(frozen.model), frozen):
             shard(module, reshard_after_forward=True)
-    layers = [shard(layer) for layer in _layers(loss.model)]
+    layers = [shard(layer) for layer in blocks(loss.model)]
     # Weights change between passes, by steps and averages: none may stay gathered.
     root = shard(loss, reshard_after_forward=True)
     # By itself FSDP gathers ahead in the order of all forward passes, of which a rank that answers prompts has its own.
@@ -64,9 +64,3 @@ def whole(spread: nn.Module) -> Iterator[None]:
         for module in sharded:
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
-
-
-def _layers(model: Any) -> list[nn.Module]:
-    """The decoder's layers, which all models that can be loaded name alike."""
-    decoder: Any = transformer(model).get_decoder()
-    return [*decoder.layers]

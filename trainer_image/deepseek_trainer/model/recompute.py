@@ -1,14 +1,15 @@
 """Memory for time: activations that the backward pass computes again."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from deepseek_trainer.contract.optimization import Recompute
-from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.blocks import blocks
 
 _ATEN: Final = torch.ops.aten
 KEPT: Final = frozenset(
@@ -25,13 +26,23 @@ KEPT: Final = frozenset(
 
 
 def recompute_activations(model: nn.Module, recompute: Recompute) -> None:
-    """Have `model`'s decoder layers keep less between the passes; nothing else changes, dropout neither."""
+    """Have `model`'s blocks keep less between the passes; nothing else changes, dropout neither."""
     if recompute is Recompute.NONE:
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if recompute is Recompute.SELECTIVE:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    transformer(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    for block in blocks(model):
+        # `forward`, for whoever shards a block hooks into its calls, and they shall not be made again.
+        block.forward = partial(_forward, block, block.forward, options)
+
+
+def _forward(
+    block: nn.Module, forward: Callable[..., Any], options: dict[str, Any], *inputs: Any, **settings: Any
+) -> Any:
+    if not block.training:
+        return forward(*inputs, **settings)
+    return checkpoint(forward, *inputs, **options, **settings)
 
 
 def _policy(_: Any, operator: Any, *__: Any, **___: Any) -> CheckpointPolicy:

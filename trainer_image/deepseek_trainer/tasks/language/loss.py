@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
+from deepseek_trainer.model.blocks import head
 from deepseek_trainer.model.compiling import compiled
 from deepseek_trainer.model.cross_entropy import summed_cross_entropy
 from deepseek_trainer.model.loading import transformer
@@ -30,7 +31,7 @@ class TokenLoss(Loss[TokenBatch]):
         inner: Any = transformer(model)
         # Beside the model's own, which also generates: each new length would be compiled anew.
         self._decoder = compiled(inner.get_decoder()) if optimization.compile else None
-        self.uncalled = (inner.get_output_embeddings(),)
+        self.uncalled = (head(model),)
 
 
 class CausalLoss(TokenLoss):
@@ -115,7 +116,7 @@ def learned(
         attention_mask=block_causal_mask(there.document_ids_BT),
         use_cache=False,
     ).last_hidden_state
-    return inner.get_output_embeddings(), hidden_BTD.flatten(0, 1)[there.learned_N], there
+    return head(model), hidden_BTD.flatten(0, 1)[there.learned_N], there
 
 
 def head_loss(

@@ -128,7 +128,7 @@ def test_every_alert_is_explained_and_leads_to_what_to_do(rule: dict[str, Any]) 
 def test_the_failure_alert_knows_every_reason_with_which_a_started_job_fails() -> None:
     (rule,) = (rule for rule in ALERTS if rule["alert"] == "DeepSeekJobFailed")
     source = inspect.getsource(decide)
-    given = re.findall(r'_gave_up\(s, status, "(\w+)"|reason, limit = "(\w+)"', source)
+    given = re.findall(r'_gave_up\(facts, status, "(\w+)"|reason, limit = "(\w+)"', source)
     assert {first or second for first, second in given} == set(
         re.findall(r'reason=~"(.*?)"', rule["expr"])[0].split("|")
     )

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.spec import ProfileSpec
 from deepseek_operator.objects.observed import Owner
@@ -30,7 +31,7 @@ def validate(arguments: Namespace) -> int:
 def render(arguments: Namespace) -> int:
     """The objects of one attempt, in the order in which the operator applies them."""
     job = load_job(Path(arguments.file), *([Path(arguments.profile)] if arguments.profile else []))
-    made = children(
+    blueprint = Blueprint(
         job.spec,
         Owner(job.namespace, job.name, arguments.uid),
         _profile(job),
@@ -38,7 +39,7 @@ def render(arguments: Namespace) -> int:
         attempt=arguments.attempt,
         job_labels=job.manifest["metadata"].get("labels") or {},
     )
-    write_yaml(made, sys.stdout)
+    write_yaml(children(blueprint), sys.stdout)
     return ExitCode.DONE
 
 

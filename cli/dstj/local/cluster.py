@@ -105,7 +105,7 @@ class LocalCluster:
         pods = tuple(pod for job in (*self._jobs, *self._leaving) for pod in job.pods)
         running = [job for job in self._jobs if not job.has_ended]
         progress = await _progress(running[-1].ports.metrics[0]) if running else None
-        return Observed(jobs, pods, progress=progress)
+        return Observed(worker_jobs=jobs, pods=pods, progress=progress)
 
     async def apply(self, manifest: Manifest) -> None:
         """Objects that only mean something to other machines (Service, NetworkPolicy, ...) need nothing here."""

@@ -71,13 +71,13 @@ class ChildWatch:
         query = {"labelSelector": self._label, **fields}
         async for event in self._api.watch(self._path, self._version, accept=shown, **query):
             self._version = event["object"]["metadata"]["resourceVersion"]
-            self._tell(event["type"], event["object"])
+            self._wake(event["type"], event["object"])
 
     async def _newest(self) -> str:
         found = await self._api.request("GET", self._path, {"labelSelector": self._label, "limit": "1"})
         return str(found["metadata"]["resourceVersion"])
 
-    def _tell(self, type_: str, child: Manifest) -> None:
+    def _wake(self, type_: str, child: Manifest) -> None:
         if type_ == "BOOKMARK":
             return
         meta = child["metadata"]

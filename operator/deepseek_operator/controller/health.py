@@ -19,21 +19,21 @@ class Health:
     clock: Callable[[], float]
     oldest_s: Callable[[], float]  # of the queue
     tick_s: float  # seconds between two lists
-    _told: dict[OwnerKey, str] = field(default_factory=dict)
-    _untold: Mapping[OwnerKey, str] = field(default_factory=dict)
+    _heard: dict[OwnerKey, str] = field(default_factory=dict)
+    _unheard: Mapping[OwnerKey, str] = field(default_factory=dict)
     _deaf: int = 0
     _ticked: float | None = None
 
-    def told(self, key: OwnerKey, version: str) -> None:
+    def heard(self, key: OwnerKey, version: str) -> None:
         """A watch event told of `version` of the training job."""
-        self._told[key] = version
+        self._heard[key] = version
 
     def listed(self, versions: Mapping[OwnerKey, str]) -> tuple[OwnerKey, ...]:
         """Keys among all those that exist whose present version no event has told of since the last list."""
-        self._told = {key: version for key, version in self._told.items() if key in versions}
-        untold = {key: version for key, version in versions.items() if self._told.get(key) != version}
-        missed = tuple(key for key, version in untold.items() if self._untold.get(key) == version)
-        self._untold = untold
+        self._heard = {key: version for key, version in self._heard.items() if key in versions}
+        unheard = {key: version for key, version in versions.items() if self._heard.get(key) != version}
+        missed = tuple(key for key, version in unheard.items() if self._unheard.get(key) == version)
+        self._unheard = unheard
         self._deaf = self._deaf + 1 if missed else 0
         return missed
 

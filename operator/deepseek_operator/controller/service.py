@@ -108,7 +108,7 @@ class Operator:
         self._snapshot.saw(sighting)
         self._cluster.saw(sighting)
         if sighting.is_owner:
-            self.health.told(sighting.key, sighting.version)
+            self.health.heard(sighting.key, sighting.version)
         if not self._cluster.is_echo(sighting):
             self._queue.add(sighting.key)
 

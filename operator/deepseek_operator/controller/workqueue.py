@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from deepseek_operator.controller import metrics
-from deepseek_operator.controller.slots import Slots
+from deepseek_operator.controller.semaphore import DeadlineSemaphore
 from deepseek_operator.objects.observed import OwnerKey
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class WorkQueue:
         luck: Callable[[], float] = random.random,
     ) -> None:
         self._work, self._clock, self._wait, self._luck = work, clock, wait, luck
-        self._slots = Slots(concurrency)
+        self._semaphore = DeadlineSemaphore(concurrency)
         self._wake: dict[OwnerKey, asyncio.Event] = {}
         self._tasks: dict[OwnerKey, asyncio.Task[None]] = {}
         self._due: dict[OwnerKey, float] = {}
@@ -113,7 +113,7 @@ class WorkQueue:
         """One pass: seconds until the next one, and failures in a row."""
         self._due[key] = self._clock()
         try:
-            async with self._slots.one(self._due[key] + (0 if is_new else PATIENCE_S)):
+            async with self._semaphore.held(self._due[key] + (0 if is_new else PATIENCE_S)):
                 return await self._timed(key), 0
         except Exception as error:
             delay = backoff(failures + 1, self._luck())

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from deepseek_operator.api.isolation import Isolation
 from deepseek_operator.jobs import labels
-from deepseek_operator.jobs.blueprint import profile_mismatch, worker_job_name
+from deepseek_operator.jobs.blueprint import Blueprint, profile_mismatch, worker_job_name
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import running_seconds
@@ -23,7 +23,7 @@ _UNVERIFIED = "the policy is applied; only a network plugin that supports Networ
 
 
 @dataclass(frozen=True)
-class Situation:
+class Facts:
     job: TrainingJob
     observed: Observed
     settings: Settings
@@ -110,10 +110,8 @@ class Situation:
     @cached_property
     def children(self) -> tuple[Manifest, ...]:
         """All that the current attempt, or the first one, needs; its worker job is last."""
-        attempt = max(1, self.attempt)
-        return children(
-            self.job.spec, self.job.owner, self.profile, self.settings, attempt=attempt, job_labels=self.job.labels
-        )
+        job, attempt = self.job, max(1, self.attempt)
+        return children(Blueprint(job.spec, job.owner, self.profile, self.settings, attempt, job.labels))
 
     @property
     def supports(self) -> tuple[Manifest, ...]:

@@ -107,15 +107,15 @@ def _pod_failure(pod: Manifest) -> AttemptFailure | None:
         return None
     disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
     terminated = terminated or {}
-    told = contract.Failure.read(terminated.get("message") or "")
+    words = contract.Failure.read(terminated.get("message") or "")
     return AttemptFailure(
-        reason=told.reason
+        reason=words.reason
         or (disruption and disruption[0])
         or terminated.get("reason")
         or status.get("reason")
         or "Error",
-        message=told.message or (disruption and disruption[1]) or status.get("message") or "",
-        rank=told.rank,
+        message=words.message or (disruption and disruption[1]) or status.get("message") or "",
+        rank=words.rank,
         node=index_of(pod),
         exit_code=terminated.get("exitCode"),
         pod_name=pod["metadata"]["name"],

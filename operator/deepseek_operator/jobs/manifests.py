@@ -7,41 +7,30 @@ Names start with `dstj-` (those of worker jobs end in `-a<attempt>`), so that a 
 like someone's Service or NetworkPolicy cannot take it over.
 """
 
-from collections.abc import Mapping
-
 from deepseek_operator.api.isolation import Isolation
 from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.network import network_policy
-from deepseek_operator.jobs.spec import JobSpec, ProfileSpec, VolumeRetention
+from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.jobs.worker_job import worker_job
 from deepseek_operator.objects.observed import Manifest, Owner
-from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
 
 
-def children(
-    spec: JobSpec,
-    owner: Owner,
-    profile: ProfileSpec | None,
-    settings: Settings,
-    *,
-    attempt: int,
-    job_labels: Mapping[str, str],
-) -> tuple[Manifest, ...]:
-    """All objects that `attempt` (1, 2, ...) needs, in the order in which they are applied; the worker job is last."""
-    blueprint = Blueprint(spec, owner, profile, settings, attempt, job_labels)
+def children(blueprint: Blueprint) -> tuple[Manifest, ...]:
+    """All objects that the attempt needs, in the order in which they are applied; the worker job is last."""
+    spec, owner = blueprint.spec, blueprint.owner
     meta = _metadata(owner, blueprint.child_name)
     made = [_service_account(meta)]
     if spec.network.isolation is Isolation.ISOLATED:
         made.append(network_policy(blueprint, meta))
     made.append(_service(blueprint, meta))
     # Only once: a claim that vanished later took the checkpoints along, which a person must see.
-    if attempt == 1 and spec.checkpoint.volume.claim_name is None:
+    if blueprint.attempt == 1 and spec.checkpoint.volume.claim_name is None:
         made.append(_claim(blueprint, meta))
     job_meta = _metadata(owner, blueprint.worker_job_name)
-    job_meta["labels"] |= {labels.ATTEMPT: str(attempt)} | labels.of_queue(job_labels)
+    job_meta["labels"] |= {labels.ATTEMPT: str(blueprint.attempt)} | labels.of_queue(blueprint.job_labels)
     return (*made, worker_job(blueprint, job_meta))
 
 

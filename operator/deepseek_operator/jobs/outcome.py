@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from deepseek_operator.api.conditions import Condition, merged
 from deepseek_operator.jobs.status import ConditionType, JobStatus, LastFailure, Phase
@@ -32,8 +32,8 @@ class Outcome:
     isolation: tuple[str, str, str] | None = None  # status, reason, message of NetworkIsolated; None: as before
 
 
-def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, **plan: Any) -> JobPlan:
-    """The plan whose status is `status` with `outcome` in phase, message, clock and conditions."""
+def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: datetime) -> JobPlan:
+    """A plan that reports `outcome` and does nothing else: `status` with its phase, message, clock and conditions."""
     message = outcome.message[:MAX_MESSAGE]
     status = _clocked(status, outcome.phase, now).model_copy(
         update={
@@ -43,7 +43,7 @@ def told(job: TrainingJob, status: JobStatus, outcome: Outcome, now: datetime, *
             "conditions": merged(status.conditions, _conditions(job, status, outcome, message, now)),
         }
     )
-    return Plan(status, notices=_notices(job.status, status, outcome, message), **plan)
+    return Plan(status, notices=_notices(job.status, status, outcome, message))
 
 
 def running_seconds(status: JobStatus, now: datetime) -> int:
@@ -126,10 +126,10 @@ def _checkpoint(status: JobStatus) -> tuple[str, str, str]:
 
 
 def _notices(before: JobStatus, after: JobStatus, outcome: Outcome, message: str) -> tuple[Notice, ...]:
-    told = []
+    notices = []
     if failure := _storage_failure(before, after):
-        told.append(Notice(ConditionType.STORAGE_FAILING, failure.message, "Warning"))
+        notices.append(Notice(ConditionType.STORAGE_FAILING, failure.message, "Warning"))
     running = before.condition(ConditionType.RUNNING)
     if (before.phase, running and running.reason) != (outcome.phase, outcome.reason):
-        told.append(Notice(outcome.reason, message, "Warning" if outcome.is_warning else "Normal"))
-    return tuple(told)
+        notices.append(Notice(outcome.reason, message, "Warning" if outcome.is_warning else "Normal"))
+    return tuple(notices)

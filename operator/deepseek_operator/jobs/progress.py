@@ -35,8 +35,8 @@ def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Progress | No
     """The last progress of an attempt that is over: node 0 leaves it in its termination message, if it could."""
     of_node_0 = (pod for pod in pods if attempt_of(pod) == attempt and index_of(pod) == 0)
     ends = sorted((end for pod in of_node_0 for end in _ends(pod)), key=lambda end: str(end.get("finishedAt", "")))
-    told = (Progress.read(end.get("message") or "") for end in reversed(ends))
-    return next((progress for progress in told if progress and progress.stage is not None), None)
+    left = (Progress.read(end.get("message") or "") for end in reversed(ends))
+    return next((progress for progress in left if progress and progress.stage is not None), None)
 
 
 def _ends(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:

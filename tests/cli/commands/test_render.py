@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
@@ -27,7 +28,7 @@ def test_render_prints_what_the_operator_applies(rendered):
     path, text = rendered("--uid", "u-1", "--attempt", "2", trainer={"image": IMAGE})
     job = load_job(path)
     owner = Owner("default", "tiny", "u-1")
-    wanted = children(job.spec, owner, None, Settings(), attempt=2, job_labels={})
+    wanted = children(Blueprint(job.spec, owner, None, Settings(), attempt=2, job_labels={}))
     assert list(yaml.safe_load_all(text)) == list(wanted)
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.failure import failure_of, job_condition
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
@@ -20,7 +21,7 @@ PROFILE = ProfileSpec(image=f"trainer@sha256:{64 * 'a'}")
 def a_worker_job(nodes=2, attempt=3, **changes):
     spec = JobSpec.model_validate(a_job(trainer__numNodes=nodes, **changes)["spec"])
     owner = Owner("ml", "tiny", "u-1")
-    job = children(spec, owner, PROFILE, Settings(), attempt=attempt, job_labels={})[-1]
+    job = children(Blueprint(spec, owner, PROFILE, Settings(), attempt, job_labels={}))[-1]
     job["metadata"]["uid"] = "j-1"
     return job
 

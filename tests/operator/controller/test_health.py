@@ -14,14 +14,14 @@ def a_health(time: FakeTime, oldest_s: float = 0) -> Health:
 def test_an_operator_that_hears_everything_is_healthy() -> None:
     health = a_health(FakeTime())
     for version in ("1", "2", "3", "4", "5"):
-        health.told(A, version)
+        health.heard(A, version)
         assert health.listed({A: version}) == ()
     assert health.problems() == ()
 
 
-def test_what_no_event_told_of_is_found_by_the_second_list() -> None:
+def test_what_no_event_reported_is_found_by_the_second_list() -> None:
     health = a_health(FakeTime())
-    health.told(A, "1")
+    health.heard(A, "1")
     assert health.listed({A: "1", B: "7"}) == ()
     assert health.listed({A: "1", B: "7"}) == (B,)
 
@@ -29,7 +29,7 @@ def test_what_no_event_told_of_is_found_by_the_second_list() -> None:
 def test_an_event_that_comes_between_two_lists_is_in_time() -> None:
     health = a_health(FakeTime())
     assert health.listed({A: "2"}) == ()
-    health.told(A, "2")
+    health.heard(A, "2")
     assert health.listed({A: "2"}) == ()
 
 
@@ -38,7 +38,7 @@ def test_deafness_is_a_reason_to_restart_and_hearing_again_ends_it() -> None:
     for _ in range(4):
         health.listed({A: "1"})
     assert "no watch event" in health.problems()[0]
-    health.told(A, "1")
+    health.heard(A, "1")
     health.listed({A: "1"})
     assert health.problems() == ()
 

@@ -34,6 +34,12 @@ LOST = a_lost_pod(1)
 PEER_GONE = a_pod(0, "Failed", **terminated(75, '{"reason": "PeerGone"}'))
 EXIT = {code: (a_pod(0, "Failed", **terminated(code)),) for code in (1, 64, 143)}
 
+NO_PODS = Observed(worker_jobs=(a_worker_job(),))
+TWO_READY = Observed(worker_jobs=(a_worker_job(),), pods=TWO_PODS)
+RETRYABLE = Observed(worker_jobs=(FAILED_JOB,), pods=EXIT[1])
+HOPELESS = Observed(worker_jobs=(FAILED_JOB,), pods=EXIT[64])
+COMPLETE = Observed(worker_jobs=(a_worker_job(conditions=("Complete",)),))
+
 
 def a_status(phase: Phase | None, attempt: int = 1, **fields: Any) -> JobStatus:
     return JobStatus(phase=phase, attempt=attempt, **fields)
@@ -48,8 +54,7 @@ def plan_for(
     )
 
 
-def done(plan: Plan) -> tuple[str, str, int]:
-    """Phase, reason, attempt."""
+def phase_reason_attempt(plan: Plan) -> tuple[str, str, int]:
     running = plan.status.condition("Running")
     assert running is not None
     return str(plan.status.phase), running.reason, plan.status.attempt
@@ -68,120 +73,108 @@ def deleted(plan: Plan) -> list[str]:
     [
         pytest.param(a_status(None, 0), Observed(), ("Pending", "CreatingWorkers", 0), id="new"),
         pytest.param(
-            a_status(Phase.PENDING, 0),
-            Observed((a_worker_job(),)),
-            ("Starting", "PodsStarting", 1),
-            id="job-seen-attempt-counted",
+            a_status(Phase.PENDING, 0), NO_PODS, ("Starting", "PodsStarting", 1), id="job-seen-attempt-counted"
         ),
         pytest.param(
             a_status(Phase.STARTING),
-            Observed((a_worker_job(suspend=True),)),
+            Observed(worker_jobs=(a_worker_job(suspend=True),)),
             ("Queued", "WaitingForQueue", 1),
             id="queued",
         ),
         pytest.param(
             a_status(Phase.STARTING),
-            Observed((a_worker_job(),), TWO_PODS[:1]),
+            Observed(worker_jobs=(a_worker_job(),), pods=TWO_PODS[:1]),
             ("Starting", "PodsStarting", 1),
             id="half-ready",
         ),
-        pytest.param(
-            a_status(Phase.STARTING), Observed((a_worker_job(),), TWO_PODS), ("Running", "AllNodesReady", 1), id="ready"
-        ),
+        pytest.param(a_status(Phase.STARTING), TWO_READY, ("Running", "AllNodesReady", 1), id="ready"),
         pytest.param(
             a_status(Phase.RUNNING),
-            Observed((a_worker_job(),), (a_pod(0), a_pod(1, "Succeeded"))),
+            Observed(worker_jobs=(a_worker_job(),), pods=(a_pod(0), a_pod(1, "Succeeded"))),
             ("Running", "AllNodesReady", 1),
             id="one-pod-is-done-first",
         ),
         pytest.param(
             a_status(Phase.RUNNING),
-            Observed((a_worker_job(conditions=("FailureTarget",)),), TWO_PODS),
+            Observed(worker_jobs=(a_worker_job(conditions=("FailureTarget",)),), pods=TWO_PODS),
             ("Starting", "PodsStopping", 1),
             id="failing",
         ),
         pytest.param(
             a_status(Phase.RUNNING),
-            Observed((a_worker_job(),), (a_pod(0), LOST)),
+            Observed(worker_jobs=(a_worker_job(),), pods=(a_pod(0), LOST)),
             ("Starting", "NodeLost", 1),
             id="machine-lost",
         ),
         pytest.param(
             a_status(Phase.STARTING),
-            Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST)),
+            Observed(worker_jobs=(a_worker_job(conditions=("FailureTarget",)),), pods=(PEER_GONE, LOST)),
             ("Restarting", "AttemptFailed", 2),
             id="machine-lost-and-the-group-broken",
         ),
         pytest.param(
             a_status(Phase.RESTARTING, 2),
-            Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, LOST)),
+            Observed(worker_jobs=(a_worker_job(conditions=("FailureTarget",)),), pods=(PEER_GONE, LOST)),
             ("Restarting", "CreatingWorkers", 2),
             id="attempt-after-a-lost-machine",
         ),
         pytest.param(
             a_status(Phase.RESTARTING, 2),
-            Observed((a_worker_job(),), (LOST, a_lost_pod(0))),
+            Observed(worker_jobs=(a_worker_job(),), pods=(LOST, a_lost_pod(0))),
             ("Restarting", "PodsLeaving", 2),
             id="a-whole-group-behind-a-broken-network-may-go-on",
         ),
         pytest.param(
             a_status(Phase.STARTING),
-            Observed((a_worker_job(),), (), warnings=(a_warning("FailedCreate", "exceeded quota"),)),
+            Observed(worker_jobs=(a_worker_job(),), pods=(), warnings=(a_warning("FailedCreate", "exceeded quota"),)),
             ("Starting", "QuotaExceeded", 1),
             id="blocked",
         ),
         pytest.param(a_status(None, 0), Observed(quotas=(NO_ROOM,)), ("Pending", "QuotaExceeded", 0), id="no-room"),
         pytest.param(
             a_status(Phase.RESTARTING, 2),
-            Observed((FAILED_JOB,), EXIT[1], quotas=(NO_ROOM,)),
+            Observed(worker_jobs=(FAILED_JOB,), pods=EXIT[1], quotas=(NO_ROOM,)),
             ("Pending", "QuotaExceeded", 2),
             id="no-room-for-the-next-attempt",
         ),
         pytest.param(
             a_status(Phase.STARTING),
-            Observed((a_worker_job(),), TWO_PODS[:1], warnings=(a_warning("FailedCreate", "exceeded quota"),)),
+            Observed(
+                worker_jobs=(a_worker_job(),),
+                pods=TWO_PODS[:1],
+                warnings=(a_warning("FailedCreate", "exceeded quota"),),
+            ),
             ("Pending", "QuotaExceeded", 1),
             id="half-is-given-back",
         ),
+        pytest.param(a_status(Phase.RUNNING), COMPLETE, ("Succeeded", "Completed", 1), id="complete"),
+        pytest.param(a_status(Phase.RUNNING), RETRYABLE, ("Restarting", "AttemptFailed", 2), id="retry"),
         pytest.param(
             a_status(Phase.RUNNING),
-            Observed((a_worker_job(conditions=("Complete",)),)),
-            ("Succeeded", "Completed", 1),
-            id="complete",
-        ),
-        pytest.param(
-            a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1]), ("Restarting", "AttemptFailed", 2), id="retry"
-        ),
-        pytest.param(
-            a_status(Phase.RUNNING),
-            Observed((FAILED_JOB,), EXIT[143]),
+            Observed(worker_jobs=(FAILED_JOB,), pods=EXIT[143]),
             ("Restarting", "AttemptFailed", 2),
             id="retry-free",
         ),
-        pytest.param(
-            a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[64]), ("Failed", "NotRetryable", 1), id="give-up"
-        ),
+        pytest.param(a_status(Phase.RUNNING), HOPELESS, ("Failed", "NotRetryable", 1), id="give-up"),
         pytest.param(
             a_status(Phase.RUNNING, restarts=Restarts(job=3)),
-            Observed((FAILED_JOB,), EXIT[1]),
+            RETRYABLE,
             ("Failed", "RestartBudgetExhausted", 1),
             id="budget-used",
         ),
         pytest.param(
             a_status(Phase.RUNNING, restarts=Restarts(job=3)),
-            Observed((FAILED_JOB,), EXIT[143]),
+            Observed(worker_jobs=(FAILED_JOB,), pods=EXIT[143]),
             ("Restarting", "AttemptFailed", 2),
             id="evictions-have-no-budget",
         ),
         pytest.param(a_status(Phase.RUNNING), Observed(), ("Restarting", "WorkerJobDeleted", 2), id="lost"),
+        pytest.param(a_status(Phase.RESTARTING, 2), RETRYABLE, ("Restarting", "CreatingWorkers", 2), id="next-attempt"),
         pytest.param(
             a_status(Phase.RESTARTING, 2),
-            Observed((FAILED_JOB,), EXIT[1]),
-            ("Restarting", "CreatingWorkers", 2),
-            id="next-attempt",
-        ),
-        pytest.param(
-            a_status(Phase.RESTARTING, 2), Observed((), TWO_PODS), ("Restarting", "PodsLeaving", 2), id="old-pods-first"
+            Observed(pods=TWO_PODS),
+            ("Restarting", "PodsLeaving", 2),
+            id="old-pods-first",
         ),
         pytest.param(a_status(Phase.SUSPENDED), Observed(), ("Pending", "Resuming", 2), id="resumed"),
         pytest.param(
@@ -191,16 +184,16 @@ def deleted(plan: Plan) -> list[str]:
     ],
 )
 def test_what_is_seen_decides(before: JobStatus, observed: Observed, after: tuple[str, str, int]) -> None:
-    assert done(plan_for(before, observed)) == after
+    assert phase_reason_attempt(plan_for(before, observed)) == after
 
 
 @pytest.mark.parametrize(
     ("observed", "phase", "gone"),
     [
         pytest.param(Observed(), "Suspended", [], id="nothing-left"),
-        pytest.param(Observed((a_worker_job(),), TWO_PODS), "Suspending", ["demo-a1"], id="pods-are-told"),
-        pytest.param(Observed((), TWO_PODS), "Suspending", [], id="pods-are-leaving"),
-        pytest.param(Observed((FAILED_JOB,), EXIT[1]), "Suspending", ["demo-a1"], id="failed-meanwhile"),
+        pytest.param(TWO_READY, "Suspending", ["demo-a1"], id="pods-are-told"),
+        pytest.param(Observed(pods=TWO_PODS), "Suspending", [], id="pods-are-leaving"),
+        pytest.param(RETRYABLE, "Suspending", ["demo-a1"], id="failed-meanwhile"),
     ],
 )
 def test_suspension_lasts_until_no_pod_is_left(observed: Observed, phase: str, gone: list[str]) -> None:
@@ -213,7 +206,8 @@ def test_suspension_lasts_until_no_pod_is_left(observed: Observed, phase: str, g
 @pytest.mark.parametrize("lost", [LOST, a_lost_pod(1, evicted=True)], ids=["silent", "evicted-since"])
 def test_a_lost_machine_is_named_and_costs_no_restart(lost: Manifest) -> None:
     plan = plan_for(
-        a_status(Phase.STARTING), Observed((a_worker_job(conditions=("FailureTarget",)),), (PEER_GONE, lost))
+        a_status(Phase.STARTING),
+        Observed(worker_jobs=(a_worker_job(conditions=("FailureTarget",)),), pods=(PEER_GONE, lost)),
     )
     failure = plan.status.last_failure
     assert failure is not None
@@ -223,33 +217,35 @@ def test_a_lost_machine_is_named_and_costs_no_restart(lost: Manifest) -> None:
 
 def test_the_only_pod_of_a_job_is_never_taken_for_lost_for_good() -> None:
     plan = plan_for(
-        a_status(Phase.RESTARTING, 2), Observed((a_worker_job(),), (a_lost_pod(0),)), trainer={"numNodes": 1}
+        a_status(Phase.RESTARTING, 2),
+        Observed(worker_jobs=(a_worker_job(),), pods=(a_lost_pod(0),)),
+        trainer={"numNodes": 1},
     )
-    assert done(plan)[1] == "PodsLeaving"
+    assert phase_reason_attempt(plan)[1] == "PodsLeaving"
 
 
 def test_a_finished_worker_job_wins_over_suspension() -> None:
-    plan = plan_for(a_status(Phase.RUNNING), Observed((a_worker_job(conditions=("Complete",)),)), suspend=True)
+    plan = plan_for(a_status(Phase.RUNNING), COMPLETE, suspend=True)
     assert plan.status.phase is Phase.SUCCEEDED
 
 
 def test_counters_are_written_before_the_next_worker_job_is_made() -> None:
-    plan = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1]))
+    plan = plan_for(a_status(Phase.RUNNING), RETRYABLE)
     assert (plan.apply, plan.delete, plan.look_again) == ((), (), 0.0)
     assert plan.status.restarts == Restarts(job=1)
-    then = plan_for(plan.status, Observed((FAILED_JOB,), EXIT[1]))
+    then = plan_for(plan.status, RETRYABLE)
     assert then.apply[-1]["metadata"]["name"] == "demo-a2"
     assert deleted(then) == ["demo-a1"]
 
 
 def test_an_attempt_without_a_status_is_counted_from_what_exists() -> None:
-    assert plan_for(JobStatus(), Observed((a_worker_job(7),))).status.attempt == 7
+    assert plan_for(JobStatus(), Observed(worker_jobs=(a_worker_job(7),))).status.attempt == 7
 
 
 def test_somebody_elses_job_with_our_labels_is_left_alone() -> None:
     stranger = a_worker_job()
     stranger["metadata"]["ownerReferences"] = []
-    plan = plan_for(a_status(Phase.SUSPENDING), Observed((stranger,)), suspend=True)
+    plan = plan_for(a_status(Phase.SUSPENDING), Observed(worker_jobs=(stranger,)), suspend=True)
     assert (plan.status.phase, plan.delete) == (Phase.SUSPENDED, ())
 
 
@@ -258,13 +254,16 @@ def test_somebody_elses_pod_with_our_labels_does_not_hold_the_job_up() -> None:
     stranger["metadata"]["ownerReferences"] = [
         {"kind": "ReplicaSet", "name": "demo-a1", "uid": "?", "controller": True}
     ]
-    assert done(plan_for(a_status(Phase.RESTARTING, 2), Observed((), (stranger,))))[1] == "CreatingWorkers"
+    assert (
+        phase_reason_attempt(plan_for(a_status(Phase.RESTARTING, 2), Observed(pods=(stranger,))))[1]
+        == "CreatingWorkers"
+    )
 
 
 def test_a_policy_that_vanished_is_made_again_while_pods_run() -> None:
-    plan = plan_for(a_status(Phase.RUNNING), Observed((a_worker_job(),), TWO_PODS, isolated=False))
+    plan = plan_for(a_status(Phase.RUNNING), replace(TWO_READY, isolated=False))
     assert kinds(plan) == ["ServiceAccount", "NetworkPolicy", "Service"]
-    assert plan_for(a_status(Phase.RUNNING), Observed((a_worker_job(),), TWO_PODS, isolated=True)).apply == ()
+    assert plan_for(a_status(Phase.RUNNING), replace(TWO_READY, isolated=True)).apply == ()
 
 
 @pytest.mark.parametrize(
@@ -278,7 +277,7 @@ def test_a_policy_that_vanished_is_made_again_while_pods_run() -> None:
 def test_isolation_is_never_claimed_beyond_what_is_known(
     isolation: str, isolated: bool, status: str, reason: str
 ) -> None:
-    observed = Observed((a_worker_job(),), TWO_PODS, isolated=isolated)
+    observed = replace(TWO_READY, isolated=isolated)
     plan = plan_for(a_status(Phase.RUNNING), observed, network={"isolation": isolation})
     condition = plan.status.condition("NetworkIsolated")
     assert condition is not None
@@ -287,9 +286,9 @@ def test_isolation_is_never_claimed_beyond_what_is_known(
 
 def test_the_deadline_counts_time_with_pods_only() -> None:
     limits = {"runPolicy": {"activeDeadlineSeconds": 100}}
-    queued = plan_for(a_status(Phase.PENDING), Observed((a_worker_job(suspend=True),)), **limits)
+    queued = plan_for(a_status(Phase.PENDING), Observed(worker_jobs=(a_worker_job(suspend=True),)), **limits)
     assert queued.status.running_since is None
-    running = plan_for(queued.status, Observed((a_worker_job(),), TWO_PODS), seconds=1000, **limits)
+    running = plan_for(queued.status, TWO_READY, seconds=1000, **limits)
     assert running.status.running_since == NOW + timedelta(seconds=1000)
     held = plan_for(running.status, Observed(), seconds=1060, suspend=True, **limits)
     assert (held.status.running_since, held.status.running_seconds) == (None, 60)
@@ -297,30 +296,33 @@ def test_the_deadline_counts_time_with_pods_only() -> None:
 
 def test_no_time_runs_before_there_are_pods_and_between_those_of_two_attempts() -> None:
     limits = {"runPolicy": {"activeDeadlineSeconds": 100}}
-    no_pods = plan_for(a_status(Phase.PENDING), Observed((a_worker_job(),)), **limits)
-    assert done(no_pods) == ("Starting", "PodsStarting", 1)
+    no_pods = plan_for(a_status(Phase.PENDING), NO_PODS, **limits)
+    assert phase_reason_attempt(no_pods) == ("Starting", "PodsStarting", 1)
     assert (no_pods.status.running_since, no_pods.status.start_time) == (None, None)
-    later = plan_for(no_pods.status, Observed((a_worker_job(),)), seconds=1000, **limits)
-    assert (done(later), later.delete) == (("Starting", "PodsStarting", 1), ())
+    later = plan_for(no_pods.status, NO_PODS, seconds=1000, **limits)
+    assert (phase_reason_attempt(later), later.delete) == (("Starting", "PodsStarting", 1), ())
     before = a_status(Phase.RESTARTING, attempt=2, running_since=NOW)
-    next_one = plan_for(before, Observed((a_worker_job(2),)), seconds=30, **limits)
+    next_one = plan_for(before, Observed(worker_jobs=(a_worker_job(2),)), seconds=30, **limits)
     assert (next_one.status.running_since, next_one.status.running_seconds) == (None, 30)
 
 
 def test_a_job_whose_time_is_up_fails_when_its_pods_are_gone() -> None:
     limits = {"runPolicy": {"activeDeadlineSeconds": 100}}
     running = a_status(Phase.RUNNING, running_since=NOW)
-    stopping = plan_for(running, Observed((a_worker_job(),), TWO_PODS), seconds=100, **limits)
+    stopping = plan_for(running, TWO_READY, seconds=100, **limits)
     assert (stopping.status.is_finished, deleted(stopping)) == (False, ["demo-a1"])
     over = plan_for(stopping.status, Observed(), seconds=130, **limits)
-    assert done(over) == ("Failed", "DeadlineExceeded", 1)
+    assert phase_reason_attempt(over) == ("Failed", "DeadlineExceeded", 1)
     assert over.status.completion_time == NOW + timedelta(seconds=130)
 
 
 def test_the_next_look_is_never_after_the_deadline() -> None:
     running = a_status(Phase.RUNNING, running_since=NOW)
     plan = plan_for(
-        running, Observed((a_worker_job(),), TWO_PODS), seconds=95, runPolicy={"activeDeadlineSeconds": 100}
+        running,
+        TWO_READY,
+        seconds=95,
+        runPolicy={"activeDeadlineSeconds": 100},
     )
     assert plan.look_again == 5
 
@@ -343,7 +345,7 @@ def test_a_profile_with_another_number_of_gpus_than_processes_is_refused(gpus: A
     trainer = {"image": None, "profile": "h100", "numProcPerNode": processes, "numNodes": 1}
     plan = plan_for(a_status(None, 0), Observed(), trainer=trainer, profile=profile)
     assert plan.apply == ()
-    assert done(plan) == ("Pending", "ProfileMismatch", 0)
+    assert phase_reason_attempt(plan) == ("Pending", "ProfileMismatch", 0)
     assert plan.status.is_true("Stalled")
     wanted = f"must equal nvidia.com/gpu of TrainingProfile 'h100', which is {gpus!r}, not {processes}"
     assert wanted in plan.status.message
@@ -360,7 +362,7 @@ def test_a_profile_whose_gpus_the_job_uses_or_replaces_is_taken(own: dict[str, A
 
 
 def test_a_profile_that_vanished_does_not_disturb_a_running_job() -> None:
-    observed = Observed((a_worker_job(),), TWO_PODS, isolated=False)
+    observed = replace(TWO_READY, isolated=False)
     plan = plan_for(a_status(Phase.RUNNING), observed, trainer={"image": None, "profile": "h100"})
     assert (plan.status.phase, plan.apply) == (Phase.RUNNING, ())
 
@@ -369,12 +371,12 @@ def test_kueue_labels_reach_the_worker_job_and_the_message() -> None:
     queue = {"kueue.x-k8s.io/queue-name": "team-a"}
     plan = plan_for(a_status(None, 0), Observed(), labels=queue)
     assert plan.apply[-1]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    queued = plan_for(plan.status, Observed((a_worker_job(suspend=True),)), labels=queue)
+    queued = plan_for(plan.status, Observed(worker_jobs=(a_worker_job(suspend=True),)), labels=queue)
     assert "'team-a'" in queued.status.message
 
 
 def test_the_last_failure_names_where_and_why() -> None:
-    failure = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1])).status.last_failure
+    failure = plan_for(a_status(Phase.RUNNING), RETRYABLE).status.last_failure
     assert failure is not None
     assert (failure.attempt, failure.node, failure.node_name, failure.exit_code) == (1, 0, "machine-0", 1)
 
@@ -390,10 +392,10 @@ def test_the_last_failure_names_where_and_why() -> None:
 )
 def test_conditions_speak_kstatus(phase: Phase, ready: str, reconciling: str, stalled: str) -> None:
     seen = {
-        Phase.STARTING: Observed((a_worker_job(),)),
-        Phase.RUNNING: Observed((a_worker_job(),), TWO_PODS),
-        Phase.SUCCEEDED: Observed((a_worker_job(conditions=("Complete",)),)),
-        Phase.FAILED: Observed((FAILED_JOB,), EXIT[64]),
+        Phase.STARTING: NO_PODS,
+        Phase.RUNNING: TWO_READY,
+        Phase.SUCCEEDED: COMPLETE,
+        Phase.FAILED: HOPELESS,
     }
     status = plan_for(a_status(Phase.STARTING), seen[phase]).status
     states = {condition.type: condition.status for condition in status.conditions}
@@ -401,18 +403,18 @@ def test_conditions_speak_kstatus(phase: Phase, ready: str, reconciling: str, st
 
 
 def test_a_restart_is_over_when_all_pods_are_ready_again() -> None:
-    status = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1])).status
+    status = plan_for(a_status(Phase.RUNNING), RETRYABLE).status
     assert status.is_true("Restarting")
     second = a_worker_job(2)
-    status = plan_for(status, Observed((second,), (a_pod(0, attempt=2),))).status
+    status = plan_for(status, Observed(worker_jobs=(second,), pods=(a_pod(0, attempt=2),))).status
     assert status.is_true("Restarting")
-    status = plan_for(status, Observed((second,), (a_pod(0, attempt=2), a_pod(1, attempt=2)))).status
+    status = plan_for(status, Observed(worker_jobs=(second,), pods=(a_pod(0, attempt=2), a_pod(1, attempt=2)))).status
     assert not status.is_true("Restarting")
 
 
 def test_a_checkpoint_becomes_a_condition() -> None:
     status = a_status(Phase.RUNNING, last_checkpoint=LastCheckpoint(step=500, sealed=True))
-    condition = plan_for(status, Observed((a_worker_job(),), TWO_PODS)).status.condition("CheckpointReady")
+    condition = plan_for(status, TWO_READY).status.condition("CheckpointReady")
     assert condition is not None
     assert (condition.status, condition.reason) == ("True", "Sealed")
     assert "500" in condition.message
@@ -420,7 +422,7 @@ def test_a_checkpoint_becomes_a_condition() -> None:
 
 FULL = "cannot write /work: No space left on device"
 FULL_VOLUME = (a_pod(0, phase="Failed", **terminated(75, json.dumps({"reason": "Storage", "message": FULL}))), a_pod(1))
-SECOND = Observed((a_worker_job(2),), (a_pod(0, attempt=2), a_pod(1, attempt=2)))
+SECOND = Observed(worker_jobs=(a_worker_job(2),), pods=(a_pod(0, attempt=2), a_pod(1, attempt=2)))
 
 
 def storage_condition(status: JobStatus) -> tuple[str, str]:
@@ -431,7 +433,9 @@ def storage_condition(status: JobStatus) -> tuple[str, str]:
 
 def test_a_full_volume_is_a_condition_and_one_event_until_a_checkpoint_is_written() -> None:
     saved = LastCheckpoint(step=500)
-    plan = plan_for(a_status(Phase.RUNNING, last_checkpoint=saved), Observed((FAILED_JOB,), FULL_VOLUME))
+    plan = plan_for(
+        a_status(Phase.RUNNING, last_checkpoint=saved), Observed(worker_jobs=(FAILED_JOB,), pods=FULL_VOLUME)
+    )
     assert next((notice.reason, notice.type) for notice in plan.notices) == ("StorageFailing", "Warning")
     assert storage_condition(plan.status) == ("True", FULL)
     assert plan.status.is_true("CheckpointReady")
@@ -439,38 +443,40 @@ def test_a_full_volume_is_a_condition_and_one_event_until_a_checkpoint_is_writte
     assert "StorageFailing" not in {notice.reason for notice in again.notices}
     assert storage_condition(again.status) == ("True", FULL)
     wrote = Observed(
-        SECOND.worker_jobs, SECOND.pods, progress=Progress(stage="training", last_checkpoint=Checkpoint(step=600))
+        worker_jobs=SECOND.worker_jobs,
+        pods=SECOND.pods,
+        progress=Progress(stage="training", last_checkpoint=Checkpoint(step=600)),
     )
     assert storage_condition(plan_for(again.status, wrote).status) == ("False", "")
 
 
 def test_another_failure_does_not_mend_a_volume_and_the_jobs_end_does() -> None:
-    full = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), FULL_VOLUME)).status
+    full = plan_for(a_status(Phase.RUNNING), Observed(worker_jobs=(FAILED_JOB,), pods=FULL_VOLUME)).status
     other = a_pod(0, phase="Failed", attempt=2, **terminated(1, "bug"))
     failed = a_worker_job(2, conditions=("Failed",))
-    assert storage_condition(plan_for(full, Observed((failed,), (other,))).status) == ("True", FULL)
-    done = plan_for(full, Observed((a_worker_job(2, conditions=("Complete",)),)))
+    assert storage_condition(plan_for(full, Observed(worker_jobs=(failed,), pods=(other,))).status) == ("True", FULL)
+    done = plan_for(full, Observed(worker_jobs=(a_worker_job(2, conditions=("Complete",)),)))
     assert done.status.phase is Phase.SUCCEEDED
     assert storage_condition(done.status) == ("False", "")
 
 
 def test_a_job_whose_volume_never_failed_has_no_word_about_it() -> None:
-    plan = plan_for(a_status(Phase.RUNNING), Observed((FAILED_JOB,), EXIT[1]))
+    plan = plan_for(a_status(Phase.RUNNING), RETRYABLE)
     assert plan.status.condition("StorageFailing") is None
 
 
 def test_transition_times_move_only_with_the_status() -> None:
-    running = plan_for(a_status(Phase.STARTING), Observed((a_worker_job(),), TWO_PODS)).status
-    later = plan_for(running, Observed((a_worker_job(),), TWO_PODS), seconds=60).status
+    running = plan_for(a_status(Phase.STARTING), TWO_READY).status
+    later = plan_for(running, TWO_READY, seconds=60).status
     assert later == running
 
 
 def test_one_event_per_change() -> None:
-    observed = Observed((a_worker_job(),), TWO_PODS)
+    observed = TWO_READY
     first = plan_for(a_status(Phase.STARTING), observed)
     assert [(notice.type, notice.reason) for notice in first.notices] == [("Normal", "AllNodesReady")]
     assert plan_for(first.status, observed).notices == ()
-    assert [n.type for n in plan_for(first.status, Observed((FAILED_JOB,), EXIT[1])).notices] == ["Warning"]
+    assert [n.type for n in plan_for(first.status, RETRYABLE).notices] == ["Warning"]
 
 
 def test_an_invalid_spec_is_told_and_not_acted_upon() -> None:
@@ -491,10 +497,10 @@ def test_a_running_job_whose_spec_a_newer_operator_refuses_keeps_its_phase() -> 
 def test_a_refusal_is_told_with_what_the_api_server_said() -> None:
     job = a_job()
     plan = decide(job, Observed(), SETTINGS, NOW)
-    told = refused(job, plan, "Job demo-a1: exceeded quota: team", SETTINGS, NOW)
-    assert done(told) == ("Pending", "QuotaExceeded", 0)
-    assert "exceeded quota: team" in told.status.message
-    assert told.look_again == SETTINGS.refused_retry_s
+    again = refused(job, plan, "Job demo-a1: exceeded quota: team", SETTINGS, NOW)
+    assert phase_reason_attempt(again) == ("Pending", "QuotaExceeded", 0)
+    assert "exceeded quota: team" in again.status.message
+    assert again.look_again == SETTINGS.refused_retry_s
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lupa import lua51  # the dialect of Argo CD's interpreter
 
-from deepseek_operator.jobs.outcome import Outcome, told
+from deepseek_operator.jobs.outcome import Outcome, plan_with
 from deepseek_operator.jobs.status import JobStatus, Phase
 from support.builders.operator import NOW, a_job, a_training_job
 
@@ -27,7 +27,7 @@ READINGS = {
 def seen(phase: Phase, *, accepted: bool = True, generation: int = 1) -> dict[str, Any]:
     """The job as the API server gives it, after a pass that found `phase`."""
     outcome = Outcome(phase, "SomeReason", "what is going on", accepted=accepted)
-    plan = told(a_job(generation=1), JobStatus(), outcome, NOW)
+    plan = plan_with(outcome, a_job(generation=1), JobStatus(), NOW)
     return a_training_job(status=plan.status, generation=generation)
 
 

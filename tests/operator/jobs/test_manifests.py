@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract.config import TrainingConfig
@@ -42,7 +43,7 @@ QUEUE = {labels.QUEUE: "team-a", labels.QUEUE_PRIORITY: "low", "team": "a"}
 
 def rendered(spec: dict[str, Any], *, attempt: int = 1, **job_labels: str) -> tuple[Manifest, ...]:
     profile = PROFILE if spec.get("trainer", {}).get("profile") else None
-    return children(a_spec(**spec), OWNER, profile, SETTINGS, attempt=attempt, job_labels=job_labels)
+    return children(Blueprint(a_spec(**spec), OWNER, profile, SETTINGS, attempt, job_labels))
 
 
 def by_kind(spec: dict[str, Any], **arguments: Any) -> dict[str, Manifest]:

@@ -15,7 +15,7 @@ def pause(pods: list[Manifest], created: str) -> float | None:
     worker = a_worker_job()
     worker["metadata"]["creationTimestamp"] = created
     job = a_job(status=JobStatus(phase=Phase.STARTING, attempt=1))
-    return decide(job, Observed((worker,), tuple(pods), isolated=True), SETTINGS, NOW).look_again
+    return decide(job, Observed(worker_jobs=(worker,), pods=tuple(pods), isolated=True), SETTINGS, NOW).look_again
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_job_whose_pods_wait_for_machines_is_looked_at_ever_less_often(created
 
 def test_a_job_whose_pods_leave_is_looked_at_soon_because_nobody_tells_of_those_without_a_machine() -> None:
     job = a_job({"suspend": True}, JobStatus(phase=Phase.RUNNING, attempt=1))
-    plan = decide(job, Observed((a_worker_job(),), tuple(WAITING), isolated=True), SETTINGS, NOW)
+    plan = decide(job, Observed(worker_jobs=(a_worker_job(),), pods=tuple(WAITING), isolated=True), SETTINGS, NOW)
     assert (plan.status.phase, plan.look_again) == (Phase.SUSPENDING, SETTINGS.progress_interval_s)
 
 

@@ -55,7 +55,9 @@ def a_failed_pod(words: str) -> Manifest:
 
 @given(ANSWERS)
 def test_whatever_a_pod_answers_its_job_can_be_suspended_and_ends_in_time(answer: dict[str, Any]) -> None:
-    observed = Observed((a_worker_job(),), (a_pod(0), a_pod(1)), progress=Progress.model_validate(answer))
+    observed = Observed(
+        worker_jobs=(a_worker_job(),), pods=(a_pod(0), a_pod(1)), progress=Progress.model_validate(answer)
+    )
     assert planned(observed).status.phase is Phase.RUNNING
     for spec in ({"suspend": True}, {"runPolicy": {"activeDeadlineSeconds": 60}}):
         assert [ref.name for ref in planned(observed, **spec).delete] == ["demo-a1"]
@@ -63,7 +65,7 @@ def test_whatever_a_pod_answers_its_job_can_be_suspended_and_ends_in_time(answer
 
 @given(LAST_WORDS)
 def test_whatever_a_pod_says_at_its_end_its_failure_counts(words: str) -> None:
-    observed = Observed((a_worker_job(conditions=("Failed",)),), (a_failed_pod(words),))
+    observed = Observed(worker_jobs=(a_worker_job(conditions=("Failed",)),), pods=(a_failed_pod(words),))
     assert planned(observed).status.attempt == 2
     assert planned(observed, runPolicy={"maxRestarts": 0}).status.phase is Phase.FAILED
     assert planned(observed, suspend=True).delete
@@ -73,15 +75,25 @@ def test_whatever_a_pod_says_at_its_end_its_failure_counts(words: str) -> None:
     "observed",
     [
         pytest.param(
-            Observed((a_worker_job(),), (a_pod(0),), progress=Progress.model_validate({"stage": HALF_A_LETTER})),
+            Observed(
+                worker_jobs=(a_worker_job(),),
+                pods=(a_pod(0),),
+                progress=Progress.model_validate({"stage": HALF_A_LETTER}),
+            ),
             id="a-stage",
         ),
         pytest.param(
-            Observed((a_worker_job(conditions=("Failed",)),), (a_failed_pod(json.dumps({"message": HALF_A_LETTER})),)),
+            Observed(
+                worker_jobs=(a_worker_job(conditions=("Failed",)),),
+                pods=(a_failed_pod(json.dumps({"message": HALF_A_LETTER})),),
+            ),
             id="last-words",
         ),
         pytest.param(
-            Observed((a_worker_job(conditions=("Failed",)),), (a_failed_pod(json.dumps({"reason": HALF_A_LETTER})),)),
+            Observed(
+                worker_jobs=(a_worker_job(conditions=("Failed",)),),
+                pods=(a_failed_pod(json.dumps({"reason": HALF_A_LETTER})),),
+            ),
             id="a-reason",
         ),
     ],
@@ -93,7 +105,7 @@ def test_half_a_letter_is_shown_as_a_question_mark(observed: Observed) -> None:
 
 def test_a_year_of_two_digits_is_written_with_four() -> None:
     words = {"lastCheckpoint": {"step": 1, "time": "0099-01-01T00:00:00Z"}}
-    plan = planned(Observed((a_worker_job(),), (a_pod(0),), progress=Progress.model_validate(words)))
+    plan = planned(Observed(worker_jobs=(a_worker_job(),), pods=(a_pod(0),), progress=Progress.model_validate(words)))
     assert plan.status.manifest()["lastCheckpoint"]["time"] == "0099-01-01T00:00:00Z"
 
 
@@ -102,6 +114,6 @@ def test_a_number_that_no_pod_can_have_is_none(digits: str) -> None:
     pod = a_failed_pod("boom")
     pod["metadata"]["labels"][ATTEMPT] = "1"
     pod["metadata"]["annotations"][COMPLETION_INDEX] = digits
-    status = planned(Observed((a_worker_job(conditions=("Failed",)),), (pod,))).status
+    status = planned(Observed(worker_jobs=(a_worker_job(conditions=("Failed",)),), pods=(pod,))).status
     assert status.last_failure is not None
     assert status.last_failure.node is None

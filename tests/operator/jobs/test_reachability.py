@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from deepseek_operator.api.isolation import METADATA_NETWORKS
 from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.objects.observed import Manifest, Owner
 from deepseek_trainer.contract.names import METRICS_PORT
@@ -157,4 +158,4 @@ def edges(pod: Pod) -> Iterator[Address]:
 def made_for(job: Job) -> tuple[Manifest, ...]:
     isolation = "Isolated" if job.isolated else "Unmanaged"
     spec = a_spec(network={"isolation": isolation, "egress": list(job.egress)})
-    return children(spec, job.owner, None, SETTINGS, attempt=1, job_labels={})
+    return children(Blueprint(spec, job.owner, None, SETTINGS, attempt=1, job_labels={}))

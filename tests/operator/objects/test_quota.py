@@ -16,7 +16,7 @@ from deepseek_operator.objects.quota import amount, shortage, shown, spread
 from support.builders.operator import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_quota, a_warning, a_worker_job
 
 OVER = a_warning("FailedCreate", "exceeded quota: team")
-HALF = Observed((a_worker_job(),), (a_pod(0),), warnings=(OVER,))
+HALF = Observed(worker_jobs=(a_worker_job(),), pods=(a_pod(0),), warnings=(OVER,))
 YOUNG = a_worker_job() | {"metadata": a_worker_job()["metadata"] | {"creationTimestamp": "2026-01-02T03:03:45Z"}}
 FULL = a_quota({"pods": "3"}, {"pods": "2"})
 GPUS = {"limits": {"nvidia.com/gpu": 8, "memory": "64Gi"}, "requests": {"cpu": "500m"}}
@@ -173,7 +173,7 @@ def test_a_job_without_room_for_all_its_pods_makes_nothing_and_waits(status: Job
 def test_what_an_older_attempt_left_does_not_fill_the_quota_for_ever() -> None:
     jobs = a_quota({"count/jobs.batch": "1"}, {"count/jobs.batch": "1"})
     failed = a_worker_job(conditions=("Failed",))
-    plan = plan_for(JobStatus(phase=Phase.RESTARTING, attempt=2), Observed((failed,), quotas=(jobs,)))
+    plan = plan_for(JobStatus(phase=Phase.RESTARTING, attempt=2), Observed(worker_jobs=(failed,), quotas=(jobs,)))
     assert (reason(plan), [ref.name for ref in plan.delete]) == ("QuotaExceeded", ["demo-a1"])
 
 
@@ -198,7 +198,7 @@ def test_half_of_a_job_is_given_back_once_the_phase_has_stepped_back(status: Job
     assert [ref.name for ref in then.delete] == ["demo-a1"]
     assert then.status == first.status
     assert then.notices == ()
-    leaving = plan_for(then.status, Observed((), HALF.pods))
+    leaving = plan_for(then.status, Observed(worker_jobs=(), pods=HALF.pods))
     assert (reason(leaving), leaving.apply) == ("PodsLeaving", ())
     again = plan_for(leaving.status, Observed())
     assert again.apply[-1]["metadata"]["name"] == "demo-a1"
@@ -208,27 +208,37 @@ def test_half_of_a_job_is_given_back_once_the_phase_has_stepped_back(status: Job
 @pytest.mark.parametrize(
     ("observed", "expected"),
     [
-        pytest.param(Observed((YOUNG,), HALF.pods, warnings=(OVER,)), "QuotaExceeded", id="young"),
-        pytest.param(Observed((a_worker_job(),), (), warnings=(OVER,)), "QuotaExceeded", id="holds-nothing"),
-        pytest.param(Observed((a_worker_job(),), HALF.pods), "PodsStarting", id="another-reason"),
+        pytest.param(Observed(worker_jobs=(YOUNG,), pods=HALF.pods, warnings=(OVER,)), "QuotaExceeded", id="young"),
         pytest.param(
-            Observed((a_worker_job(),), (a_pod(0), a_pod(1, "Pending")), warnings=(OVER,)),
+            Observed(worker_jobs=(a_worker_job(),), pods=(), warnings=(OVER,)), "QuotaExceeded", id="holds-nothing"
+        ),
+        pytest.param(Observed(worker_jobs=(a_worker_job(),), pods=HALF.pods), "PodsStarting", id="another-reason"),
+        pytest.param(
+            Observed(worker_jobs=(a_worker_job(),), pods=(a_pod(0), a_pod(1, "Pending")), warnings=(OVER,)),
             "PodsStarting",
             id="complete",
         ),
         pytest.param(
-            Observed((a_worker_job(),), (a_pod(0, ready=False), a_pod(1, "Succeeded")), warnings=(OVER,)),
+            Observed(
+                worker_jobs=(a_worker_job(),), pods=(a_pod(0, ready=False), a_pod(1, "Succeeded")), warnings=(OVER,)
+            ),
             "QuotaExceeded",
             id="one-is-done",
         ),
-        pytest.param(Observed((a_worker_job(),), (a_lost_pod(0),), warnings=(OVER,)), "NodeLost", id="machine-lost"),
         pytest.param(
-            Observed((a_worker_job(conditions=("FailureTarget",)),), HALF.pods, warnings=(OVER,)),
+            Observed(worker_jobs=(a_worker_job(),), pods=(a_lost_pod(0),), warnings=(OVER,)),
+            "NodeLost",
+            id="machine-lost",
+        ),
+        pytest.param(
+            Observed(worker_jobs=(a_worker_job(conditions=("FailureTarget",)),), pods=HALF.pods, warnings=(OVER,)),
             "PodsStopping",
             id="failing",
         ),
         pytest.param(
-            Observed((a_worker_job(suspend=True),), HALF.pods, warnings=(OVER,)), "WaitingForQueue", id="queued"
+            Observed(worker_jobs=(a_worker_job(suspend=True),), pods=HALF.pods, warnings=(OVER,)),
+            "WaitingForQueue",
+            id="queued",
         ),
     ],
 )

@@ -7,7 +7,6 @@ from typing import Any
 from deepseek_operator.api.names import API_VERSION, KIND, PROFILE_KIND
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import worker_job_name
-from deepseek_operator.jobs.facts import Situation
 from deepseek_operator.jobs.look import look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
@@ -109,7 +108,7 @@ def a_pod(
     machine: str | None = "machine",
     **status: Any,
 ) -> Manifest:
-    """A pod of the worker job of `attempt`; a running one is ready unless told otherwise."""
+    """A pod of the worker job of `attempt`; a running one is ready unless said otherwise."""
     job = worker_job_name(OWNER, attempt)
     is_ready = phase == "Running" if ready is None else ready
     conditions = [*status.pop("conditions", ()), {"type": "Ready", "status": str(is_ready)}]
@@ -153,10 +152,6 @@ def a_quota(hard: dict[str, Any], used: dict[str, Any], **spec: Any) -> Manifest
 
 def a_warning(reason: str, message: str, *, kind: str = "Job", name: str = "demo-a1") -> WarningEvent:
     return WarningEvent(kind, name, reason, message)
-
-
-def a_situation(job: TrainingJob, observed: Observed) -> Situation:
-    return Situation(job, observed, SETTINGS, NOW, job.status)
 
 
 class CrashError(Exception):

@@ -1,4 +1,4 @@
-"""So many at a time, the most urgent first."""
+"""A semaphore that lets the most urgent in first."""
 
 import asyncio
 import heapq
@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 
-class Slots:
-    """A semaphore whose waiters go in the order of their deadlines, equal ones in the order in which they came."""
+class DeadlineSemaphore:
+    """Waiters go in the order of their deadlines, and those with equal ones in the order in which they came."""
 
     def __init__(self, number: int) -> None:
         self._free = number
@@ -16,8 +16,8 @@ class Slots:
         self._tickets = count()
 
     @asynccontextmanager
-    async def one(self, deadline: float) -> AsyncIterator[None]:
-        """Hold a slot."""
+    async def held(self, deadline: float) -> AsyncIterator[None]:
+        """Hold one of its places."""
         if self._free:
             self._free -= 1
         else:

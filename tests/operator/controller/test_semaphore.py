@@ -1,16 +1,16 @@
-"""Slots: how many at a time, and who goes first."""
+"""How many at a time, and who goes first."""
 
 import asyncio
 
-from deepseek_operator.controller.slots import Slots
+from deepseek_operator.controller.semaphore import DeadlineSemaphore
 from support.fakes.clock import quiet
 
 
 class Guests:
-    """Tasks that hold a slot until they are told to leave; `inside` lists who holds one now, in order."""
+    """Tasks that hold a place until they are asked to leave; `inside` lists who holds one now, in order."""
 
     def __init__(self, number: int) -> None:
-        self.slots, self.inside = Slots(number), list[str]()
+        self.semaphore, self.inside = DeadlineSemaphore(number), list[str]()
         self.leave: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -24,13 +24,13 @@ class Guests:
         await quiet()
 
     async def _visit(self, name: str, deadline: float) -> None:
-        async with self.slots.one(deadline):
+        async with self.semaphore.held(deadline):
             self.inside.append(name)
             await self.leave[name].wait()
             self.inside.remove(name)
 
 
-async def test_no_more_than_there_are_slots_are_inside() -> None:
+async def test_no_more_than_there_are_places_are_inside() -> None:
     guests = Guests(2)
     for name in "abc":
         await guests.come(name)
@@ -51,7 +51,7 @@ async def test_the_earliest_deadline_goes_first_and_equal_ones_as_they_came() ->
     assert order == ["first", "soon", "soon-too", "late"]
 
 
-async def test_who_is_cancelled_takes_no_slot_along() -> None:
+async def test_who_is_cancelled_takes_no_place_along() -> None:
     guests = Guests(1)
     await guests.come("inside")
     await guests.come("waits", 1)
@@ -64,7 +64,7 @@ async def test_who_is_cancelled_takes_no_slot_along() -> None:
 
 async def test_who_is_cancelled_in_the_moment_of_its_turn_passes_it_on() -> None:
     guests = Guests(1)
-    async with guests.slots.one(0):
+    async with guests.semaphore.held(0):
         await guests.come("waits", 1)
         await guests.come("waits-too", 2)
     guests.tasks["waits"].cancel()

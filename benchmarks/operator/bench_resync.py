@@ -52,7 +52,7 @@ def passes(port: int) -> int:
     """Passes so far, from the operator's metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
-    found = re.findall(r'^dst_reconcile_duration_seconds_count{outcome="done"} ([0-9.]+)$', text, re.MULTILINE)
+    found = re.findall(r'^dstj_reconcile_duration_seconds_count{outcome="done"} ([0-9.]+)$', text, re.MULTILINE)
     return int(float(found[0])) if found else 0
 
 

@@ -14,7 +14,7 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 PACKAGES = ("operator/deepseek_operator", "trainer_image/deepseek_trainer", "cli/dstj")
 TOP = ("operator", "trainer_image", "cli", "crds", "tests", "helm", "examples", "benchmarks", "docs")
-TRAINER_METRICS = [*(name for name, *_ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES)), "dst_trainer_tokens_total"]
+TRAINER_METRICS = [*(name for name, *_ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES)), "dstj_trainer_tokens_total"]
 
 
 def named_files(page: str) -> list[str]:
@@ -50,7 +50,7 @@ def test_every_metric_is_documented(name: str):
 
 
 def test_no_metric_is_documented_that_does_not_exist():
-    assert set(re.findall(r"`(dst_\w+)`", OPERATIONS)) == {*TRAINER_METRICS, *operator_metrics()}
+    assert set(re.findall(r"`(dstj_\w+)`", OPERATIONS)) == {*TRAINER_METRICS, *operator_metrics()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,23 +7,23 @@ from typing import Final
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-JOBS: Final = Gauge("dst_jobs", "Training jobs known to this operator.", ["phase"])
+JOBS: Final = Gauge("dstj_jobs", "Training jobs known to this operator.", ["phase"])
 TRANSITIONS: Final = Counter(
-    "dst_job_transitions_total", "Changes of a job's phase or its reason, by the reason.", ["reason"]
+    "dstj_job_transitions_total", "Changes of a job's phase or its reason, by the reason.", ["reason"]
 )
 PASSES: Final = Histogram(
-    "dst_reconcile_duration_seconds",
+    "dstj_reconcile_duration_seconds",
     "Duration of a pass over one job.",
     ["outcome"],  # done or failed
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
-QUEUE_DEPTH: Final = Gauge("dst_queue_depth", "Jobs whose pass is due or under way.")
-QUEUE_OLDEST: Final = Gauge("dst_queue_oldest_seconds", "How long the job that waits longest has been due.")
-API_REQUESTS: Final = Counter("dst_api_requests_total", "Requests to the API server.", ["verb", "code"])
-STATUS_WRITES: Final = Counter("dst_status_writes_total", "Writes of a job's status.")
-MISSED_EVENTS: Final = Counter("dst_missed_events_total", "Changes found by listing that no watch event had told of.")
-WATCH_RESTARTS: Final = Counter("dst_watch_restarts_total", "Restarts of the watches after they ended.")
-LEADER: Final = Gauge("dst_leader", "1 while this replica holds the lease.")
+QUEUE_DEPTH: Final = Gauge("dstj_queue_depth", "Jobs whose pass is due or under way.")
+QUEUE_OLDEST: Final = Gauge("dstj_queue_oldest_seconds", "How long the job that waits longest has been due.")
+API_REQUESTS: Final = Counter("dstj_api_requests_total", "Requests to the API server.", ["verb", "code"])
+STATUS_WRITES: Final = Counter("dstj_status_writes_total", "Writes of a job's status.")
+MISSED_EVENTS: Final = Counter("dstj_missed_events_total", "Changes found by listing that no watch event had told of.")
+WATCH_RESTARTS: Final = Counter("dstj_watch_restarts_total", "Restarts of the watches after they ended.")
+LEADER: Final = Gauge("dstj_leader", "1 while this replica holds the lease.")
 
 __all__ = [
     "API_REQUESTS",

@@ -30,6 +30,7 @@ from deepseek_operator.controller.workqueue import WorkQueue
 from deepseek_operator.objects.kind import Kind
 from deepseek_operator.objects.observed import OwnerKey, Sighting
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.exposition import with_former_names
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ async def _probes(health: Health, port: int) -> AsyncIterator[None]:
         return web.Response(text="\n".join(problems) or "ok", status=503 if problems else 200)
 
     async def exposition(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=with_former_names(generate_latest()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/metrics", exposition)])

@@ -167,6 +167,6 @@ async def test_the_operator_as_a_whole_reports_serves_its_metrics_and_stops(clus
             async with session.get("/healthz") as answer:
                 assert (answer.status, await answer.text()) == (200, "ok")
             async with session.get("/metrics") as answer:
-                assert 'dst_jobs{phase="Suspended"}' in await answer.text()
+                assert 'dstj_jobs{phase="Suspended"}' in await answer.text()
         stop.set()
         await service

@@ -34,7 +34,7 @@ def test_metrics_show_every_gauge_that_has_a_fact():
     page = served(progress, "/metrics")
     for name, _, _ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES):
         assert f"\n{name} 7.0" in page
-    assert "dst_trainer_tokens_total 41.0" in page
+    assert "dstj_trainer_tokens_total 41.0" in page
 
 
 def test_a_fact_that_json_cannot_hold_is_null_and_in_metrics_itself():

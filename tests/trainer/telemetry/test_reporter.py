@@ -39,7 +39,7 @@ def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(
     reporter.step(a_step(3, None), size=30, seconds=3.0)
     facts = facts_of(progress)
     assert (facts["step"], facts["loss"], facts["tokensPerSecond"], facts["etaSeconds"]) == (3, 4.0, 10.0, 598 * 2)
-    assert b"dst_trainer_step 3.0" in progress.to_prometheus()
+    assert b"dstj_trainer_step 3.0" in progress.to_prometheus()
     assert [(event["step"], event["loss"]) for event in reporter.history] == [(2, 4.0)]
 
 
@@ -78,8 +78,8 @@ def test_what_is_not_known_is_told_nowhere(tmp_path: Path):
     reporter.step(a_step(1, 4.0, Ranks(waited=[0.0], alone=[1.0], memory=[5e9])), size=30, seconds=3.0)
     assert not {"mfu", "hfu", "rankSkew", "slowestRank"} & (facts_of(progress).keys() | reporter.history[-1].keys())
     page = progress.to_prometheus()
-    assert b"dst_trainer_samples_per_second" in page
-    assert b"dst_trainer_mfu" not in page
+    assert b"dstj_trainer_samples_per_second" in page
+    assert b"dstj_trainer_mfu" not in page
 
 
 def test_a_rank_that_is_not_the_lead_tells_its_own_on_its_output(capsys: pytest.CaptureFixture[str]):

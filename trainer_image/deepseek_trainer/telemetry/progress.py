@@ -7,55 +7,60 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from deepseek_trainer.contract import progress as contract
+from deepseek_trainer.contract.exposition import with_former_names
 from deepseek_trainer.contract.times import utc_now
 
 # Name, help, field of /progress that it shows.
 GAUGES = (
-    ("dst_trainer_step", "Optimizer steps done.", "step"),
-    ("dst_trainer_max_steps", "Optimizer steps planned.", "maxSteps"),
-    ("dst_trainer_epoch", "Passes over the data done.", "epoch"),
-    ("dst_trainer_loss", "Training loss of the last logged step [nats/token].", "loss"),
-    ("dst_trainer_eval_loss", "Loss of the last evaluation [nats/token].", "evalLoss"),
-    ("dst_trainer_learning_rate", "Learning rate of the last logged step.", "learningRate"),
-    ("dst_trainer_grad_norm", "Gradient norm of the last logged step, before clipping.", "gradNorm"),
-    ("dst_trainer_restarts", "Restarts of the ranks inside their pods.", "restartCount"),
+    ("dstj_trainer_step", "Optimizer steps done.", "step"),
+    ("dstj_trainer_max_steps", "Optimizer steps planned.", "maxSteps"),
+    ("dstj_trainer_epoch", "Passes over the data done.", "epoch"),
+    ("dstj_trainer_loss", "Training loss of the last logged step [nats/token].", "loss"),
+    ("dstj_trainer_eval_loss", "Loss of the last evaluation [nats/token].", "evalLoss"),
+    ("dstj_trainer_learning_rate", "Learning rate of the last logged step.", "learningRate"),
+    ("dstj_trainer_grad_norm", "Gradient norm of the last logged step, before clipping.", "gradNorm"),
+    ("dstj_trainer_restarts", "Restarts of the ranks inside their pods.", "restartCount"),
 )
 # The same; absent until they are known, for 0 would be a claim.
 MEASURED_GAUGES = (
-    ("dst_trainer_tokens_per_second", "Tokens trained per second over all ranks, padding left out.", "tokensPerSecond"),
-    ("dst_trainer_images_per_second", "Images trained per second over all ranks.", "imagesPerSecond"),
-    ("dst_trainer_samples_per_second", "Rows trained per second over all ranks.", "samplesPerSecond"),
     (
-        "dst_trainer_mfu",
+        "dstj_trainer_tokens_per_second",
+        "Tokens trained per second over all ranks, padding left out.",
+        "tokensPerSecond",
+    ),
+    ("dstj_trainer_images_per_second", "Images trained per second over all ranks.", "imagesPerSecond"),
+    ("dstj_trainer_samples_per_second", "Rows trained per second over all ranks.", "samplesPerSecond"),
+    (
+        "dstj_trainer_mfu",
         "Share of the GPUs' peak that the model needs, by PaLM's count (arXiv:2204.02311), padding left out.",
         "mfu",
     ),
     (
-        "dst_trainer_hfu",
+        "dstj_trainer_hfu",
         "Share of the GPUs' peak with what is computed for padding, and again where optimization.recompute is Full.",
         "hfu",
     ),
     (
-        "dst_trainer_data_wait_share",
+        "dstj_trainer_data_wait_share",
         "Share of the step time in which the rank that waited longest waited for data.",
         "dataWaitShare",
     ),
     (
-        "dst_trainer_peak_memory_bytes",
+        "dstj_trainer_peak_memory_bytes",
         "Of the largest rank: allocated by torch on its GPU; on the CPU resident.",
         "peakMemoryBytes",
     ),
     (
-        "dst_trainer_rank_skew",
+        "dstj_trainer_rank_skew",
         "Time that the slowest rank computes before it waits for others, over the median rank's. DDP only.",
         "rankSkew",
     ),
 )
 CHECKPOINT_GAUGES = (
-    ("dst_checkpoint_step", "Step of the last complete checkpoint.", "step"),
-    ("dst_checkpoint_size_bytes", "Size of the last complete checkpoint.", "sizeBytes"),
-    ("dst_checkpoint_duration_seconds", "Time until the last checkpoint was committed.", "seconds"),
-    ("dst_checkpoint_stall_seconds", "Time the last checkpoint held up training.", "stallSeconds"),
+    ("dstj_checkpoint_step", "Step of the last complete checkpoint.", "step"),
+    ("dstj_checkpoint_size_bytes", "Size of the last complete checkpoint.", "sizeBytes"),
+    ("dstj_checkpoint_duration_seconds", "Time until the last checkpoint was committed.", "seconds"),
+    ("dstj_checkpoint_stall_seconds", "Time the last checkpoint held up training.", "stallSeconds"),
 )
 
 
@@ -86,7 +91,7 @@ class Progress:
         """So much more was trained, in the task's unit: tokens, images."""
         if unit not in self._counters:
             help_text = f"{unit.capitalize()} trained, padding left out."
-            self._counters[unit] = Counter(f"dst_trainer_{unit}", help_text, registry=self._registry)
+            self._counters[unit] = Counter(f"dstj_trainer_{unit}", help_text, registry=self._registry)
         self._counters[unit].inc(amount)
 
     def to_json(self) -> bytes:
@@ -94,7 +99,7 @@ class Progress:
             return contract.Progress.model_validate(self._facts).to_json()
 
     def to_prometheus(self) -> bytes:
-        return generate_latest(self._registry)
+        return with_former_names(generate_latest(self._registry))
 
 
 def _show(gauges: dict[str, Gauge], facts: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""This node's torchrun agent: starts the local ranks, restarts them together, tells which failed first.
+"""This node's torchrun agent: it starts the local ranks, restarts them together, and reports which failed first.
 
-The agents of all nodes meet by c10d rendezvous on node 0.  Node addresses order the ranks, so
-rank 0 is always on node 0, where /metrics and /progress are served.
+The agents of all nodes meet by c10d rendezvous on node 0.  Node addresses order the ranks, so that rank 0 is always on
+node 0, where /metrics and /progress are served.
 """
 
 import functools
@@ -28,8 +28,8 @@ from deepseek_trainer.worker.process import die_with_parent, forbid_core_dumps, 
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.training_config import load_config
 
-IN_PLACE_RESTARTS = 3  # after failures in one pod; the next one fails the pod, and the operator starts a new attempt
-JOIN_TIMEOUT_S = 900  # image pulls of the slowest node
+IN_PLACE_RESTARTS = 3  # after failures in one pod; one more fails the pod, and the operator starts a new attempt
+JOIN_TIMEOUT_S = 900  # as long as the slowest node may pull its image
 RANK = ("-m", "deepseek_trainer.train")
 
 
@@ -49,7 +49,7 @@ class Node:
 
 
 class Rounds(DefaultLogsSpecs):
-    """Where the output of ranks goes: unchanged.  torchrun asks it before each round of ranks, and only it."""
+    """Calls `on_begin` before each round of ranks, the only hook that torchrun has there.  Logs stay as they are."""
 
     def __init__(self, *on_begin: Callable[[], None]) -> None:
         super().__init__()
@@ -62,18 +62,21 @@ class Rounds(DefaultLogsSpecs):
 
 
 class Patience:
-    """With the ranks of this pod.  A rung that they climb is no failure; a lost peer is one of that peer's own pod."""
+    """Counts the failures of this pod's ranks.  Climbing a rung is none; a lost peer is a failure of the peer's pod."""
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch, self._failures = scratch, 0
 
     def begin_round(self) -> None:
-        """End this process where the ranks have failed too often; torchrun allows a restart for every rung besides."""
+        """Begin a round, or end this process if the ranks have failed too often.
+
+        torchrun would allow more restarts: it has one for every rung as well.
+        """
         failure = Failure.load(self._scratch.failure)
         if failure is not None and failure.reason not in (ADAPTING, PEER_GONE):
             self._failures += 1
         if self._failures > IN_PLACE_RESTARTS:
-            os._exit(ExitCode.TRY_AGAIN)  # not in order: the other nodes have met this one, and must miss its beat
+            os._exit(ExitCode.TRY_AGAIN)  # without a farewell: the other nodes must miss this one's beat
         self._scratch.begin_round()
 
 
@@ -107,7 +110,7 @@ def main() -> None:
 
 
 def _give_up(scratch: Scratch, reason: str) -> NoReturn:
-    """End at once, from any thread; the ranks, which wait for a peer that is gone, end with this process."""
+    """End at once, from any thread.  The ranks, which wait for a peer that is gone, end with this process."""
     Failure.of(PeerGoneError(reason, hint="its machine or the network to it is gone")).save(scratch.failure)
     os._exit(ExitCode.TRY_AGAIN)
 
@@ -117,7 +120,7 @@ def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
     give_up = functools.partial(_give_up, scratch)
     heartbeat = Heartbeat(node.rendezvous, node.run_id, node.index, config.num_nodes, give_up)
     try:
-        # The nodes have met when a round begins: from then on their silence means something.
+        # When a round begins, the nodes have met: from then on, silence means that one is gone.
         rounds = Rounds(Patience(scratch).begin_round, heartbeat.start)
         elastic_launch(launch_config(config, node, rounds), sys.executable)(*RANK)
     except ChildFailedError as error:
@@ -133,7 +136,7 @@ def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
 
 
 def _speak_for_the_silent(error: ChildFailedError, scratch: Scratch) -> None:
-    """A rank that was killed left no word; its peers' words then tell no cause."""
+    """Save a failure for a rank that was killed and could not.  Its peers' failures do not name the cause."""
     rank, first = min(error.failures.items(), key=lambda item: (item[1].timestamp, item[1].exitcode >= 0))
     if first.exitcode < 0 or Failure.load(scratch.failure) is None:
         Failure.of_exit(first.exitcode, rank).save(scratch.failure)
@@ -143,7 +146,7 @@ if __name__ == "__main__":
     try:
         run(main)
     except SystemExit as ending:
-        # A thread that still waits in the store's client would abort the process while the interpreter is torn down.
+        # A thread that still waits in the store's client would abort the process during the interpreter's teardown.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(ending.code or 0))

@@ -1,7 +1,7 @@
-"""PID 1 of a worker: keeps the torchrun agent, passes signals on to the ranks, translates how it all ended.
+"""PID 1 of a worker: it keeps the torchrun agent, passes signals on to the ranks, and reports how the worker ended.
 
-The agent itself never sees SIGTERM: it would kill its ranks after 30 s, while a last checkpoint
-may take longer.  The ranks get it instead, agree, save, and end with code 0.
+The agent itself never gets a SIGTERM: it would kill its ranks after 30 s, and a last checkpoint may take longer.  The
+ranks get the signal instead, agree, save, and end with code 0.
 """
 
 import http.client
@@ -30,12 +30,12 @@ from deepseek_trainer.worker.scratch import Scratch
 
 AGENT = (sys.executable, "-m", "deepseek_trainer.agent")
 POLL_S = 0.1
-IDLE_STOP_S = 10.0  # without a living rank; one that was just started takes seconds to hear a stop
-LAST_WORDS_S = 5.0  # before the kubelet kills all
+IDLE_STOP_S = 10.0  # without a living rank; a rank that was just started takes seconds to handle a signal
+LAST_WORDS_S = 5.0  # left for the launcher before the kubelet kills all
 ANSWER_S = 2.0  # of them, for rank 0 to answer
-SAVED_STOP_S = 3.0  # without a living rank, once they have saved: only the agents' farewell is left
-# A fresh store for every round of ranks: in the agent's own, a rank that restarts may read the address
-# of a peer that is dead, because the nodes do not count restarts alike.
+SAVED_STOP_S = 3.0  # without a living rank, once the ranks have saved: only the agents' farewell is left
+# A fresh store for every round of ranks.  In the agent's own store, a rank that restarts may read the address of a dead
+# peer, because the nodes count restarts differently.
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 STOPPED = Failure(ExitCode.STOPPED, "Stopped", "asked to stop: every step that was done is saved")
 STOPPED_IDLE = Failure(ExitCode.STOPPED, "Stopped", "asked to stop while no rank ran: the last checkpoint is the state")
@@ -61,7 +61,7 @@ class Launcher:
         scratch.clear()
 
     def run(self) -> Failure | None:
-        """None if the training is done, else how it ended."""
+        """Run the agent to its end; returns None if the training is done, else the failure."""
         agent = subprocess.Popen(self._command, env=os.environ | AGENT_ENV, start_new_session=True)
         while agent.poll() is None:
             time.sleep(POLL_S)
@@ -72,12 +72,12 @@ class Launcher:
         return self._outcome(agent.returncode)
 
     def _is_hopeless(self) -> bool:
-        """The agent would restart a rank that told that it cannot help."""
+        """Whether a rank has failed in a way that a restart, which the agent would try, cannot help."""
         failure = Failure.load(self._scratch.failure)
         return failure is not None and failure.ends_worker
 
     def _stops_idle(self) -> bool:
-        """Pass a stop on; whether there is no rank to wait for, nor one that is coming up."""
+        """Pass a stop on to the ranks; returns whether no rank is left to wait for, or about to start."""
         if self._stop.since is None or not self._scratch.has_begun:
             return self._stop.is_set
         now = time.monotonic()
@@ -87,7 +87,10 @@ class Launcher:
         return now - max(self._stop.since, self._last_alive) > patience
 
     def _stops_late(self) -> bool:
-        """Whether the kubelet is about to kill all, as on a volume that hangs; rank 0 is asked what it knows before."""
+        """Whether the ranks have not stopped in time, for example on a volume that hangs.
+
+        The kubelet is then about to kill all, so rank 0 is asked for its progress before.
+        """
         if self._stop.since is not None and not self._is_late:
             self._is_late = time.monotonic() - self._stop.since > self._stop_s
             if self._is_late and (progress := _fetch_progress()):
@@ -100,7 +103,7 @@ class Launcher:
                 os.kill(pid, PROFILE_SIGNAL)
 
     def _signal(self, pid: int) -> bool:
-        """Send a rank its one SIGTERM; whether it lives."""
+        """Send a rank its one SIGTERM; returns whether the rank is alive."""
         try:
             os.kill(pid, 0 if pid in self._signalled else signal.SIGTERM)
         except ProcessLookupError:
@@ -124,7 +127,7 @@ class Launcher:
 
 
 def too_late(stop_s: float, progress: Mapping[str, Any]) -> Failure:
-    """Of ranks that were asked to stop, and did not; with the checkpoint that they told of last."""
+    """The failure of ranks that did not stop in time, with the last checkpoint that they reported."""
     saved = progress.get("lastCheckpoint")
     kept = f"that of step {saved['step']} is the state" if saved else "the one that they began with is the state"
     hint = "see the volume, which may be slow or hang; raise checkpoint.gracePeriodSeconds"
@@ -133,7 +136,7 @@ def too_late(stop_s: float, progress: Mapping[str, Any]) -> Failure:
 
 
 def _fetch_progress() -> bytes:
-    """What rank 0 answers on /progress; nothing on other nodes, or where it does not answer."""
+    """The answer of rank 0 on /progress; empty on other nodes, or if it does not answer."""
     connection = http.client.HTTPConnection(node_address(), metrics_port(), timeout=ANSWER_S)
     try:
         connection.request("GET", "/progress")

@@ -1,8 +1,8 @@
-"""Out of memory: what a job does without, a rung at a time, before it fails.  Pure; without torch.
+"""What a job that runs out of memory does without, one rung at a time, before it fails.  Pure; without torch.
 
-Every rung keeps the global batch and all else that was asked for: results are the same up to rounding, and up to what
-dropout draws, which depends on the micro-batch.  But for one, which is the last: where AdamW cannot be sharded, its
-moments go on in 8 bits, which is another result than the one that was asked for, and better than none.
+Every rung keeps the global batch and everything else that was asked for.  Results stay the same up to rounding, and up
+to what dropout draws, which depends on the micro-batch.  The last rung is an exception: where AdamW cannot be sharded,
+its moments go on in 8 bits.  That gives another result than the one asked for, which is better than none.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.optimization import OnOutOfMemory, Optimizer, Recompute, Strategy
 
-FEW_LOGITS: Final = 32  # [MiB]: an eighth of what a job has by default
-# What needs less memory than what: FSDP does without DeepSpeed's copy of the weights that a rank changes.
+FEW_LOGITS: Final = 32  # [MiB]: an eighth of the default
+# The strategy that needs less memory than each.  FSDP has no copy of the weights that a rank changes; DeepSpeed does.
 _MORE_SHARDS: Final = {
     Strategy.DDP: Strategy.FSDP,
     Strategy.ZERO1: Strategy.ZERO2,
@@ -24,19 +24,19 @@ _WHOLE_ADAMW: Final = (Strategy.DDP, Optimizer.ADAMW)
 
 
 def ladder(config: TrainingConfig) -> Iterator[TrainingConfig]:
-    """`config` with ever less memory, the rungs from the first to the last; none where the job wants none."""
+    """The rungs in order: `config` with ever lighter settings.  Empty where the job wants to fail instead."""
     while config.optimization.on_out_of_memory is OnOutOfMemory.ADAPT and (lighter := _lighter(config)):
         config = config.model_copy(update={"optimization": config.optimization.model_copy(update=lighter)})
         yield config
 
 
 def climbed(config: TrainingConfig, rungs: int) -> TrainingConfig:
-    """`config` on a rung of its ladder, 0: as it is; on the last where there are fewer."""
+    """`config` on a rung of its ladder; 0 is `config` as it is.  Beyond the last rung it is the last one."""
     return [config, *ladder(config)][: rungs + 1][-1]
 
 
 def settings(config: TrainingConfig) -> dict[str, Any]:
-    """All that a rung may change, as the job's file names it."""
+    """All settings that a rung may change, named as in the job file."""
     now = config.optimization
     return {
         "microBatchSize": now.micro_batch_size,
@@ -49,7 +49,7 @@ def settings(config: TrainingConfig) -> dict[str, Any]:
 
 
 def promise(asked: TrainingConfig, rung: TrainingConfig) -> str:
-    """What `rung` has left of the result that was asked for."""
+    """How the result on `rung` compares with the one that was asked for."""
     is_kept = rung.optimization.optimizer is asked.optimization.optimizer
     return "as asked for, up to rounding" if is_kept else "another one: the moments are rounded to 8 bits"
 
@@ -60,7 +60,7 @@ def describe(config: TrainingConfig) -> str:
 
 
 def _lighter(config: TrainingConfig) -> dict[str, Any]:
-    """What the next rung changes, the cheapest first; empty where nothing is left."""
+    """The settings that the next rung changes, the cheapest first.  Empty where nothing is left to change."""
     now = config.optimization
     if now.micro_batch_size > 1:
         rows = min(now.micro_batch_size, now.global_batch_size // config.world_size)
@@ -77,7 +77,7 @@ def _lighter(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _can_shard(config: TrainingConfig) -> bool:
-    """Whether shards save memory, and the rules of the API allow them."""
+    """Whether shards would save memory, and the API's rules allow them."""
     now = config.optimization
     is_allowed = now.optimizer is Optimizer.ADAMW and config.method.type is not MethodType.QLORA
     return is_allowed and config.world_size > 1

@@ -1,9 +1,9 @@
 """FLOPs of a token, peaks of GPUs, and how much of its peak a GPU uses (MFU, HFU).  Pure; without torch.
 
-A multiplication and an addition are two FLOPs.  Every number names its convention, for without it none can be
-compared, both as arXiv:2204.02311, appendix B: `flops_per_token` and MFU count what the model needs, `hardware_flops`
-and HFU what the GPU does, padding and activations that are made again included.  Attention counts all T x T scores,
-as is usual, also those that the mask hides.
+A multiplication and an addition are two FLOPs.  Numbers can only be compared within one convention; this is that of
+arXiv:2204.02311, appendix B.  `flops_per_token` and MFU count what the model needs.  `hardware_flops` and HFU count
+what the GPU does, with padding and with activations that are computed again.  Attention counts all T x T scores, as
+usual, also those that the mask hides.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from deepseek_trainer.contract.optimization import Recompute
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Dense peak of its tensor cores [FLOP/s], in BF16 where it has it; memory [bytes] as the data sheet says."""
+    """Dense peak of a GPU's tensor cores [FLOP/s], in BF16 if it has that, and its memory by the data sheet [bytes]."""
 
     peak: float
     memory: int
@@ -29,9 +29,9 @@ def _gb(gigabytes: int) -> int:
     return gigabytes * 10**9
 
 
-# Data sheets at nvidia.com, without sparsity, by the name that the driver and torch.cuda.get_device_name give.
+# From the data sheets at nvidia.com, without sparsity, by the name that the driver and torch.cuda.get_device_name use.
 # GeForce: with FP32 accumulation (whitepapers GA102, table 2, and AD102, table 2).
-# The data sheets' gigabytes are decimal and the chips have a few percent more: CUDA's context takes that.
+# The data sheets' gigabytes are decimal.  The chips have a few percent more, which CUDA's context takes.
 GPUS: Final = {
     "NVIDIA B200": Gpu(2250e12, _gb(180)),
     "NVIDIA H200": Gpu(989e12, _gb(141)),
@@ -51,7 +51,7 @@ GPUS: Final = {
 
 
 def gpu_named(text: str) -> str:
-    """The GPU called `text`, or the only one whose name has it.  Raises ConfigError for none or several."""
+    """The GPU called `text`, or the only one whose name contains it.  Raises ConfigError for none or several."""
     wanted = text.casefold()
     exact = [name for name in GPUS if name.casefold() in (wanted, f"nvidia {wanted}")]
     found = exact or [name for name in GPUS if wanted in name.casefold()]
@@ -65,21 +65,21 @@ def gpu_named(text: str) -> str:
 def palm_flops(parameters: int, layers: int, width: int, length: int) -> int:
     """FLOPs to train on one token: 6 N + 12 L H Q T (arXiv:2204.02311, appendix B).
 
-    `parameters` N: those that a token is multiplied with, the output matrix too, an embedding that is only looked up
-    not; `width` H Q: of all heads; `length` T: of a row [tokens].
+    `parameters` N are those that a token is multiplied with: the output matrix counts, an embedding that is only looked
+    up does not.  `width` H Q is that of all heads.  `length` T is that of a row [tokens].
     """
     return 6 * parameters + 12 * layers * width * length
 
 
 def lora_flops(frozen: int, adapters: int, layers: int, width: int, length: int) -> int:
-    """Through frozen weights 2 N forward and 2 N backward; 6 for each weight of an adapter; attention as ever."""
+    """FLOPs to train adapters on one token: 4 for each frozen weight, 6 for each of an adapter, attention as above."""
     return 4 * frozen + palm_flops(adapters, layers, width, length)
 
 
 def flops_per_token(
     dimensions: Dimensions, length: int, lora: LoraSpec | None = None, frozen_layers: int | None = None
 ) -> int:
-    """FLOPs to train on one token of a row of `length`, in PaLM's convention; of frozen weights what they need."""
+    """FLOPs to train on one token of a row of `length`, in PaLM's convention.  Frozen weights count what they need."""
     used, width = dimensions.parameters - dimensions.looked_up, dimensions.attention
     if lora is not None:
         return lora_flops(used, dimensions.adapters(lora), dimensions.layers, width, length)
@@ -87,28 +87,28 @@ def flops_per_token(
 
 
 def model_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
-    """FLOPs to train on one token of a job whose method is settled; of pairs with their reference's forward pass."""
+    """FLOPs to train on one token.  The job's method must be settled.  Pairs include their reference's forward pass."""
     method, length = config.method, config.data.sequence_length
     reference = flops_per_token(dimensions, length) // 3 if config.preference else 0
     return flops_per_token(dimensions, length, method.adapters, method.frozen_layers) + reference
 
 
 def hardware_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
-    """What a GPU does for one position of a row: with recompute Full the trained layers' forward pass twice.
+    """FLOPs of a GPU for one position of a row.  With recompute Full, the trained layers' forward pass counts twice.
 
-    Of a job whose method is settled.  Not counted: logits of pairs, made again where a micro-batch has many.
+    The job's method must be settled.  Logits of pairs that a large micro-batch computes again are not counted.
     """
     method, length = config.method, config.data.sequence_length
     flops = model_flops(config, dimensions)
     if config.optimization.recompute is not Recompute.FULL:
-        return flops  # Selective keeps all that is counted here
+        return flops  # Selective computes nothing again that is counted here
     of_layer = (dimensions.in_blocks + dimensions.adapters(method.adapters)) // dimensions.layers
     again = dimensions.layers - (method.frozen_layers or 0)
     return flops + again * (2 * of_layer + 4 * dimensions.attention * length)
 
 
 def _spared(dimensions: Dimensions, length: int, layers: int) -> int:
-    """FLOPs that the lowest `layers` layers, frozen, do without: their backward pass; and a tied head its gradient."""
+    """FLOPs saved by freezing the lowest `layers` layers: their backward pass, and the gradient of a tied head."""
     if not layers:
         return 0
     embedding = dimensions.vocab * dimensions.hidden
@@ -118,7 +118,7 @@ def _spared(dimensions: Dimensions, length: int, layers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What the speed of a run is held against."""
+    """What the speed of a run is compared with."""
 
     peak: float  # of all its GPUs [FLOP/s]
     of_token: int  # FLOPs that the model needs
@@ -126,7 +126,7 @@ class Yardstick:
 
     @classmethod
     def of(cls, gpu: str | None, config: TrainingConfig, dimensions: Dimensions) -> "Yardstick | None":
-        """Of a job whose method is settled, on GPUs of this name; None where their peak is not known."""
+        """For a job on GPUs of this name; None if their peak is not known.  The job's method must be settled."""
         if gpu not in GPUS:
             return None
         return cls(
@@ -136,9 +136,9 @@ class Yardstick:
         )
 
     def mfu(self, tokens_per_second: float) -> float:
-        """Share of the peak that the model's FLOPs take; tokens of all ranks, padding left out."""
+        """The share of the peak that the model's FLOPs take, from the tokens of all ranks, padding left out."""
         return tokens_per_second * self.of_token / self.peak
 
     def hfu(self, rows_per_second: float) -> float:
-        """Share of the peak that all FLOPs take; rows of all ranks."""
+        """The share of the peak that all FLOPs take, from the rows of all ranks."""
         return rows_per_second * self.of_row / self.peak

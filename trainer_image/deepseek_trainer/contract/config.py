@@ -45,9 +45,10 @@ class TrainingConfig(Model):
         return self.num_nodes * self.num_proc_per_node
 
     def settled(self, records: int) -> Self:
-        """The job itself; for method Auto with the method for `records` training records, sharded where that is Full.
+        """This config, with method Auto replaced by the method for `records` training records.
 
-        AdamW alone can be sharded, and only over several ranks; a strategy that shards stays.
+        Where Auto comes to Full, the strategy becomes FSDP, if there are several ranks and the optimizer is AdamW, the
+        only one that can be sharded.  A strategy that shards already stays.
         """
         now, method = self.optimization, self.method.settled(records, has_base=self.model.base is not None)
         is_chosen = self.method.type is MethodType.AUTO and method.type is MethodType.FULL
@@ -58,7 +59,7 @@ class TrainingConfig(Model):
 
     @property
     def preference(self) -> PreferenceSpec | None:
-        """How pairs of answers are learned; None where the data are no pairs."""
+        """How pairs of answers are learned; None if the data are not pairs."""
         return (self.method.preference or PreferenceSpec()) if self.data.format is DataFormat.PREFERENCE else None
 
     @property

@@ -126,7 +126,7 @@ class DataSpec(Model):
 
     @property
     def training_places(self) -> dict[str, VolumePath]:
-        """Where training records come from, by the name of the source; that of `train` is empty."""
+        """The places of training records by the name of their source.  `train` has the empty name."""
         return {"": self.train} if self.train else {source.name: source for source in self.sources or ()}
 
     @property

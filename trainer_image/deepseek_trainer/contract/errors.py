@@ -44,15 +44,15 @@ class TryAgainError(JobError):
 
 
 class PeerGoneError(TryAgainError):
-    """Another rank or node went away: only that one can tell why."""
+    """Another rank or node went away.  The reason is only known there."""
 
 
 class OutOfMemoryError(TryAgainError):
-    """Too little memory, and nothing left that a run may do about it by itself."""
+    """Memory ran out, and no rung is left that needs less."""
 
 
 class AdaptingError(TryAgainError):
-    """Too little memory: the next round of ranks does with less."""
+    """Memory ran out, and the next round of ranks starts with settings that need less."""
 
 
 class IntegrityError(JobError):
@@ -60,4 +60,4 @@ class IntegrityError(JobError):
 
 
 class UnreadableError(IntegrityError):
-    """The disk no longer gives back what was written to it: a bad sector, or the whole of it is away."""
+    """The disk does not return what was written to it: a sector is bad, or the whole disk is gone."""

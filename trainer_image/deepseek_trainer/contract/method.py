@@ -109,17 +109,17 @@ class MethodSpec(Model):
 
     @property
     def adapters(self) -> LoraSpec | None:
-        """What is trained beside a frozen base; None where its own weights are.  Not for Auto, which is `settled`."""
+        """The adapters that are trained beside a frozen base; None where the base itself is.  Auto must be settled."""
         assert self.type is not MethodType.AUTO, "settled before anything is trained"
         return None if self.type is MethodType.FULL else self.lora or LoraSpec()
 
     @property
     def trains_all(self) -> bool:
-        """Whether no weight of the base stays as it is."""
+        """Whether every weight of the base is trained."""
         return self.type is MethodType.FULL and self.frozen_layers is None
 
     def settled(self, records: int, *, has_base: bool) -> "MethodSpec":
-        """The method itself; for Auto the one for `records` training records."""
+        """This method, but for Auto the method that fits `records` training records."""
         if self.type is not MethodType.AUTO:
             return self
         if not has_base or records >= MANY_RECORDS:

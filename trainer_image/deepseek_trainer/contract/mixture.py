@@ -28,7 +28,7 @@ class MixSource(VolumePath):
 
     @property
     def minimum_slots(self) -> int:
-        """Slots of a block that it has at least: its minimum share, rounded up, and never none."""
+        """The least number of slots in a block: the minimum share, rounded up, and at least one."""
         return max(1, int((self.minimum_share or 0.0) * BLOCK + ROUND_UP))
 
 

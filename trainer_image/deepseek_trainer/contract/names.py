@@ -7,8 +7,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-# Environment of a worker.  In a pod the first block says all: each variable of a container costs the API server 4 KB of
-# garbage for each pod that it makes.  `dstj run` sets the second one, where workers share a machine.
+# Environment of a worker.  A pod has the first block only: each variable of a container costs the API server 4 KB of
+# garbage for each pod that it makes.  `dstj run` also sets the second block, because its workers share a machine.
 ENV_RUN_ID: Final = "DSTJ_RUN_ID"  # "<job uid>-<attempt>": a closed rendezvous is never joined again
 ENV_NODE_INDEX: Final = "JOB_COMPLETION_INDEX"  # 0 to numNodes - 1; set by kube-controller-manager
 ENV_RENDEZVOUS: Final = "DSTJ_RENDEZVOUS"  # "host:port" of node 0
@@ -27,7 +27,10 @@ TERMINATION_LOG: Final = Path("/dev/termination-log")  # the kubelet's default; 
 
 
 def node_address(environ: Mapping[str, str] = os.environ) -> str:
-    """Under which the other nodes reach this one: a pod of an Indexed Job is named like node 0's but for the index."""
+    """The address under which the other nodes reach this one.
+
+    In a pod it follows from node 0's: the names of an Indexed Job's pods differ in their index only.
+    """
     if address := environ.get(ENV_NODE_ADDRESS):
         return address
     host, _, domain = environ[ENV_RENDEZVOUS].rpartition(":")[0].partition(".")
@@ -35,12 +38,12 @@ def node_address(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def metrics_port(environ: Mapping[str, str] = os.environ) -> int:
-    """Node 0 serves /metrics and /progress here."""
+    """The port on which node 0 serves /metrics and /progress."""
     return int(environ.get(ENV_METRICS_PORT) or METRICS_PORT)
 
 
 def termination_log(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the launcher leaves its Failure as JSON; None where nobody reads it."""
+    """The file in which the launcher leaves its Failure as JSON; None where nobody reads it."""
     if path := environ.get(ENV_TERMINATION_LOG):
         return Path(path)
     return TERMINATION_LOG if TERMINATION_LOG.exists() else None
@@ -59,7 +62,7 @@ class Paths:
         return cls(root, Path(environ.get(ENV_SCRATCH) or root / SCRATCH_MOUNT.lstrip("/")))
 
     def at(self, mount_path: str) -> Path:
-        """The place of an absolute `mount_path` of the worker template."""
+        """Where an absolute `mount_path` of the worker template lies."""
         return self.root / mount_path.lstrip("/")
 
     @property
@@ -88,7 +91,7 @@ class Paths:
 
     @property
     def logs(self) -> Path:
-        """TensorBoard files and the JSON-lines event file of rank 0."""
+        """The directory of rank 0's TensorBoard files and JSON-lines event file."""
         return self.work / "logs"
 
     def claim(self, claim_name: str, path: str = "") -> Path:

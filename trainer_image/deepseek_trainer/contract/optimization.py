@@ -40,7 +40,7 @@ class Strategy(StrEnum):
 
     @property
     def zero_stage(self) -> int:
-        """0 where DeepSpeed has no part in it."""
+        """The stage of DeepSpeed's ZeRO; 0 for a strategy without DeepSpeed."""
         return {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3}.get(self, 0)
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the rule as a job file gives it, and what it keeps."""
+"""Which checkpoints stay: the rule as a job file gives it, and the steps that it keeps."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -19,7 +19,7 @@ class Retention(Model):
     ] = None
 
     def kept(self, steps: Iterable[int], best_step: int | None) -> frozenset[int]:
-        """Those of `steps` that stay."""
+        """The steps among `steps` that stay."""
         ordered = sorted(steps)
         best = [step for step in ordered if step == best_step and self.keep_best]
         regular = [step for step in ordered if self.keep_every and step % self.keep_every == 0]

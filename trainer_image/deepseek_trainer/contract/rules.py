@@ -1,4 +1,4 @@
-"""Models that carry their cross-field rules twice: as CEL for the API server, as Python for good messages."""
+"""Models that state each rule over several fields twice: as CEL for the API server, in Python for good messages."""
 
 import difflib
 import re
@@ -18,9 +18,8 @@ _FIELD: Final = re.compile(r"[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)*(?:\[[^\]]+\])?"
 class Rule:
     """One rule over several fields of a model.
 
-    `cel` is what the API server evaluates with the object as `self`; `holds` is the same in Python,
-    None where the rule compares with `oldSelf` and only the API server can know.  `message` names
-    the rule and the way out.
+    `cel` is what the API server evaluates, with the object as `self`.  `holds` is the same rule in Python; it is None
+    where the rule compares with `oldSelf`, which only the API server knows.  `message` names the rule and the way out.
     """
 
     cel: str
@@ -56,13 +55,13 @@ def shown(value: Any) -> str:
 
 
 def _given(model: Model, message: str) -> str:
-    """What `model` says about each field that `message` names: `numNodes: 2, no profile, base`."""
+    """The value of each field that `message` names, as `model` has it: `numNodes: 2, no profile, base`."""
     names = dict.fromkeys(_FIELD.findall(message))
     return ", ".join(text for name in names if (text := _described(model, name)) is not None)
 
 
 def _described(model: Any, name: str) -> str | None:
-    """The field `name` with its value, if that is short enough to be shown; None if `model` has no such field."""
+    """The field `name`, with its value unless that is an object; None if `model` has no such field."""
     value = model
     for part in re.split(r"\.(?![^\[]*\])|\[|\]$", name):
         if isinstance(value, Model):
@@ -80,7 +79,7 @@ def _described(model: Any, name: str) -> str | None:
 
 
 def unknown_fields(model: type[Model], data: Any, path: str = "") -> Iterator[str]:
-    """One message for each field of `data` that `model` does not know, with the nearest name that it does."""
+    """A message for each field of `data` that `model` does not know, with the nearest name that it knows."""
     if not isinstance(data, Mapping):
         return
     fields = {field.alias or name: field for name, field in model.model_fields.items()}

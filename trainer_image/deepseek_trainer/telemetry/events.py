@@ -1,4 +1,4 @@
-"""The run's story: one JSON line per event for programs, one log line for people.
+"""The events of a run: a JSON line each for programs, a log line each for people.
 
 Events hold numbers and names, never a sample of the data.
 """
@@ -14,7 +14,7 @@ Event = dict[str, Any]
 
 
 class EventLog:
-    """Events of the lead rank; kept in the checkpoint, so that the report of a restarted run is whole."""
+    """The events of the lead rank.  Checkpoints keep them, so that the report of a restarted run is complete."""
 
     def __init__(self, path: Path, history: Iterable[Event] = ()) -> None:
         self.history: list[Event] = list(history)
@@ -32,7 +32,7 @@ class EventLog:
 
 
 def finite(value: Any) -> Any:
-    """`value`; None for NaN and infinity, for which JSON has no word."""
+    """`value`, but None for NaN and infinity, which JSON cannot express."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -45,9 +45,9 @@ LOSS_NAMES = {"step": "train_loss", "evaluation": "val_loss"}
 
 
 def log_line(entry: Event) -> str:
-    """`epoch=12, train_loss=0.82, val_loss=0.85` for steps and evaluations, `event: key=value` for the rest.
+    """`epoch=12, train_loss=0.82, val_loss=0.85` for steps and evaluations, `event: key=value` for other events.
 
-    Tables are for programs: they are left out.
+    Nested values are for programs and left out.
     """
     kind = entry["event"]
     names = {"loss": LOSS_NAMES.get(kind, "loss")}

@@ -1,4 +1,4 @@
-"""What the ranks measure of themselves: their waits for data, the pace of each, and the memory that they took."""
+"""Measures of each rank: how long it waits for data, how fast it computes, and how much memory it takes."""
 
 import resource
 import time
@@ -16,11 +16,11 @@ from deepseek_trainer.model.precision import compute_dtype
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """What all ranks measured since the last logged step, by rank."""
+    """The measures of all ranks since the last logged step, by rank."""
 
-    waited: Sequence[float]  # for data [s]
-    alone: Sequence[float]  # computing before others are waited for [s]; 0: the ranks compute in step
-    memory: Sequence[float]  # at its peak [bytes]
+    waited: Sequence[float]  # waiting for data [s]
+    alone: Sequence[float]  # computing before the wait for other ranks [s]; 0 where the ranks compute in step
+    memory: Sequence[float]  # peak memory [bytes]
 
     @classmethod
     def of(cls, sums: Sequence[float]) -> Self:
@@ -30,18 +30,18 @@ class Ranks:
 
     @property
     def skew(self) -> float | None:
-        """How many times as long as the median rank (of an even number the lower) the slowest computed alone."""
+        """Time alone of the slowest rank over that of the median rank (of an even number, the lower of the two)."""
         middle = median_low(self.alone)
         return max(self.alone) / middle if len(self.alone) > 1 and middle else None
 
     @property
     def slowest(self) -> int | None:
-        """The rank that computed longest alone; None where there is no skew."""
+        """The rank with the longest time alone; None where there is no skew."""
         return None if self.skew is None else self.alone.index(max(self.alone))
 
 
 class Meter:
-    """What this rank measures, added up over steps until its contribution is taken.  It never waits for the device."""
+    """The measures of this rank, added up over steps until its contribution is taken.  Never waits for the device."""
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.monotonic) -> None:
         self._device, self._now = device, now
@@ -51,28 +51,28 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around a wait for data."""
+        """Measure the block as a wait for data."""
         start = self._now()
         yield
         self._waited += self._now() - start
 
     def begin(self) -> None:
-        """The device computes from here on."""
+        """Mark where the device begins to compute."""
         self._began, self._ended = self._mark(), None
 
     def end(self) -> None:
-        """Up to here it computed without a wait for another rank."""
+        """Mark up to where it computed without waiting for another rank."""
         self._ended = self._mark()
 
     def add(self) -> None:
-        """Add what lay between; call it once the device was waited for."""
+        """Add the time between the marks.  Call it after a wait for the device."""
         if self._ended is not None:
             self._alone += self._seconds(self._began, self._ended)
 
     def contribution(self, rank: int, size: int) -> list[float]:
-        """Three numbers for each of `size` ranks, zero for all but this one: summed over the ranks they are all known.
+        """Three numbers for each of `size` ranks, all zero except this rank's.  The sum over the ranks holds them all.
 
-        The next count begins.
+        Begins a new count.
         """
         row = [0.0] * (3 * size)
         row[rank::size] = self._waited, self._alone, float(peak_memory(self._device))
@@ -91,14 +91,14 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int:
-    """[bytes] of this process so far: allocated by torch on a GPU; on the CPU resident, mapped files included."""
+    """Peak memory of this process [bytes]: allocated by torch on a GPU; on the CPU resident, with mapped files."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def gpu_at_work(device: torch.device, precision: Precision) -> str | None:
-    """The name of the GPU; None on the CPU, and in FP32, for which its tensor cores have no peak in `perf.GPUS`."""
+    """The name of the GPU.  None on the CPU, and in FP32: `perf.GPUS` has no peak of tensor cores for that."""
     if device.type != "cuda" or compute_dtype(precision, device) is torch.float32:
         return None
     return torch.cuda.get_device_name(device)

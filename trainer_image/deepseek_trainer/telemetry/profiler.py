@@ -1,7 +1,7 @@
-"""A look at a few steps of one rank, on demand: which operations take the time.
+"""Records a few steps of one rank on demand, to show which operations take the time.
 
-The trace has names of operations, their times and shapes, and single numbers that they are given, such as a learning
-rate; of no tensor the content.
+The trace holds the names, times and shapes of operations, and single numbers that they are called with, such as a
+learning rate.  It holds the content of no tensor.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,22 @@ STEPS: Final = 5
 
 
 class Profiler:
-    """Records `STEPS` steps after each request; a request while it records is dropped.
+    """Records `STEPS` steps after each request.  A request that comes while it records is dropped.
 
-    What goes wrong is reported as an event, and never stops the training.
+    An error of the profiler is reported as an event and never stops the training.
     """
 
     def __init__(self, trace: Path, asked: Callable[[], bool], emit: Callable[..., None]) -> None:
-        """`trace`: where the last trace lies, `*.json.gz`; `asked`: since the last call; `emit(event, **fields)`."""
+        """`trace` is the file of the last trace, `*.json.gz`.
+
+        `asked()` returns whether a profile was requested since the last call; `emit(event, **fields)` reports an event.
+        """
         self._trace, self._asked, self._emit = trace, asked, emit
         self._recorder: torch.profiler.profile | None = None
         self._first = 0
 
     def before_step(self, step: int) -> None:
-        """`step` is about to be taken."""
+        """Begin or end a record, if that is due before `step` is taken."""
         is_asked = self._asked()
         if self._recorder is not None and step >= self._first + STEPS:
             self.finish(step)
@@ -34,7 +37,7 @@ class Profiler:
             self._guarded(self._begin, step)
 
     def finish(self, step: int) -> None:
-        """End a record that is under way; `step` is the first that is not in it."""
+        """End a record that is under way.  `step` is the first step that is not in it."""
         if self._recorder is not None:
             self._guarded(self._write, step)
             self._recorder = None

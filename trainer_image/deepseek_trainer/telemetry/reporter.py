@@ -1,4 +1,4 @@
-"""Tells the run's story in every form that somebody reads: events, log lines, TensorBoard, /progress, /metrics."""
+"""Reports a run in every form that somebody reads: events, log lines, TensorBoard, /progress, /metrics."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class StepResult:
     max_steps: int
     epoch: float
     rows: int
-    # Mean over the learned tokens, or pairs, before the update [nats/token, nats/pair]; None where it is not logged.
+    # Mean over the learned tokens or pairs, before the update [nats/token, nats/pair]; None if this step is not logged.
     loss: float | None
     grad_norm: float  # before clipping
     learning_rate: float
-    ranks: Ranks | None = None  # what they measured; with the loss
+    ranks: Ranks | None = None  # their measures, where there is a loss
 
 
 @dataclass(slots=True)
 class Work:
-    """What was done since the last log line."""
+    """The work done since the last log line."""
 
     steps: int = 0
     rows: int = 0
@@ -51,7 +51,7 @@ class Work:
         return speed
 
     def of_ranks(self, ranks: Ranks) -> dict[str, float]:
-        """What the worst of them makes the others wait for."""
+        """The measures of the worst rank, for which the others wait."""
         facts = {
             "dataWaitShare": round(max(ranks.waited) / self.seconds, 6),
             "peakMemoryBytes": int(max(ranks.memory)),
@@ -62,7 +62,7 @@ class Work:
 
 
 class Reporter:
-    """The voice of the lead rank; the other ranks have a `Silent` one."""
+    """Reports for the lead rank.  The other ranks have a `Silent` one."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Reporter:
         yardstick: Yardstick | None = None,
         unit: str = "tokens",
     ) -> None:
-        """`yardstick`: None where it is not known what the devices could do; `unit`: of what a batch holds."""
+        """`yardstick` is None where the peak of the devices is not known; `unit` is what batches are counted in."""
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 seconds of import that only the lead needs
 
         self._events = EventLog(paths.logs / "events.jsonl", history)
@@ -91,11 +91,11 @@ class Reporter:
         self._events.emit(event, **fields)
 
     def own(self, event: str, **fields: Any) -> None:
-        """An event that every rank has by itself."""
+        """An event of this rank alone.  Every rank reports it, the lead rank or not."""
         self._events.emit(event, **fields)
 
     def step(self, result: StepResult, size: int, seconds: float) -> None:
-        """A step over `size` tokens or images of all ranks, padding left out, that took `seconds`."""
+        """A step that took `seconds`, over `size` tokens or images of all ranks, padding left out."""
         self._progress.count(self._unit, size)
         self._progress.update(
             stage="training", step=result.step, maxSteps=result.max_steps, epoch=round(result.epoch, 3)
@@ -105,7 +105,7 @@ class Reporter:
             self._log_step(result)
 
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None:
-        """A validation loss, beside the last training loss."""
+        """A validation loss, with the last training loss beside it."""
         last = self._events.last("step")
         train_loss = last["loss"] if last else None
         self._events.emit(
@@ -146,7 +146,7 @@ class Reporter:
         self._progress.update(lastCheckpoint={key: value for key, value in facts.items() if value is not None})
         for name in ("seconds", "stallSeconds"):
             self._board.add_scalar(f"{snake(name)}/checkpoint", facts[name], info.step)
-        self._board.flush()  # what led to a checkpoint should outlive a crash as the checkpoint does
+        self._board.flush()  # the curves up to a checkpoint should outlive a crash, as the checkpoint does
 
     def close(self) -> None:
         self._board.close()
@@ -167,7 +167,7 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Says nothing but what is this rank's own: for every rank but the lead."""
+    """For every rank but the lead: reports the events of this rank alone, as log lines, and nothing else."""
 
     def __init__(self) -> None:
         self._history: list[Event] = []

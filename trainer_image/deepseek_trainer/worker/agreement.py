@@ -1,4 +1,4 @@
-"""What one rank cannot do, no rank does: failures are shared before anyone acts on them."""
+"""Ranks share a failure before any of them acts on it: what one rank cannot do, no rank does."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,18 +26,18 @@ def alone(value: Any) -> list[Any]:
 
 
 def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
-    """Do `work` on this rank, as every other rank does its own; the JSON values of all ranks, in rank order.
+    """Do `work` on this rank while every other rank does its own; returns the JSON values of all, in rank order.
 
-    Where it raises an Exception on one rank, an error of the same exit code is raised on all.
+    If it raises an Exception on one rank, all ranks raise an error with the same exit code.
     """
     value: Any = None
     failure: Exception | None = None
     try:
         value = work()
     except OSError as error:
-        # What tells of a bad volume stays as it is: it ends this worker, and the others wait for its next attempt.
+        # An error of the volume stays as it is: it ends this worker, and the others wait for its next attempt.
         failure = error if error.errno in STORAGE_ERRORS else _try_again(error)
-    except Exception as error:  # whatever it is: the other ranks must not wait for this one
+    except Exception as error:  # any error: the other ranks must not wait for this one
         failure = error
     outcomes = exchange({"value": value, "failure": _to_json(failure) if failure else None})
     if failure:

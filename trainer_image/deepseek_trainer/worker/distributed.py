@@ -1,7 +1,7 @@
-"""The ranks of one attempt: who am I, and what do we all agree on.
+"""The ranks of one attempt: which one this process is, and what all of them agree on.
 
-Everything that one rank could decide alone (stop, save now, not finite) goes through an
-all-reduce first, so that no rank acts while another waits for it in a collective.
+Whatever one rank could decide alone (stop, save now, not finite) goes through an all-reduce first, so that no rank acts
+while another waits for it in a collective.
 """
 
 import json
@@ -24,12 +24,12 @@ TIMEOUT = timedelta(minutes=30)  # a rank may seal a large checkpoint while the 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process's place among all ranks; the collectives use gloo on CPU tensors, whatever the device."""
+    """This process's place among all ranks.  Its collectives use gloo on CPU tensors, whatever the device is."""
 
     rank: int
     size: int
     device: torch.device
-    group: dist.ProcessGroup | None = None  # None: the one that all share
+    group: dist.ProcessGroup | None = None  # None: the default group
 
     @property
     def is_lead(self) -> bool:
@@ -48,7 +48,7 @@ class World:
         self.sum([0.0])
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every rank, in rank order, on every rank.  JSON, so that no rank unpickles another's bytes."""
+        """The `value` of every rank, in rank order, on every rank.  It travels as JSON: no rank unpickles another's."""
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [int(s) for s in self._all_gather(torch.tensor([len(data)]))]
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
@@ -57,7 +57,7 @@ class World:
         return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
     def beside(self) -> Self:
-        """The same ranks in a group of their own, for a thread beside this one.  Collective."""
+        """The same ranks in another group, for another thread.  Collective."""
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert isinstance(group, dist.ProcessGroup), "all ranks are in it"
         return replace(self, group=group)
@@ -70,10 +70,10 @@ class World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the process group that torchrun described in the environment; leave it at the end or at an agreed stop.
+    """Join the process group that torchrun describes in the environment, and leave it at the end or an agreed stop.
 
-    A collective that fails because a peer died becomes PeerGoneError: the state on disk is good.
-    After a failure the group stays as it is: leaving it could wait for ever for a dead peer.
+    A collective that fails because a peer died becomes a PeerGoneError: the state on the disk is good.  After a failure
+    the group is not left, because that could wait for ever for a dead peer.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()

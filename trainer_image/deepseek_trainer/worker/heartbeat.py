@@ -1,8 +1,8 @@
-"""Whether the agents of the other nodes still live.
+"""Notices that another node is gone.
 
-A machine that vanishes closes no connection: its peers wait in a collective until that times out
-(half an hour) and torchrun's agents notice nothing either.  So each agent writes a beat into the
-rendezvous' store on node 0 and looks for the beats of the others.
+A machine that vanishes closes no connection.  Its peers wait in a collective until that times out, half an hour later,
+and torchrun's agents do not notice either.  So each agent writes beats into the rendezvous' store on node 0 and looks
+for the beats of the others.
 """
 
 import threading
@@ -22,8 +22,8 @@ LEFT: Final = "left"
 class Heartbeat:
     """Beats and listens from start() to leave(), in threads of its own.
 
-    `on_silence` is called once, from such a thread, with what was not heard of.  A peer is watched
-    from its first beat on, and node 0 from the first answer of its store on.
+    `on_silence` is called once, from one of these threads, with a sentence that names the silent node.  A peer is
+    watched from its first beat on, and node 0 from the first answer of its store on.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Heartbeat:
         self._talk = threading.Thread(target=self._talking, daemon=True)
 
     def start(self) -> None:
-        """Begin; nothing happens where it has begun, or where there are no peers."""
+        """Begin to beat and to listen.  Does nothing if that has begun, or there are no peers."""
         if self._talk.is_alive() or not self._peers:
             return
         self._talk.start()
-        # The store's client may wait for a dead server without end: somebody else watches the clock.
+        # The store's client may wait for a dead server without end, so another thread watches the clock.
         threading.Thread(target=self._watching, daemon=True).start()
 
     def leave(self) -> None:
-        """Tell the others that this node's silence is in order from now on."""
+        """Announce to the other nodes that this one will be silent from now on, and is well."""
         self._leaving.set()
         if self._talk.is_alive():
             self._talk.join(LEAVE_S)
@@ -86,7 +86,7 @@ class Heartbeat:
             store.set(self._own, LEFT)
 
     def _connected(self) -> TCPStore:
-        """A connection of its own: the agent's is in use by calls that block."""
+        """A connection of our own: calls that block use the agent's."""
         patience = timedelta(seconds=max(1.0, self._silence_s / 4))
         store = TCPStore(self._host, self._port, is_master=False, wait_for_workers=False, timeout=patience)
         self._answered = time.monotonic()

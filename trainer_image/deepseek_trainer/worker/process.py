@@ -1,4 +1,4 @@
-"""What a trainer process asks of the kernel: to die with its parent, to leave no core file, to hear signals."""
+"""What a trainer process asks of the kernel: to die with its parent, to leave no core file, to receive signals."""
 
 import ctypes
 import os
@@ -21,15 +21,16 @@ class StopRequested(Exception):  # noqa: N818 not an error: the state is saved
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process as soon as its parent is gone, so that no rank is ever orphaned."""
+    """Let the kernel kill this process as soon as its parent is gone, so that no rank is ever orphaned."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forbid_core_dumps() -> None:
-    """A core file would hold keys and weights in the clear.
+    """Leave no core file: it would hold keys and weights in the clear.
 
-    A limit of 0 does not hold for what the kernel pipes to a program, as most distributions have it; 1 holds for both
-    (fs/coredump.c).  Where a limit of 0 may not be raised, the process gives up being dumpable, which an exec undoes.
+    Most distributions pipe core files to a program, and there the kernel ignores a limit of 0.  A limit of 1 holds for
+    files and pipes (fs/coredump.c).  A limit of 0 that may not be raised stays; then the process makes itself
+    undumpable, until its next exec.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
@@ -38,17 +39,17 @@ def forbid_core_dumps() -> None:
 
 
 def shut_in(scratch: Path) -> None:
-    """Have the libraries of this process, and of those that it starts, download nothing and write to `scratch` only.
+    """Let the libraries of this process and of its children download nothing, and write to `scratch` only.
 
-    Called before they are imported: they read it then.
+    They read these variables when they are imported, so this must be called before.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(scratch)}
 
 
 def on_stop(leave: Callable[[], object]) -> None:
-    """Have `leave` called at SIGTERM or SIGINT, in a thread: at once, even while a native call holds up this one.
+    """Call `leave` at SIGTERM or SIGINT, from a thread, so that no native call of the main thread delays it.
 
-    Without a handler the kernel drops the SIGTERM of a container's first process (pid_namespaces(7)).
+    Without a handler the kernel drops the SIGTERM that a container's first process gets (pid_namespaces(7)).
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -70,7 +71,7 @@ class StopFlag:
 
     @classmethod
     def on_signal(cls) -> Self:
-        """A flag that SIGTERM and SIGINT set from now on."""
+        """A flag that SIGTERM and SIGINT set, from now on."""
         flag = cls()
         for number in STOP_SIGNALS:
             signal.signal(number, flag._set)
@@ -88,13 +89,13 @@ class ProfileFlag:
 
     @classmethod
     def on_signal(cls) -> Self:
-        """A flag that SIGUSR1, which would end a process that does not expect it, sets from now on."""
+        """A flag that SIGUSR1 sets, from now on.  Without a handler that signal would end the process."""
         flag = cls()
         signal.signal(PROFILE_SIGNAL, flag._set)
         return flag
 
     def take(self) -> bool:
-        """Whether it was asked since the last call."""
+        """Whether a profile was asked for since the last call."""
         was_set, self._is_set = self._is_set, False
         return was_set
 
@@ -103,5 +104,5 @@ class ProfileFlag:
 
 
 def ignore_profile() -> None:
-    """Live through SIGUSR1, as do processes started from here until they expect it."""
+    """Ignore SIGUSR1 here, and in the processes that are started from here until they handle it."""
     signal.signal(PROFILE_SIGNAL, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What the processes of one worker tell each other: small files in its scratch directory."""
+"""Small files by which the processes of one worker inform each other, in its scratch directory."""
 
 import json
 import os
@@ -11,26 +11,26 @@ from deepseek_trainer.worker.failure import Failure
 
 
 class Scratch:
-    """Files of the round of ranks that runs now.  A round lasts until torchrun restarts the ranks."""
+    """The files of the round of ranks that runs now.  A round lasts until torchrun restarts the ranks."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.failure = directory / "failure.json"  # why the round ended
         self.stopped = directory / "stopped"  # the ranks agreed to stop, and saved
-        self._progress = directory / "progress.json"  # on node 0: what /progress told last
+        self._progress = directory / "progress.json"  # on node 0: the last answer of /progress
         self._ranks = directory / "ranks"  # process ids, one file for each rank
         self._rungs = directory / "rungs"  # how far the job's ladder was climbed; outlives a round
 
     def clear(self) -> None:
-        """Before the first round: as if there had been none."""
+        """Remove everything, before the first round."""
         self._remove(self.failure, self.stopped, self._progress, self._rungs, *self._rank_files())
         with suppress(FileNotFoundError):
             self._ranks.rmdir()
 
     def begin_round(self) -> None:
-        """Forget the last round, but not an end that the launcher may not have seen yet: a final failure, or a stop.
+        """Forget the last round, except for an end that the launcher may not have seen yet: a final failure, or a stop.
 
-        torchrun starts a round after a stop, too, where a rank was killed on its way out.
+        torchrun starts a round even after a stop, if a rank was killed on its way out.
         """
         failure = Failure.load(self.failure)
         is_final = failure is not None and failure.ends_worker
@@ -41,13 +41,13 @@ class Scratch:
 
     @property
     def has_begun(self) -> bool:
-        """Whether ranks were started, or are about to be."""
+        """Whether ranks have been started, or are about to be."""
         return self._ranks.exists()
 
     def record(self, local_rank: int) -> int:
-        """Record this process, by which the launcher reaches it; how often there was one in its place, in this pod.
+        """Record this process's id, so that the launcher reaches it; returns how often this rank has restarted here.
 
-        torchrun's own count leaves out restarts that another node's rank brought about.
+        torchrun's own count leaves out the restarts that a rank of another node caused.
         """
         self._ranks.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"starts-{local_rank}").open("a") as starts:
@@ -64,29 +64,29 @@ class Scratch:
             return 0
 
     def climb_to(self, rungs: int) -> None:
-        """Remember it, unless this node has climbed as far."""
+        """Remember that this node has climbed `rungs` rungs, unless it has climbed further."""
         if rungs > self.rungs:
             replace_file(self._rungs, str(rungs).encode())
 
     def trace(self, rank: int) -> Path:
-        """Where a rank leaves its last profile."""
+        """The file of a rank's last profile."""
         return self.directory / f"profile-rank-{rank}.json.gz"
 
     def leave_progress(self, progress: bytes) -> None:
         self._progress.write_bytes(progress)
 
     def last_progress(self) -> dict[str, Any]:
-        """What the last round left; its server of /progress is gone.  Empty on all nodes but the first."""
+        """The last answer of /progress, whose server is gone by now.  Empty on all nodes but the first."""
         try:
             return dict(json.loads(self._progress.read_bytes()))
-        except (FileNotFoundError, ValueError):  # cut short, where a rank was killed while it wrote
+        except (FileNotFoundError, ValueError):  # a ValueError: a rank was killed while it wrote
             return {}
 
     def pids(self) -> tuple[int, ...]:
-        """Process ids of the ranks that were recorded; they may have ended."""
+        """The process ids of the recorded ranks, which may have ended."""
         pids = []
         for file in self._rank_files():
-            with suppress(FileNotFoundError, ValueError):  # a new round begins; being written
+            with suppress(FileNotFoundError, ValueError):  # a new round has begun, or the file is being written
                 pids.append(int(file.read_text()))
         return tuple(pids)
 

@@ -1,4 +1,4 @@
-"""config.json: read once, refused if a newer operator wrote what this trainer does not know, or its image lacks."""
+"""Reads config.json, and refuses what this trainer does not know or its image does not have."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from deepseek_trainer.contract.rules import unknown_fields
 
 
 def load_config(path: Path) -> TrainingConfig:
-    """Raises ConfigError naming the field, if the file is missing, malformed, or asks for what is not there."""
+    """Read the config.  Raises ConfigError, which names the field, if it is missing, malformed or not supported."""
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -42,6 +42,6 @@ def _refuse_missing(strategy: Strategy) -> None:
 
 
 def config_digest(config: TrainingConfig) -> str:
-    """SHA-256 of all settings; a checkpoint tells with which it was made."""
+    """SHA-256 of all settings.  A checkpoint records those that it was made with."""
     settings = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

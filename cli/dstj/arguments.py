@@ -1,6 +1,6 @@
-"""What may be typed after `dstj`.  Nothing heavy is imported here, so that --help answers at once.
+"""The command line of `dstj`.  Nothing heavy is imported here, so that --help answers at once.
 
-Each command names the function that runs it as "module:function"; cli.py imports it only then.
+Each command names the function that runs it as "module:function"; cli.py imports that only when the command runs.
 """
 
 import argparse
@@ -28,10 +28,10 @@ EXIT_CODES: Final = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers wrong arguments, and help that cannot be written, in the voice of every other error."""
+    """A parser that reports wrong arguments, and help that cannot be written, like every other error."""
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
-        print(self.format_help(), end="", file=file)  # argparse itself would swallow that there is no room
+        print(self.format_help(), end="", file=file)  # argparse itself would hide that the disk is full
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"dstj: error: {message}\ndstj: hint: {self.prog} --help\n")
@@ -133,7 +133,7 @@ def _render(commands: "Commands") -> None:
 
 def _plan(commands: "Commands") -> None:
     command = _command(
-        commands, "plan", "dstj.commands.plan:plan", "tell memory, steps and time of a job before it runs"
+        commands, "plan", "dstj.commands.plan:plan", "estimate memory, steps and time of a job before it runs"
     )
     command.add_argument("file", metavar="FILE", help="YAML file with one job")
     command.add_argument("--profile", metavar="FILE", help="YAML file with the job's TrainingProfile")
@@ -144,13 +144,13 @@ def _plan(commands: "Commands") -> None:
         type=_share,
         default=0.4,
         metavar="SHARE",
-        help="share of the GPU's peak that is reached (default: 0.4)",
+        help="share of the GPU's peak that a rank reaches (default: 0.4)",
     )
     command.add_argument(
         "--flops-per-second",
         type=_above_zero,
         metavar="N",
-        help="what a rank reaches, instead of a share of a peak; on the CPU, 4e10 for example",
+        help="FLOP/s that a rank reaches, instead of a share of a peak; on the CPU, 4e10 for example",
     )
 
 
@@ -166,7 +166,7 @@ def _run(commands: "Commands") -> None:
     )
     command.add_argument("--plain", action="store_true", help="plain lines even on a terminal")
     command.add_argument(
-        "--recreate", action="store_true", help="forget how the last run ended, as deleting the job in a cluster would"
+        "--recreate", action="store_true", help="forget the last run and its end, as deleting the job in a cluster does"
     )
 
 
@@ -174,12 +174,12 @@ def _submit(commands: "Commands") -> None:
     command = _command(commands, "submit", "dstj.commands.submit:submit", "create or change jobs in a cluster")
     command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
     _namespace(command, "namespace of jobs whose file names none (default: the context's)")
-    command.add_argument("--dry-run", action="store_true", help="let the API server check all, and keep nothing")
+    command.add_argument("--dry-run", action="store_true", help="let the API server check everything and keep nothing")
 
 
 def _suspend(commands: "Commands") -> None:
     for name, summary in (
-        ("suspend", "let a job in a cluster write a checkpoint and free its pods"),
+        ("suspend", "stop a job in a cluster after a checkpoint, and free its pods"),
         ("resume", "let a suspended job in a cluster go on"),
     ):
         command = _command(commands, name, f"dstj.commands.submit:{name}", summary)
@@ -194,18 +194,18 @@ def _namespace(command: argparse.ArgumentParser, text: str) -> None:
 def _status(commands: "Commands") -> None:
     command = _command(commands, "status", "dstj.commands.status:status", "show jobs, or one of them")
     command.add_argument("name", nargs="?", metavar="NAME", help="job (default: all that were run here)")
-    _namespace(command, "jobs in this namespace of the cluster; without it, a NAME that was run here is that one")
+    _namespace(command, "jobs in this namespace of the cluster (default: jobs that were run here come first)")
     command.add_argument("-o", "--output", choices=("table", "yaml"), default="table", help="yaml: the whole object")
 
 
 def _logs(commands: "Commands") -> None:
     command = _command(commands, "logs", "dstj.commands.logs:logs", "print what the nodes of a job wrote")
     command.add_argument("name", metavar="NAME", help="job")
-    _namespace(command, "a job in this namespace of the cluster; without it, one that was run here comes first")
+    _namespace(command, "a job in this namespace of the cluster (default: jobs that were run here come first)")
     command.add_argument("--node", type=_index, metavar="N", help="only node N (default: all; in a cluster, 0)")
     command.add_argument("--container", choices=("prepare", "trainer"), help="only this container (default: both)")
     command.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the newest)")
-    command.add_argument("-f", "--follow", action="store_true", help="go on until the attempt ends")
+    command.add_argument("-f", "--follow", action="store_true", help="print new lines until the attempt ends")
 
 
 def _keys(commands: "Commands") -> None:
@@ -227,7 +227,7 @@ def _keys(commands: "Commands") -> None:
         group, "shred", "dstj.commands.keys:shred", "destroy a job's data key: what it sealed is lost for ever"
     )
     _job_or_volume(shred)
-    shred.add_argument("--yes", action="store_true", help="do it; without this, only say what would be lost")
+    shred.add_argument("--yes", action="store_true", help="do it (default: only name what would be lost)")
 
 
 def _checkpoint(commands: "Commands") -> None:
@@ -241,10 +241,13 @@ def _checkpoint(commands: "Commands") -> None:
     )
     _source(prune)
     prune.add_argument(
-        "--keep-last", type=_positive, metavar="N", help="newest ones kept (default: as in the job, or 3)"
+        "--keep-last", type=_positive, metavar="N", help="keep the newest N (default: as in the job, or 3)"
     )
     prune.add_argument(
-        "--keep-every", type=_index, metavar="N", help="also every step that is a multiple; 0: none (default: as above)"
+        "--keep-every",
+        type=_index,
+        metavar="N",
+        help="also keep steps that are a multiple of N; 0: none (default: as in the job)",
     )
     decrypt = _command(group, "decrypt", "dstj.commands.checkpoints:decrypt", "write a checkpoint's files in the clear")
     _source(decrypt)
@@ -279,4 +282,4 @@ def _doctor(commands: "Commands") -> None:
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
-    command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 that model.base.sha256 takes")
+    command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 of a model, for model.base.sha256")

@@ -1,4 +1,4 @@
-"""The edge of `dstj`: arguments in, exit code out, every error one line and a hint."""
+"""The entry of `dstj`: arguments in, an exit code out, and every error as one line and a hint."""
 
 import importlib
 import os
@@ -9,13 +9,13 @@ from typing import Any
 from dstj.arguments import parser
 from dstj.screen.errors import print_error
 
-CTRL_C = 130  # 128 + SIGINT, as a shell tells it
+CTRL_C = 130  # 128 + SIGINT, as a shell reports it
 READER_GONE = 141  # 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are listed in `dstj --help`."""
-    if sys.stdout is None:  # closed by the caller, who wants no output
+    if sys.stdout is None:  # the caller closed it and wants no output
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  open until the process ends
     try:
         code = _run(argv)
@@ -42,7 +42,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _give_up_output() -> None:
-    """Python flushes stdout once more at exit, and would complain again where that fails."""
+    """Keep Python, which flushes stdout once more at exit, from reporting again what was reported."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -69,7 +69,7 @@ def _report(error: Exception) -> int:
             hint = "nothing is lost: put it right and give the same command again"
             print_error(f"{os.fspath(name)}: {text.lower()}", hint)
             return ExitCode.TRY_AGAIN
-        case OSError(strerror=str(text)):  # a write to stdout or to an open file: it knows no name
+        case OSError(strerror=str(text)):  # a write to stdout or to an open file: the error has no name
             print_error(f"cannot write: {text.lower()}", "make room and give the same command again: nothing is lost")
             return ExitCode.TRY_AGAIN
         case _:

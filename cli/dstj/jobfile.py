@@ -1,7 +1,7 @@
-"""Job files: YAML in, a checked job out, every problem with the line it is on.
+"""Reads job files: YAML in, a checked job out, and every problem with its line.
 
-YAML is read the way the API server's own reader does it, not the way PyYAML does by default:
-5e-5 is a number, a date is a string, and a key given twice is refused.
+YAML is read as the API server reads it, and not as PyYAML does by default: 5e-5 is a number, a date is a string, and a
+key that is given twice is refused.
 """
 
 import json
@@ -51,7 +51,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+01234
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML document and where its fields are."""
+    """One YAML document, and the lines of its fields."""
 
     path: Path
     node: yaml.Node
@@ -63,14 +63,14 @@ class Document:
 
     @property
     def is_ours(self) -> bool:
-        """Whether to check it; a claim or a secret in the same file is for the API server to judge."""
+        """Whether `dstj` checks it.  A claim or a secret in the same file is left to the API server."""
         if not isinstance(self.content, dict):
             return True
         api_version = self.content.get("apiVersion")
         return _model(self.kind) is not None or not api_version or str(api_version).startswith(f"{GROUP}/")
 
     def at(self, message: str) -> str:
-        """`message` ("field.path: rule") with the file and line of the field, or of the nearest parent given."""
+        """`message` ("field.path: rule") after the file and line of the field, or of its nearest parent in the file."""
         return f"{self.path}:{_line(self.node, message.split(': ', 1)[0])}: {message}"
 
 
@@ -90,7 +90,7 @@ def _line(node: yaml.Node, field: str) -> int:
 
 
 def documents(path: Path) -> list[Document]:
-    """The YAML documents of a file.  Raises ConfigError, with line and column where there is one."""
+    """The YAML documents of a file.  Raises ConfigError, with line and column if the error has them."""
     text, found = _text(path), []
     try:
         loader = _Loader(text)
@@ -126,7 +126,7 @@ def _text(path: Path) -> str:
 
 
 def problems(document: Document) -> list[str]:
-    """All that is wrong with a job or a profile, one line each; nothing if the API server would take it."""
+    """Everything that is wrong with a job or a profile, a line each.  Empty if the API server would accept it."""
     return [document.at(message) for message in _messages(document.content)]
 
 
@@ -185,7 +185,7 @@ def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
         return
     yield from unknown_fields(model, spec, "spec")
     try:
-        # Strict, from JSON: "3" is no number and 1 is no boolean for the API server either.
+        # Strict, from JSON, as in the API server: "3" is no number and 1 is no boolean.
         model.model_validate_json(text, strict=True)
     except ValidationError as error:
         yield from validation_messages(error)
@@ -193,7 +193,7 @@ def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its file gives it, checked."""
+    """A checked job, as its file states it."""
 
     path: Path
     manifest: Manifest
@@ -210,7 +210,7 @@ class Job:
 
 
 def load_job(path: Path, *more: Path) -> Job:
-    """The one job of a file; profiles may lie in the same file or in `more` files.
+    """The one job of a file.  Profiles may be in the same file or in `more` files.
 
     Raises an ExceptionGroup of ConfigError, one for each problem.
     """
@@ -231,7 +231,7 @@ def load_job(path: Path, *more: Path) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a file says of jobs and profiles, and all that is wrong with it."""
+    """The jobs and profiles of a file, and everything that is wrong with it."""
 
     path: Path
     documents: list[Document]
@@ -239,7 +239,7 @@ class Checked:
 
 
 def checked(paths: Iterable[Path]) -> Iterator[Checked]:
-    """Each file after another; a job is held to the profiles of every file."""
+    """Check one file after the other.  A job is checked against the profiles of all files."""
     read = [_checked(path) for path in paths]
     profiles = _profiles(document for file in read if not file.errors for document in file.documents)
     for file in read:
@@ -264,7 +264,7 @@ def _profiles(valid: Iterable[Document]) -> dict[str, Manifest]:
 
 
 def _mismatch(document: Document, profiles: Mapping[str, Manifest]) -> str | None:
-    """Why a valid job cannot run with its profile, if that is among `profiles`; None for a profile."""
+    """Why a valid job cannot run with its profile; None if it can, if `profiles` lacks it, or for a profile."""
     if document.kind != KIND:
         return None
     spec = JobSpec.model_validate(document.content["spec"])

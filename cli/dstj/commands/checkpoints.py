@@ -1,4 +1,4 @@
-"""`dstj checkpoint` and `dstj result`: what a job has saved, and the way to have it in the clear."""
+"""`dstj checkpoint` and `dstj result`: list, verify and decrypt what a job has saved."""
 
 import time
 from argparse import Namespace
@@ -23,7 +23,7 @@ HEAD = ("STEP", "CREATED", "SIZE", "KEY", "MANIFEST", "BEST", "STATE")
 
 
 def show(arguments: Namespace) -> int:
-    """A line for each checkpoint, those that must not be used with the reason."""
+    """Print a line for each checkpoint, with the reason for those that must not be used."""
     found, _ = _found(work_of(arguments))
     for line in lines([HEAD, *map(_row, found)]):
         print(line)
@@ -39,7 +39,7 @@ def _row(each: CheckpointInfo | Refused) -> tuple[str, ...]:
 
 
 def verify(arguments: Namespace) -> int:
-    """Read every byte; a line for each checkpoint as soon as it is read, exit code 77 if one is not authentic."""
+    """Read every byte, and print a line for each checkpoint once it is read.  Exit code 77 if one is not authentic."""
     found, vault = _found(work_of(arguments))
     total = sum(each.size_bytes for each in found if isinstance(each, CheckpointInfo))
     with bar("verifying", total) as advance:
@@ -63,33 +63,33 @@ def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, advance: Advance
 
 
 def decrypt(arguments: Namespace) -> int:
-    """One checkpoint's files as they were before they were sealed."""
+    """Write one checkpoint's files as they were before they were sealed."""
     found, vault = _found(work_of(arguments))
     good = {each.step: each for each in found if isinstance(each, CheckpointInfo)}
     step = max(good, default=None) if arguments.step is None else arguments.step
     if step not in good:
         steps = ", ".join(map(str, good)) or "none"
-        raise DataError(f"no checkpoint of step {step} that can be trusted", hint=f"those that can: {steps}")
+        raise DataError(f"no checkpoint of step {step} that can be trusted", hint=f"steps that can be: {steps}")
     with bar("decrypting", good[step].size_bytes) as advance:
         decrypt_to(good[step], vault, Path(arguments.to), advance)
-    print(f"step {step} in {arguments.to}, in the clear: for your eyes only, and to be deleted after use")
+    print(f"step {step} is in {arguments.to}, in the clear: readable by you only; delete it after use")
     return ExitCode.DONE
 
 
 def result(arguments: Namespace) -> int:
-    """The exported model, adapter, model card and report, in the clear."""
+    """Write the exported model, adapter, model card and report in the clear."""
     work = work_of(arguments)
     source = _exported(work.export)
     files = [path for path in source.rglob("*") if path.is_file()]
     vault = work.vault(Purpose.EXPORT, sealed=any(path.suffix == SUFFIX for path in files))
     with bar("decrypting", sum(path.stat().st_size for path in files)) as advance:
         decrypt_result(source, vault, Path(arguments.to), advance)
-    print(f"{source} in {arguments.to}, in the clear")
+    print(f"{source} is in {arguments.to}, in the clear")
     return ExitCode.DONE
 
 
 def opened(work: Work) -> Vault:
-    """Raises DataError where no checkpoint was ever written, ConfigError and IntegrityError as Work.vault does."""
+    """The vault of a job's checkpoints.  Raises DataError if none was ever written, and what Work.vault raises."""
     if not work.checkpoints.is_dir():
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
     return work.vault(Purpose.CHECKPOINT, sealed=work.key_dir is not None or work.keyring.exists())
@@ -101,10 +101,12 @@ def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
 
 
 def _exported(directory: Path) -> Path:
-    """The one result in the export directory; half of one has a name with `.partial-` in it."""
+    """The one result in the export directory.  Names with `.partial-` are of results that were not finished."""
     results = [path for path in directory.glob("*") if path.is_dir() and ".partial" not in path.name]
     if not results:
         raise DataError(f"no result in {directory}", hint="the job has not succeeded yet")
     if len(results) > 1:
-        raise DataError(f"{len(results)} results in {directory}", hint="this is no work volume of one job")
+        raise DataError(
+            f"{len(results)} results in {directory}, a job has one", hint="name the work volume of a single job"
+        )
     return results[0]

@@ -1,4 +1,4 @@
-"""`dstj doctor`: is this machine fit for local runs, and does it have what a job needs."""
+"""`dstj doctor`: checks whether this machine is fit for local runs, and has what a job needs."""
 
 import platform
 import socket
@@ -31,17 +31,17 @@ SHM = Path("/dev/shm")  # noqa: S108
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """What works, but not well."""
+    """The result of a check for what works, but not well."""
 
     text: str
     hint: str
 
 
-Check = Callable[[], str | Warned]  # raises JobError where something cannot work
+Check = Callable[[], str | Warned]  # raises JobError if something cannot work
 
 
 def doctor(arguments: Namespace) -> int:
-    """One line for each check, with the way out where it is not ok; the exit code is that of the first failure."""
+    """Print a line for each check, with the way out if it is not ok.  The exit code is that of the first failure."""
     if arguments.digest:
         print(_digest(Path(arguments.digest)))
         return ExitCode.DONE
@@ -120,7 +120,7 @@ def _at_least(found: int, wanted: int, what: str, hint: str) -> str | Warned:
 
 
 def _loopback() -> str:
-    """Each node of a local run has an address of its own."""
+    """Check that each node of a local run can have an address of its own."""
     for index in (0, 1):
         with socket.socket() as listener:
             try:
@@ -132,7 +132,7 @@ def _loopback() -> str:
 
 
 def _gloo() -> str:
-    """One process meets itself over TCP and reduces a number, as the ranks of a run do."""
+    """Let one process meet itself over TCP and reduce a number, as the ranks of a run do."""
     try:
         import torch
         import torch.distributed as dist
@@ -149,7 +149,7 @@ def _gloo() -> str:
 
 
 def _job_checks(path: Path, home: Home, volumes: list[str]) -> Iterator[tuple[str, Check]]:
-    """Only as far as each check has what it needs from the one before."""
+    """The checks of a job.  A check is left out if the one before did not find what it needs."""
     loaded: list[Job] = []
 
     def job_file() -> str:

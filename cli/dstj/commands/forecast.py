@@ -1,6 +1,6 @@
-"""What a job's files say of a run that has not begun: the model's dimensions, and how many rows the data fill.
+"""Reads from a job's files what its run will have: the model's dimensions, and the rows that its data fill.
 
-The trainer's own code reads both, as preparation would; it does not import torch.
+The trainer's own code reads both, as preparation does.  It does not import torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,12 @@ from deepseek_trainer.contract.method import MANY_RECORDS, MethodType
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.training.horizon import Horizon
 
-SAMPLE_BYTES: Final = 4 << 20  # of data that are tokenised; of more, every n-th record
+SAMPLE_BYTES: Final = 4 << 20  # as much of the data is tokenised; of larger data, every n-th record
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of data.sequenceLength tokens that the training records fill."""
+    """How many rows of data.sequenceLength tokens the training records fill."""
 
     count: int
     is_exact: bool
@@ -34,7 +34,7 @@ class Rows:
 
 @contextmanager
 def mounted(claims: Mapping[str, Path]) -> Iterator[Paths]:
-    """Paths as a worker has them, with links to the directories of `claims` and nothing else."""
+    """The paths of a worker, in which only the directories of `claims` exist, as links."""
     with TemporaryDirectory() as directory:
         paths = Paths(Path(directory))
         paths.claim("").mkdir(parents=True)
@@ -44,7 +44,7 @@ def mounted(claims: Mapping[str, Path]) -> Iterator[Paths]:
 
 
 def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
-    """Raises ConfigError where the base is missing, of an unknown kind, or cannot be trained as the job asks."""
+    """The model's dimensions.  Raises ConfigError if the base is missing, unknown, or cannot be trained as asked."""
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
     try:
@@ -58,7 +58,7 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
 
 
 def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
-    """The job with all that Auto stands for: of data that are not here, the one that takes the most memory."""
+    """The job with the method that Auto comes to.  If the data are not here, that is the one with the most memory."""
     records = MANY_RECORDS
     if config.method.type is MethodType.AUTO and config.model.base is not None and _are_here(config, paths):
         from deepseek_trainer.data.inputs import TRAIN, Inputs
@@ -68,14 +68,15 @@ def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
 
 
 def steps(config: TrainingConfig, rows: Rows | None) -> int | None:
-    """Optimizer steps of the whole run; None where that depends on time, or on data that are not here."""
+    """The optimizer steps of the whole run; None if they depend on time, or on data that are not here."""
     return Horizon.of(config.optimization, rows.count).steps if rows else config.optimization.max_steps
 
 
 def rows_at_hand(config: TrainingConfig, paths: Paths) -> Rows | None:
-    """None where nothing depends on it, or a claim or the trainer's own packages are not here.
+    """The rows of the training data.
 
-    Raises DataError for what is wrong with places, files and the records that are looked at.
+    None if nothing depends on them, or if a claim or the trainer's own packages are missing.  Raises DataError for what
+    is wrong with the places, the files and the records that are read.
     """
     optimization = config.optimization
     is_timed = optimization.max_minutes is not None and optimization.epochs is None

@@ -1,4 +1,4 @@
-"""`dstj keys inspect`: which keys there are, and which of them wraps what.  Ids only, never a key."""
+"""`dstj keys inspect`: lists keys by their ids, and which of them wraps which.  It never shows a key."""
 
 import os
 import stat
@@ -22,7 +22,7 @@ Row = Sequence[str]
 
 
 def inspect(arguments: Namespace) -> int:
-    """The keys of a directory or of a local job's secret, and the keyring of a job."""
+    """Print the keys of a directory or of a local job's secret, and the keyring of a job."""
     work = _inspected(arguments)
     files = key_files(work.key_dir) if work.key_dir else []
     ids = {file: _id_or_problem(file) for file in files}
@@ -38,7 +38,9 @@ def _inspected(arguments: Namespace) -> Work:
     if arguments.name or arguments.directory:
         return work_of(arguments)
     if not arguments.key_dir:
-        raise ConfigError("keys inspect: nothing is named", hint="a local job's NAME, --directory DIR or --key-dir DIR")
+        raise ConfigError(
+            "keys inspect: no keys are named", hint="give a local job's NAME, --directory DIR or --key-dir DIR"
+        )
     return Work(Path(), Path(arguments.key_dir))
 
 

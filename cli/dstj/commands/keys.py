@@ -1,4 +1,4 @@
-"""`dstj keys`: key-encryption keys for local runs, what they wrap, and the end of a job's data key."""
+"""`dstj keys`: makes key-encryption keys for local runs, rotates them, and destroys a job's data key."""
 
 import re
 from argparse import Namespace
@@ -19,7 +19,7 @@ ENTRY_NAME = re.compile(r"[-._a-zA-Z0-9]+")
 
 
 def generate(arguments: Namespace) -> int:
-    """Make a key that local runs find by itself, and say how a cluster gets it.  The key itself is never shown."""
+    """Make a key where local runs find it, and print how a cluster gets it.  The key itself is never shown."""
     if not SECRET_NAME.fullmatch(arguments.secret):
         raise ConfigError(f"--secret {arguments.secret}: must be a DNS name", hint="for example --secret my-job-key")
     if not ENTRY_NAME.fullmatch(arguments.key) or arguments.key.startswith("."):
@@ -28,7 +28,7 @@ def generate(arguments: Namespace) -> int:
     home.make()
     path = home.secret(arguments.secret) / arguments.key
     key = generate_kek(path)
-    print(f"key {key.id} in {path}")
+    print(f"key {key.id} is in {path}")
     print("keep a copy in a safe place: without it nothing that it sealed can be read")
     print("for a cluster:")
     print(f"  kubectl create secret generic {arguments.secret} --from-file={arguments.key}={path}")
@@ -36,7 +36,7 @@ def generate(arguments: Namespace) -> int:
 
 
 def rotate(arguments: Namespace) -> int:
-    """Wrap a job's data key under a new key; nothing that it sealed is touched, and a job that runs goes on."""
+    """Wrap a job's data key under a new key.  What it sealed is not touched, and a job that runs goes on."""
     if arguments.directory:
         _rotate_directory(arguments)
     else:
@@ -54,11 +54,11 @@ def _rotate_local(arguments: Namespace) -> None:
     place = home.known_job(name)
     keyring, file = _keyring(name, place.paths.work), key_file(home, place)
     if file is None:
-        raise ConfigError(f"{name}: names no key", hint="give checkpoint.encryption.keyRef")
+        raise ConfigError(f"{name}: the job names no key", hint="give checkpoint.encryption.keyRef")
     old, new = renew(keyring, file)
     print(f"{name}: key {new.id} in {file} wraps the data key")
     print("keep a copy of it in a safe place")
-    print(f"key {old.id} is in {file}-{old.id} now: destroy it when no other job and no backup needs it")
+    print(f"key {old.id} is now in {file}-{old.id}: destroy it when no other job and no backup needs it")
 
 
 def _rotate_directory(arguments: Namespace) -> None:
@@ -71,7 +71,7 @@ def _rotate_directory(arguments: Namespace) -> None:
     owner, keks, new = owner_of(keyring), keks_in(Path(arguments.key_dir)), _new_key(arguments)
     is_new = rotate_keyring(keyring, keks, new)
     print(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
-    print("destroy the old key, and copies of it, when no backup of the volume needs it")
+    print("destroy the old key and its copies when no backup of the volume needs it")
 
 
 def _new_key(arguments: Namespace) -> Key:
@@ -86,7 +86,7 @@ def _new_key(arguments: Namespace) -> Key:
 
 
 def shred(arguments: Namespace) -> int:
-    """Destroy the data key of a job; what it sealed stays on the disk and can never be read again."""
+    """Destroy the data key of a job.  What it sealed stays on the disk and can never be read again."""
     which = f"--directory {arguments.directory}" if arguments.directory else arguments.name
     keyring = _keyring(which, directory_of(arguments))
     if not arguments.yes:
@@ -104,5 +104,5 @@ def shred(arguments: Namespace) -> int:
 def _keyring(name: str, work: Path) -> Path:
     keyring = work / KEYRING
     if not keyring.exists():
-        raise ConfigError(f"{name}: has no keyring ({keyring}): nothing of it is sealed")
+        raise ConfigError(f"{name}: no keyring {keyring}: nothing of the job is sealed")
     return keyring

@@ -1,4 +1,4 @@
-"""`dstj logs`: what the containers of a job wrote, with the node in front of each line."""
+"""`dstj logs`: prints what the containers of a job wrote, with the node in front of each line."""
 
 import re
 import sys
@@ -24,14 +24,14 @@ POD = re.compile(r"(?P<job>.+)-a(?P<attempt>\d+)-(?P<node>\d+)")
 
 @dataclass(slots=True)
 class Log:
-    """One container's file and how far it was printed [bytes]."""
+    """One container's log file, and how much of it has been printed [bytes]."""
 
     path: Path
     node: int
     read: int = field(default=0)
 
     def lines(self, *, is_last_look: bool) -> Iterator[str]:
-        """Lines that were added since the last call; one that is still being written only on the last look."""
+        """The lines added since the last call.  An unfinished line waits for the next call, except on the last look."""
         with self.path.open("rb") as file:
             file.seek(self.read)
             new = file.read()
@@ -42,7 +42,7 @@ class Log:
 
 
 def logs(arguments: Namespace) -> int:
-    """Print the logs of one attempt; with --follow, until nobody runs the job any more."""
+    """Print the logs of one attempt; with --follow, until the job no longer runs."""
     home = Home.from_env()
     if is_remote(home, arguments.name, arguments.namespace):
         return ask(lambda server: _of_cluster(server, arguments), arguments.namespace)
@@ -83,7 +83,7 @@ def _selected(place: JobHome, attempt: int, arguments: Namespace) -> list[Log]:
 
 
 def _pods(place: JobHome) -> dict[Path, tuple[int, int]]:
-    """Directory of each pod that ever ran: attempt and node."""
+    """The attempt and node of every pod that ever ran, by the directory of its logs."""
     matches = {path: POD.fullmatch(path.name) for path in place.logs.glob("*")}
     return {path: (int(match["attempt"]), int(match["node"])) for path, match in matches.items() if match}
 

@@ -1,4 +1,4 @@
-"""`dstj plan`: what a job will take, before it takes it: memory of a rank, steps, FLOPs and time."""
+"""`dstj plan`: estimates before a job runs what it will take: memory of a rank, steps, FLOPs and time."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -39,13 +39,13 @@ class Target:
     """What a rank computes on."""
 
     name: str
-    gpu: str | None  # one that perf.GPUS has
+    gpu: str | None  # a name in perf.GPUS
     is_cuda: bool
-    memory: int | None  # [bytes] for one rank; None: no limit is known
-    host: int | None  # the same of the host's memory; on the CPU there is no other
+    memory: int | None  # for one rank [bytes]; None: no limit is known
+    host: int | None  # the host's memory for one rank [bytes]; on the CPU the same as `memory`
 
     def is_bf16(self, precision: Precision) -> bool:
-        """As `precision.compute_dtype`, FP16 too; a GPU without a name is taken to have BF16."""
+        """Whether ranks compute in BF16 or FP16, as `precision.compute_dtype` decides; an unknown GPU has BF16."""
         if precision is Precision.AUTO:
             return self.is_cuda and (self.gpu is None or GPUS[self.gpu].has_bf16)
         return precision is not Precision.FP32
@@ -58,7 +58,7 @@ class Plan:
     config: TrainingConfig
     target: Target
     dimensions: Dimensions
-    rows: Rows | None  # of the training data; None: not at hand
+    rows: Rows | None  # of the training data; None if they are not here
 
     @property
     def setup(self) -> Setup:
@@ -71,21 +71,21 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        """For each token."""
+        """FLOPs to train on one token."""
         return model_flops(self.config, self.dimensions)
 
     @property
     def minutes(self) -> float | None:
-        """After which the run ends, wherever it is."""
+        """The time after which the run ends, wherever it is."""
         return self.config.optimization.max_minutes
 
     def flops_per_second(self, mfu: float) -> float | None:
-        """Of a rank at this share of its GPU's peak; None where the peak is not known, or is not that of FP32."""
+        """The FLOP/s of a rank at this share of its GPU's peak; None in FP32, or if the peak is not known."""
         return mfu * GPUS[self.target.gpu].peak if self.target.gpu is not None and self.setup.is_bf16 else None
 
     @property
     def shortages(self) -> list[tuple[str, int, int]]:
-        """(of what there is too little, [bytes] that a rank needs, [bytes] that it has)."""
+        """Which memory is too small, the bytes of it that a rank needs, and the bytes that a rank has."""
         target, setup = self.target, self.setup
         parts = [(target.name, needed(self.dimensions, setup), target.memory)]
         if target.is_cuda:
@@ -95,14 +95,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What is taken for granted of how fast the ranks are."""
+    """How fast the ranks are assumed to be."""
 
-    tokens: float  # a second, of all ranks
+    tokens: float  # per second, of all ranks
     assumption: str
 
     @classmethod
     def of(cls, plan: Plan, mfu: float, flops: float | None) -> "Speed | None":
-        """At `flops` FLOP/s a rank where they are given, else at a share of its peak; None where that is not known."""
+        """At `flops` FLOP/s a rank if that is given, else at a share of its peak; None if the peak is not known."""
         if flops is None:
             reached, assumption = plan.flops_per_second(mfu), f"{mfu:.0%} of the peak is reached (--mfu)"
         else:
@@ -111,7 +111,7 @@ class Speed:
 
 
 def plan(arguments: Namespace) -> int:
-    """Print what a job will take.  Raises ConfigError where a rank has less memory."""
+    """Print what a job will take.  Raises ConfigError if a rank has less memory than that."""
     job = load_job(Path(arguments.file), *([Path(arguments.profile)] if arguments.profile else []))
     config = job.spec.training_config(job.namespace, job.name)
     target = _target(job, gpu_named(arguments.gpu) if arguments.gpu else None)
@@ -132,12 +132,12 @@ def _target(job: Job, gpu: str | None) -> Target:
     if gpu is not None:
         return Target(gpu, gpu, is_cuda=True, memory=GPUS[gpu].memory, host=host)
     if GPU in limits:
-        return Target("a GPU (--gpu NAME tells which)", None, is_cuda=True, memory=None, host=host)
+        return Target("a GPU (--gpu NAME names it)", None, is_cuda=True, memory=None, host=host)
     return Target("the CPU", None, is_cuda=False, memory=host, host=host)
 
 
 def _resources(job: Job) -> Resources | None:
-    """The job's own, or those of its profile, if that is in a file given."""
+    """The job's own resources, or those of its profile if one of the files has it."""
     trainer = job.spec.trainer
     profile = job.profiles.get(trainer.profile or "")
     if trainer.resources_per_node or profile is None:
@@ -175,7 +175,7 @@ def _seconds(plan: Plan, steps: int | None, speed: float) -> float | None:
 
 
 def _steps(plan: Plan, steps: int | None, speed: float | None) -> Iterator[str]:
-    """What each of steps, data and time says; the run ends with the first of them."""
+    """What steps, data and time each allow.  The run ends with the first of them."""
     if steps is not None and plan.rows is None:
         yield f"{steps:,}"
     elif steps is not None and plan.rows is not None:
@@ -216,7 +216,7 @@ def _memory(plan: Plan) -> Iterator[Line]:
 def _verdict(plan: Plan) -> str:
     if plan.shortages:
         return "does not fit"
-    return "fits" if plan.target.memory is not None else "unknown: no limit is known of what it computes in"
+    return "fits" if plan.target.memory is not None else "unknown: the memory of a rank is not known"
 
 
 def _gib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""`dstj checkpoint prune`: older checkpoints deleted by the rules of a run that saves."""
+"""`dstj checkpoint prune`: deletes older checkpoints by the rules of a run that saves."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -16,11 +16,11 @@ from dstj.local.work import Work, checkpoint_of, not_running, work_of
 from dstj.screen.progress import bar
 from dstj.screen.view import MIB
 
-MOST: Final = 1000  # checkpoints, as checkpoint.retention.keepLast
+MOST: Final = 1000  # checkpoints, as in checkpoint.retention.keepLast
 
 
 def prune(arguments: Namespace) -> int:
-    """Delete what the job's retention gives up, but for the best and the newest that authenticates.
+    """Delete what the job's retention gives up.  The best checkpoint and the newest authentic one always stay.
 
     A run that still writes there is shut out.
     """
@@ -31,7 +31,10 @@ def prune(arguments: Namespace) -> int:
 
 
 def _retention(arguments: Namespace) -> Retention:
-    """The best one stays, whatever the job says: its step is all that tells why it was kept."""
+    """The retention of the job, changed by the options.
+
+    The best checkpoint stays, whatever the job says: its step in the record is all that shows why it was kept.
+    """
     last, every, own = arguments.keep_last, arguments.keep_every, _of_job(arguments)
     if last and last > MOST:
         raise ConfigError(f"--keep-last {last}: must be at most {MOST}", hint=f"--keep-last {MOST}")
@@ -53,7 +56,7 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
     before = ledger.head()
     sizes = {step: _size_bytes(step_directory(work.checkpoints, step)) for step in before.steps}
     with bar("verifying", sizes[before.steps[-1]] if sizes else 0) as advance:
-        ledger.newest_whole(advance)  # what it refuses takes no good one's place
+        ledger.newest_whole(advance)  # so that a damaged checkpoint does not count among those kept
     ledger.prune(retention, before.best)
     _print_deleted(sizes, ledger.head().steps)
 

@@ -1,4 +1,4 @@
-"""`dstj run`: a job on this machine, from where it stands to its end, or to Ctrl-C."""
+"""`dstj run`: runs a job on this machine, from where it stands to its end, or to Ctrl-C."""
 
 import asyncio
 import shlex
@@ -29,7 +29,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
 def run(arguments: Namespace) -> int:
-    """Run the job of a file to its end; the same command goes on where the last one stopped."""
+    """Run the job of a file to its end.  The same command goes on where the last one stopped."""
     job, home = load_job(Path(arguments.file)), Home.from_env()
     home.make()
     place = home.job(job.name)
@@ -41,13 +41,13 @@ def run(arguments: Namespace) -> int:
             return print_outcome(
                 manifest,
                 place,
-                hint=f"{_command(arguments)} --recreate goes on from its checkpoint (resumeFrom: None: starts over)",
+                hint=f"{_command(arguments)} --recreate goes on from its checkpoint (resumeFrom: None starts over)",
             )
         return _run_on(manifest, job, home, arguments)
 
 
 def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> int:
-    """From where the job stands to its end, or to a signal."""
+    """Run the job from where it stands to its end, or to a signal."""
     place, found = home.job(job.name), sources(job, home, arguments.volume)
     _refuse_lost_work(manifest, place, job)
     procs = job.spec.trainer.num_proc_per_node
@@ -74,7 +74,7 @@ def _driven(cluster: LocalCluster, *, plain: bool) -> signal.Signals | None:
 
 
 def recreate(place: JobHome, job: Job) -> None:
-    """What deleting the job in a cluster does: its state and logs go, its work volume only where the job says so."""
+    """Do what deleting the job in a cluster does: its state and logs go, its work volume only if the job says so."""
     place.status_file.unlink(missing_ok=True)
     shutil.rmtree(place.logs, ignore_errors=True)
     volume = job.spec.checkpoint.volume
@@ -83,7 +83,7 @@ def recreate(place: JobHome, job: Job) -> None:
 
 
 async def drive(cluster: LocalCluster, screen: Display) -> signal.Signals | None:
-    """Pass after pass until the job has ended or is suspended; the signal that stopped it, if one did."""
+    """Make pass after pass until the job has ended or is suspended; returns the signal that stopped it, if any."""
     manifest = cluster.manifest
     stop = Stop(cluster, screen)
     cluster.recover()
@@ -101,7 +101,7 @@ async def drive(cluster: LocalCluster, screen: Display) -> signal.Signals | None
 
 
 def _refuse_lost_work(manifest: Manifest, place: JobHome, job: Job) -> None:
-    """A later attempt that finds no checkpoints would silently start from nothing."""
+    """Refuse to run if the work directory is gone: a later attempt without checkpoints would start from nothing."""
     own = job.spec.checkpoint.volume.claim_name is None
     if own and manifest["status"].get("attempt") and not place.paths.work.is_dir():
         raise ConfigError(
@@ -111,7 +111,7 @@ def _refuse_lost_work(manifest: Manifest, place: JobHome, job: Job) -> None:
 
 
 class Stop:
-    """The first signal suspends the job, which writes a checkpoint; a second one ends it at once."""
+    """Handles signals: the first one suspends the job, which then writes a checkpoint; a second one ends it at once."""
 
     def __init__(self, cluster: LocalCluster, screen: Display) -> None:
         self.signal: signal.Signals | None = None

@@ -1,4 +1,4 @@
-"""`dstj status`: jobs as a table, or one of them as the object that it is."""
+"""`dstj status`: prints jobs as a table, or one of them as the object that it is."""
 
 import sys
 from argparse import Namespace
@@ -59,7 +59,7 @@ async def _of_cluster(server: "ApiServer", arguments: Namespace) -> int:
 
 
 def _remote_summary(manifest: Manifest) -> Iterator[str]:
-    """What `summary` tells of a local job, with claims in place of directories."""
+    """The lines of `summary` for a job in a cluster, with claims in place of directories."""
     meta, status, now = manifest["metadata"], manifest.get("status") or {}, view(manifest)
     yield f"{meta['name']}: {now.phase}: {now.message}" if now.message else f"{meta['name']}: {now.phase}"
     volume = manifest["spec"].get("checkpoint", {}).get("volume", {})
@@ -103,5 +103,5 @@ def _row(manifest: Manifest, *, is_orphan: bool = False) -> tuple[str, ...]:
 
 
 def _is_orphaned(place: JobHome, manifest: Manifest) -> bool:
-    """Whether the status tells of processes that nobody watches any more."""
+    """Whether the status names a running job whose `dstj run` is gone."""
     return view(manifest).phase not in ("Succeeded", "Failed", "Suspended") and not place.is_locked

@@ -1,4 +1,4 @@
-"""`dstj submit`, `suspend` and `resume`: jobs in a cluster."""
+"""`dstj submit`, `suspend` and `resume`: create and change jobs in a cluster."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ OWN_METADATA = ("name", "namespace", "labels", "annotations")
 
 
 def submit(arguments: Namespace) -> int:
-    """Apply jobs and profiles, once all files are found to be right."""
+    """Apply jobs and profiles, after all files have been checked."""
     files = list(checked(Path(name) for name in arguments.files))
     if errors := [error for file in files for error in file.errors]:
         raise ExceptionGroup("job files", errors)
-    # A profile first: its job finds it in the very first pass.
+    # Profiles come first, so that a job finds its profile in the very first pass.
     ours = sorted((document for file in files for document in file.documents), key=lambda each: each.kind == KIND)
     ask(lambda server: _apply(server, ours, arguments), arguments.namespace)
     for file in files:
@@ -43,7 +43,7 @@ async def _apply(server: "ApiServer", ours: Sequence[Document], arguments: Names
 
 
 def _manifest(document: Document, default: str, given: str | None) -> Manifest:
-    """What to apply of a document: never what the API server itself writes into an object that was read from it."""
+    """The manifest to apply, without what the API server adds to an object, in case the file was read from there."""
     content: Manifest = document.content
     meta = {key: content["metadata"][key] for key in OWN_METADATA if key in content["metadata"]}
     if content["kind"] != KIND:

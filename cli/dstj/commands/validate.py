@@ -1,4 +1,4 @@
-"""`dstj validate` and `dstj render`: what a job file says, without running it."""
+"""`dstj validate` and `dstj render`: check a job file, or print its objects, without running it."""
 
 import sys
 from argparse import Namespace
@@ -17,7 +17,7 @@ from dstj.screen.errors import print_error
 
 
 def validate(arguments: Namespace) -> int:
-    """Check every file, also after the first bad one."""
+    """Check every file, even after a bad one."""
     code = ExitCode.DONE
     for file in checked(Path(name) for name in arguments.files):
         for error in file.errors:
@@ -29,7 +29,7 @@ def validate(arguments: Namespace) -> int:
 
 
 def render(arguments: Namespace) -> int:
-    """The objects of one attempt, in the order in which the operator applies them."""
+    """Print the objects of one attempt, in the order in which the operator applies them."""
     job = load_job(Path(arguments.file), *([Path(arguments.profile)] if arguments.profile else []))
     blueprint = Blueprint(
         job.spec,

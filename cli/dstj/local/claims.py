@@ -1,4 +1,4 @@
-"""Which directory stands for a claim or a secret on a machine without a cluster."""
+"""Finds the directory that stands for a claim or a secret on a machine without a cluster."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class Sources:
 
 
 def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
-    """All that `job` mounts.  Raises ConfigError for what is not there, naming where it was looked for."""
+    """Everything that `job` mounts.  Raises ConfigError for what is missing, with the places that were searched."""
     given = _given(volumes)
     mounted = input_claims(job.spec)
     existing = job.spec.checkpoint.volume.claim_name
@@ -37,7 +37,7 @@ def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
 
 
 def claims_at_hand(job: Job, home: Home, volumes: Iterable[str] = ()) -> dict[str, Path]:
-    """Directories of the claims that hold data and model, as far as they are here."""
+    """The directories of the claims that hold data and model, as far as they are here."""
     found = _given(volumes)
     for name in input_claims(job.spec):
         if name not in found and (place := _beside(name, job.path, home)):
@@ -46,13 +46,13 @@ def claims_at_hand(job: Job, home: Home, volumes: Iterable[str] = ()) -> dict[st
 
 
 def input_claims(spec: JobSpec) -> tuple[str, ...]:
-    """Claims that hold the data and the base model."""
+    """The claims that hold the data and the base model."""
     places = (spec.model.base, *spec.data.places)
     return tuple(dict.fromkeys(place.claim_name for place in places if place))
 
 
 def claim_directory(name: str, job_file: Path, home: Home) -> Path:
-    """Where a claim lies unless --volume says so."""
+    """The directory of a claim for which --volume gives none."""
     if place := _beside(name, job_file, home):
         return place
     places = _places(name, job_file, home)

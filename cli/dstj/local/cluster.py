@@ -1,4 +1,4 @@
-"""A cluster of one machine: the operator's own pass over it decides what happens, as it does over a real one."""
+"""A cluster of one machine, over which the operator's own pass decides what happens, as over a real one."""
 
 import asyncio
 import shutil
@@ -23,7 +23,7 @@ PROGRESS_TIMEOUT_S = 2.0
 PROGRESS_BYTES = 65536
 KILL_PATIENCE_S = 5.0
 
-# Stands in for a profile that no file gives: this machine has one image, the trainer that is installed.
+# Stands in for a profile that is in no file.  This machine has one image: the trainer that is installed.
 INSTALLED: Manifest = {
     "apiVersion": API_VERSION,
     "kind": PROFILE_KIND,
@@ -33,7 +33,7 @@ INSTALLED: Manifest = {
 
 
 class LocalCluster:
-    """deepseek_operator.controller.reconcile.Cluster over local processes, for one training job."""
+    """The deepseek_operator.controller.reconcile.Cluster of one training job, over local processes."""
 
     def __init__(
         self,
@@ -58,20 +58,20 @@ class LocalCluster:
         return OwnerKey(meta["namespace"], meta["name"])
 
     def recover(self) -> None:
-        """End what a `dstj run` that was killed left running; the pass sees its worker job as gone."""
+        """End the processes of a `dstj run` that was killed.  The next pass then finds its worker job gone."""
         strays.end_all(ENV_ROOT, str(self._home.directory))
         shutil.rmtree(self._home.directory / "tmp", ignore_errors=True)
         store(self._home, self.manifest)
 
     def suspend(self) -> None:
-        """What `kubectl patch` with spec.suspend: true does."""
+        """Do what `kubectl patch` with spec.suspend: true does."""
         self.manifest["spec"]["suspend"] = True
         self.manifest["metadata"]["generation"] += 1
         store(self._home, self.manifest)
         self._changed.set()
 
     def kill(self) -> None:
-        """Give no pod any more time."""
+        """Kill all pods at once."""
         for job in (*self._jobs, *self._leaving):
             job.stop(grace_s=0)
 
@@ -84,7 +84,7 @@ class LocalCluster:
                     await self.wait(KILL_PATIENCE_S)
 
     async def wait(self, seconds: float) -> None:
-        """Until something changes, at most so long."""
+        """Wait until something changes, but not longer than `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
@@ -108,7 +108,7 @@ class LocalCluster:
         return Observed(worker_jobs=jobs, pods=pods, progress=progress)
 
     async def apply(self, manifest: Manifest) -> None:
-        """Objects that only mean something to other machines (Service, NetworkPolicy, ...) need nothing here."""
+        """Make what the object means here.  Objects for other machines (Service, NetworkPolicy, ...) need nothing."""
         name = manifest["metadata"]["name"]
         match manifest["kind"]:
             case "PersistentVolumeClaim":
@@ -128,7 +128,7 @@ class LocalCluster:
         self._changed.set()
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
-        """Nobody watches but the screen, which reads the status."""
+        """Nothing to do: only the screen watches, and it reads the status."""
 
 
 async def _progress(port: int) -> Progress | None:

@@ -1,12 +1,12 @@
-"""Where local runs keep their state: one directory per job that mirrors the mount paths of a pod.
+"""The state of local runs: a directory for each job, which mirrors the mount paths of a pod.
 
 $DSTJ_HOME or ./.dstj
   secrets/<secret>/<key>   key-encryption keys, 0600
-  volumes/<claim>/         data and base models, where they do not lie beside the job file
-  <job>/status.yaml        the whole DeepSeekTrainingJob; what the next run goes on from
+  volumes/<claim>/         data and base models, if they do not lie beside the job file
+  <job>/status.yaml        the whole DeepSeekTrainingJob, from which the next run goes on
   <job>/lock               held by the `dstj run` that runs the job
   <job>/logs/<pod>/        one file per container
-  <job>/work/ etc/dstj/ volumes/ run/dstj/keys/   what a pod of the job sees
+  <job>/work/ etc/dstj/ volumes/ run/dstj/keys/   the mounts of the job's pods
 """
 
 import fcntl
@@ -38,7 +38,7 @@ class JobHome:
 
     @property
     def logs(self) -> Path:
-        """What the containers wrote; the trainer's own event files are in paths.logs."""
+        """The output of the containers.  The trainer's own event files are in paths.logs."""
         return self.directory / "logs"
 
     def scratch(self, pod: str) -> Path:
@@ -46,7 +46,7 @@ class JobHome:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other `dstj run` of this job out; the kernel lets go when this process ends, however it ends."""
+        """Keep every other `dstj run` of this job out.  The kernel releases the lock however this process ends."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "lock").open("a+") as lock:
             try:
@@ -54,7 +54,7 @@ class JobHome:
             except BlockingIOError:
                 lock.seek(0)
                 raise TryAgainError(
-                    f"{self.directory.name}: is being run by process {lock.read().strip() or 'unknown'}",
+                    f"{self.directory.name}: process {lock.read().strip() or 'unknown'} runs this job already",
                     hint=f"dstj status {self.directory.name}",
                 ) from None
             lock.truncate(0)
@@ -84,7 +84,7 @@ class Home:
         return cls(Path(environ.get("DSTJ_HOME") or ".dstj").absolute())
 
     def make(self) -> None:
-        """Private to this user, and never committed with the project that it lies in."""
+        """Make the directory: private to this user, and ignored by the Git repository that it lies in."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         ignore = self.directory / ".gitignore"
         if not ignore.exists():
@@ -100,7 +100,7 @@ class Home:
         return name in self.jobs()
 
     def known_job(self, name: str) -> JobHome:
-        """The job that was run here under this name.  Raises ConfigError naming those that were."""
+        """The job that was run here under this name.  If there is none, raises ConfigError with the names there are."""
         job = self.job(name)
         if not job.status_file.exists():
             names = ", ".join(self.jobs()) or "none"

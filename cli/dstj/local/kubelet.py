@@ -1,4 +1,4 @@
-"""What the job controller and the kubelet make of a worker Job: pods, environment, mounts, status.  All pure.
+"""Computes what the job controller and the kubelet make of a worker Job: pods, environment, mounts, status.  All pure.
 
 Sources: kubernetes.io/docs/concepts/workloads/controllers/job (completion mode, pod failure policy)
 and /docs/concepts/workloads/pods/downward-api (fieldRef).
@@ -50,7 +50,7 @@ def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
 
 
 def field_of(pod: Manifest, path: str) -> str:
-    """Value of a downward-API field such as metadata.labels['app']."""
+    """The value of a downward-API field such as metadata.labels['app']."""
     if match := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
         return str(pod["metadata"][match[1]].get(match[2], ""))
     value: Any = pod
@@ -61,14 +61,14 @@ def field_of(pod: Manifest, path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A volume of the pod and where its containers see it."""
+    """A volume of the pod, and the path at which its containers see it."""
 
     volume: Manifest
     path: str
 
 
 def mounts(pod: Manifest) -> Iterator[Mount]:
-    """Every mount of the pod once; here its containers share them all."""
+    """Every mount of the pod once.  On this machine its containers share them all."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
     containers = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
     places = {mount["mountPath"]: volumes[mount["name"]] for c in containers for mount in c.get("volumeMounts", ())}
@@ -76,7 +76,7 @@ def mounts(pod: Manifest) -> Iterator[Mount]:
 
 
 def terminated(return_code: int, message: str, started: datetime, now: datetime) -> Manifest:
-    """Container state after a process ended with `return_code` (negative: by that signal, as Popen tells it)."""
+    """The state of a container whose process ended with `return_code`; negative, as in Popen, for a signal."""
     state: Manifest = {
         "exitCode": return_code if return_code >= 0 else 128 - return_code,
         "reason": "Error" if return_code else "Completed",
@@ -89,9 +89,9 @@ def terminated(return_code: int, message: str, started: datetime, now: datetime)
 
 
 def job_status(job: Manifest, pods: Sequence[Manifest], now: datetime) -> Manifest:
-    """Status of an Indexed Job with backoffLimit 0, from its pods.
+    """The status of an Indexed Job with backoffLimit 0, from its pods.
 
-    As since Kubernetes 1.31, Failed comes only after the last pod has left; FailureTarget at once.
+    As in Kubernetes since 1.31, FailureTarget comes at once, and Failed only after the last pod has left.
     """
     phases = [pod["status"]["phase"] for pod in _staying(pods)]
     active = sum(phase in ("Pending", "Running") for phase in phases)

@@ -1,4 +1,4 @@
-"""One pod as local processes: init containers one after the other, then the containers, as the kubelet does it."""
+"""Runs one pod as local processes: init containers one after the other, then the containers, as the kubelet does."""
 
 import asyncio
 import os
@@ -18,18 +18,18 @@ from dstj.local.kubelet import Manifest, environment, terminated
 POLL_S = 0.05
 MESSAGE_BYTES = 4096  # as much of a termination log as the kubelet keeps
 FALLBACK_BYTES = 2048  # and of the log, with terminationMessagePolicy FallbackToLogsOnError
-# What a surrounding torchrun or job would have set, and must not leak into ours.
+# Variables that a surrounding torchrun or job may have set, and that must not reach ours.
 FOREIGN = ("DSTJ_", "PET_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_")
 NOT_STARTED = 128  # exit code that the kubelet reports for a command that cannot be started
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment (PATH, library paths) without what steers another job."""
+    """This process's environment (PATH, library paths) without the variables that steer another job."""
     return {name: value for name, value in environ.items() if not name.startswith(FOREIGN)}
 
 
 class LocalPod:
-    """A pod object and the processes behind it; `manifest` always tells the current state."""
+    """A pod object and the processes behind it.  `manifest` always has the current state."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class LocalPod:
         logs: Path,
         changed: Callable[[], None],
     ) -> None:
-        """`variables(pod, is_init)` are set over those of the template; `changed` is called after every change."""
+        """`variables(pod, is_init)` override those of the template.  `changed` is called after every change."""
         self.manifest = manifest
         self._variables, self._scratch, self._logs, self._changed = variables, scratch, logs, changed
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -59,7 +59,7 @@ class LocalPod:
         return "deletionTimestamp" in self.manifest["metadata"]
 
     async def run(self) -> None:
-        """Run to the end; nothing that the pod started is alive after that."""
+        """Run the pod to its end.  After that, nothing that it started is alive."""
         spec = self.manifest["spec"]
         self._scratch.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,7 +76,7 @@ class LocalPod:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def stop(self, grace_s: float) -> None:
-        """SIGTERM to the main process of each container, as the kubelet does; SIGKILL to all after `grace_s`."""
+        """Send SIGTERM to each container's main process, as the kubelet does, and SIGKILL to all after `grace_s`."""
         if not self.is_leaving:
             self.manifest["metadata"]["deletionTimestamp"] = utc_now()
             for process in self._processes:
@@ -86,7 +86,7 @@ class LocalPod:
         self._changed()
 
     async def _container(self, container: Manifest, kind: str) -> int:
-        """Run one container; its exit code."""
+        """Run one container; returns its exit code."""
         started = datetime.now(UTC)
         own = self._variables(self.manifest, kind.startswith("init"))
         variables = inherited() | environment(container, self.manifest) | own
@@ -106,7 +106,7 @@ class LocalPod:
         return code
 
     async def _ended(self, process: subprocess.Popen[bytes], marker: Path) -> int:
-        """Wait for the main process; what else the container started ends with it, as in a PID namespace."""
+        """Wait for the main process, and end with it what else the container started, as a PID namespace does."""
         self._processes.append(process)
         loop = asyncio.get_running_loop()
         while process.poll() is None:
@@ -136,7 +136,7 @@ class LocalPod:
 
 
 def _started(command: list[str], variables: Mapping[str, str], directory: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A session of its own, so that Ctrl-C reaches only `dstj`; the kernel kills it if `dstj` dies."""
+    """Start a process in a session of its own, so that Ctrl-C reaches `dstj` only.  It dies if `dstj` dies."""
     interpreter = [sys.executable] if command[0] == "python" else command[:1]
     parent = os.getpid()
 
@@ -159,7 +159,7 @@ def _started(command: list[str], variables: Mapping[str, str], directory: Path, 
 
 
 def _message(termination_log: Path, log: Path, code: int) -> str:
-    """What the container left in its termination log; after a failure without one, the end of its log."""
+    """The container's termination message.  After a failure without one, it is the end of its log."""
     text = termination_log.read_bytes()[:MESSAGE_BYTES] if termination_log.exists() else b""
     if not text and code:
         text = log.read_bytes()[-FALLBACK_BYTES:]

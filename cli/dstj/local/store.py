@@ -1,4 +1,4 @@
-"""What an API server does for a job, on one file: keep it, number its versions, refuse what may not change."""
+"""Does an API server's work for one job in one file: keeps it, counts its generations, refuses forbidden changes."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from dstj.local.kubelet import Manifest
 
 
 def stored(home: JobHome) -> Manifest | None:
-    """The job as the last run left it, or None."""
+    """The job as the last run left it; None if it was never run."""
     try:
         content: Any = yaml.load(home.status_file.read_text(), yaml.CSafeLoader)
     except FileNotFoundError:
@@ -25,12 +25,12 @@ def stored(home: JobHome) -> Manifest | None:
         content = None
     if not isinstance(content, dict) or not {"metadata", "spec", "status"} <= content.keys():
         hint = f"rm {home.status_file} forgets the last run and keeps its checkpoints"
-        raise IntegrityError(f"{home.status_file}: is not what dstj wrote", hint=hint)
+        raise IntegrityError(f"{home.status_file}: this is not what dstj wrote", hint=hint)
     return content
 
 
 def store(home: JobHome, manifest: Manifest) -> None:
-    """Replace status.yaml; a reader sees the old or the new one, and a crash leaves one of them."""
+    """Replace status.yaml.  A reader sees the old or the new file, and a crash leaves one of them."""
     home.directory.mkdir(parents=True, exist_ok=True)
     new = home.status_file.with_suffix(".new")
     with new.open("w") as file:
@@ -41,7 +41,7 @@ def store(home: JobHome, manifest: Manifest) -> None:
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Writes a value out as often as it occurs: kubectl reads anchors, people do not."""
+    """Writes every value out, even one that occurs twice: kubectl reads YAML's anchors, people do not."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

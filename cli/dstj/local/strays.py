@@ -1,7 +1,7 @@
-"""Processes that belong to a pod, found by a variable in their environment.
+"""Finds and ends the processes of a pod, by a variable in their environment.
 
-A process id alone may have been given to somebody else since; the initial environment of a
-process stays with it and with all it starts, whatever session or group they move to.
+A process id may have been given to another process since.  The initial environment stays with a process and with all
+that it starts, whatever session or group they move to.
 """
 
 import os
@@ -14,7 +14,7 @@ PATIENCE_S = 5.0  # SIGKILL takes effect at once, except in uninterruptible I/O
 
 
 def members(name: str, value: str) -> list[int]:
-    """Process ids of this user's processes, without this one, that were started with `name`=`value`."""
+    """The ids of this user's processes that were started with `name`=`value`, except for this process."""
     wanted = f"{name}={value}".encode()
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
@@ -25,7 +25,7 @@ def members(name: str, value: str) -> list[int]:
 
 
 def end_all(name: str, value: str) -> int:
-    """SIGKILL all members, and those that they start meanwhile; how many there were at first."""
+    """Kill all members, and those that they start meanwhile; returns how many there were at first."""
     deadline = time.monotonic() + PATIENCE_S
     first = len(members(name, value))
     while (pids := members(name, value)) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Mounts without a kubelet: links and files below the job's own directory."""
+"""Mounts volumes without a kubelet, as links and files below the job's own directory."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from dstj.local.kubelet import Manifest, field_of, mounts
 
 
 def mount_all(pod: Manifest, root: Path, sources: Sources) -> None:
-    """Put every volume of `pod` in its place below `root`; an emptyDir is the pod's own scratch and needs none."""
+    """Put every volume of `pod` in its place below `root`.  An emptyDir is the pod's scratch and needs nothing."""
     for mount in mounts(pod):
         place = root / mount.path.lstrip("/")
         volume = mount.volume
@@ -25,7 +25,7 @@ def mount_all(pod: Manifest, root: Path, sources: Sources) -> None:
 def _link(place: Path, target: Path) -> None:
     if not target.is_dir():
         raise TryAgainError(
-            f"{target} is gone, which the job mounts", hint="put it back, or give the directory with --volume"
+            f"{target}, which the job mounts, is gone", hint="put it back, or give another directory with --volume"
         )
     if place == target:
         return
@@ -41,7 +41,7 @@ def _write(place: Path, data: dict[str, str]) -> None:
 
 
 def _link_secret(place: Path, secret: Path) -> None:
-    """A link, not copies: a key that was deleted, rotated or replaced must not live on beside what it seals."""
+    """Link the keys instead of copying them: a key that is deleted or rotated must not live on beside what it seals."""
     if place.is_symlink():
         place.unlink()
     shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The work volume that a command is about: a local job's, or a copied or mounted one."""
+"""Finds the work volume that a command is about: that of a local job, or a copied or mounted one."""
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from dstj.local.store import stored
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A job's work volume, and the directory of the key that opens it (None: nothing in it is sealed)."""
+    """A job's work volume, and the directory of the key that opens it; None if nothing in it is sealed."""
 
     directory: Path
     key_dir: Path | None
@@ -34,16 +34,18 @@ class Work:
         return self.directory / KEYRING
 
     def vault(self, purpose: Purpose, *, sealed: bool) -> Vault:
-        """Raises ConfigError where a key is needed and none is named, IntegrityError where that is missing or wrong."""
+        """Raises ConfigError if a key is needed and none is named, IntegrityError if the key is missing or wrong."""
         if not sealed:
             return Vault.of_work(self.directory, purpose, None)
         if self.key_dir is None:
-            raise ConfigError(f"{self.directory}: is sealed", hint="--key-dir DIR with the job's key-encryption key")
+            raise ConfigError(
+                f"{self.directory}: the volume is sealed", hint="give --key-dir DIR with the job's key-encryption key"
+            )
         return Vault.of_work(self.directory, purpose, self.key_dir)
 
 
 def work_of(arguments: Namespace) -> Work:
-    """The volume of the job NAME, or --directory; with the key that --key-dir or the job's file names."""
+    """The work volume of the job NAME, or --directory, with the key that --key-dir or the job's file names."""
     given = Path(arguments.key_dir) if arguments.key_dir else None
     if arguments.directory:
         return Work(Path(arguments.directory), given)
@@ -60,7 +62,7 @@ def directory_of(arguments: Namespace) -> Path:
 
 @contextmanager
 def not_running(arguments: Namespace) -> Iterator[None]:
-    """Raises TryAgainError while a `dstj run` of the local job is alive."""
+    """Hold the local job's lock for the block.  Raises TryAgainError while a `dstj run` of the job is alive."""
     if arguments.directory:
         yield
     else:
@@ -69,7 +71,7 @@ def not_running(arguments: Namespace) -> Iterator[None]:
 
 
 def key_file(home: Home, place: JobHome) -> Path | None:
-    """The key-encryption key that a local job names; None where it seals nothing."""
+    """The file of the key-encryption key that a local job names; None if it seals nothing."""
     if not (encryption := checkpoint_of(place).get("encryption")):
         return None
     reference: dict[str, str] = encryption["keyRef"]
@@ -77,5 +79,5 @@ def key_file(home: Home, place: JobHome) -> Path | None:
 
 
 def checkpoint_of(place: JobHome) -> Mapping[str, Any]:
-    """`spec.checkpoint` of a local job, as its file gives it."""
+    """The `spec.checkpoint` of a local job, as its file has it."""
     return (stored(place) or {"spec": {}})["spec"].get("checkpoint") or {}

@@ -1,4 +1,4 @@
-"""One worker Job on this machine: the job controller's part, over local pods."""
+"""Runs one worker Job on this machine: does the job controller's part, over local pods."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from dstj.local.volumes import mount_all
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the nodes of one attempt meet, and where node i serves its metrics."""
+    """The port on which the nodes of one attempt meet, and that on which node i serves its metrics."""
 
     rendezvous: int
     metrics: tuple[int, ...]
@@ -39,9 +39,9 @@ class Machine:
     procs_per_node: int
 
     def variables(self, pod: Manifest, nodes: int, ports: Ports, *, is_init: bool) -> dict[str, str]:
-        """What differs from the variables of a pod in a cluster."""
+        """The variables that differ from those of a pod in a cluster."""
         index, scratch = index_of(pod), str(self.home.scratch(pod["metadata"]["name"]))
-        # Node 0 prepares alone while the others wait.
+        # While node 0 prepares the data, the other nodes wait: it may use all cores.
         threads = cores() if is_init else max(1, cores() // (nodes * self.procs_per_node))
         return {
             names.ENV_ROOT: str(self.home.directory),
@@ -59,7 +59,7 @@ class Machine:
         }
 
     def _gpus(self, index: int, nodes: int) -> list[str]:
-        """One GPU for each rank, or none at all where there are not enough."""
+        """The GPUs of a node, one for each rank; none at all if there are not enough."""
         here = list(gpus())
         if len(here) < nodes * self.procs_per_node:
             return []
@@ -67,12 +67,12 @@ class Machine:
 
 
 def loopback(index: int) -> str:
-    """The address of node `index`; all of 127.0.0.0/8 is this machine."""
+    """The address of node `index`.  All of 127.0.0.0/8 is this machine."""
     return f"127.0.{(index + 1) // 256}.{(index + 1) % 256}"
 
 
 class LocalJob:
-    """A Job object and its pods; `manifest` always tells the current state.  Starts at once."""
+    """A Job object and its pods.  `manifest` always has the current state.  It starts at once."""
 
     def __init__(self, manifest: Manifest, machine: Machine, changed: Callable[[], None]) -> None:
         now = datetime.now(UTC)
@@ -96,7 +96,7 @@ class LocalJob:
         return tuple(pod.manifest for pod in self._pods)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Stop every pod; after `grace_s`, by default the template's, they are killed."""
+        """Stop every pod.  After `grace_s`, by default the template's grace period, they are killed."""
         template = self.manifest["spec"]["template"]["spec"]
         grace = template.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
         for pod in self._pods:
@@ -107,12 +107,12 @@ class LocalJob:
     def is_done(self) -> bool:
         """Whether no process of the job is left."""
         if self._task.done():
-            self._task.exception()  # asked for, so that asyncio does not complain about one nobody saw
+            self._task.exception()  # so that asyncio does not warn of an exception that was never retrieved
         return self._task.done()
 
     @property
     def has_ended(self) -> bool:
-        """As is_done; raises what kept a pod from being run, a full disk for example."""
+        """Like is_done, but raises what kept a pod from running, a full disk for example."""
         return self._task.done() and self._task.result() is None
 
     def _pod(self, manifest: Manifest) -> LocalPod:
@@ -126,14 +126,14 @@ class LocalJob:
         )
 
     async def _run(self) -> None:
-        """Run all pods; the first failure stops the others.  Pods that were told to leave vanish when they have."""
+        """Run all pods.  The first failure stops the others.  Pods that were stopped vanish once they have ended."""
         running = {asyncio.create_task(pod.run()): pod for pod in self._pods}
         problems = []
         while running:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 pod = running.pop(task)
-                if error := task.exception():  # a full disk: nothing that a pod's status could tell
+                if error := task.exception():  # a full disk, for example: no pod status could express it
                     problems.append(error)
                 if pod.is_leaving:
                     self._pods.remove(pod)

@@ -1,4 +1,4 @@
-"""An API server in the words of `dstj`: objects in and out, every refusal one line with the way out."""
+"""Talks to an API server: objects in and out, and every refusal as one line with the way out."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +23,7 @@ _ENDLESS: Final = aiohttp.ClientTimeout(total=None, sock_connect=DEADLINE_S)  # 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the kubeconfig's current context names."""
+    """The cluster and namespace of the kubeconfig's current context."""
 
     context: str
     url: str
@@ -32,7 +32,7 @@ class Target:
 
 @asynccontextmanager
 async def connected(kubeconfig: str, namespace: str | None) -> AsyncIterator["ApiServer"]:
-    """The API server of the current context.  Raises ConfigError where the kubeconfig does not lead to one."""
+    """The API server of the current context.  Raises ConfigError if the kubeconfig does not lead to one."""
     configuration = Configuration()
     try:
         loader = await config.load_kube_config(kubeconfig, client_configuration=configuration)
@@ -60,7 +60,7 @@ class ApiServer:
 
     async def job(self, name: str) -> Manifest:
         if not is_label(name, MAX_NAME_LENGTH):
-            raise ConfigError(f"{name!r} is no name of a job: a-z, 0-9 and '-', at most {MAX_NAME_LENGTH}")
+            raise ConfigError(f"{name!r} cannot name a job: use a-z, 0-9 and '-', at most {MAX_NAME_LENGTH}")
         with self._explained(f"job {name}"):
             found = await self._api.get(path(API_VERSION, KIND, self.namespace, name))
         if found is None:
@@ -79,7 +79,7 @@ class ApiServer:
             return await self._api.items("v1", "Pod", self.namespace, labelSelector=selector)
 
     async def apply(self, manifest: Manifest, *, dry_run: bool) -> tuple[Manifest | None, Manifest]:
-        """The object before (None: it is new) and after a server-side apply, which takes no field from others."""
+        """Apply server-side, taking no field from others; returns the object before, None if it is new, and after."""
         meta = manifest["metadata"]
         where = path(API_VERSION, manifest["kind"], meta.get("namespace", ""), meta["name"])
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
@@ -126,13 +126,13 @@ class ApiServer:
 
 
 def _refusal(what: str, error: ApiError, target: Target) -> JobError:
-    """What an answer other than success means to a person."""
+    """The error, with a way out, that an answer other than success means."""
     kind: type[JobError] = ConfigError
     match error.status:
         case 401:
-            hint = f"log in to {target.context} again; `kubectl auth whoami` tells as whom"
+            hint = f"log in to {target.context} again; `kubectl auth whoami` shows as whom"
         case 403:
-            hint = f"`kubectl auth can-i --list -n {target.namespace}` tells what you may do"
+            hint = f"`kubectl auth can-i --list -n {target.namespace}` lists what you may do"
         case 404:
             crd = f"kubectl get crd {PLURAL}.{GROUP}"
             hint = f"is the operator installed (`{crd}`), and does the namespace exist?"

@@ -1,6 +1,6 @@
-"""Where a job lives, and the way to the cluster: the current context of the kubeconfig, as for kubectl.
+"""Decides where a job is, and leads to the cluster: the kubeconfig's current context, as for kubectl.
 
-The Kubernetes client is imported only where a cluster is asked: it takes a second, and a laptop without one needs none.
+The Kubernetes client is imported only when a cluster is asked: that takes a second, and a laptop may have no cluster.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _EXTRA: Final = frozenset({"kubernetes", "aiohttp", "prometheus_client"})  # wha
 
 
 def kubeconfig() -> str:
-    """Paths of the kubeconfig's files, with ':' between them; KUBECONFIG moves them."""
+    """The paths of the kubeconfig's files, with ':' between them.  KUBECONFIG overrides the default."""
     return os.environ.get("KUBECONFIG") or "~/.kube/config"
 
 
@@ -30,12 +30,12 @@ def has_kubeconfig() -> bool:
 
 
 def is_remote(home: Home, name: str, namespace: str | None) -> bool:
-    """Whether `name` means a job in the cluster: where a namespace is given, or no such job was run here."""
+    """Whether `name` means a job in the cluster: if a namespace is given, or no such job was run here."""
     return namespace is not None or (not home.has(name) and has_kubeconfig())
 
 
 def ask(question: "Callable[[ApiServer], Awaitable[T]]", namespace: str | None) -> T:
-    """The answer of the cluster; `namespace` is the context's own unless given.  Raises JobError."""
+    """Ask the cluster; returns its answer.  `namespace` defaults to the context's own.  Raises JobError."""
     if not has_kubeconfig():
         raise ConfigError(
             f"no kubeconfig at {kubeconfig()}",

@@ -1,4 +1,4 @@
-"""`dstj logs` of a job in a cluster: what the containers of one pod wrote, as for a local job."""
+"""`dstj logs` for a job in a cluster: prints what the containers of one pod wrote, as for a local job."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ _AT_REST: Final = frozenset({"Succeeded", "Failed", "Suspended"})  # no pod will
 
 
 async def pod_logs(server: ApiServer, arguments: Namespace, containers: tuple[str, ...]) -> int:
-    """Print the log of one pod, node 0 unless told otherwise; with --follow, wait for it and until it ends."""
+    """Print the log of one pod, by default node 0's; with --follow, wait for the pod and until it ends."""
     pod, node = await _pod(server, arguments), arguments.node or 0
     shown = [container for container in containers if arguments.container in (None, container)]
     found = False
@@ -29,13 +29,13 @@ async def pod_logs(server: ApiServer, arguments: Namespace, containers: tuple[st
     if not found:
         raise ConfigError(
             f"pod {pod['metadata']['name']}: no container has started ({', '.join(shown)})",
-            hint=f"dstj status {arguments.name} -n {server.namespace} tells why; --follow waits for it",
+            hint=f"dstj status {arguments.name} -n {server.namespace} shows why; --follow waits for it",
         )
     return ExitCode.DONE
 
 
 async def _pod(server: ApiServer, arguments: Namespace) -> Manifest:
-    """The newest pod of the node asked for."""
+    """The newest pod of the node that --node names."""
     while True:
         job = await server.job(arguments.name)
         status = job.get("status") or {}
@@ -63,7 +63,7 @@ def _no_pod(server: ApiServer, arguments: Namespace, attempt: int, pods: list[Ma
 
 
 async def _has_started(server: ApiServer, pod: Manifest, container: str, *, follow: bool) -> bool:
-    """Whether there is a log of `container`; with `follow`, after waiting until there is, or never will be."""
+    """Whether `container` has a log.  With `follow`, waits until it has one, or never will."""
     while not _started(pod, container):
         if not follow or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             return False

@@ -1,4 +1,4 @@
-"""Live progress of `dstj run`: a panel on a terminal, plain lines anywhere else."""
+"""Shows the live progress of `dstj run`: a panel on a terminal, plain lines anywhere else."""
 
 import sys
 import time
@@ -21,10 +21,10 @@ class Display(Protocol):
     """Where a run shows what it does."""
 
     def show(self, manifest: Manifest) -> None:
-        """The job as it is now; called about once a second."""
+        """Show the job as it is now; called about once a second."""
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
 
     def close(self) -> None: ...
 
@@ -34,7 +34,7 @@ def display(*, plain: bool) -> Display:
 
 
 class Lines:
-    """One line for each change of phase, stage, restarts or checkpoint, and one every few seconds for the step."""
+    """Prints a line for each change of phase, stage, restarts or checkpoint, and one every few seconds for the step."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._progress_at = clock, float("-inf")
@@ -51,7 +51,7 @@ class Lines:
             self._progress_at = self._clock() if self._print_change("progress", now.progress) else self._progress_at
 
     def _print_change(self, fact: str, line: str) -> bool:
-        """Print `line` unless it is empty or the last one about this fact; whether it was printed."""
+        """Print `line` unless it is empty, or the last one about this fact; returns whether it was printed."""
         if not line or self._seen.get(fact) == line:
             return False
         self._seen[fact] = line
@@ -62,11 +62,11 @@ class Lines:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
     def close(self) -> None:
-        """Nothing is left on the screen to take away."""
+        """Nothing to do: lines stay on the screen."""
 
 
 class Panel:
-    """A few lines that are drawn over; what must stay scrolls away above them."""
+    """Draws the same few lines anew.  Lines that must stay scroll away above them."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)

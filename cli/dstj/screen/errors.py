@@ -1,4 +1,4 @@
-"""Errors on the terminal: what is wrong, then what to do."""
+"""Prints errors on the terminal: what is wrong, then what to do."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How a job ended, for people: the result and how good it is, or what failed and where the log is."""
+"""Prints how a job ended: the result and how good it is, or what failed and where the log is."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ OWN_CODES: Final = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.USAGE, ExitCod
 
 
 class RunFailedError(JobError):
-    """The job failed, with the exit code of the rank that failed first."""
+    """The job failed.  Its code is the exit code of the rank that failed first."""
 
     def __init__(self, problem: str, *, hint: str, code: ExitCode) -> None:
         super().__init__(problem, hint=hint)
@@ -38,7 +38,7 @@ def print_outcome(manifest: Manifest, home: JobHome, *, hint: str = "") -> int:
 
 
 def failure(manifest: Manifest, home: JobHome, hint: str) -> RunFailedError:
-    """One line with rank, node and reason; the hint has the last lines and the place of the whole log."""
+    """The error of a failed job: one line with rank, node and reason, and a hint with the place of the whole log."""
     status = manifest["status"]
     last = status.get("lastFailure") or {}
     code = last.get("exitCode")
@@ -46,12 +46,12 @@ def failure(manifest: Manifest, home: JobHome, hint: str) -> RunFailedError:
     hints = []
     if "podName" in last:
         hints.append(f"whole log: {home.logs / last['podName']}/")
-    hints.append(hint or "put it right and run it again with --recreate")
+    hints.append(hint or "correct the cause and run it again with --recreate")
     return RunFailedError(f"{manifest['metadata']['name']}: {status.get('message')}", hint="; ".join(hints), code=known)
 
 
 def summary(manifest: Manifest, home: JobHome) -> Iterator[str]:
-    """What a person asks first about a job that has stopped."""
+    """Lines with what a person asks first about a job that has stopped."""
     status = manifest["status"]
     yield f"{manifest['metadata']['name']}: {status.get('phase')}: {status.get('message')}"
     if status.get("phase") == "Succeeded":
@@ -63,7 +63,7 @@ def summary(manifest: Manifest, home: JobHome) -> Iterator[str]:
 
 
 def _measures(events: Path) -> Iterator[tuple[str, str]]:
-    """Before and after, from the trainer's event log."""
+    """Measures before and after the training, from the trainer's event log."""
     if not events.exists():
         return
     story = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]

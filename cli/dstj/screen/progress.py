@@ -1,4 +1,4 @@
-"""How far a long reading is: a bar on a terminal, nothing anywhere else."""
+"""Shows how far a long reading is: a bar on a terminal, nothing anywhere else."""
 
 import sys
 from collections.abc import Iterator

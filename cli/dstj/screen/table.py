@@ -1,10 +1,10 @@
-"""Tables as kubectl prints them: columns padded with spaces, nothing cut, easy to grep."""
+"""Formats tables as kubectl does: columns padded with spaces, nothing cut, easy to grep."""
 
 from collections.abc import Iterator, Sequence
 
 
 def lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """One line for each row; the first row is the head."""
+    """A line for each row.  The first row is the head."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""What a person wants to see of a job, read from the object alone."""
+"""Picks from a job's object what a person wants to see."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look at a job; None where nothing is known yet."""
+    """The facts of a job at one moment.  None stands for what is not known yet."""
 
     name: str
     phase: str

@@ -60,17 +60,17 @@ def test_decrypt_writes_the_newest_checkpoint_in_the_clear(run_dstj, work, place
     assert run_dstj("checkpoint", "decrypt", "tiny", "--to", place / "clear") == 0
     assert (place / "clear/rank-00000.safetensors").stat().st_mode & 0o777 == 0o600
     assert (place / "clear/manifest.json").exists()
-    assert capsys.readouterr().out.startswith(f"step 20 in {place}/clear")
+    assert capsys.readouterr().out.startswith(f"step 20 is in {place}/clear")
 
 
 def test_decrypt_takes_the_step_that_is_asked_for(run_dstj, work, place, capsys):
     assert run_dstj("checkpoint", "decrypt", "tiny", "--to", place / "clear", "--step", 10) == 0
-    assert capsys.readouterr().out.startswith("step 10 in ")
+    assert capsys.readouterr().out.startswith("step 10 is in ")
 
 
 def test_decrypt_of_a_step_that_is_not_there_names_those_that_are(run_dstj, work, place, capsys):
     assert run_dstj("checkpoint", "decrypt", "tiny", "--to", place / "clear", "--step", 15) == 65
-    assert "those that can: 10, 20" in capsys.readouterr().err
+    assert "steps that can be: 10, 20" in capsys.readouterr().err
     assert not (place / "clear").exists()
 
 

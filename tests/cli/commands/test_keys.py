@@ -17,7 +17,7 @@ def test_generate_makes_a_private_key_and_says_how_a_cluster_gets_it(run_dstj, p
     path = place / ".dstj/secrets/my-key/kek"
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     shown = capsys.readouterr().out
-    assert f"key {read_kek(path).id} in {path}" in shown
+    assert f"key {read_kek(path).id} is in {path}" in shown
     assert f"kubectl create secret generic my-key --from-file=kek={path}" in shown
 
 
@@ -87,13 +87,13 @@ def test_shred_of_a_volume_destroys_its_data_key(run_dstj, volume, capsys):
 def test_shred_of_a_volume_without_a_keyring_is_refused(run_dstj, volume, capsys):
     (volume / "work" / KEYRING).unlink()
     assert run_dstj("keys", "shred", "--directory", volume / "work", "--yes") == 64
-    assert "nothing of it is sealed" in capsys.readouterr().err
+    assert "nothing of the job is sealed" in capsys.readouterr().err
 
 
 def test_shred_of_a_job_in_the_clear_is_refused(run_dstj, place, capsys):
     store(job_home(), a_job() | {"status": {}})
     assert run_dstj("keys", "shred", "tiny", "--yes") == 64
-    assert "nothing of it is sealed" in capsys.readouterr().err
+    assert "nothing of the job is sealed" in capsys.readouterr().err
 
 
 def keys_of(place):
@@ -114,7 +114,7 @@ def test_rotate_makes_a_private_key_and_keeps_the_old_one_beside_it(run_dstj, se
     (data_key,) = Keyring.open(sealed_job, "default/tiny", [new]).keys
     shown = capsys.readouterr().out
     assert f"key {new.id} in {place}/.dstj/secrets/s/kek wraps the data key" in shown
-    assert f"key {old.id} is in {place}/.dstj/secrets/s/kek-{old.id} now" in shown
+    assert f"key {old.id} is now in {place}/.dstj/secrets/s/kek-{old.id}" in shown
     assert shown_nowhere(shown, old, new, data_key)
 
 

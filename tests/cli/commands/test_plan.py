@@ -87,7 +87,7 @@ def test_gpu_that_nobody_named_has_no_limit_and_no_time(planned, place):
     file = job_file(place, optimization={"maxSteps": 1}, trainer__resourcesPerNode={"limits": {"nvidia.com/gpu": 1}})
     code, printed, _ = planned(file)
     assert code == 0
-    assert printed["ranks"] == "1 on a GPU (--gpu NAME tells which), BF16"
+    assert printed["ranks"] == "1 on a GPU (--gpu NAME names it), BF16"
     assert printed["sum"].endswith(" of unknown")
     assert printed["verdict"].startswith("unknown")
     assert printed["time"].startswith("unknown: give --flops-per-second")
@@ -209,7 +209,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "pretrain-120m.yaml
         ([], "1 on the CPU, FP32", "8.20 of unknown"),
         (
             ["--profile", str(EXAMPLE.with_name("profile-gpu.yaml"))],
-            "1 on a GPU (--gpu NAME tells which), BF16",
+            "1 on a GPU (--gpu NAME names it), BF16",
             "5.34 of unknown",
         ),
     ],

@@ -88,7 +88,7 @@ def test_prune_of_little_deletes_nothing(run_dstj, work, capsys):
 def test_prune_waits_for_no_running_job(run_dstj, work, capsys):
     with job_home().locked():
         assert run_dstj("checkpoint", "prune", "tiny", "--keep-last", 1) == 75
-    assert "is being run by process" in capsys.readouterr().err
+    assert "runs this job already" in capsys.readouterr().err
     assert steps_of(work) == list(STEPS)
 
 

@@ -173,7 +173,7 @@ def test_run_of_a_job_that_is_being_run_is_refused(run_dstj, place, capsys):
     with job_home().locked():
         assert run_dstj("run", file) == 75
     assert capsys.readouterr().err.splitlines() == [
-        f"dstj: error: tiny: is being run by process {os.getpid()}",
+        f"dstj: error: tiny: process {os.getpid()} runs this job already",
         "dstj: hint: dstj status tiny",
     ]
 

@@ -96,7 +96,7 @@ def test_other_errors_of_the_system_are_not_put_down_to_storage(error: OSError):
 
 
 @given(kind=st.sampled_from([MemoryError, OSError, ValueError, DataError, KeyError]), text=any_text)
-def test_every_exception_can_be_told(kind: type[Exception], text: str):
+def test_every_exception_can_be_reported(kind: type[Exception], text: str):
     failure = Failure.of(kind(text), rank=1)
     assert failure.message or kind is DataError  # which always has a text of ours
     assert len(failure.message) <= MAX_MESSAGE + 100
@@ -109,7 +109,7 @@ def test_every_exception_can_be_told(kind: type[Exception], text: str):
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
     ],
 )
-def test_a_bare_error_of_torch_about_memory_is_told_as_such_and_ends_the_worker(text: str):
+def test_a_bare_error_of_torch_about_memory_is_reported_as_such_and_ends_the_worker(text: str):
     failure = Failure.of(RuntimeError(text), 1)
     assert (failure.exit_code, failure.reason, failure.ends_worker) == (ExitCode.TRY_AGAIN, "OutOfMemory", True)
     assert failure.message.startswith(text.partition("\n")[0])
@@ -119,7 +119,7 @@ def test_a_rung_that_is_climbed_does_not_end_the_worker():
     assert (ADAPTING.exit_code, ADAPTING.reason, ADAPTING.ends_worker) == (ExitCode.TRY_AGAIN, "Adapting", False)
 
 
-def test_an_exception_without_text_can_be_told():
+def test_an_exception_without_text_can_be_reported():
     assert Failure.of(MemoryError()).message.startswith("out of memory (hint: lower optimization.microBatchSize")
 
 

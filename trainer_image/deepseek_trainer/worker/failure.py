@@ -1,4 +1,4 @@
-"""How a worker tells why it ended: an exit code, and a few lines of JSON that reach the job's status."""
+"""How a worker reports why it ended: an exit code, and a few lines of JSON that reach the job's status."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ class Failure(contract.Failure):
 
     @classmethod
     def of(cls, error: BaseException, rank: int | None = None) -> Self:
-        """What to tell about an exception: one line of ours, or the last lines of a traceback."""
+        """The failure that an exception means: its message if the error is ours, else the end of the traceback."""
         if isinstance(error, JobError):
             return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
@@ -41,7 +41,7 @@ class Failure(contract.Failure):
 
     @classmethod
     def of_exit(cls, exit_code: int, rank: int | None = None) -> Self:
-        """What to tell about a process that could not speak for itself."""
+        """The failure of a process that left none itself."""
         if exit_code == -signal.SIGKILL:
             hint = "killed (SIGKILL): often the kernel's or the kubelet's answer to too much memory"
             return cls(ExitCode.TRY_AGAIN, "Killed", hint, rank)
@@ -60,12 +60,12 @@ class Failure(contract.Failure):
 
     @property
     def ends_worker(self) -> bool:
-        """Whether the same ranks in the same pod would fail again: a full volume is for the job's status to tell."""
+        """Whether the same ranks would fail again in the same pod, so that the job's status must show the failure."""
         return self.exit_code in NOT_RETRYABLE or self.reason in (STORAGE, OUT_OF_MEMORY)
 
     @property
     def _distance(self) -> int:
-        """From the cause: a lost peer has a reason of its own; what ends the worker is no peer's doing."""
+        """How far this is from the cause.  What ends the worker is the cause itself; a lost peer has one elsewhere."""
         if self.ends_worker:
             return 0
         return 2 if self.reason == PEER_GONE else 1
@@ -83,7 +83,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the host or of a GPU.  torch's own error is known by its name: torch is not imported here."""
+    """Whether the host or a GPU ran out of memory.  torch is not imported here: its error is known by its name."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
@@ -92,28 +92,31 @@ def is_out_of_memory(error: BaseException) -> bool:
 def exit_with(
     failure: Failure, progress: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
 ) -> NoReturn:
-    """End this process: the message on stderr, with `progress` in the termination log, the code as the exit status."""
-    _tell(failure, environ, progress)
+    """End this process with the failure's exit code.
+
+    Its message goes to stderr, and with `progress` into the termination log.
+    """
+    _report(failure, environ, progress)
     sys.exit(failure.exit_code)
 
 
 def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoReturn:
-    """The same at once, from any thread, and without the usual teardown."""
+    """Like `exit_with`, but at once, from any thread, and without the usual teardown."""
     try:
-        _tell(failure, environ)
+        _report(failure, environ)
     finally:
         os._exit(failure.exit_code)
 
 
-def _tell(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
+def _report(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
     print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
     if log := termination_log(environ):
         log.write_bytes(failure.to_json(progress))
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; any exception becomes its exit code and termination message."""
+    """Run an entry point.  Any exception becomes an exit code and a termination message."""
     try:
         main()
-    except Exception as error:  # the edge: nothing may leave without a code
+    except Exception as error:  # the edge: no exception may leave without a code
         exit_with(Failure.of(error))

@@ -61,7 +61,7 @@ def test_good_file_is_ok(tmp_path, capsys):
         (GOOD + "extra: 1\n", "extra: unknown field"),
     ],
 )
-def test_bad_file_is_told_in_one_line_with_code_64(tmp_path, capsys, text, first_line):
+def test_bad_file_is_reported_in_one_line_with_code_64(tmp_path, capsys, text, first_line):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     first = errors_of(capsys, path)[0]

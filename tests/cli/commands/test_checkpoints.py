@@ -39,7 +39,7 @@ def test_verify_reads_every_byte(run_dstj, work, capsys):
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["step 10: ok", "step 20: ok"]
 
 
-def test_verify_tells_the_damaged_one_and_goes_on_with_the_others(run_dstj, work, capsys):
+def test_verify_reports_the_damaged_one_and_goes_on_with_the_others(run_dstj, work, capsys):
     damage(next((work / "checkpoints/step-00000010").glob("rank-00000.safetensors*")))
     assert run_dstj("checkpoint", "verify", "tiny") == 77
     printed = capsys.readouterr()
@@ -47,7 +47,7 @@ def test_verify_tells_the_damaged_one_and_goes_on_with_the_others(run_dstj, work
     assert printed.out.startswith("step 20: ok")
 
 
-def test_verify_tells_a_bad_sector_as_such_and_goes_on_with_the_others(run_dstj, work, monkeypatch, capsys):
+def test_verify_reports_a_bad_sector_as_such_and_goes_on_with_the_others(run_dstj, work, monkeypatch, capsys):
     bad_sector(monkeypatch, "step-00000010/rank-")
     assert run_dstj("checkpoint", "verify", "tiny") == 77
     printed = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_decrypt_overwrites_nothing(run_dstj, work, place, capsys):
     assert "nothing is overwritten" in capsys.readouterr().err
 
 
-def test_wrong_key_is_told_with_code_77(run_dstj, place, capsys):
+def test_wrong_key_is_refused_with_code_77(run_dstj, place, capsys):
     a_run(sealed=True)
     a_key(place, OTHER_KEK)
     assert run_dstj("checkpoint", "list", "tiny") == 77

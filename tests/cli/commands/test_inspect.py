@@ -58,14 +58,14 @@ def test_status_lists_every_job(run_dstj, job, capsys):
     ]
 
 
-def test_status_tells_that_the_run_was_killed(run_dstj, job, capsys):
+def test_status_shows_that_the_run_was_killed(run_dstj, job, capsys):
     assert run_dstj("status") == 0
     assert "Running (killed)" in capsys.readouterr().out
     assert run_dstj("status", "tiny") == 0
     assert "its `dstj run` was killed: the same command goes on" in capsys.readouterr().out
 
 
-def test_status_of_one_job_tells_progress_and_where_the_logs_are(run_dstj, job, capsys):
+def test_status_of_one_job_shows_progress_and_where_the_logs_are(run_dstj, job, capsys):
     assert run_dstj("status", "tiny") == 0
     shown = capsys.readouterr().out
     assert "progress      step 3/9, loss 2.5" in shown

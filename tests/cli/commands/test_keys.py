@@ -203,7 +203,7 @@ def test_inspect_shows_which_key_wraps_what_and_never_a_key(run_dstj, sealed_job
     assert shown_nowhere(shown, read_kek(new), read_kek(old), data_key)
 
 
-def test_inspect_tells_what_is_wrong_with_a_key(run_dstj, sealed_job, place, capsys):
+def test_inspect_shows_what_is_wrong_with_a_key(run_dstj, sealed_job, place, capsys):
     (place / ".dstj/secrets/s/kek").chmod(0o644)
     assert run_dstj("keys", "inspect", "tiny") == 0
     shown = capsys.readouterr().out

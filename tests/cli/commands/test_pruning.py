@@ -41,7 +41,7 @@ def test_prune_takes_the_jobs_own_retention(run_dstj, place):
     assert steps_of(work) == [20, 30, 40, 50]
 
 
-def test_prune_of_a_copy_keeps_three_unless_told_otherwise(run_dstj, place):
+def test_prune_of_a_copy_keeps_three_by_default(run_dstj, place):
     work = a_run(sealed=False, steps=STEPS)
     assert run_dstj("checkpoint", "prune", "--directory", work) == 0
     assert steps_of(work) == [30, 40, 50]

@@ -41,7 +41,7 @@ while True: signal.pause()
 """
 
 
-def test_run_ends_with_0_and_tells_where_the_result_is(run_dstj, place, capsys):
+def test_run_ends_with_0_and_prints_where_the_result_is(run_dstj, place, capsys):
     assert run_dstj("run", job_file(place, trainer__numNodes=2)) == 0
     assert f"result        {place}/.dstj/tiny/work/export/tiny" in capsys.readouterr().out
     assert job_status()["phase"] == "Succeeded"
@@ -83,7 +83,7 @@ def test_run_gives_up_at_once_when_a_retry_cannot_help(run_dstj, place, capsys, 
     assert f"whole log: {place}/.dstj/tiny/logs/tiny-a1-0/" in error
 
 
-def test_run_tells_the_reason_that_the_worker_left(run_dstj, place, capsys):
+def test_run_reports_the_reason_that_the_worker_left(run_dstj, place, capsys):
     run_dstj("run", job_file(place), worker=TELLS)
     assert "no field 'text'" in capsys.readouterr().err
     failure = job_status()["lastFailure"]
@@ -178,7 +178,7 @@ def test_run_of_a_job_that_is_being_run_is_refused(run_dstj, place, capsys):
     ]
 
 
-def test_run_of_a_finished_job_tells_the_result_and_how_to_start_over(run_dstj, place, capsys):
+def test_run_of_a_finished_job_prints_the_result_and_how_to_start_over(run_dstj, place, capsys):
     file = job_file(place)
     run_dstj("run", file)
     capsys.readouterr()
@@ -186,7 +186,7 @@ def test_run_of_a_finished_job_tells_the_result_and_how_to_start_over(run_dstj, 
     assert f"dstj run {file} --recreate" in capsys.readouterr().out
 
 
-def test_run_of_a_failed_job_tells_the_failure_again(run_dstj, place, capsys):
+def test_run_of_a_failed_job_reports_the_failure_again(run_dstj, place, capsys):
     file = job_file(place)
     run_dstj("run", file, worker=TELLS)
     first = capsys.readouterr().err.splitlines()[0]

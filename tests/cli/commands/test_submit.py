@@ -42,7 +42,7 @@ def test_submit_creates_the_job_in_the_namespace_of_the_context(cluster, place, 
     assert cluster.writes() == [("PATCH", JOB, {"fieldManager": "dstj", "fieldValidation": "Strict"})]
 
 
-def test_submit_tells_what_changed_and_what_did_not(cluster, place, capsys):
+def test_submit_prints_what_changed_and_what_did_not(cluster, place, capsys):
     for changes, outcome in (({}, "created"), ({}, "unchanged"), ({"runPolicy__maxRestarts": 9}, "configured")):
         assert main(["submit", str(job_file(place, **changes))]) == 0
         assert capsys.readouterr().out.startswith(f"job ml/tiny: {outcome} ")
@@ -194,7 +194,7 @@ def test_suspend_of_a_local_job_names_ctrl_c(run_dstj, cluster, place, capsys):
 
 
 @pytest.mark.parametrize("command", ["suspend", "resume", "status", "logs"])
-def test_job_that_is_nowhere_is_told_with_both_places(cluster, place, capsys, command):
+def test_job_that_is_nowhere_is_reported_with_both_places(cluster, place, capsys, command):
     error, hint = errors_of(capsys, command, "tiny", code=64)
     assert error == "dstj: error: no job 'tiny' was run here, nor is one in namespace ml (test)"
     assert "dstj status -n ml" in hint

@@ -90,7 +90,7 @@ def test_every_mount_of_the_real_template_is_given_once():
 
 
 @pytest.mark.parametrize(("return_code", "exit_code", "signal"), [(0, 0, None), (65, 65, None), (-9, 137, 9)])
-def test_end_of_a_process_is_told_as_the_kubelet_tells_it(return_code, exit_code, signal):
+def test_end_of_a_process_is_reported_as_the_kubelet_does(return_code, exit_code, signal):
     state = terminated(return_code, "why", NOW, NOW)["terminated"]
     assert (state["exitCode"], state.get("signal"), state["message"]) == (exit_code, signal, "why")
     assert state["reason"] == ("Error" if return_code else "Completed")

@@ -92,7 +92,7 @@ def test_nothing_stored_is_none(home):
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "[]", "kind: x", "\0"])
-def test_damaged_file_is_told_and_the_way_out_with_it(home, text):
+def test_damaged_file_is_reported_with_the_way_out(home, text):
     home.directory.mkdir(parents=True)
     home.status_file.write_text(text)
     with pytest.raises(IntegrityError) as caught:

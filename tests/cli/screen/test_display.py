@@ -37,15 +37,15 @@ def lines(monkeypatch, capsys):
     return show
 
 
-def test_phase_is_told_once(lines):
+def test_phase_is_printed_once(lines):
     assert lines((0, a_run()), (1, a_run()), (2, a_run())) == ["Running, attempt 1: all 2 pods ready"]
 
 
-def test_progress_is_told_with_loss_speed_and_time_left(lines):
+def test_progress_is_printed_with_loss_speed_and_time_left(lines):
     assert lines((0, a_run(trainerStatus=TRAINER)))[2] == "step 40/120, loss 2.31, tokens/s 210, 0:01:20 left"
 
 
-def test_progress_is_told_every_five_seconds_at_most(lines):
+def test_progress_is_printed_every_five_seconds_at_most(lines):
     shown = [(second, a_run(trainerStatus=TRAINER | {"step": second})) for second in range(12)]
     assert [line.split(",")[0] for line in lines(*shown)[2:]] == ["step 0/120", "step 5/120", "step 10/120"]
 
@@ -54,23 +54,23 @@ def test_progress_that_stands_still_is_not_repeated(lines):
     assert len(lines((0, a_run(trainerStatus=TRAINER)), (10, a_run(trainerStatus=TRAINER)))) == 3
 
 
-def test_stage_is_told_when_it_changes(lines):
+def test_stage_is_printed_when_it_changes(lines):
     stages = ["preparing", "preparing", "evaluating"]
     shown = lines(*((i, a_run(trainerStatus={"stage": stage})) for i, stage in enumerate(stages)))
     assert shown[1:] == ["preparing", "evaluating"]
 
 
-def test_progress_from_before_a_suspension_is_not_told_again(lines):
+def test_progress_from_before_a_suspension_is_not_printed_again(lines):
     shown = lines((0, a_run(phase="Starting", trainerStatus=TRAINER)), (1, a_run(trainerStatus={"stage": "preparing"})))
     assert shown[1:] == ["Running, attempt 1: all 2 pods ready", "preparing"]
 
 
-def test_restart_is_told_with_its_cause(lines):
+def test_restart_is_printed_with_its_cause(lines):
     shown = lines((0, a_run()), (1, a_run(restarts={"inPlace": 1})), (2, a_run(restarts={"inPlace": 1})))
     assert shown[1:] == ["restarts: 1 in place"]
 
 
-def test_checkpoint_is_told_at_once(lines):
+def test_checkpoint_is_printed_at_once(lines):
     last = {"step": 40, "sizeBytes": 3 << 19, "sealed": True}
     shown = lines((0, a_run()), (1, a_run(lastCheckpoint=last)), (2, a_run(lastCheckpoint=last)))
     assert shown[1:] == ["checkpoint step 40 (1.5 MiB, sealed)"]
@@ -84,7 +84,7 @@ def test_job_without_a_status_is_pending():
     ("counts", "text"),
     [({}, "0"), ({"job": 2}, "2 after failures"), ({"inPlace": 1, "disruption": 3}, "1 in place, 3 after disruptions")],
 )
-def test_restarts_are_told_by_cause(counts, text):
+def test_restarts_are_counted_by_cause(counts, text):
     assert restarts(counts) == text
 
 

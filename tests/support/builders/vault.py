@@ -50,6 +50,13 @@ def weights_of(state: dict[str, Any]) -> float:
     return float(state["model"]["layers.0.weight"][0])
 
 
+def latest_weights(store: CheckpointStore) -> float:
+    """The weights of the newest whole checkpoint."""
+    info = store.latest()
+    assert info is not None
+    return weights_of(store.load(info)[0])
+
+
 class Ranks:
     """Several ranks as threads, and their exchange of JSON values."""
 

@@ -164,7 +164,7 @@ def test_shards_divide_what_is_kept_and_averages_add_the_weights_again():
     assert averaged.weights == 2 * memory(SMALL, SETUP).weights
 
 
-def test_pairs_take_the_weights_again_unless_adapters_tell_the_reference_from_what_is_trained():
+def test_pairs_take_the_weights_again_unless_adapters_part_the_reference_from_what_is_trained():
     whole, sharded = (replace(SETUP, ranks=4, optimization=OptimizationSpec(strategy=s)) for s in ("DDP", "FSDP"))
     for setup, shards in ((whole, 1), (sharded, 4)):
         found = memory(SMALL, replace(setup, has_pairs=True))

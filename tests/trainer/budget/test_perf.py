@@ -98,7 +98,7 @@ def test_mfu_and_hfu_are_shares_of_the_peak_of_all_devices():
 
 
 @pytest.mark.parametrize("name", [None, "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
-def test_what_a_gpu_without_a_known_peak_reaches_is_not_told(name):
+def test_what_a_gpu_without_a_known_peak_reaches_is_not_computed(name):
     assert Yardstick.of(name, job(), read_dimensions(tiny_model().config.to_dict())) is None
 
 

@@ -114,7 +114,7 @@ def test_the_copy_is_waited_for_at_once_or_before_the_state_changes(tmp_path: Pa
     assert saved.stall_seconds >= 0.04
 
 
-def test_a_copy_that_fails_is_told_of_and_holds_nobody_up(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_fails_is_reported_and_holds_nobody_up(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Any) -> Any:
         raise MemoryError("no host memory")
 
@@ -125,7 +125,7 @@ def test_a_copy_that_fails_is_told_of_and_holds_nobody_up(saver: Saver, monkeypa
         saver.wait()
 
 
-def test_finished_saves_are_told_once_with_the_time_that_the_caller_waited(saver: Saver) -> None:
+def test_finished_saves_are_returned_once_with_the_time_that_the_caller_waited(saver: Saver) -> None:
     saver.save(1, a_state(1), {}, None)
     saver.wait()
     (saved,) = saver.finished()
@@ -163,7 +163,7 @@ def test_where_the_lead_cannot_delete_all_ranks_hear_why(
     assert newest(Saver(a_store(tmp_path), Retention())) == (2, 2.0)
 
 
-def test_a_save_that_fails_is_told_of_at_once_and_leaves_the_one_before(
+def test_a_save_that_fails_is_reported_at_once_and_leaves_the_one_before(
     saver: Saver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saver.save(1, a_state(1), {}, None)

@@ -62,7 +62,7 @@ def test_a_file_of_the_same_step_that_was_set_aside_is_refused_in_the_place_of_t
     assert not (tmp_path / "clear").exists()
 
 
-def test_a_file_that_cannot_be_read_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store(tmp_path)
     info = store.save(3, a_state(3), {})
     with monkeypatch.context() as patch:
@@ -84,6 +84,6 @@ def test_a_result_is_decrypted_with_its_subdirectories(tmp_path: Path, sealed: b
     assert (tmp_path / "clear" / "adapter" / "config.json").read_bytes() == b"{}"
 
 
-def test_a_job_without_a_result_is_told_so(tmp_path: Path) -> None:
+def test_a_job_without_a_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no result in"):
         decrypt_result(tmp_path / "demo", a_vault(tmp_path, purpose=Purpose.EXPORT), tmp_path / "clear")

@@ -75,7 +75,7 @@ def test_a_disk_that_a_killed_save_has_filled_has_room_for_the_next_run(small_di
     assert weights_of(again.load(info)[0]) == 2
 
 
-def test_a_disk_that_others_have_filled_is_told_of(small_disk: Path) -> None:
+def test_a_disk_that_others_have_filled_is_reported(small_disk: Path) -> None:
     a_store(small_disk).save(1, a_state(1), {})
     fill(small_disk / "others")
     with pytest.raises(StorageError, match="No space left"):

@@ -87,7 +87,7 @@ def test_a_renewed_key_has_the_old_ones_name_and_the_old_one_stays_beside_it(tmp
 
 
 def test_of_several_who_renew_at_once_each_wraps_under_the_key_that_stays(tmp_path: Path) -> None:
-    """Each tells which key is the old one: it must open nothing any more, or who destroys it would lose the data."""
+    """Each returns the old key.  It must open nothing any more, or destroying it would lose the data."""
     keyring = Keyring.create(tmp_path / KEYRING, JOB, KEK)
     path = a_key_file(tmp_path / "keys/kek")
     with ThreadPoolExecutor(8) as pool:

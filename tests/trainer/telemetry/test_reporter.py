@@ -43,7 +43,7 @@ def test_progress_moves_with_every_step_and_the_loss_with_those_that_are_logged(
     assert [(event["step"], event["loss"]) for event in reporter.history] == [(2, 4.0)]
 
 
-def test_what_the_ranks_measured_is_told_alike_everywhere(tmp_path: Path):
+def test_what_the_ranks_measured_is_reported_alike_everywhere(tmp_path: Path):
     progress = Progress()
     reporter = Reporter(Paths(tmp_path), progress, yardstick=Yardstick(peak=1000.0, of_token=50, of_row=400))
     ranks = Ranks(waited=[0.1, 0.2, 0.4], alone=[1.0, 3.0, 1.5], memory=[5e9, 7e9, 6e9])
@@ -72,7 +72,7 @@ def test_what_the_ranks_measured_is_told_alike_everywhere(tmp_path: Path):
         assert (float(shown[1]) if shown else None) == expected.get(field)
 
 
-def test_what_is_not_known_is_told_nowhere(tmp_path: Path):
+def test_what_is_not_known_is_reported_nowhere(tmp_path: Path):
     progress = Progress()
     reporter = Reporter(Paths(tmp_path), progress)
     reporter.step(a_step(1, 4.0, Ranks(waited=[0.0], alone=[1.0], memory=[5e9])), size=30, seconds=3.0)
@@ -82,7 +82,7 @@ def test_what_is_not_known_is_told_nowhere(tmp_path: Path):
     assert b"dstj_trainer_mfu" not in page
 
 
-def test_a_rank_that_is_not_the_lead_tells_its_own_on_its_output(capsys: pytest.CaptureFixture[str]):
+def test_a_rank_that_is_not_the_lead_logs_its_own_events(capsys: pytest.CaptureFixture[str]):
     Silent().own("profiled", rank=3, path="/tmp/profile")
     assert capsys.readouterr().out.endswith("INFO: profiled: rank=3, path=/tmp/profile\n")
 
@@ -106,7 +106,7 @@ def test_how_long_training_waited_for_a_checkpoint_is_on_the_board(tmp_path: Pat
     assert drawn == {"stall_seconds/checkpoint": [(2, 0.25), (4, 0.5)], "seconds/checkpoint": [(2, 2.0), (4, 2.0)]}
 
 
-def test_an_evaluation_without_a_number_is_told_as_one(tmp_path: Path):
+def test_an_evaluation_without_a_number_is_reported_as_one(tmp_path: Path):
     progress = Progress()
     reporter = Reporter(Paths(tmp_path), progress)
     reporter.evaluation(3, 1.0, EvalResult(float("inf"), {"perplexity": None}))
@@ -116,7 +116,7 @@ def test_an_evaluation_without_a_number_is_told_as_one(tmp_path: Path):
     assert (event["loss"], event["perplexity"]) == (None, None)
 
 
-def test_an_evaluation_tells_how_far_it_is_from_the_last_training_loss(tmp_path: Path):
+def test_an_evaluation_reports_how_far_it_is_from_the_last_training_loss(tmp_path: Path):
     reporter = Reporter(Paths(tmp_path), Progress())
     reporter.evaluation(0, 0.0, EvalResult(4.0, {"bitsPerByte": 1.5}))
     reporter.step(a_step(2, 3.0), size=30, seconds=3.0)

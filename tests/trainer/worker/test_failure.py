@@ -27,7 +27,7 @@ def test_an_error_of_ours_keeps_its_code_its_line_and_its_hint():
     assert failure == Failure(ExitCode.DATA, "Data", "train.jsonl:3 has no field 'text' (hint: set data.textField)", 1)
 
 
-def test_an_unforeseen_error_tells_the_end_of_its_traceback():
+def test_an_unforeseen_error_reports_the_end_of_its_traceback():
     try:
         raise KeyError("gone")
     except KeyError as error:

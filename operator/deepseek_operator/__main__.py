@@ -1,4 +1,4 @@
-"""`python -m deepseek_operator`: run the operator in or against a cluster."""
+"""`python -m deepseek_operator` runs the operator in or against a cluster."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Options, str]:
-    """Options, and the log level.  Exits with code 2 where they are wrong."""
+    """The options and the log level.  Exits with code 2 if they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m deepseek_operator", description=__doc__)
     scope = parser.add_mutually_exclusive_group(required=True)
     scope.add_argument("--namespace", action="append", default=[], help="serve this namespace; may be repeated")
@@ -59,8 +59,8 @@ async def run(options: Options) -> None:
 def main() -> None:
     options, level = parse()
     logs.configure(level)
-    gc.freeze()  # modules are no garbage
-    gc.set_threshold(50_000, 10, 10)  # manifests are trees: a quarter of a start went by in looking for cycles in them
+    gc.freeze()  # modules never become garbage
+    gc.set_threshold(50_000, 10, 10)  # manifests hold no cycles, and looking for some took a quarter of a start
     asyncio.run(run(options))
 
 

@@ -1,4 +1,4 @@
-"""`python -m deepseek_operator.apidocs [--check]`: write docs/api.md from the schemas of the CRDs."""
+"""`python -m deepseek_operator.apidocs [--check]` writes docs/api.md from the schemas of the CRDs."""
 
 import json
 import sys

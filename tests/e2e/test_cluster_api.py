@@ -106,7 +106,7 @@ def test_events_tell_the_story_of_a_job(team: Namespace) -> None:
     a_suspended_job(team, "story")
 
     def told() -> bool:
-        return "no pods; set suspend: false" in team.kubectl("events", "--for=dstj/story")
+        return "there are no pods; set suspend: false" in team.kubectl("events", "--for=dstj/story")
 
     kube.wait_until("the event about the suspension", told, 10)
 

@@ -52,7 +52,7 @@ def test_a_missing_secret_is_named_and_its_creation_starts_the_job(namespace: Na
     job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"encryption": encryption}))
     message = told(job, "FailedMount")
     assert 'secret "late-key" not found' in message
-    assert "create the Secret or claim that is missing, the pods go on by themselves" in message
+    assert "create the missing Secret or claim; the pods then go on by themselves" in message
     namespace.key("late-key")
     goes_on(job)
 
@@ -73,7 +73,7 @@ def test_a_missing_claim_is_named_and_its_creation_starts_the_job(namespace: Nam
     job = TrainingJob(namespace, example("pretrain-tiny"))
     message = told(job, "Unschedulable")
     assert 'persistentvolumeclaim "texts" not found' in message
-    assert "create the claim that is missing" in message
+    assert "create the missing claim" in message
     namespace.claim("texts", kube.ROOT / "examples" / "texts")
     goes_on(job)
 

@@ -1,4 +1,4 @@
-"""Conditions of a status, as every kind reports them, and the times in it."""
+"""The conditions that every kind reports in its status, and the times in them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from deepseek_trainer.contract.times import rfc3339
 
 
 def whole_seconds(time: datetime) -> datetime:
-    """UTC without fractions, the precision of metav1.Time."""
+    """The time in UTC without fractions of a second, which is the precision of metav1.Time."""
     return time.astimezone(UTC).replace(microsecond=0)
 
 
@@ -33,7 +33,7 @@ class Condition(Model):
 
 
 def merged(old: Iterable[Condition], new: Iterable[Condition]) -> tuple[Condition, ...]:
-    """`old` with `new` over it; lastTransitionTime moves only where status changes.  Sorted by type."""
+    """`old` with `new` laid over it, sorted by type.  lastTransitionTime moves only where the status changes."""
     conditions = {condition.type: condition for condition in old}
     for condition in new:
         before = conditions.get(condition.type)

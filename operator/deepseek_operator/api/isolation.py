@@ -1,4 +1,4 @@
-"""What the pods of a job may talk to, as the API says it."""
+"""The part of the API that says what the pods of a job may talk to."""
 
 import ipaddress
 from enum import StrEnum
@@ -21,17 +21,18 @@ class Protocol(StrEnum):
     UDP = "UDP"
 
 
-# Cloud metadata services hand out the machine's credentials here; no egress rule opens them.  The last is how 6to4
-# spells the first.
+# Cloud metadata services hand out the credentials of the machine at these addresses, so no egress rule may open them.
+# The last network is the first one as 6to4 spells it.
 METADATA_NETWORKS: Final = tuple(
     ipaddress.ip_network(cidr) for cidr in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "2002:a9fe::/32")
 )
-# IPv6 spells IPv4 addresses here, those of metadata services too: mapped in ::ffff:0:0/96, for NAT64 in 64:ff9b::/96.
+# IPv6 spells IPv4 addresses in this network, mapped ones in ::ffff:0:0/96 and those of NAT64 in 64:ff9b::/96.  The
+# addresses of metadata services are among them.
 _SPELT_IPV4: Final = ipaddress.ip_network("::/8")
 
 
 def _is_cidr(text: str) -> bool:
-    """As Kubernetes' isCIDR, which takes no IPv4-mapped address."""
+    """Whether Kubernetes' isCIDR accepts `text`.  It accepts no IPv4-mapped address."""
     try:
         address = ipaddress.ip_interface(text).ip
     except ValueError:
@@ -40,7 +41,7 @@ def _is_cidr(text: str) -> bool:
 
 
 def _is_open(cidr: str) -> bool:
-    """Whether no credentials can be behind all of it; `network.py` cuts holes into what is larger."""
+    """Whether `cidr` lies in no metadata network, and so may be opened.  `network.py` leaves out those inside it."""
     network = ipaddress.ip_network(cidr, strict=False)
     if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_SPELT_IPV4):
         return False

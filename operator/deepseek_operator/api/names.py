@@ -1,4 +1,4 @@
-"""Names: those of the API and its kinds, and the operator's own."""
+"""The names of the API and of its kinds, and the name of the operator itself."""
 
 from typing import Final
 
@@ -10,6 +10,6 @@ PLURAL: Final = "deepseektrainingjobs"
 PROFILE_KIND: Final = "TrainingProfile"
 PROFILE_PLURAL: Final = "trainingprofiles"
 
-# The operator as a field manager, as the source of events, as the holder of its Lease, and in the label
-# app.kubernetes.io/managed-by of what it makes.
+# The operator's name as a field manager and as the source of events, of its Lease, and in the label
+# app.kubernetes.io/managed-by of everything that it makes.
 OPERATOR: Final = "deepseek-operator"

@@ -1,8 +1,7 @@
-"""From a pydantic model to a structural schema, the dialect of JSON Schema that CRDs speak.
+"""Turns a pydantic model into a structural schema, which is the dialect of JSON Schema that CRDs understand.
 
-It has no references, no null, no `const`, no numeric `exclusiveMinimum`, no pattern for keys.
-Defaults of objects are written as `{}` where the fields' own defaults make up the rest, because the
-API server fills them in from there.
+The dialect has no references, no null, no `const`, no numeric `exclusiveMinimum` and no pattern for keys.  The default
+of an object is written as `{}` where the defaults of its fields make up the rest: the API server fills those in.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,13 +29,13 @@ _KEPT: Final[tuple[str, ...]] = (
 
 
 def structural(model: type[Model], *, defaults: bool = True) -> Schema:
-    """The schema of `model` with everything it contains; `defaults` False for what only we write."""
+    """The schema of `model` and of everything in it, without `defaults` for what the operator alone writes."""
     raw = model.model_json_schema(by_alias=True)
     return _Converter(raw.get("$defs", {}), defaults).model(raw, model)
 
 
 def validations(rules: tuple[Rule, ...]) -> Schema:
-    """The CEL rules of a model, as the schema carries them."""
+    """The CEL rules of a model, in the form in which a schema holds them."""
     return {"x-kubernetes-validations": [{"rule": r.cel, "message": r.message} for r in rules]} if rules else {}
 
 
@@ -92,7 +91,7 @@ class _Converter:
         return self.model(raw, self._models[name]) if raw["type"] == "object" else self._value(raw)
 
     def _list_type(self, items: Schema) -> Schema:
-        """Lists belong to one writer as a whole, unless their items have a key."""
+        """A list belongs to one writer as a whole, unless its items have a key."""
         model = self._models.get(items.get("$ref", "").rsplit("/", 1)[-1])
         if keys := getattr(model, "list_map_keys", ()):
             return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
@@ -106,7 +105,7 @@ def _subclasses(model: type[Model]) -> Iterator[type[Model]]:
 
 
 def _int_or_string(raw: Schema) -> Schema:
-    """The one anyOf that CRDs know; bounds stand beside it."""
+    """The one `anyOf` that CRDs allow, with its bounds beside it."""
     bounds = {key: raw[key] for key in _KEPT if key in raw}
     return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], **bounds}
 

@@ -1,6 +1,7 @@
-"""Watches of what is made for others: a change wakes the owner.
+"""Watches of the objects that are made for owners.  A change of one wakes its owner.
 
-kopf keeps a task, a queue and a copy for each object that it watches; an owner has many.  These keep a version.
+kopf keeps a task, a queue and a copy for each object that it watches, and an owner has many of these.  The watches here
+keep only the version up to which they have seen everything.
 """
 
 import asyncio
@@ -17,14 +18,14 @@ from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
 
 log = logging.getLogger(__name__)
 
-PAUSE_S: Final = 1.0  # between a watch and the next, which misses nothing; some proxy may end each at once
-_GONE: Final = 410  # the API server no longer knows what happened since that version
+PAUSE_S: Final = 1.0  # between two watches; the next one misses nothing.  A proxy on the way may end each watch at once
+_GONE: Final = 410  # the API server no longer knows what happened after the version that was asked for
 
 
 class ChildWatch:
-    """Of one kind of children in one namespace ("": in all); their `label` names the owner.
+    """Watches one kind of children in one namespace ("" means all); their `label` names the owner.
 
-    `missed` is called when nobody knows what happened for a while.
+    It calls `missed` after a time of which nobody knows what happened.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ChildWatch:
         self._version = ""
 
     async def begin(self) -> None:
-        """Tell of what happens from now on; if the API server does not answer, from its first answer to `run` on."""
+        """Report all changes from now on.  If the API server does not answer, from its first answer in `run` on."""
         try:
             self._version = await self._newest()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:

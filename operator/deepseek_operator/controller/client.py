@@ -1,7 +1,7 @@
-"""The API server, spoken to in plain dicts with the settings of the official client.
+"""Requests to the API server in plain dicts, with the settings of the official client.
 
-Models, discovery and serialisation of the official client cost more than all the rest of a pass, and
-tell nothing that this operator does not know: it writes seven fixed kinds.
+The models, discovery and serialisation of the official client cost more than all the rest of a pass.  They have nothing
+to say that this operator does not know, because it writes seven fixed kinds.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 JSON: Final = "application/json"
 _WRITE: Final = {"fieldManager": OPERATOR, "fieldValidation": "Ignore"}
-DEADLINE_S: Final = 10.0  # a pass that hangs would hold its job; the queue tries again
+DEADLINE_S: Final = 10.0  # a pass that hangs would hold up its object; after the deadline the queue tries again
 LARGEST_LINE: Final = 2**21  # [bytes]
 PAGE: Final = "250"  # [objects]
-SILENCE_S: Final = 150.0  # API servers send a bookmark about every 60 s: two may be late, or one lost
+SILENCE_S: Final = 150.0  # an API server sends a bookmark about every 60 s: two may be late, or one may be lost
 WATCH_S: Final = "300"
 
 PLURALS: Final[Mapping[tuple[str, str], str]] = {
@@ -54,7 +54,7 @@ class ApiError(Exception):
 
 
 def path(api_version: str, kind: str, namespace: str = "", name: str = "", subresource: str = "") -> str:
-    """Path of an object, or of a list where there is no name."""
+    """The path of an object, or of a list if no name is given."""
     root = "/api" if "/" not in api_version else "/apis"
     scope = ("namespaces", namespace) if namespace else ()
     parts = (root, api_version, *scope, PLURALS[api_version, kind], name, subresource)
@@ -62,13 +62,13 @@ def path(api_version: str, kind: str, namespace: str = "", name: str = "", subre
 
 
 class Api:
-    """Requests with a deadline of their own.  Raises ApiError, TimeoutError, or the transport's errors."""
+    """Requests, each with a deadline.  They raise ApiError, TimeoutError, or the errors of the transport."""
 
     def __init__(self, client: ApiClient, *, deadline_s: float = DEADLINE_S) -> None:
         self._client, self._deadline_s = client, deadline_s
 
     async def get(self, path: str, **query: str) -> Manifest | None:
-        """An object or a list; None if there is none."""
+        """An object or a list, or None if there is none."""
         try:
             return await self.request("GET", path, query)
         except ApiError as error:
@@ -77,14 +77,14 @@ class Api:
             raise
 
     async def items(self, api_version: str, kind: str, namespace: str, **query: str) -> tuple[Manifest, ...]:
-        """The objects of a list, each with the apiVersion and kind that lists leave out."""
+        """The objects of a list.  Each gets the apiVersion and kind that lists leave out."""
         found = await self.request("GET", path(api_version, kind, namespace), query)
         return _items(api_version, kind, found)
 
     async def pages(
         self, api_version: str, kind: str, namespace: str, *, accept: str = JSON, **query: str
     ) -> AsyncIterator[tuple[Manifest, ...]]:
-        """As `items`, a part at a time, so that never all are in memory."""
+        """As `items`, one part at a time, so that the whole list is never in memory."""
         more = {"limit": PAGE}
         while more:
             found = await self.request("GET", path(api_version, kind, namespace), query | more, accept=accept)
@@ -93,7 +93,7 @@ class Api:
             more = {"limit": PAGE, "continue": token} if token else {}
 
     async def watch(self, path: str, version: str, *, accept: str = JSON, **query: str) -> AsyncIterator[Manifest]:
-        """Events after `version`, until the API server ends the stream.  Raises ApiError for one that tells of it."""
+        """The events after `version`, until the API server ends the stream.  An event of type ERROR raises ApiError."""
         query |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": WATCH_S}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
         async with self._asked("GET", path, params=query, headers={"Accept": accept}, timeout=timeout) as answer:
@@ -108,7 +108,7 @@ class Api:
     async def apply(self, manifest: Manifest, subresource: str = "") -> bytes:
         """Create or update by server-side apply, and take over fields that somebody else changed.
 
-        Returns the object's metadata as JSON: nobody here needs the rest, and the API server would have to encode it.
+        Returns the metadata of the object as JSON.  Nobody here needs the rest, which would cost the API server time.
         """
         meta = manifest["metadata"]
         where = path(manifest["apiVersion"], manifest["kind"], meta.get("namespace", ""), meta["name"], subresource)
@@ -116,9 +116,9 @@ class Api:
         return await self._send("PATCH", where, query, manifest, content_type=APPLY, accept=METADATA)
 
     async def create(self, manifest: Manifest) -> bool:
-        """Create what is taken for new, which costs the API server a fifth less than to apply it.
+        """Create an object that is believed to be new.  This costs the API server a fifth less than an apply.
 
-        False if there is one of this name: then apply it.
+        False means that the name is taken: the caller then applies the object.
         """
         where = path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
         try:
@@ -139,7 +139,7 @@ class Api:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Manifest:
-        """Raises ApiError for every answer but success."""
+        """The parsed answer.  Every answer but success raises ApiError."""
         return _parsed(await self._send(method, path, query, body, content_type=content_type, accept=accept))
 
     async def _send(
@@ -168,7 +168,7 @@ class Api:
     async def _asked(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to a request, before its content is read."""
+        """The answer to a request, with its content not read yet."""
         configuration = self._client.configuration
         async with self._session().request(
             method,
@@ -180,14 +180,14 @@ class Api:
             yield answer
 
     async def _authorization(self) -> dict[str, str]:
-        """The token, read anew by the official client when it is old; without one, the certificate speaks for us."""
+        """The token, which the official client reads again when it is old.  Without it, a certificate identifies us."""
         settings = await self._client.configuration.auth_settings()
         return {"Authorization": settings["BearerToken"]["value"]} if "BearerToken" in settings else {}
 
     def _session(self) -> aiohttp.ClientSession:
-        """The official client's session, which it closes.
+        """The session of the official client, which closes it.
 
-        Made here, because its own reads the environment and ~/.netrc anew, in a thread, for each request.
+        It is made here, because the client's own session would read the environment and ~/.netrc for each request.
         """
         rest, configuration = self._client.rest_client, self._client.configuration
         session: aiohttp.ClientSession | None = rest.pool_manager
@@ -202,7 +202,7 @@ class Api:
 
 
 def _items(api_version: str, kind: str, found: Manifest) -> tuple[Manifest, ...]:
-    """The objects of a list, which is null instead of empty where only metadata was asked for."""
+    """The objects of a list.  An empty list of metadata is null in the answer."""
     return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found["items"] or ())
 
 
@@ -212,7 +212,7 @@ def _proxy(url: str) -> str | None:
 
 
 def error_text(content: bytes) -> str:
-    """What the body of a refusal says: the message of a metav1.Status, or how the page of a proxy begins."""
+    """The message of a refusal: that of a metav1.Status, or the beginning of a proxy's page."""
     return str(_parsed(content).get("message") or content[:256].decode(errors="replace"))
 
 
@@ -220,5 +220,5 @@ def _parsed(content: bytes) -> Manifest:
     try:
         parsed = json.loads(content)
     except ValueError:
-        return {}  # an error page of a proxy on the way
+        return {}  # the error page of a proxy on the way
     return parsed if isinstance(parsed, dict) else {}

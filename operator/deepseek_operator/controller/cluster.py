@@ -1,4 +1,4 @@
-"""The real cluster behind a pass: reads and writes of the objects of one kind, and of what is made for them."""
+"""The real cluster behind a pass.  It reads and writes the objects of one kind, and what is made for them."""
 
 import json
 import logging
@@ -22,16 +22,16 @@ from deepseek_trainer.contract.times import rfc3339
 
 log = logging.getLogger(__name__)
 
-MAX_DELETED: Final = 10_000  # owners that are remembered after they were deleted, 200 bytes each
-MAX_NOTICE: Final = 1024  # [characters]; the API server refuses longer messages of events
+MAX_DELETED: Final = 10_000  # deleted owners that are remembered, at 200 bytes each
+MAX_NOTICE: Final = 1024  # [characters]; the API server refuses events with longer messages
 
-# Answers to an apply that no retry changes until somebody acts: bad request, forbidden (quota,
-# admission, missing rights), unprocessable (invalid or immutable field).
+# After these answers to an apply no retry helps until somebody acts: bad request, forbidden (by a quota, by admission,
+# for want of rights) and unprocessable (an invalid or immutable field).
 _REFUSALS: Final = frozenset({400, 403, 422})
 
 
 class KubernetesCluster(Generic[Object, Seen]):
-    """Cluster of `reconcile` and Reads of a look, over the API server; `session` reads the pages of pods."""
+    """The Cluster of `reconcile` and the Reads of a look, over the API server.  `session` reads the pages of pods."""
 
     def __init__(
         self,
@@ -45,21 +45,21 @@ class KubernetesCluster(Generic[Object, Seen]):
         self._shared = Shared(api.get)
         self._quotas = Shared(self._quotas_in)
         self._phases: dict[OwnerKey, str] = {}
-        self._created: dict[OwnerKey, Manifest] = {}  # reported by a watch, not looked at yet
-        self._untouched: dict[OwnerKey, str] = {}  # uid of an owner that was created just now, during its first pass
-        self._written: dict[OwnerKey, str] = {}  # resourceVersion of the status that was written last
-        self._departed: dict[OwnerKey, Manifest] = {}  # the last child that was deleted and that its kind keeps
-        self._deleted: dict[OwnerKey, None] = {}  # of the last owners that were deleted; something of them may be left
+        self._created: dict[OwnerKey, Manifest] = {}  # created owners that a watch reported, before their first pass
+        self._untouched: dict[OwnerKey, str] = {}  # their uids during their first pass
+        self._written: dict[OwnerKey, str] = {}  # the resourceVersion of the status that was written last
+        self._departed: dict[OwnerKey, Manifest] = {}  # the last deleted child that the kind keeps
+        self._deleted: dict[OwnerKey, None] = {}  # the owners deleted last, of which something may be left
 
     def saw(self, sighting: Sighting) -> None:
-        """Keep what a look would cost a request for, or would not find.
+        """Keep what a look would not find, or would need a request for.
 
-        Nothing was made yet for an owner that was created just now.  A pod that was told to stop is deleted a moment
-        after its end, mostly before a pass can read its last words; an operator that dies in between forgets them, and
-        the next attempt's progress makes up for that.
+        Nothing was made yet for an owner that was created just now.  A pod that was asked to stop is deleted a moment
+        after it ended, mostly before a pass can read its last words.  An operator that dies in between forgets those
+        words, and the progress of the next attempt makes up for that.
         """
         if sighting.is_owner:
-            self._created.pop(sighting.key, None)  # changed since
+            self._created.pop(sighting.key, None)  # it has changed since
         if sighting.created:
             self._created[sighting.key] = sighting.created
         if sighting.departed and self._kind.keeps(sighting.departed):
@@ -68,7 +68,7 @@ class KubernetesCluster(Generic[Object, Seen]):
     async def fetch(self, key: OwnerKey) -> Manifest | None:
         self._untouched.pop(key, None)
         if manifest := self._created.pop(key, None):
-            if key not in self._phases and key not in self._deleted:  # else a namesake's may be there
+            if key not in self._phases and key not in self._deleted:  # else an earlier one may have left something
                 self._untouched[key] = manifest["metadata"]["uid"]
         else:
             manifest = await self._api.get(path(API_VERSION, self._kind.name, key.namespace, key.name))
@@ -119,7 +119,7 @@ class KubernetesCluster(Generic[Object, Seen]):
             raise
 
     def _is_new(self, manifest: Manifest) -> bool:
-        """Whether the pass goes over an owner for which nothing was made yet."""
+        """Whether the object is for an owner for which nothing was made yet."""
         meta, of = manifest["metadata"], self._kind.labels
         owner = OwnerKey(meta["namespace"], meta.get("labels", {}).get(of.name, ""))
         return owner in self._untouched and self._untouched[owner] == meta["labels"].get(of.uid)
@@ -130,11 +130,11 @@ class KubernetesCluster(Generic[Object, Seen]):
         try:
             await self._api.request("DELETE", where, body=options)
         except ApiError as error:
-            if error.status not in {404, 409}:  # gone, or a namesake by now
+            if error.status not in {404, 409}:  # it is gone, or another one has its name
                 raise
 
     async def set_status(self, owner: Owner, status: Manifest) -> None:
-        # The uid makes the API server refuse to give a namesake made later the status of its predecessor.
+        # With the uid, the API server refuses to give the status to a later object of the same name.
         meta = {"namespace": owner.namespace, "name": owner.name, "uid": owner.uid}
         manifest = {"apiVersion": API_VERSION, "kind": self._kind.name, "metadata": meta, "status": status}
         try:
@@ -145,12 +145,12 @@ class KubernetesCluster(Generic[Object, Seen]):
             return
         metrics.STATUS_WRITES.inc()
         self.count(owner.key, {"status": status})
-        # A spec that changed in between has not been seen by this pass: its event must wake the next one.
+        # This pass did not see a spec that changed in between, so the event of that change must wake the next pass.
         if written["generation"] == status["observedGeneration"]:
             self._written[owner.key] = written["resourceVersion"]
 
     def is_echo(self, sighting: Sighting) -> bool:
-        """Whether the job is as it is because its status was written here, after a look at its spec."""
+        """Whether the sighting shows only a status that was written here, by a pass that saw the present spec."""
         return self._written.get(sighting.key) == sighting.version
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
@@ -180,10 +180,10 @@ class KubernetesCluster(Generic[Object, Seen]):
         try:
             await self._api.request("POST", path("v1", "Event", owner.namespace), body=event)
         except ApiError as error:
-            log.warning("event about %s lost: %s", owner.key, error)
+            log.warning("an event about %s could not be posted: %s", owner.key, error)
 
     def count(self, key: OwnerKey, manifest: Manifest | None) -> None:
-        """Keep the gauge of jobs by phase; None: the job is gone."""
+        """Count the owner in the gauge by its phase; None means that it is gone."""
         if before := self._phases.pop(key, None):
             metrics.JOBS.labels(before).dec()
         if manifest is None:
@@ -206,11 +206,11 @@ class KubernetesCluster(Generic[Object, Seen]):
         except ApiError as error:
             if error.status != 403:
                 raise
-            log.warning("no look at the quotas of %s: %s", namespace, error)  # an older role of the operator
+            log.warning("the quotas of %s cannot be read: %s", namespace, error)  # the role is that of an older chart
             return ()
 
 
 def last_words_of(pod: Manifest) -> Manifest:
-    """Of a pod's manifest what tells whose it was and how its containers ended."""
+    """The parts of a pod's manifest that say whose it was and how its containers ended."""
     meta = {field: pod["metadata"].get(field, {}) for field in ("labels", "annotations")}
     return {"metadata": meta, "status": {"containerStatuses": pod.get("status", {}).get("containerStatuses", [])}}

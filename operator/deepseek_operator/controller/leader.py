@@ -1,8 +1,8 @@
-"""Leader election by a Lease: one replica works, the others wait.
+"""Leader election by a Lease: one replica works, and the others wait.
 
-The same protocol and defaults as client-go's leaderelection (15 s lease, 10 s to renew, 2 s between
-tries).  Whether a lease is over is judged by the local clock since its last change, so that clocks
-of different machines need not agree.
+The protocol and its defaults are those of client-go's leaderelection: a lease of 15 s, 10 s to renew it, 2 s between
+tries.  A replica judges by its own clock since the last change whether a lease is over.  So the clocks of different
+machines need not agree.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ class LeaseStore(Protocol):
         """The Lease, or None."""
 
     async def write(self, lease: Manifest) -> bool:
-        """Create it (no resourceVersion), or replace exactly that version; False: somebody was faster."""
+        """Create the lease if it has no resourceVersion, else replace that version.  False: somebody was faster."""
 
 
 @dataclass
 class Candidate:
-    """One replica's view of the lease."""
+    """The lease as one replica sees it."""
 
     store: LeaseStore
     identity: str
@@ -55,12 +55,12 @@ class Candidate:
         log.info("leading as %s", self.identity)
 
     async def hold(self) -> None:
-        """Renew the lease; return when it could not be renewed in time, and another replica may lead."""
+        """Renew the lease.  Return when that did not succeed in time, because another replica may then lead."""
         while (left := self._left_s) > 0:
             await self.sleep(min(RETRY_S, left))
             await self._try(self._left_s)
         metrics.LEADER.set(0)
-        log.error("lost the lease: not renewed for %.0f s", RENEW_WITHIN_S)
+        log.error("lost the lease: it was not renewed for %.0f s", RENEW_WITHIN_S)
 
     async def release(self) -> None:
         """Let another replica lead at once."""
@@ -73,7 +73,7 @@ class Candidate:
 
     @property
     def _left_s(self) -> float:
-        """To renew in.  From before the last request: others count from when they see what it wrote."""
+        """The time left to renew, from before the last request on; others count from when they see what it wrote."""
         return self._renewed_at + RENEW_WITHIN_S - self.clock()
 
     async def _try(self, patience_s: float = RENEW_WITHIN_S) -> bool:
@@ -112,7 +112,7 @@ class Candidate:
 
 
 class ApiLease:
-    """LeaseStore over the API server."""
+    """The LeaseStore in the API server."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api, self._name = api, name

@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, one fact each."""
+"""Log lines are JSON objects, one for each event."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Everything to stderr as JSON; kopf only where it warns, because it tells of each event that it sees."""
+    """Log everything to stderr as JSON.  kopf logs warnings only, since it would log each event that it sees."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

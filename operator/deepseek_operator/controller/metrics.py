@@ -1,6 +1,6 @@
-"""The operator's Prometheus metrics: name, type, labels and meaning of every one.
+"""The Prometheus metrics of the operator, each with its name, type, labels and meaning.
 
-Labels stay few: nothing is labelled with a job's name, so that 5,000 jobs cost no more than five.
+There are few labels.  No label holds the name of a job, so that 5,000 jobs cost no more than five.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ TRANSITIONS: Final = Counter(
 PASSES: Final = Histogram(
     "dstj_reconcile_duration_seconds",
     "Duration of a pass over one job.",
-    ["outcome"],  # done or failed
+    ["outcome"],  # done, failed
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 QUEUE_DEPTH: Final = Gauge("dstj_queue_depth", "Jobs whose pass is due or under way.")
 QUEUE_OLDEST: Final = Gauge("dstj_queue_oldest_seconds", "How long the job that waits longest has been due.")
 API_REQUESTS: Final = Counter("dstj_api_requests_total", "Requests to the API server.", ["verb", "code"])
 STATUS_WRITES: Final = Counter("dstj_status_writes_total", "Writes of a job's status.")
-MISSED_EVENTS: Final = Counter("dstj_missed_events_total", "Changes found by listing that no watch event had told of.")
+MISSED_EVENTS: Final = Counter("dstj_missed_events_total", "Changes that a list found and no watch event had reported.")
 WATCH_RESTARTS: Final = Counter("dstj_watch_restarts_total", "Restarts of the watches after they ended.")
 LEADER: Final = Gauge("dstj_leader", "1 while this replica holds the lease.")
 

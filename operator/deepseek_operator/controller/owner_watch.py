@@ -1,4 +1,4 @@
-"""kopf's watch of the objects of a kind, which own others.  Nothing is decided here: every event becomes a key."""
+"""kopf's watch of the objects of a kind, which own others.  Nothing is decided here: each event becomes a key."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +14,7 @@ Woken = Callable[[Sighting], None]
 
 
 def registry(plural: str, woken: Woken) -> kopf.OperatorRegistry:
-    """The handler for objects of a kind, named in the `plural`; it writes nothing."""
+    """The handler for the objects of a kind, given its `plural`.  It writes nothing."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.event(GROUP, VERSION, plural, registry=handlers)
@@ -29,7 +29,7 @@ def registry(plural: str, woken: Woken) -> kopf.OperatorRegistry:
 
 
 def sighting(key: OwnerKey, event: kopf.RawEvent) -> Sighting:
-    """Of the owner itself.  What a list finds has no type."""
+    """The sighting of an owner.  An event has no type if a list found the object."""
     owner, type_ = cast(Manifest, event["object"]), event["type"]
     version = str(owner["metadata"].get("resourceVersion", ""))
     listed = owner if type_ is None else None
@@ -37,7 +37,7 @@ def sighting(key: OwnerKey, event: kopf.RawEvent) -> Sighting:
 
 
 class Endless:
-    """Pauses between tries of a watch [s], the last of them for ever: kopf takes what has no length as endless."""
+    """The pauses between tries of a watch, in seconds.  The last one repeats for ever: kopf asks for no length."""
 
     FIRST: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -48,7 +48,7 @@ class Endless:
 
 
 class NoEssence(kopf.DiffBaseStorage):
-    """kopf would copy and compare each object that it sees, for handlers of changes that are not there."""
+    """Keeps kopf from copying and comparing each object, which only handlers of changes need; there are none."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence({})
@@ -61,18 +61,18 @@ class NoEssence(kopf.DiffBaseStorage):
 
 
 def settings() -> kopf.OperatorSettings:
-    """Watch and never write; survive all that the API server can answer."""
+    """Watch and never write; survive every answer of the API server."""
     settings = kopf.OperatorSettings()
-    settings.scanning.disabled = True  # the kinds are known: no right to list namespaces and CRDs is needed
+    settings.scanning.disabled = True  # the kinds are known, so no right to list namespaces and CRDs is needed
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = NoEssence()
     settings.posting.enabled = False
-    settings.queueing.idle_timeout = 0.5  # of the task that kopf keeps for each object
-    settings.watching.server_timeout = 300  # each new watch lists first: the resync of every object
+    settings.queueing.idle_timeout = 0.5  # so long kopf keeps a task for each object
+    settings.watching.server_timeout = 300  # each new watch begins with a list, which resyncs every object
     settings.watching.client_timeout = 330
-    settings.watching.chunk_size = 250  # of a list: thousands of manifests at once would be most of the memory
+    settings.watching.chunk_size = 250  # objects of a list at a time; all at once would take most of the memory
     settings.watching.inactivity_timeout = SILENCE_S
-    settings.process.ultimate_exiting_timeout = None  # the supervisor's thread goes on after kopf has ended
+    settings.process.ultimate_exiting_timeout = None  # kopf must not end the process: the supervisor starts it again
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = Endless()
     return settings
@@ -81,11 +81,11 @@ def settings() -> kopf.OperatorSettings:
 async def watch(
     handlers: kopf.OperatorRegistry, settings: kopf.OperatorSettings, namespaces: Collection[str], stop: asyncio.Event
 ) -> None:
-    """Watch `namespaces` (none: all) until `stop` is set; raises what ended a watch.
+    """Watch `namespaces` (none means all) until `stop` is set.  Raises what ended a watch.
 
-    kopf.operator() would wait for all its tasks when one has failed, and one that waits for a login
-    which nobody will do any more keeps it from ever ending (seen with kopf 1.45.2 after HTTP 410).
-    Here the first task that ends ends it; the supervisor's loop takes the others along.
+    When one task of kopf.operator() fails, it waits for all others.  One of them may wait for a login that nobody will
+    do any more, so that it never ends (seen with kopf 1.45.2 after HTTP 410).  Here the first task that ends is the
+    end, and the supervisor's loop cancels the others.
     """
     tasks = await kopf.spawn_tasks(
         registry=handlers,
@@ -93,7 +93,7 @@ async def watch(
         clusterwide=not namespaces,
         namespaces=namespaces,
         stop_flag=stop,
-        # Only peering shows it; kopf would ask for the user's name, and an image's user has none.
+        # Only peering shows the identity.  By default it has the name of the user, and the user of an image has none.
         identity=cast(Any, OPERATOR),
     )
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

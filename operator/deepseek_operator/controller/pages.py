@@ -1,4 +1,4 @@
-"""Pages that pods serve.  A pod is not trusted: short patience, bounded size, no redirects."""
+"""Reads pages that pods serve.  Pods are not trusted: the wait is short, the size bounded, no redirect is followed."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
 
 
 async def read_page(session: aiohttp.ClientSession, address: str, port: int, path: str) -> bytes | None:
-    """What is served there; None for every answer but a page of at most MAX_PAGE."""
+    """The page, or None for every answer but a page of at most MAX_PAGE bytes."""
     host = f"[{address}]" if ":" in address else address
     content = b""
     try:

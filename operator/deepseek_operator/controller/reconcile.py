@@ -1,4 +1,4 @@
-"""One pass over one object: look, decide, act, report.  Holds no rule of the domain."""
+"""One pass over one object: look, decide, act, report.  No rule of the domain stands here."""
 
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -11,7 +11,7 @@ from deepseek_operator.settings import Settings
 
 
 class RefusedError(Exception):
-    """The API server will not have an object: quota, admission policy, or an invalid or immutable field."""
+    """The API server refused an object: by a quota, by an admission policy, or for an invalid or immutable field."""
 
 
 Object_contra = TypeVar("Object_contra", contravariant=True)
@@ -19,38 +19,38 @@ Seen_co = TypeVar("Seen_co", covariant=True)
 
 
 class Cluster(Protocol[Object_contra, Seen_co]):
-    """All that a pass can see and do.  Errors other than RefusedError go up to the queue, which tries again."""
+    """Everything that a pass can see and do.  Errors but RefusedError go up to the queue, which tries again."""
 
     async def fetch(self, key: OwnerKey) -> Manifest | None:
-        """The object that the pass is about, with its status, or None."""
+        """The object that the pass is about, with its status, or None if it is gone."""
 
     async def look(self, owner: Object_contra) -> Seen_co:
-        """What there is of it in the cluster, as its kind wants to see it."""
+        """What the kind wants to know about the owner."""
 
     async def apply(self, manifest: Manifest) -> None:
         """Create or update by server-side apply.  Raises RefusedError."""
 
     async def delete(self, ref: Ref) -> None:
-        """Delete with everything it owns, if it is still the one with `ref.uid`; done at once, gone later."""
+        """Delete the object and everything it owns, if it still has `ref.uid`.  It may be gone only later."""
 
     async def set_status(self, owner: Owner, status: Manifest) -> None:
-        """Replace what the operator reports; the last write of a pass, and only if something changed."""
+        """Replace the status.  This is the last write of a pass, and happens only if something changed."""
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
-        """Post a Kubernetes event about the object; may be lost."""
+        """Post a Kubernetes event about the object.  It may get lost."""
 
 
 async def reconcile(
     kind: Kind[Object, Seen, Status], key: OwnerKey, cluster: Cluster[Object, Seen], settings: Settings, now: datetime
 ) -> float | None:
-    """Bring `key` one step closer; return the seconds until the next look.
+    """Bring the object one step closer to what it asks for, and return the seconds until the next pass.
 
-    None means that nothing is left to wait for but an event.  A spec that cannot work is not an
-    error here: it ends up in the status, where the person who wrote it looks.
+    None means that only an event starts the next pass.  A spec that cannot work is no error here: the status says so,
+    where the person who wrote the spec looks.
     """
     manifest = await cluster.fetch(key)
     if manifest is None or "deletionTimestamp" in manifest["metadata"]:
-        return None  # children go with their owner: Kubernetes collects them by ownerReferences
+        return None  # Kubernetes deletes its children by their ownerReferences
     thing, now = kind.read(manifest), whole_seconds(now)
     plan = kind.decide(thing, await cluster.look(thing), settings, now)
     try:
@@ -70,7 +70,7 @@ async def _act(plan: Plan[Status], cluster: Cluster[Object, Seen]) -> None:
 
 
 async def _report(thing: Object, plan: Plan[Status], cluster: Cluster[Object, Seen]) -> None:
-    """Write the status last, so that it never runs ahead of what was done; tell people after that."""
+    """Write the status after everything that it reports was done, and post events after that."""
     if plan.status.manifest() != thing.status.manifest():
         await cluster.set_status(thing.owner, plan.status.manifest())
         for notice in plan.notices:

@@ -8,7 +8,7 @@ from itertools import count
 
 
 class DeadlineSemaphore:
-    """Waiters go in the order of their deadlines, and those with equal ones in the order in which they came."""
+    """Waiters enter in the order of their deadlines, and in the order of their arrival where deadlines are equal."""
 
     def __init__(self, number: int) -> None:
         self._free = number
@@ -34,7 +34,7 @@ class DeadlineSemaphore:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._pass_on()  # cancelled after its turn had come
+                self._pass_on()  # it was cancelled after its turn had come
             raise
 
     def _pass_on(self) -> None:

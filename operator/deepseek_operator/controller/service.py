@@ -1,4 +1,4 @@
-"""The running operator: watches, queue, resync, health and metrics, put together."""
+"""Puts the running operator together from watches, queue, resync, health and metrics."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ AnyKind = Kind[Any, Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    namespaces: tuple[str, ...]  # empty: all
+    namespaces: tuple[str, ...]  # empty means all
     leader_elect: bool
     identity: str
     port: int  # of /metrics and /healthz
@@ -60,7 +60,7 @@ async def serve(kind: AnyKind, options: Options, client: ApiClient, stop: asynci
 
 
 class Operator:
-    """Watches wake the queue, whose passes go over the cluster."""
+    """Watches wake the queue, and its passes act on the cluster."""
 
     def __init__(self, kind: AnyKind, options: Options, api: Api, cluster: KubernetesCluster[Any, Any]) -> None:
         self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
@@ -71,7 +71,7 @@ class Operator:
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set.  The watches of children begin before the snapshot: no change in between is lost."""
+        """Run until `stop` is set.  The child watches begin before the snapshot, so no change in between is lost."""
         namespaces = self._options.namespaces
         watches = [
             ChildWatch(self._api, child, self._kind.labels.name, namespace, woken=self._wake, missed=self._missed)
@@ -89,9 +89,9 @@ class Operator:
             await self._queue.close()
 
     def _watch_owners(self) -> Operate:
-        """kopf's operator.  It runs in a loop of its own and tells this one what it sees.
+        """The function that runs kopf.  kopf runs in an event loop of its own and reports to this one what it sees.
 
-        Its context variables stay there: they hold the whole object, and the queue's tasks would keep them.
+        Its context variables stay there.  They hold a whole object, and the tasks of the queue would keep it in memory.
         """
         loop, own = asyncio.get_running_loop(), copy_context()
 
@@ -114,12 +114,12 @@ class Operator:
             self._queue.add(sighting.key)
 
     def _missed(self) -> None:
-        """Nobody knows what happened to children for a while."""
+        """Look at everything again, because changes of children may have been missed."""
         self._snapshot.forget()
         self._queue.add_all()
 
     async def _pass(self, key: OwnerKey) -> float | None:
-        """One pass; the first one after the operator's start asks the API server only if there is news."""
+        """Run one pass.  The first one over an owner runs over the snapshot, unless a watch reported something new."""
         now, settings = datetime.now(UTC), self._options.settings
         if found := self._snapshot.pop(key):
             self._cluster.count(key, found[0])
@@ -129,14 +129,16 @@ class Operator:
         return await reconcile(self._kind, key, self._cluster, settings, now)
 
     async def _tick(self) -> None:
-        """Look every minute for changes that no watch event told of."""
+        """Every minute, look for changes that no watch event reported."""
         while True:
             await asyncio.sleep(TICK_S)
             self.health.ticked()
             try:
                 missed = self.health.listed(await versions(self._api, self._kind.name, self._options.namespaces))
             except Exception as error:
-                log.warning("%s: objects could not be listed: %s: %s", self._kind.name, type(error).__name__, error)
+                log.warning(
+                    "objects of kind %s could not be listed: %s: %s", self._kind.name, type(error).__name__, error
+                )
                 continue
             metrics.MISSED_EVENTS.inc(len(missed))
             for key in missed:
@@ -144,7 +146,7 @@ class Operator:
 
 
 async def versions(api: Api, kind: str, namespaces: tuple[str, ...]) -> dict[OwnerKey, str]:
-    """resourceVersion of every object of `kind` in `namespaces` (none: in all)."""
+    """The resourceVersion of every object of `kind` in `namespaces` (none means all)."""
     pages = [api.pages(API_VERSION, kind, namespace, accept=METADATA_LIST) for namespace in namespaces or ("",)]
     metas = [item["metadata"] for found in pages async for page in found for item in page]
     return {OwnerKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
@@ -152,7 +154,7 @@ async def versions(api: Api, kind: str, namespaces: tuple[str, ...]) -> dict[Own
 
 @asynccontextmanager
 async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Wait for the lease, give up when it is lost, hand it over at the end."""
+    """Wait for the lease, stop the operator when the lease is lost, and hand it over at the end."""
     if not options.leader_elect:
         yield
         return
@@ -170,7 +172,7 @@ async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIter
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of `waits` does; cancel the others."""
+    """Return when the first of `waits` returns, and cancel the others."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -181,7 +183,7 @@ async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
 
 @asynccontextmanager
 async def _probes(health: Health, port: int) -> AsyncIterator[None]:
-    """/metrics for Prometheus, /healthz for the kubelet."""
+    """Serve /metrics for Prometheus and /healthz for the kubelet."""
 
     async def healthz(_: web.Request) -> web.Response:
         problems = health.problems()

@@ -1,4 +1,4 @@
-"""Questions that many passes ask at the same time, asked once."""
+"""Reads that many passes want at the same time, done once for all of them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,10 @@ Answer = TypeVar("Answer")
 
 
 class Shared(Generic[Answer]):
-    """One question per name at a time; who asks meanwhile shares the next one: no answer is older than its asker."""
+    """Asks one question per name at a time.
+
+    Whoever asks meanwhile waits for the next answer and shares it, so that no answer is older than its question.
+    """
 
     def __init__(self, question: Callable[[str], Awaitable[Answer]]) -> None:
         self._question = question
@@ -18,7 +21,7 @@ class Shared(Generic[Answer]):
     async def ask(self, name: str) -> Answer:
         if name not in self._next:
             self._next[name] = asyncio.create_task(self._ask(name))
-        return await asyncio.shield(self._next[name])  # others wait for it, too
+        return await asyncio.shield(self._next[name])  # others wait for the same task
 
     async def _ask(self, name: str) -> Answer:
         async with self._locks.setdefault(name, asyncio.Lock()):

@@ -1,7 +1,7 @@
-"""The world as it was when the operator started: a few lists instead of a few requests for each job.
+"""The world as it was when the operator started, from a few lists instead of a few requests for each owner.
 
-A first pass over this needs no request.  It is taken for true only if it changes nothing; if it would, it is done anew
-with a look of its own.
+The first pass over an owner runs over the snapshot and needs no request.  Its result counts only if the pass changes
+nothing.  If it would change something, the pass is repeated over the cluster.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class ChangeNeededError(Exception):
-    """A pass over what is remembered wants to write."""
+    """A pass over the snapshot wants to write."""
 
 
 class Snapshot:
-    """Per owner what was made for it, and the owner itself once a list found it.
+    """For each owner its children, and the owner itself once a list has found it.
 
-    All as JSON: as objects they would not fit.
+    They are kept as JSON, because thousands of them would not fit into memory as objects.
     """
 
     def __init__(self, kind: Kind[Any, Any, Any]) -> None:
@@ -36,22 +36,24 @@ class Snapshot:
         self._versions: dict[OwnerKey, set[str]] = {}
 
     async def take(self, api: Api, namespaces: Sequence[str]) -> None:
-        """Of all children in `namespaces` (none: in all); without it, every first pass looks by itself."""
+        """List the children in `namespaces` (none means all).  If that fails, each first pass looks for itself."""
         lists = [(child, namespace) for child in self._kind.children for namespace in namespaces or ("",)]
         try:
             await asyncio.gather(*(self._take(api, child, namespace) for child, namespace in lists))
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            log.warning("no snapshot of what is there: %s: %s", type(error).__name__, error)
+            log.warning(
+                "there is no snapshot, so every first pass looks for itself: %s: %s", type(error).__name__, error
+            )
             self.forget()
 
     def forget(self) -> None:
-        """All of it."""
+        """Forget everything."""
         self._owners.clear()
         self._children.clear()
         self._versions.clear()
 
     def saw(self, sighting: Sighting) -> None:
-        """Keep an owner that a list found; forget one, and its children, if something about them is news."""
+        """Keep an owner that a list found.  Forget an owner and its children when a watch reports something new."""
         if sighting.key not in self._children:
             return
         if sighting.listed:
@@ -61,7 +63,7 @@ class Snapshot:
             self.pop(sighting.key)
 
     def pop(self, key: OwnerKey) -> tuple[Manifest, ...]:
-        """The owner, then its children; empty if not all of this is known."""
+        """The owner, then its children.  Empty unless all of them are known."""
         self._versions.pop(key, None)
         children = self._children.pop(key, None)
         owner = self._owners.pop(key, None)
@@ -84,12 +86,12 @@ def _packed(manifest: Manifest) -> bytes:
 
 
 class Remembered(Generic[Object, Seen]):
-    """Cluster of `reconcile` for one pass over a snapshot."""
+    """The Cluster of `reconcile` for one pass over a snapshot."""
 
     def __init__(self, kind: Kind[Object, Seen, Any], found: Sequence[Manifest], reads: Reads) -> None:
         self._kind, self._owner, self._children, self._reads = kind, found[0], found[1:], reads
 
-    async def fetch(self, key: OwnerKey) -> Manifest | None:  # noqa: ARG002  there is one
+    async def fetch(self, key: OwnerKey) -> Manifest | None:  # noqa: ARG002  there is one owner
         return self._owner
 
     async def look(self, owner: Object) -> Seen:

@@ -1,7 +1,7 @@
-"""Keeps the watches alive: starts kopf again whenever it ends, in an event loop of its own.
+"""Keeps the watches alive by starting kopf again whenever it ends, in an event loop of its own.
 
-kopf ends on several answers of an API server that is being upgraded, and when it ends it cancels
-every task of its event loop, passes under way included.
+Several answers of an API server that is being upgraded end kopf.  When it ends, it cancels every task of its event
+loop, and passes must not be among them.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from deepseek_operator.controller.workqueue import wait_for
 log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
-PATIENCE_S: Final = 0.5  # for tasks to end after they were cancelled
+PATIENCE_S: Final = 0.5  # for cancelled tasks to end
 CANCELLATIONS: Final = 5
 
-Operate = Callable[[asyncio.Event], Awaitable[None]]  # runs until its event is set, or until something goes wrong
+Operate = Callable[[asyncio.Event], Awaitable[None]]  # runs until the event is set, or until something goes wrong
 
 
 async def supervise(operate: Operate, stop: asyncio.Event, *, pause_s: float = PAUSE_S) -> None:
-    """Run `operate` until `stop` is set, again and again if need be."""
+    """Run `operate` again and again until `stop` is set."""
     while not stop.is_set():
         try:
             await in_own_loop(operate, stop)
@@ -32,12 +32,12 @@ async def supervise(operate: Operate, stop: asyncio.Event, *, pause_s: float = P
             ended = f"{type(error).__name__}: {error}"
         if not stop.is_set():
             metrics.WATCH_RESTARTS.inc()
-            log.warning("the watches stopped, starting them again in %.1f s: %s", pause_s, ended)
+            log.warning("the watches stopped and start again in %.1f s: %s", pause_s, ended)
             await wait_for(stop, pause_s)
 
 
 async def in_own_loop(operate: Operate, stop: asyncio.Event) -> None:
-    """Run `operate` in a thread with a new event loop; setting `stop` here stops it there."""
+    """Run `operate` in a thread with a new event loop.  Setting `stop` here stops it there."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def main() -> None:
@@ -58,7 +58,7 @@ async def in_own_loop(operate: Operate, stop: asyncio.Event) -> None:
 
 
 def _run_in_new_loop(main: Coroutine[Any, Any, None]) -> None:
-    """As asyncio.run, but tasks that wait for each other while they end are cancelled more than once."""
+    """As asyncio.run, but cancel tasks more than once, since some wait for each other while they end."""
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(main)

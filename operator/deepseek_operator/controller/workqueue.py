@@ -1,7 +1,7 @@
-"""Keyed passes: one at a time per key, as many keys as wanted, events coalesced, failures backed off.
+"""A queue of passes: one at a time for each key, many keys at once.
 
-What a watch event cannot give: a second try, a look at a given time, and no more passes than needed
-when a hundred pods start at once.
+The queue adds what watch events lack.  A pass that failed is tried again after a pause that grows.  A pass can ask for
+another one at a given time.  And a hundred events at once, as when a hundred pods start, cause few passes.
 """
 
 import asyncio
@@ -21,29 +21,29 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
-SETTLE_S: Final = 1.0  # pause after a pass, in which events gather
-FIRST_SETTLE_S: Final = 3.0  # after the first ones, which make what then tells of itself: service, worker job, pods
-PATIENCE_S: Final = 10.0  # so long a pass waits for jobs that have just come: what they need starts their pods
+SETTLE_S: Final = 1.0  # pause after a pass, during which events gather
+FIRST_SETTLE_S: Final = 3.0  # pause after a first pass, whose new objects cause many events
+PATIENCE_S: Final = 10.0  # so long a later pass yields to first passes, which start pods
 CONCURRENCY: Final = 32
 
 Pass = Callable[[OwnerKey], Awaitable[float | None]]
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
-    """Until `event` is set, or for `timeout_s`."""
+    """Return when `event` is set, or after `timeout_s`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
 
 
 def backoff(failures: int, luck: float) -> float:
-    """Seconds before the next try after `failures` >= 1 in a row; `luck` in [0, 1) spreads them over half of it."""
+    """Seconds to wait after `failures` in a row, at least one.  `luck` in [0, 1) takes away up to half of them."""
     longest: float = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
     return longest * (0.5 + luck / 2)
 
 
 class WorkQueue:
-    """`work(key)` returns the seconds until it wants to run again; None: on the next event."""
+    """Runs `work(key)`, which returns the seconds until it wants to run again; None: on the next event."""
 
     def __init__(
         self,
@@ -59,29 +59,29 @@ class WorkQueue:
         self._wake: dict[OwnerKey, asyncio.Event] = {}
         self._tasks: dict[OwnerKey, asyncio.Task[None]] = {}
         self._due: dict[OwnerKey, float] = {}
-        self._newest = -math.inf  # when a first pass over any key ended
+        self._newest = -math.inf  # when the newest first pass over any key ended
 
     def add(self, key: OwnerKey) -> None:
-        """Something happened to `key`: at least one more pass starts after this call."""
+        """Start at least one more pass over `key` after this call, because something happened to it."""
         self._wake.setdefault(key, asyncio.Event()).set()
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._run(key), name=f"passes over {key}")
 
     def add_all(self) -> None:
-        """Something may have happened to any key that has a pass planned."""
+        """Start one more pass over each key that has one planned: something may have happened to it."""
         for key in tuple(self._tasks):
             self.add(key)
 
     def __len__(self) -> int:
-        """Keys with a pass due, under way or planned."""
+        """The number of keys with a pass due, under way or planned."""
         return len(self._tasks)
 
     def oldest_s(self) -> float:
-        """How long the longest waiting or running pass has been due."""
+        """How many seconds the oldest waiting or running pass has been due."""
         return self._clock() - min(self._due.values(), default=self._clock())
 
     async def close(self) -> None:
-        """Drop all that is planned; passes under way are cancelled, the next operator repeats them."""
+        """Cancel all passes, planned ones and those under way.  The next operator repeats them."""
         tasks = tuple(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -103,21 +103,21 @@ class WorkQueue:
             del self._wake[key], self._tasks[key]
 
     async def _settle_first(self) -> None:
-        """While first passes over other keys go on, PATIENCE_S at most: what those make comes before a second look."""
+        """Wait while first passes over other keys go on, at most PATIENCE_S."""
         self._newest = self._clock()
         end = self._newest + PATIENCE_S
         while (left := min(self._newest + FIRST_SETTLE_S, end) - self._clock()) > 0:
             await self._wait(asyncio.Event(), left)
 
     async def _pass(self, key: OwnerKey, failures: int, *, is_new: bool) -> tuple[float | None, int]:
-        """One pass: seconds until the next one, and failures in a row."""
+        """Run one pass.  Returns the seconds until the next one, and the number of failures in a row."""
         self._due[key] = self._clock()
         try:
             async with self._semaphore.held(self._due[key] + (0 if is_new else PATIENCE_S)):
                 return await self._timed(key), 0
         except Exception as error:
             delay = backoff(failures + 1, self._luck())
-            log.warning("pass over %s failed, next try in %.1f s: %s: %s", key, delay, type(error).__name__, error)
+            log.warning("the pass over %s failed, next try in %.1f s: %s: %s", key, delay, type(error).__name__, error)
             log.debug("traceback of the failed pass over %s", key, exc_info=error)
             return delay, failures + 1
         finally:

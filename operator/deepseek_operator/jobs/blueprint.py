@@ -1,4 +1,4 @@
-"""All that the objects of one attempt are built from."""
+"""Everything that the objects of one attempt are built from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from deepseek_trainer.contract.rules import shown
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """The job file, joined with its profile and the installation's settings."""
+    """The spec of a job, joined with its profile and the settings of the installation."""
 
     spec: JobSpec
     owner: Owner
     profile: ProfileSpec | None
     settings: Settings
     attempt: int  # 1, 2, ...
-    job_labels: Mapping[str, str]  # of the training job itself
+    job_labels: Mapping[str, str]  # the labels of the training job itself
 
     @property
     def child_name(self) -> str:
@@ -51,9 +51,9 @@ class Blueprint:
 
 
 def profile_mismatch(spec: JobSpec, profile: ProfileSpec) -> str | None:
-    """Why `spec` cannot run with `profile`, one line as for a broken rule; None if it can.
+    """Why `spec` cannot run with `profile`, in one line like that of a broken rule, or None if it can.
 
-    The rule that the API server holds a job's own resources to, for resources that come from its profile.
+    The API server enforces the same rule where a job gives its own resources.  Here they come from the profile.
     """
     trainer, given = spec.trainer, profile.resources_per_node
     gpus = ((given and given.limits) or {}).get(GPU)
@@ -67,7 +67,7 @@ def profile_mismatch(spec: JobSpec, profile: ProfileSpec) -> str | None:
 
 
 def child_name(owner: Owner) -> str:
-    """Name of the job's ServiceAccount, NetworkPolicy, Service and PersistentVolumeClaim."""
+    """The name of the job's ServiceAccount, NetworkPolicy, Service and PersistentVolumeClaim."""
     return f"dstj-{owner.name}"
 
 

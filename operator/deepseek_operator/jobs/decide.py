@@ -1,9 +1,10 @@
-"""What to do about one training job, from what was seen of it.  Pure: no client, no clock.
+"""Decides what to do about one training job.  The functions are pure: they have no client and no clock.
 
-The phase tells what was observed, not what the plan is about to cause.  In PENDING and RESTARTING
-the worker job of the current attempt has not been seen yet, or is given back to a quota; in every
-other phase it has been seen, so that a missing one was deleted by somebody.  Counters rise in one
-pass and are acted upon in a later one: a crash in between repeats nothing and forgets nothing.
+The phase says what was observed, not what the plan is about to cause.  In PENDING and RESTARTING, the worker job of the
+current attempt has not been seen yet, or was deleted because a quota lacks room.  In every other phase it has been
+seen, so that a missing one was deleted by somebody else.
+
+A counter rises in one pass, and a later pass acts on it.  So a crash in between repeats nothing and forgets nothing.
 """
 
 from dataclasses import asdict, replace
@@ -25,15 +26,15 @@ from deepseek_operator.objects.quota import spread
 from deepseek_operator.settings import Settings
 
 NAMESAKE_LEAVING: Final = "NamesakeLeaving"
-MAX_FAILURE_MESSAGE: Final = 4096  # [characters]; what a kubelet keeps of a termination message
+MAX_FAILURE_MESSAGE: Final = 4096  # [characters], as many as a kubelet keeps of a termination message
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
 _LOST_FIX: Final = "; if their machine is gone, use `kubectl delete pod --force`"
-_TWO_CONTROLLERS: Final = 'Found "true" in references for {} and {}'  # how the API server ends its refusal
+_TWO_CONTROLLERS: Final = 'Found "true" in references for {} and {}'  # the API server ends its refusal like this
 _SUSPENSION: Final = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
 def decide(job: TrainingJob, observed: Observed, settings: Settings, now: datetime) -> JobPlan:
-    """Plan one pass over a job that has a valid spec and is not finished."""
+    """Plan a pass over a job that has a valid spec and is not finished."""
     progress = observed.progress or last_words((*observed.pods, *observed.departed), job.status.attempt)
     status = with_progress(job.status, progress, settings.progress_interval_s, now)
     facts = Facts(job, observed, settings, now, status)
@@ -41,7 +42,7 @@ def decide(job: TrainingJob, observed: Observed, settings: Settings, now: dateti
 
 
 def finished(job: TrainingJob, now: datetime) -> JobPlan:
-    """Plan one pass over a job that succeeded or failed: nothing changes but that it is deleted in time."""
+    """Plan a pass over a job that succeeded or failed.  It is deleted when its time has come."""
     status = job.status.model_copy(update={"observed_generation": job.generation})
     if job.ttl_s is None or status.completion_time is None:
         return Plan(status)
@@ -52,14 +53,14 @@ def finished(job: TrainingJob, now: datetime) -> JobPlan:
 
 
 def invalid(job: TrainingJob, now: datetime) -> JobPlan:
-    """Plan one pass over a job whose spec breaks a rule: say so, touch nothing, wait for another spec."""
+    """Plan a pass over a job whose spec breaks a rule.  It says so, changes nothing, and waits for another spec."""
     phase = job.status.phase if job.status.attempt and job.status.phase else Phase.FAILED
     outcome = Outcome(phase, "InvalidSpec", "; ".join(job.problems), is_warning=True, accepted=False)
     return plan_with(outcome, job, job.status, now)
 
 
 def refused(job: TrainingJob, plan: JobPlan, refusal: str, settings: Settings, now: datetime) -> JobPlan:
-    """`plan`, after the API server would not have one of its objects: say so, and try again later."""
+    """Plan again after the API server refused an object of `plan`.  The pass says so and is tried again later."""
     phase, name = plan.status.phase or Phase.PENDING, job.owner.name
     if refusal.endswith(_TWO_CONTROLLERS.format(name, name)):
         message = f"{refusal.partition(': ')[0]} still belongs to an earlier job of this name, which is being deleted"
@@ -71,7 +72,7 @@ def refused(job: TrainingJob, plan: JobPlan, refusal: str, settings: Settings, n
 
 
 def _ended(facts: Facts) -> JobPlan | None:
-    """The current attempt finished, or the whole job's time is up."""
+    """Plan for an attempt that ended, or for a job whose time is up.  None: neither is the case."""
     if facts.worker_job and job_condition(facts.worker_job, "Complete"):
         return _succeeded(facts)
     if facts.worker_job and _has_failed(facts, facts.worker_job):
@@ -88,13 +89,17 @@ def _succeeded(facts: Facts) -> JobPlan:
 
 
 def _has_failed(facts: Facts, worker_job: Manifest) -> bool:
-    """A Job that is bound to fail waits for all its pods, also for those of a machine that will never answer."""
+    """Whether the attempt failed.
+
+    A Job that is bound to fail waits for all of its pods, even for those of a machine that will never answer again.
+    Here it has failed once none of its pods can write.
+    """
     is_doomed = job_condition(worker_job, "FailureTarget") is not None and bool(facts.pods)
     return job_condition(worker_job, "Failed") is not None or (is_doomed and not facts.unfinished_pods)
 
 
 def _held(facts: Facts) -> JobPlan | None:
-    """The job is, or was until now, suspended."""
+    """Plan for a job that is suspended, or was until now.  None: neither is the case."""
     if facts.job.spec.suspend:
         return _suspended(facts, facts.status)
     if facts.status.phase in _SUSPENSION:
@@ -138,22 +143,22 @@ def _restart(facts: Facts, status: JobStatus, reason: str, cause: str, *, is_fre
 
 
 def _next_attempt(facts: Facts, status: JobStatus, outcome: Outcome) -> JobPlan:
-    """Raise the counter and look again at once: the pass after this one acts on it."""
+    """Raise the counter and look again at once.  The next pass acts on the counter."""
     status = status.model_copy(update={"attempt": facts.attempt + 1})
     return _plan(facts, outcome, status=status, look_again=0.0)
 
 
 def _gave_up(facts: Facts, status: JobStatus, reason: str, message: str) -> JobPlan:
-    """The job failed.  The worker job of the last attempt stays, for the logs of its pods."""
+    """Fail the job.  The worker job of the last attempt stays, so that the logs of its pods can be read."""
     status = status.model_copy(update={"completion_time": facts.now})
     outcome = Outcome(Phase.FAILED, reason, message, is_warning=True)
     return _plan(facts, outcome, status=status, delete=facts.older_jobs, look_again=0.0)
 
 
 def _out_of_time(facts: Facts) -> JobPlan:
-    """Stop the pods; the job has failed when they are gone."""
+    """Stop the pods.  The job fails when they are gone."""
     reason, limit = "DeadlineExceeded", facts.job.spec.run_policy.active_deadline_seconds
-    message = f"ran for {running_seconds(facts.status, facts.now)} s, runPolicy.activeDeadlineSeconds is {limit}"
+    message = f"ran for {running_seconds(facts.status, facts.now)} s; runPolicy.activeDeadlineSeconds is {limit}"
     if not facts.has_workers:
         return _gave_up(facts, facts.status, reason, message)
     phase = facts.status.phase or Phase.PENDING
@@ -161,11 +166,11 @@ def _out_of_time(facts: Facts) -> JobPlan:
 
 
 def _suspended(facts: Facts, status: JobStatus) -> JobPlan:
-    """Pods get SIGTERM with their worker job's deletion, write a checkpoint and leave."""
+    """Delete the worker job.  Its pods get SIGTERM, write a checkpoint and leave."""
     if facts.has_workers:
-        message = f"{len(facts.unfinished_pods)} pods write a checkpoint and leave"
+        message = f"waiting for {len(facts.unfinished_pods)} pods to write a checkpoint and leave"
         return _stop(facts, Outcome(Phase.SUSPENDING, "PodsLeaving", message), status=status)
-    message = "no pods; set suspend: false to continue from the last checkpoint"
+    message = "there are no pods; set suspend: false to continue from the last checkpoint"
     return _plan(facts, Outcome(Phase.SUSPENDED, "SuspendRequested", message), status=status)
 
 
@@ -173,13 +178,14 @@ def _start(facts: Facts) -> JobPlan:
     phase = Phase.RESTARTING if facts.status.phase is Phase.RESTARTING else Phase.PENDING
     if facts.profile_problem:
         outcome = Outcome(phase, *facts.profile_problem, is_warning=True, accepted=False)
-        return _plan(facts, outcome, look_again=facts.settings.refused_retry_s)  # no watch reports a profile
+        # No watch reports a change of a profile.
+        return _plan(facts, outcome, look_again=facts.settings.refused_retry_s)
     if left := facts.observed.leftovers:
         message = f"waiting for what an earlier job of this name left: {', '.join(left)}{_LOST_FIX}"
         outcome = Outcome(phase, NAMESAKE_LEAVING, message)
         return _plan(facts, outcome, look_again=facts.settings.progress_interval_s)
     if facts.unfinished_pods:
-        # Two attempts could both write the volume; of a dead machine only a person knows that its pods are gone.
+        # Two attempts must not write to one volume.  Only a person knows that the pods of a dead machine are gone.
         message = f"waiting for pods to leave: {', '.join(facts.unfinished_pods)}{_LOST_FIX}"
         return _stop(facts, Outcome(phase, "PodsLeaving", message))
     if shortage := facts.shortage:
@@ -188,7 +194,7 @@ def _start(facts: Facts) -> JobPlan:
 
 
 def _create(facts: Facts, phase: Phase) -> JobPlan:
-    """The next pass sees what this one makes and reports both."""
+    """Create the objects.  The next pass sees them, and reports both what was created and what it found."""
     message = f"creating the {facts.num_nodes} pods of attempt {max(1, facts.attempt)}"
     return _plan(
         facts,
@@ -201,14 +207,17 @@ def _create(facts: Facts, phase: Phase) -> JobPlan:
 
 
 def _no_room(facts: Facts, message: str) -> JobPlan:
-    """PENDING after a failure, too: waiting for room is no running time.  What older attempts left may fill a quota."""
+    """Wait for room in a quota.  Objects of older attempts may use some of it, so they are deleted.
+
+    The phase is PENDING after a failure, too, because time spent waiting for room is no running time.
+    """
     retry = spread(facts.settings.refused_retry_s, facts.job.owner.uid)
     outcome = Outcome(Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True)
     return _plan(facts, outcome, delete=facts.older_jobs, look_again=retry)
 
 
 def _watch(facts: Facts, worker_job: Manifest) -> JobPlan:
-    """The worker job is there and not finished."""
+    """Plan for a worker job that exists and is not finished."""
     outcome = _going_on(facts, worker_job)
     if outcome.reason == QUOTA_EXCEEDED and facts.has_waited_with_half:
         return _give_back(facts, outcome.message)
@@ -223,12 +232,12 @@ def _watch(facts: Facts, worker_job: Manifest) -> JobPlan:
 
 
 def _give_back(facts: Facts, cause: str) -> JobPlan:
-    """A quota let in only some of the pods, which cannot train: they leave, uncounted, until there is room for all.
+    """Delete pods that cannot train because a quota admitted only some of them.  No restart is counted.
 
-    So do the others of a pod that was lost and is not let in again.  The phase steps back in a pass of
-    its own: with it, a worker job that is missing was not deleted by somebody.
+    The same happens if a pod was lost and the quota does not admit another one.  The phase becomes PENDING in a pass of
+    its own, so that a later pass does not take the missing worker job for one that somebody deleted.
     """
-    message = f"giving back {len(facts.pods)} of {facts.num_nodes} pods: {cause}"
+    message = f"deleting {len(facts.pods)} of {facts.num_nodes} pods, because a quota has no room for all: {cause}"
     outcome = Outcome(Phase.PENDING, QUOTA_EXCEEDED, message, is_warning=True)
     if (facts.job.status.phase, facts.job.status.attempt) != (Phase.PENDING, facts.attempt):
         return _plan(facts, outcome, look_again=0.0)
@@ -236,27 +245,27 @@ def _give_back(facts: Facts, cause: str) -> JobPlan:
 
 
 def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:
-    """What a worker job that goes on shows; a warning is for a person."""
+    """The outcome for a worker job that goes on.  It is a warning if a person must act."""
     nodes, desired = facts.status.replica_statuses.nodes, facts.num_nodes
     if worker_job.get("spec", {}).get("suspend"):
         return Outcome(Phase.QUEUED, "WaitingForQueue", f"waiting for {facts.queue}")
     if job_condition(worker_job, "FailureTarget"):
         names = ", ".join(facts.unfinished_pods)
-        return Outcome(Phase.STARTING, "PodsStopping", f"a pod failed, the others stop: {names}{_LOST_FIX}")
+        return Outcome(Phase.STARTING, "PodsStopping", f"a pod failed and the others stop: {names}{_LOST_FIX}")
     if nodes.ready + nodes.succeeded >= desired:
-        return Outcome(Phase.RUNNING, "AllNodesReady", f"all {desired} pods ready")
+        return Outcome(Phase.RUNNING, "AllNodesReady", f"all {desired} pods are ready")
     if lost := ", ".join(facts.lost_pods):
         message = f"the machine of {lost} no longer answers; the other pods give up in a minute"
         return Outcome(Phase.STARTING, "NodeLost", message, is_warning=True)
     if blocker := facts.blocker:
         return Outcome(Phase.STARTING, blocker.reason, blocker.message, is_warning=True)
-    return Outcome(Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods ready")
+    return Outcome(Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods are ready")
 
 
 def _stop(facts: Facts, outcome: Outcome, *, status: JobStatus | None = None) -> JobPlan:
     """Delete the worker jobs and wait for their pods to leave.
 
-    No watch reports the end of a pod that was never scheduled, so the next look comes soon.
+    No watch reports the end of a pod that was never scheduled, so the next pass comes soon.
     """
     return _plan(facts, outcome, status=status, delete=facts.all_jobs, look_again=facts.settings.progress_interval_s)
 

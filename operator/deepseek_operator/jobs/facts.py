@@ -1,4 +1,4 @@
-"""One training job and the world around it, with the questions that a decision asks of them."""
+"""One training job and the world around it, and the answers to the questions that a decision asks."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,16 +28,16 @@ class Facts:
     observed: Observed
     settings: Settings
     now: datetime
-    reported: JobStatus  # the job's status with the progress in it
+    reported: JobStatus  # the status of the job, with the progress in it
 
     @cached_property
     def attempt(self) -> int:
-        """Current attempt; 0: none yet.  What exists counts, too: a lost status must not start an attempt twice."""
+        """The current attempt, or 0.  Existing worker jobs count, so that a lost status starts no attempt twice."""
         return max(self.job.status.attempt, *(labels.attempt_of(job) for job in self._jobs), 0)
 
     @cached_property
     def status(self) -> JobStatus:
-        """What was reported before, with this pass's counts in it."""
+        """The status that was reported, with the counts of this pass in it."""
         update = {
             "attempt": self.attempt,
             "replica_statuses": ReplicaStatuses(nodes=self._counts),
@@ -54,19 +54,19 @@ class Facts:
 
     @cached_property
     def pods(self) -> tuple[Manifest, ...]:
-        """Pods of the current attempt, finished ones too."""
+        """The pods of the current attempt, finished ones included."""
         return tuple(pod for pod in self._pods if labels.attempt_of(pod) == self.attempt)
 
     @property
     def unfinished_pods(self) -> tuple[str, ...]:
-        """Names of the pods, of any attempt, that can still write to the volume."""
+        """The names of the pods, of any attempt, that can still write to the volume."""
         attempts = {labels.attempt_of(pod) for pod in self._pods}
         groups = ([pod for pod in self._pods if labels.attempt_of(pod) == attempt] for attempt in attempts)
         return tuple(sorted(pod["metadata"]["name"] for group in groups for pod in writers(group, self.num_nodes)))
 
     @property
     def lost_pods(self) -> tuple[str, ...]:
-        """Names of the current attempt's pods whose machine no longer answers."""
+        """The names of the current attempt's pods whose machine no longer answers."""
         return tuple(pod["metadata"]["name"] for pod in self.pods if is_lost(pod))
 
     @property
@@ -75,12 +75,12 @@ class Facts:
 
     @property
     def all_jobs(self) -> tuple[Ref, ...]:
-        """Worker jobs to delete when the job must stop."""
+        """The worker jobs to delete when the job must stop."""
         return tuple(ref(job) for job in self._jobs if "deletionTimestamp" not in job["metadata"])
 
     @property
     def older_jobs(self) -> tuple[Ref, ...]:
-        """Worker jobs to delete once the current attempt runs."""
+        """The worker jobs to delete once the current attempt runs."""
         current = self.worker_job["metadata"]["uid"] if self.worker_job else None
         return tuple(job for job in self.all_jobs if job.uid != current)
 
@@ -98,7 +98,7 @@ class Facts:
 
     @property
     def profile_problem(self) -> tuple[str, str] | None:
-        """Reason and message of what is wrong with the profile, for this job; None if nothing is."""
+        """The reason and message of what is wrong with the profile of this job, or None."""
         name = self.job.spec.trainer.profile
         if self.observed.profile_problem:
             return "ProfileInvalid", f"TrainingProfile {name!r}: {self.observed.profile_problem}"
@@ -109,13 +109,16 @@ class Facts:
 
     @cached_property
     def children(self) -> tuple[Manifest, ...]:
-        """All that the current attempt, or the first one, needs; its worker job is last."""
+        """All objects that the current attempt, or the first one, needs.  The worker job is last."""
         job, attempt = self.job, max(1, self.attempt)
         return children(Blueprint(job.spec, job.owner, self.profile, self.settings, attempt, job.labels))
 
     @property
     def supports(self) -> tuple[Manifest, ...]:
-        """What may be applied again while pods run: not the worker job, whose template is immutable, nor the claim."""
+        """The objects that may be applied again while pods run.
+
+        The worker job is not among them, because its template is immutable.  Neither is the claim.
+        """
         if self.lacks_profile:
             return ()
         return tuple(child for child in self.children if child["kind"] not in {"Job", "PersistentVolumeClaim"})
@@ -130,7 +133,7 @@ class Facts:
 
     @property
     def isolation(self) -> tuple[str, str, str] | None:
-        """Status, reason and message of NetworkIsolated: never more than what is known; None: as before."""
+        """The status, reason and message of NetworkIsolated, which never claim more than is known.  None: as before."""
         if not self.wants_isolation:
             return "False", "Unmanaged", "network.isolation is Unmanaged"
         match self.observed.isolated:
@@ -148,17 +151,15 @@ class Facts:
 
     @property
     def shortage(self) -> Shortage | None:
-        """What keeps the pods of the next worker job from being made all at once; a queue sees to that by itself."""
+        """Why the next worker job would not get all of its pods at once.  A job in a queue is left to the queue."""
         return None if labels.QUEUE in self.job.labels else shortage(self.children[-1], self.observed.quotas)
 
     @property
     def has_waited_with_half(self) -> bool:
-        """Whether some pods of the attempt, but not all, have been there for long enough to give them back.
+        """Whether only some pods of the attempt exist, and have existed long enough to delete them again.
 
-        A job of a queue is left to it.
-
-        The time depends on the worker job's uid, new with each: of two jobs that hold half of their pods
-        one lets go before the other, whose missing pods are then made.
+        A job in a queue is left to the queue.  The time depends on the uid of the worker job.  So of two jobs that each
+        hold half of their pods, one lets go first, and the other gets its missing pods.
         """
         if labels.QUEUE in self.job.labels or self.worker_job is None or not 0 < len(self.pods) < self.num_nodes:
             return False
@@ -173,16 +174,16 @@ class Facts:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until runPolicy.activeDeadlineSeconds; None without one."""
+        """The time until runPolicy.activeDeadlineSeconds, or None if the job has no such limit."""
         limit = self.job.spec.run_policy.active_deadline_seconds
         return None if limit is None else limit - running_seconds(self.status, self.now)
 
     @property
     def pause_s(self) -> float:
-        """Between two looks at a worker job that goes on.
+        """The time between two passes over a worker job that goes on.
 
-        Pods without a machine have no progress to tell of, and events tell when they get one: such a job is looked at
-        ever less often, so that a thousand that wait for GPUs cost little.
+        Pods without a machine make no progress, and an event reports when they get one.  So passes over such a job
+        become rarer with time, and a thousand jobs that wait for GPUs cost little.
         """
         shortest, longest = self.settings.progress_interval_s, self.settings.resync_s
         if any(has_machine(pod) for pod in self.pods):
@@ -194,13 +195,13 @@ class Facts:
 
     @cached_property
     def _jobs(self) -> tuple[Manifest, ...]:
-        """Worker jobs that are really ours: a label alone, which anybody can set, does not make them so."""
+        """The worker jobs that this job controls.  Labels alone do not count, because anybody can set them."""
         uid = self.job.owner.uid
         return tuple(job for job in self.observed.worker_jobs if _controller(job).get("uid") == uid)
 
     @cached_property
     def _pods(self) -> tuple[Manifest, ...]:
-        """Pods made for our worker jobs; the worker job itself may be gone before them."""
+        """The pods that were made for our worker jobs, which may be gone before their pods."""
         owner = self.job.owner
 
         def controller(pod: Manifest) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""Why an attempt ended, whether another one can help, and what keeps pods from starting.
+"""Why an attempt ended, and whether another one can help.
 
-Pure: everything is read from pods, the worker Job's conditions and Warning events.
+The functions are pure.  They read pods and the conditions of the worker Job.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,13 +16,14 @@ from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
-# Failures this long before the last one belong to the same incident: gloo and NCCL notice a dead
-# peer within their timeout, and the kubelet stops a pod within its grace period.
+# Failures within this time before the last one belong to the same incident.  gloo and NCCL notice a dead peer within
+# their timeout, and the kubelet stops a pod within its grace period.
 INCIDENT: Final = timedelta(minutes=5)
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
-# pod.status.reason where the pod did not fail by itself (kubelet, node shutdown, scheduler, node controller).
+# The values of pod.status.reason where a pod did not fail by itself.  They come from the kubelet, from a node that is
+# shut down, from the scheduler and from the node controller.
 _DISRUPTIONS: Final = frozenset({"Evicted", "NodeShutdown", "Terminated", "Preempting", "Preempted", "NodeLost"})
 
 _CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 6}
@@ -30,24 +31,24 @@ _KILLED: Final = 137  # 128 + SIGKILL
 
 
 class Verdict(StrEnum):
-    RETRY = "Retry"  # counts towards runPolicy.maxRestarts
-    RETRY_FREE = "RetryFree"  # somebody needed the machine: does not count
+    RETRY = "Retry"  # the next attempt counts towards runPolicy.maxRestarts
+    RETRY_FREE = "RetryFree"  # the machine was lost or needed by others, so the next attempt does not count
     GIVE_UP = "GiveUp"  # the next attempt would fail in the same way
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailure:
-    """What its pod told of a failure, and what the cluster knows besides."""
+    """What a pod said about its failure, and what the cluster knows besides."""
 
     reason: str
     message: str
-    rank: int | None = None  # global rank that failed first, as its launcher tells
-    node: int | None = None  # index of the pod
+    rank: int | None = None  # the global rank that failed first, by its launcher's word
+    node: int | None = None  # the index of the pod
     exit_code: int | None = None
     pod_name: str | None = None
     node_name: str | None = None
     disrupted: bool = False
-    stopping: bool = False  # its pod was being deleted, as are all when one has failed
+    stopping: bool = False  # its pod was being deleted, as all are once one has failed
     time: datetime = _LONG_AGO
 
     @property
@@ -69,7 +70,7 @@ class AttemptFailure:
 
 
 def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> AttemptFailure:
-    """The failure that set off the end of an attempt, among those of its last minutes."""
+    """The failure that caused the end of an attempt, among those of its last minutes."""
     failures = [failure for pod in pods if (failure := _pod_failure(pod)) is not None]
     if not failures:
         condition = job_condition(worker_job, "Failed") or {}
@@ -79,22 +80,22 @@ def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> AttemptFailure
 
 
 def _suspicion(failure: AttemptFailure) -> int:
-    """0: most likely the cause; 6: most likely a consequence, because its launcher was told to stop."""
+    """How likely another failure caused this one: 0 is a cause, 6 that of a pod that was asked to stop."""
     if failure.exit_code in NOT_RETRYABLE:
         return 0
     if failure.disrupted:
         return 1
     if failure.reason in (STORAGE, OUT_OF_MEMORY):
-        return 2  # its peers end with the same code
+        return 2  # its peers end with the same exit code, but other reasons
     if failure.reason == PEER_GONE:
         return 5
     if failure.stopping and failure.exit_code == _KILLED and failure.reason != "OOMKilled":
-        return 4  # it did not stop in time
+        return 4  # it was killed because it did not stop in time
     return _CONSEQUENCES.get(failure.exit_code, 2)
 
 
 def job_condition(worker_job: Manifest, type_: str) -> Manifest | None:
-    """A condition of a batch/v1 Job that is True."""
+    """The condition of a batch/v1 Job, if it is True."""
     conditions = worker_job.get("status", {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == type_ and c["status"] == "True"), None)
 
@@ -127,7 +128,7 @@ def _pod_failure(pod: Manifest) -> AttemptFailure | None:
 
 
 def _terminations(status: Mapping[str, Any]) -> Iterator[Manifest]:
-    """The containers of a pod that ended with an error."""
+    """How the containers of a pod ended, of those that ended with an error."""
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         terminated = container.get("state", {}).get("terminated")
         if terminated and terminated.get("exitCode"):
@@ -135,7 +136,7 @@ def _terminations(status: Mapping[str, Any]) -> Iterator[Manifest]:
 
 
 def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Reason and message of an eviction, preemption or lost node."""
+    """The reason and message of an eviction, a preemption or a lost node."""
     for condition in status.get("conditions", ()):
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             return condition.get("reason", "DisruptionTarget"), condition.get("message", "")

@@ -1,4 +1,4 @@
-"""Training jobs as a kind: what the controller calls for each of them."""
+"""Training jobs as a kind.  The controller serves them by what `JOBS` holds."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,7 +36,7 @@ JOBS: Final[Kind[TrainingJob, Observed | None, JobStatus]] = Kind(
     plural=PLURAL,
     labels=OwnerLabels(labels.JOB_NAME, labels.JOB_UID),
     children=(WORKER_JOB, POD),
-    keeps=lambda child: labels.index_of(child) == 0,  # node 0 leaves the progress of its attempt
+    keeps=lambda child: labels.index_of(child) == 0,  # the pod of node 0 holds the last progress of its attempt
     read=TrainingJob.read,
     look=_look,
     recall=_recall,

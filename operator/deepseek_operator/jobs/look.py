@@ -1,4 +1,4 @@
-"""What a pass sees of a training job: its worker jobs, its pods, and all that tells how they are."""
+"""What a pass sees of a training job: its worker jobs and pods, and everything that shows their state."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -23,26 +23,26 @@ from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.progress import Progress
 
 WORKER_JOB: Final = Child("batch/v1", "Job", spec=("parallelism", "suspend"))
-# What a pass could not find later are the last words of a pod that is deleted.  One without a machine has none, and its
-# worker job's status reports that it was made.
+# A deleted pod is handed on, because a pass cannot find its last words later.  Pods without a machine are not watched.
+# They have no last words, and the status of their worker job reports that they were created.
 POD: Final = Child("v1", "Pod", spec=("nodeName",), selector="spec.nodeName!=", leaves_words=True)
 
 
 class World(Protocol):
-    """Where a training job is looked at."""
+    """The place in which a training job is looked at, such as a cluster or one machine."""
 
     async def profile(self, name: str) -> Manifest | None:
-        """The TrainingProfile (cluster-scoped), or None."""
+        """The TrainingProfile of this name, or None."""
 
     async def observe(self, owner: Owner, attempt: int) -> Observed:
-        """All but the profile: worker jobs and pods of every attempt; progress and warnings of the newest.
+        """Everything but the profile: worker jobs and pods of every attempt, progress and warnings of the newest one.
 
-        `attempt` is the current one as far as the status knows; quotas are of interest until its worker job is made.
+        `attempt` is the current one by the status.  Quotas are read until its worker job exists.
         """
 
 
 async def look(job: TrainingJob, world: World) -> Observed | None:
-    """None where nothing is to be seen: the job is finished, or its spec breaks a rule."""
+    """Look at the job.  None: the job is finished or its spec breaks a rule, so that there is no need to look."""
     if job.status.is_finished or job.problems:
         return None
     profile, problem = await _profile(job, world)
@@ -51,7 +51,7 @@ async def look(job: TrainingJob, world: World) -> Observed | None:
 
 
 async def _profile(job: TrainingJob, world: World) -> tuple[ProfileSpec | None, str]:
-    """The profile, parsed.  Without one: None and "".  If it breaks a rule, as an older CRD allowed: None and that."""
+    """The profile, parsed.  Without one: None and ''.  If it breaks a rule, as older CRDs let it: None and the rule."""
     name = job.spec.trainer.profile
     manifest = await world.profile(name) if name else None
     try:
@@ -62,7 +62,7 @@ async def _profile(job: TrainingJob, world: World) -> tuple[ProfileSpec | None, 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The world as a cluster shows it at `now`."""
+    """The world as a cluster shows it at the time `now`."""
 
     reads: Reads
     settings: Settings
@@ -89,16 +89,17 @@ class Live:
         )
 
     async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
-        """What rank 0 answers; None while it does not."""
+        """The progress that rank 0 reports, or None if it does not answer."""
         running = (pod for pod in pods if pod.get("status", {}).get("phase") == "Running")
         node_0 = next((pod for pod in running if labels.index_of(pod) == 0), None)
         page = await self.reads.page(node_0, self.metrics_port, "/progress") if node_0 else None
         return Progress.read(page) if page else None
 
     async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
-        """Warnings about a worker job that should have all pods by now, and about the first that its machine holds up.
+        """Warnings about a worker job that should have all pods by now, and about one pod that its machine holds up.
 
-        What keeps a pod from getting a machine stands in its status.  Events are read from disk, all of the namespace.
+        Warnings about pods without a machine are not read, because their status says what they wait for.  For each read
+        of events, the API server reads all events of the namespace from disk.
         """
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
         over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
@@ -117,7 +118,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The world as far as a list of all children showed it, with no request for what a list does not show."""
+    """The world as a list of all children showed it.  Nothing that the list does not show is asked for."""
 
     reads: Reads
     children: Sequence[Manifest]
@@ -136,13 +137,16 @@ def _of(owner: Owner, found: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 
 def _leftovers(owner: Owner, found: Iterable[Manifest]) -> tuple[str, ...]:
-    """Kind and name of what was made for another job of this name; admission keeps others from setting its uid."""
+    """The kind and name of each object that was made for an earlier job of this name.
+
+    The label with the uid is to be trusted, because an admission policy lets nobody else set it.
+    """
     uids = ((child, child["metadata"]["labels"].get(labels.JOB_UID)) for child in found)
     left = (child for child, uid in uids if uid not in {None, owner.uid} and not is_finished(child))
     return tuple(f"{child['kind']} {child['metadata']['name']}" for child in left)
 
 
 def _is_made(attempt: int, worker_jobs: Iterable[Manifest]) -> bool:
-    """Whether there is a worker job of `attempt`, or of one that the status does not know yet."""
+    """Whether a worker job of `attempt` exists, or of a later one that the status does not know yet."""
     present = (job for job in worker_jobs if "deletionTimestamp" not in job["metadata"])
     return any(labels.attempt_of(job) >= attempt for job in present)

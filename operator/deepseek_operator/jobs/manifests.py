@@ -1,10 +1,10 @@
-"""Desired state: from one training job to the objects that run it.
+"""The desired state: the objects that run one training job.
 
-Every function here is pure: same arguments, same dict.  An object holds only the fields that the
-operator has an opinion on; server-side apply leaves the rest to the cluster.
+Every function here is pure.  An object holds only the fields that the operator decides; server-side apply leaves the
+others to the cluster.
 
-Names start with `dstj-` (those of worker jobs end in `-a<attempt>`), so that a training job named
-like someone's Service or NetworkPolicy cannot take it over.
+Names begin with `dstj-`, and those of worker jobs end in `-a<attempt>`.  So a training job that has the name of
+somebody's Service or NetworkPolicy cannot take it over.
 """
 
 from deepseek_operator.api.isolation import Isolation
@@ -19,14 +19,14 @@ from deepseek_trainer.contract.names import METRICS_PORT
 
 
 def children(blueprint: Blueprint) -> tuple[Manifest, ...]:
-    """All objects that the attempt needs, in the order in which they are applied; the worker job is last."""
+    """All objects that the attempt needs, in the order in which they are applied.  The worker job is last."""
     spec, owner = blueprint.spec, blueprint.owner
     meta = _metadata(owner, blueprint.child_name)
     made = [_service_account(meta)]
     if spec.network.isolation is Isolation.ISOLATED:
         made.append(network_policy(blueprint, meta))
     made.append(_service(blueprint, meta))
-    # Only once: a claim that vanished later took the checkpoints along, which a person must see.
+    # The claim is made once.  If it vanishes later, the checkpoints are lost with it, and a person must see that.
     if blueprint.attempt == 1 and spec.checkpoint.volume.claim_name is None:
         made.append(_claim(blueprint, meta))
     job_meta = _metadata(owner, blueprint.worker_job_name)
@@ -45,12 +45,12 @@ def _metadata(owner: Owner, name: str) -> Manifest:
 
 
 def _service_account(meta: Manifest) -> Manifest:
-    """An identity without rights, and without the token of even that."""
+    """An identity without rights and without a token."""
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": False}
 
 
 def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """Headless Service that gives each pod a stable name."""
+    """The headless Service that gives each pod a stable name."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -66,7 +66,7 @@ def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:
 
 
 def _claim(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """The work volume; without an owner it outlives the job, and a job of the same name finds it again."""
+    """The claim of the work volume.  Without an owner it outlives the job, and a job of the same name uses it again."""
     volume = blueprint.spec.checkpoint.volume
     if volume.when_deleted is VolumeRetention.RETAIN:
         meta = {key: value for key, value in meta.items() if key != "ownerReferences"}

@@ -1,4 +1,4 @@
-"""What a job's pods may talk to: one NetworkPolicy per job."""
+"""The NetworkPolicy of a job, which says what its pods may talk to."""
 
 import ipaddress
 from typing import Final
@@ -10,12 +10,12 @@ from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
 
-# Some clusters answer DNS from a link-local address (NodeLocal DNSCache, Cloud DNS): port 53 only.
+# Some clusters answer DNS from a link-local address (NodeLocal DNSCache, Cloud DNS).  Only port 53 is opened there.
 LINK_LOCAL_DNS: Final = "169.254.0.0/16"
 
 
 def network_policy(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """Each other, DNS, the named destinations; nothing else in or out but a look at the metrics port."""
+    """Pods may reach each other, DNS and the named destinations.  From outside only the metrics port is reachable."""
     same_job = {"podSelector": {"matchLabels": {labels.JOB_UID: blueprint.owner.uid}}}
     settings = blueprint.settings
     return {
@@ -25,7 +25,7 @@ def network_policy(blueprint: Blueprint, meta: Manifest) -> Manifest:
         "spec": {
             **same_job,
             "policyTypes": ["Ingress", "Egress"],
-            # Every port: NCCL and gloo listen where the kernel puts them.
+            # All ports are open, because the kernel chooses those on which NCCL and gloo listen.
             "ingress": [{"from": [same_job]}, _metrics(settings)],
             "egress": [{"to": [same_job]}, _dns(settings), *(_egress(rule) for rule in blueprint.egress)],
         },

@@ -1,4 +1,4 @@
-"""The world around one training job, as one pass sees it: a plain frozen value, no client."""
+"""The world around one training job, as one pass sees it.  It is a plain frozen value and holds no client."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from deepseek_trainer.contract.progress import Progress
 class Observed:
     worker_jobs: tuple[Manifest, ...] = ()  # of every attempt
     pods: tuple[Manifest, ...] = ()  # of every attempt
-    departed: tuple[Manifest, ...] = ()  # pods that were deleted, as they last were
-    progress: Progress | None = None  # of node 0 of the current attempt; None: not answering
+    departed: tuple[Manifest, ...] = ()  # deleted pods, in their last state
+    progress: Progress | None = None  # of node 0 of the current attempt; None: it does not answer
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
-    isolated: bool | None = False  # the job's NetworkPolicy is there; None: not looked at, there is no worker job
-    quotas: tuple[Manifest, ...] = ()  # of the namespace; read only while there is no worker job of the attempt
-    profile: ProfileSpec | None = None  # the job's TrainingProfile, unless it breaks a rule
+    isolated: bool | None = False  # whether the job's NetworkPolicy exists; None: not looked at without a worker job
+    quotas: tuple[Manifest, ...] = ()  # of the namespace; read only until the worker job of the attempt exists
+    profile: ProfileSpec | None = None  # the job's TrainingProfile; None: there is none, or it breaks a rule
     profile_problem: str = ""  # the rule that it breaks
-    leftovers: tuple[str, ...] = ()  # worker jobs and pods of a namesake that was deleted, `Pod demo-a1-0-x7x2k`
+    leftovers: tuple[str, ...] = ()  # worker jobs and pods of a deleted job of the same name, as `Pod demo-a1-0-x7x2k`

@@ -1,4 +1,7 @@
-"""What one pass found, and how the status tells of it: every condition follows from phase, reason and message."""
+"""The outcome of one pass, and the status that reports it.
+
+Every condition follows from the phase, the reason and the message.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,18 +25,18 @@ _SETTLED: Final = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.SUCCEEDED})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pass found, in one word for machines and one sentence for people."""
+    """What a pass found: a reason for machines and a sentence for people."""
 
     phase: Phase
     reason: str
     message: str
     is_warning: bool = False
-    accepted: bool = True  # False: the job file or its profile needs a person
-    isolation: tuple[str, str, str] | None = None  # status, reason, message of NetworkIsolated; None: as before
+    accepted: bool = True  # False: a person must correct the job file or its profile
+    isolation: tuple[str, str, str] | None = None  # the status, reason and message of NetworkIsolated; None: as before
 
 
 def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: datetime) -> JobPlan:
-    """A plan that reports `outcome` and does nothing else: `status` with its phase, message, clock and conditions."""
+    """A plan that only reports: `status` with the phase, message, running time and conditions of `outcome`."""
     message = outcome.message[:MAX_MESSAGE]
     status = _clocked(status, outcome.phase, now).model_copy(
         update={
@@ -47,7 +50,7 @@ def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: dateti
 
 
 def running_seconds(status: JobStatus, now: datetime) -> int:
-    """Time with pods so far; queued and suspended time does not count."""
+    """The time with pods so far.  Queued and suspended time does not count."""
     current = (now - status.running_since).total_seconds() if status.running_since else 0
     return status.running_seconds + max(0, int(current))
 
@@ -101,18 +104,18 @@ def _conditions(
 
 
 def _storage_failure(before: JobStatus, after: JobStatus) -> LastFailure | None:
-    """The failure that this pass found, if a volume caused it."""
+    """The failure that this pass found, if the volume caused it."""
     failure = after.last_failure
     return failure if failure and failure != before.last_failure and failure.reason == STORAGE else None
 
 
 def _has_stored(before: JobStatus, after: JobStatus, phase: Phase) -> bool:
-    """Whether the volume has taken a checkpoint since the last pass, or all that the job had to write."""
+    """Whether the volume has taken a checkpoint since the last pass, or everything that the job had to write."""
     return phase is Phase.SUCCEEDED or after.last_checkpoint != before.last_checkpoint
 
 
 def _is_restarting(status: JobStatus, phase: Phase) -> bool:
-    """From the failure until all pods of the next attempt are ready."""
+    """Whether an attempt failed and not all pods of the next one are ready."""
     if phase in {Phase.PENDING, Phase.QUEUED, Phase.STARTING}:
         return status.is_true(ConditionType.RESTARTING)
     return phase is Phase.RESTARTING

@@ -1,4 +1,4 @@
-"""From the progress that rank 0 tells to the status, within the sizes that the API server takes."""
+"""Puts the progress that rank 0 reports into the status, within the sizes that the API server accepts."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -14,10 +14,10 @@ METRICS: Final = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 
 
 def with_progress(status: JobStatus, progress: Progress | None, interval_s: float, now: datetime) -> JobStatus:
-    """`status` with the progress in it.
+    """The status with the progress in it.
 
-    A new step alone is written once per `interval_s`, because each write costs the API server; a
-    new stage, checkpoint or restart at once.
+    A new stage, checkpoint or restart is reported at once.  A new step alone is reported once per `interval_s`, because
+    each write is work for the API server.
     """
     if progress is None:
         return status
@@ -32,7 +32,7 @@ def with_progress(status: JobStatus, progress: Progress | None, interval_s: floa
 
 
 def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Progress | None:
-    """The last progress of an attempt that is over: node 0 leaves it in its termination message, if it could."""
+    """The last progress of an attempt that is over, which node 0 leaves in its termination message if it can."""
     of_node_0 = (pod for pod in pods if attempt_of(pod) == attempt and index_of(pod) == 0)
     ends = sorted((end for pod in of_node_0 for end in _ends(pod)), key=lambda end: str(end.get("finishedAt", "")))
     left = (Progress.read(end.get("message") or "") for end in reversed(ends))
@@ -47,7 +47,7 @@ def _ends(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _is_due(before: TrainerStatus, after: TrainerStatus, interval_s: float, now: datetime) -> bool:
     heard = before.last_updated_time
     if after.model_copy(update={"last_updated_time": heard}) == before:
-        return False  # nothing new: lastUpdatedTime shows for how long
+        return False  # lastUpdatedTime stays and shows for how long there was nothing new
     return after.stage != before.stage or heard is None or (now - heard).total_seconds() >= interval_s
 
 
@@ -66,7 +66,7 @@ def trainer_status(progress: Progress) -> TrainerStatus:
 
 
 def _checkpoint(progress: Progress) -> LastCheckpoint | None:
-    """None where there is no time in what is called one, or a text that is too long."""
+    """The checkpoint, or None if its time is no time or a text of it is too long."""
     if progress.last_checkpoint is None:
         return None
     try:

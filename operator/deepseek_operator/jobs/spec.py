@@ -1,7 +1,7 @@
 """The API: what a DeepSeekTrainingJob and a TrainingProfile may say.
 
-The parts that the trainer reads live in deepseek_trainer.contract; this module adds the
-Kubernetes parts.  `crd.py` turns these models into the CRDs, `docs/api.md` is generated from them.
+The parts that the trainer reads stand in deepseek_trainer.contract, and this module adds those for Kubernetes.
+`crd.py` turns the models into the CRDs, and `apidocs.py` into docs/api.md.
 """
 
 import re
@@ -22,10 +22,10 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.rules import Model, Rule, shown
 from deepseek_trainer.contract.volume import DnsName
 
-# "<name>-a<attempt>-<index>" is a pod's host name: at most 63 characters.
+# "<name>-a<attempt>-<index>" is the host name of a pod, which has at most 63 characters.
 MAX_NAME_LENGTH: Final = 50
 
-# ASCII only: a look-alike letter would name another registry.
+# Only ASCII is allowed, because a look-alike letter would name another registry.
 Image = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}$", max_length=512)]
 _QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 
@@ -168,7 +168,7 @@ class SchedulingSpec(Model):
     )
 
 
-# All but suspend, runPolicy and scheduling.
+# All fields but suspend, runPolicy and scheduling.
 IMMUTABLE: Final = (
     "trainer",
     "model",
@@ -274,7 +274,7 @@ class JobSpec(Model):
     )
 
     def training_config(self, namespace: str, name: str) -> TrainingConfig:
-        """config.json for this job's trainer."""
+        """The config.json for the trainer of this job."""
         return TrainingConfig(
             job=JobIdentity(namespace=namespace, name=name),
             num_nodes=self.trainer.num_nodes,

@@ -1,7 +1,7 @@
-"""What the operator reports in a DeepSeekTrainingJob's status; also the schema of that part of the CRD.
+"""The status of a DeepSeekTrainingJob, and the schema of that part of the CRD.
 
-Status is output.  The few fields that a later pass reads back (attempt, restarts, phase, running
-time, conditions) are written before anything acts on them.
+The status is output.  Later passes read a few fields back: attempt, restarts, phase, running time and conditions.
+These are written before anything acts on them.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from deepseek_trainer.contract.rules import Model
 
 
 class Phase(StrEnum):
-    PENDING = "Pending"  # accepted; the worker job has not been seen yet, or is given back to a quota
+    PENDING = "Pending"  # accepted; the worker job has not been seen yet, or waits for room in a quota
     QUEUED = "Queued"  # the worker job waits for its queue
     STARTING = "Starting"  # not all pods are ready
     RUNNING = "Running"
@@ -32,10 +32,10 @@ class ConditionType(StrEnum):
     RESTARTING = "Restarting"
     NETWORK_ISOLATED = "NetworkIsolated"
     CHECKPOINT_READY = "CheckpointReady"
-    STORAGE_FAILING = "StorageFailing"  # only on a job whose volume has failed
+    STORAGE_FAILING = "StorageFailing"  # only of a job whose volume has failed
     COMPLETE = "Complete"
     FAILED = "Failed"
-    # The three that kstatus (kubectl wait, Flux, Argo CD) understands.
+    # kstatus (kubectl wait, Flux, Argo CD) understands these three.
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
@@ -150,9 +150,9 @@ class JobStatus(Model):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing but deletion can happen any more."""
+        """Whether only a deletion can still happen."""
         return self.is_true(ConditionType.COMPLETE) or self.is_true(ConditionType.FAILED)
 
     def manifest(self) -> dict[str, Any]:
-        """The status as it is written to the API server."""
+        """The status in the form that the API server takes."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,4 +1,4 @@
-"""A DeepSeekTrainingJob as one pass sees it: parsed, or with the reasons why it cannot be."""
+"""A DeepSeekTrainingJob as one pass reads it: parsed, or with the reasons why it cannot be parsed."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.rules import Rule, shown
 
-_NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's types of errors
+_NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's names of errors
 _NAME: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_RULE: Final = Rule(
     f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches('{_NAME}')",
@@ -28,13 +28,13 @@ class TrainingJob:
     generation: int
     labels: Mapping[str, str]
     status: JobStatus
-    parsed: JobSpec | None  # None: see problems
-    problems: tuple[str, ...] = ()  # one line each: field, rule, way out
-    ttl_s: int | None = None  # read apart from the rest, so that a finished job goes even if its spec no longer parses
+    parsed: JobSpec | None  # None: `problems` says why
+    problems: tuple[str, ...] = ()  # one line each, with the field, the rule and the way out
+    ttl_s: int | None = None  # read apart, so that a finished job is deleted even if its spec no longer parses
 
     @classmethod
     def read(cls, manifest: Mapping[str, Any]) -> Self:
-        """Parse what the API server gave.  A spec that breaks a rule is not an error: `problems` says why."""
+        """Parse a manifest from the API server.  A spec that breaks a rule is no error: `problems` names the rule."""
         meta = manifest["metadata"]
         raw = manifest.get("spec") or {}
         parsed, problems = _parse(raw)
@@ -64,7 +64,7 @@ def _parse(raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[str, ...]]:
 
 
 def validation_messages(error: Any) -> tuple[str, ...]:
-    """One line per problem of a pydantic ValidationError: path of the field, the rule, the value that breaks it."""
+    """One line for each problem of a pydantic ValidationError: the field, the rule and the value that breaks it."""
     return tuple(_message(e) for e in error.errors(include_url=False))
 
 

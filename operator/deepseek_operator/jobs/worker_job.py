@@ -1,4 +1,4 @@
-"""The worker Job of one attempt: one pod per node, all of them hardened alike."""
+"""The worker Job of one attempt.  It has one pod per node, and all pods are hardened alike."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract import names
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 
-SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  of NCCL and gloo, for which the 64 MB of a container are too few
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  for NCCL and gloo, which need more than the 64 MB of a container
 PREPARE: Final = "prepare"  # the init container
 TRAIN: Final = "trainer"
-USER: Final = 10001  # the trainer image's user; also owns what it writes to the volumes
+USER: Final = 10001  # the user of the trainer image, who owns what it writes to the volumes
 
 
 @dataclass(frozen=True, slots=True)
 class _Volume:
-    """A volume of the pod, and where its containers mount it."""
+    """A volume of the pod, and the path at which its containers mount it."""
 
     name: str
     path: str
     source: Manifest
     read_only: bool = False
-    only: str = ""  # the container that alone needs it, and so alone has it
+    only: str = ""  # the only container that mounts it; empty: all do
 
     @property
     def mount(self) -> Manifest:
@@ -36,11 +36,11 @@ class _Volume:
 
 
 def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
-    """Indexed Job of one attempt.  After a failure it never retries by itself: the next attempt is a new one.
+    """The Indexed Job of one attempt.  It never retries a failure by itself: the next attempt is a new Job.
 
-    It replaces an evicted pod, which helps a job of one node.  With several, the other nodes' ranks stop
-    with the evicted pod's, and their pods' exit code 143 fails the Job.
-    `spec.suspend` is left out on purpose: it belongs to Kueue where there is a queue label.
+    It replaces an evicted pod, which helps a job of one node.  With several nodes, the ranks of the others stop with
+    those of the evicted pod, and the exit code 143 of their pods fails the Job.  `spec.suspend` is left out, because it
+    belongs to Kueue if the job has a queue label.
     """
     nodes = blueprint.spec.trainer.num_nodes
     own = {
@@ -56,7 +56,7 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
             "completions": nodes,
             "parallelism": nodes,
             "backoffLimit": 0,
-            "podReplacementPolicy": "Failed",  # never two pods for one index, even for a moment
+            "podReplacementPolicy": "Failed",  # no index has two pods, even for a moment
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {"metadata": own, "spec": _pod(blueprint)},
         },
@@ -64,7 +64,7 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
 
 
 def _config(blueprint: Blueprint) -> str:
-    """The trainer's config.json, for as long as the attempt lives; sorted, so that equal jobs give equal bytes."""
+    """The config.json of the trainer.  Its keys are sorted, so that equal jobs give equal bytes."""
     owner = blueprint.owner
     config = blueprint.spec.training_config(owner.namespace, owner.name)
     content = config.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -152,7 +152,7 @@ def _placement(blueprint: Blueprint) -> Manifest:
 
 
 def _spread(blueprint: Blueprint) -> Manifest:
-    """One pod per machine where that is possible; whoever wants more ranks on one asks for numProcPerNode."""
+    """Spread the pods over machines if possible.  numProcPerNode is the way to get several ranks on one machine."""
     pods = {labels.JOB_UID: blueprint.owner.uid, labels.ATTEMPT: str(blueprint.attempt)}
     return {
         "maxSkew": 1,
@@ -163,7 +163,7 @@ def _spread(blueprint: Blueprint) -> Manifest:
 
 
 def _environment(blueprint: Blueprint) -> dict[str, str]:
-    """The Job controller adds the node's index."""
+    """The environment of a container, to which the Job controller adds the index of the node."""
     values = {names.ENV_RUN_ID: f"{blueprint.owner.uid}-{blueprint.attempt}"}
     if threads := _threads(blueprint):
         values["OMP_NUM_THREADS"] = str(threads)
@@ -171,7 +171,7 @@ def _environment(blueprint: Blueprint) -> dict[str, str]:
 
 
 def _threads(blueprint: Blueprint) -> int | None:
-    """Whole CPUs of the limit per process, at least one; None without a limit."""
+    """Whole CPUs of the limit for each process, at least one, or None without a limit."""
     limits = (blueprint.resources and blueprint.resources.limits) or {}
     cpu = str(limits.get("cpu", ""))
     if not cpu.removesuffix("m").replace(".", "", 1).isdecimal():
@@ -190,7 +190,7 @@ def _volumes(blueprint: Blueprint) -> list[_Volume]:
         _Volume("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}, only=TRAIN),
     ]
     if encryption := spec.checkpoint.encryption:
-        # All entries: an older key beside the one that the job names opens what was not rotated yet.
+        # All entries are mounted.  An older key beside the one that the job names opens what was not rotated yet.
         secret = {"secretName": encryption.key_ref.secret_name, "defaultMode": 0o440}
         volumes.append(_Volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
     base = spec.model.base.claim_name if spec.model.base else None
@@ -206,6 +206,6 @@ def _claim(name: str) -> Manifest:
 
 
 def _claims(spec: JobSpec) -> list[str]:
-    """Claims that hold the job's data and base model."""
+    """The claims that hold the data and the base model of the job."""
     places = (*spec.data.places, spec.model.base)
     return sorted({place.claim_name for place in places if place is not None})

@@ -1,4 +1,4 @@
-"""What keeps pods from starting: reported with its fix, never answered with a restart."""
+"""What keeps pods from starting.  The operator reports it with a fix, and never restarts the attempt for it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ _WAITING_FIXES: Final = {
     "ImagePullBackOff": _IMAGE_FIX,
     "InvalidImageName": _IMAGE_FIX,
     "ErrImageNeverPull": _IMAGE_FIX,
-    "CreateContainerConfigError": "create what is missing, the pods go on by themselves",
+    "CreateContainerConfigError": "create what is missing; the pods then go on by themselves",
     "CreateContainerError": "look at `kubectl describe pod`",
 }
-_MOUNT_FIX: Final = "create the Secret or claim that is missing, the pods go on by themselves"
-_SCHEDULE_FIX: Final = "free machines, create the claim that is missing, or ask for less in trainer.resourcesPerNode"
+_MOUNT_FIX: Final = "create the missing Secret or claim; the pods then go on by themselves"
+_SCHEDULE_FIX: Final = "free machines, create the missing claim, or ask for less in trainer.resourcesPerNode"
 
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
     reason: str  # CamelCase, for a condition
-    message: str  # what is wrong and the way out
+    message: str  # what is wrong, and the way out
 
 
 def blocker_of(pods: Iterable[Manifest], warnings: Iterable[WarningEvent], desired: int) -> Blocker | None:
-    """The first thing that keeps the pods of an attempt from starting; None if nothing is known to."""
+    """The first thing that is known to keep the pods of an attempt from starting, or None."""
     pods, warnings = tuple(pods), tuple(warnings)
     refused = _refused(warnings) if len(pods) < desired else None
     return refused or next((blocker for pod in pods if (blocker := _of_pod(pod, warnings))), None)
@@ -54,7 +54,7 @@ def _of_pod(pod: Manifest, warnings: Iterable[WarningEvent]) -> Blocker | None:
         if fix := _WAITING_FIXES.get(waiting.get("reason", "")):
             return Blocker(waiting["reason"], f"pod {name}: {waiting.get('message') or waiting['reason']}: {fix}")
     if any("running" in state or "terminated" in state for state in states):
-        return None  # it has started; warnings about it are history
+        return None  # it has started, so warnings about it are history
     return _unscheduled(name, status) or _unmounted(name, warnings)
 
 

@@ -1,7 +1,8 @@
-"""A kind of object that the operator serves: all that the controller knows of it.
+"""A kind of object that the operator serves, as the controller sees it.
 
-Each kind has a room beside jobs/ with its spec, look, decision, manifests and status; its kind.py puts them together.
-The controller watches objects of the kind, runs the passes over them, and calls what stands here.
+Each kind has a room of its own, like jobs/, with its spec, look, decision, manifests and status.  The kind.py of that
+room puts them together as a `Kind`.  The controller watches the objects of the kind and runs the passes over them.  It
+calls what the `Kind` holds, and knows nothing else about the kind.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +16,7 @@ from deepseek_operator.settings import Settings
 
 
 class Served(Protocol):
-    """An object of a kind, parsed."""
+    """A parsed object of a kind."""
 
     @property
     def owner(self) -> Owner:
@@ -23,48 +24,48 @@ class Served(Protocol):
 
     @property
     def status(self) -> Reported:
-        """What was reported about it last."""
+        """The status that was written last."""
 
 
 class Reads(Protocol):
-    """What a look at an object may ask the cluster."""
+    """The questions that a look at an object may ask the cluster."""
 
     async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
-        """One object, or None."""
+        """One object, or None if there is none."""
 
     async def get_shared(self, api_version: str, kind: str, name: str) -> Manifest | None:
-        """One cluster-scoped object that many passes read: those that ask at the same time share an answer."""
+        """One cluster-scoped object that many passes read.  Passes that ask at the same time share one request."""
 
     async def children(self, owner: Owner, child: "Child") -> tuple[Manifest, ...]:
-        """What was made for the owner or for a namesake of it, by its label."""
+        """Every object whose label names the owner.  It may have been made for an earlier owner of the same name."""
 
     def departed(self, owner: Owner) -> tuple[Manifest, ...]:
-        """Children that were deleted, as they last were, if the kind keeps such."""
+        """Deleted children in their last state, if the kind keeps them."""
 
     async def quotas(self, namespace: str) -> tuple[Manifest, ...]:
         """The ResourceQuotas of a namespace."""
 
     async def warnings(self, manifest: Manifest) -> tuple[WarningEvent, ...]:
-        """Events of type Warning about one object, the newest first."""
+        """Events of type Warning about one object, newest first."""
 
     async def page(self, pod: Manifest, port: int, path: str) -> bytes | None:
-        """What a pod answers over HTTP; None if it does not.  It is foreign, and no longer than MAX_PAGE."""
+        """What a pod answers over HTTP, or None.  Nothing in it is trusted; its size is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A kind of object that is made for those of the operator's kind, and watched for them."""
+    """A kind of object that the operator makes for owners, and watches."""
 
     api_version: str
     kind: str
-    spec: tuple[str, ...]  # fields of its spec that a decision asks for
-    selector: str = ""  # fieldSelector of its watch
-    leaves_words: bool = False  # a deleted one is handed on as it last was
+    spec: tuple[str, ...]  # the fields of its spec that a decision reads
+    selector: str = ""  # the fieldSelector of its watch
+    leaves_words: bool = False  # the watch hands on a deleted one in its last state
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerLabels:
-    """Labels of everything that is made for an object of the kind: its name and its uid."""
+    """The labels that name the owner on everything that is made for it."""
 
     name: str
     uid: str
@@ -76,15 +77,15 @@ Seen = TypeVar("Seen")
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[Object, Seen, Status]):
-    """`Object`: one of the kind, parsed.  `Seen`: what a look at it finds.  `Status`: what is reported of it."""
+    """`Object` is the type of a parsed object, `Seen` that of what a look at it finds, `Status` that of its status."""
 
     name: str  # DeepSeekTrainingJob
     plural: str
     labels: OwnerLabels
     children: tuple[Child, ...]
-    keeps: Callable[[Manifest], bool]  # whether a deleted child may have left words that a later pass reads
+    keeps: Callable[[Manifest], bool]  # whether later passes read the last state of a deleted child
     read: Callable[[Manifest], Object]
     look: Callable[[Object, Reads, Settings, datetime], Awaitable[Seen]]
-    recall: Callable[[Object, Reads, Sequence[Manifest]], Awaitable[Seen]]  # as look, over children that were listed
+    recall: Callable[[Object, Reads, Sequence[Manifest]], Awaitable[Seen]]  # a look at children that a list found
     decide: Callable[[Object, Seen, Settings, datetime], Plan[Status]]
     refused: Callable[[Object, Plan[Status], str, Settings, datetime], Plan[Status]]

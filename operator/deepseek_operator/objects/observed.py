@@ -1,4 +1,4 @@
-"""What a pass looks at and what it acts on: plain frozen values, no client."""
+"""The values that a pass reads and acts on.  They are plain and frozen, and hold no client."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class OwnerKey:
-    """Which object a pass is about; it owns what is made for it."""
+    """The object that a pass is about.  It owns what the operator makes for it."""
 
     namespace: str
     name: str
@@ -20,22 +20,22 @@ class OwnerKey:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a watch, or the list that it begins with, reported: an object that owns others, or one that was made for it.
+    """An object that a watch reported, or the list with which the watch began.
 
-    At most one of the three manifests is there.
+    The object is an owner, or a child: something that was made for an owner.  At most one of the manifests is set.
     """
 
     key: OwnerKey
-    version: str  # resourceVersion of what was seen
-    is_owner: bool = False  # the owner itself was seen
+    version: str  # resourceVersion of the object
+    is_owner: bool = False  # the object is the owner itself
     listed: Manifest | None = None  # the owner, if the list found it
-    created: Manifest | None = None  # the owner, if it was created just now, after the list
-    departed: Manifest | None = None  # a child that was deleted, as it last was
+    created: Manifest | None = None  # the owner, if it was created after the list
+    departed: Manifest | None = None  # a deleted child, in its last state
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """An object that others are made for; `uid` tells it from a namesake made later."""
+    """An object that others are made for.  Its `uid` distinguishes it from an object of the same name made later."""
 
     namespace: str
     name: str
@@ -48,7 +48,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One existing object; `uid` is a precondition, so that a namesake made later is never deleted."""
+    """One existing object.  A deletion requires its `uid`, so that no later object of the same name is deleted."""
 
     api_version: str
     kind: str
@@ -77,6 +77,6 @@ class Notice:
 
 
 def ref(manifest: Mapping[str, Any]) -> Ref:
-    """Reference to an object that was read from the cluster."""
+    """The reference to an object that was read from the cluster."""
     meta = manifest["metadata"]
     return Ref(manifest["apiVersion"], manifest["kind"], meta.get("namespace", ""), meta["name"], meta["uid"])

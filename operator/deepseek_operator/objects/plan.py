@@ -1,4 +1,4 @@
-"""What one pass does to the cluster, as a value: a kind decides it, the controller carries it out."""
+"""What one pass does to the cluster, as a value.  A kind decides it, and the controller carries it out."""
 
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -7,10 +7,10 @@ from deepseek_operator.objects.observed import Manifest, Notice, Ref
 
 
 class Reported(Protocol):
-    """A status, as models of the API write it."""
+    """A status that can be written."""
 
     def manifest(self) -> Manifest:
-        """The status as it is written to the API server."""
+        """The status in the form that the API server takes."""
 
 
 Status = TypeVar("Status", bound=Reported)
@@ -18,15 +18,13 @@ Status = TypeVar("Status", bound=Reported)
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[Status]):
-    """Objects to apply and delete, then the status to show, and when to look again [s; None: on the next event].
-
-    Without `report` the status is shown only if the API server refuses an object: the next look sees what this plan
-    makes, and one write tells of both.
-    """
+    """A pass applies objects, deletes objects, then writes the status and posts the notices."""
 
     status: Status
     apply: tuple[Manifest, ...] = ()
     delete: tuple[Ref, ...] = ()
-    look_again: float | None = None
+    look_again: float | None = None  # seconds until the next pass; None: the next event starts it
     notices: tuple[Notice, ...] = ()
+    # False: the next pass sees what this one makes, and one write of the status reports both.  The status of this plan
+    # is then written only if the API server refuses an object.
     report: bool = True

@@ -1,4 +1,4 @@
-"""What a pod's manifest says about the pod."""
+"""What the manifest of a pod says about the pod."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ def is_lost(pod: Manifest) -> bool:
 
 
 def lost_since(pod: Manifest) -> str | None:
-    """When the pod's machine was seen to answer no longer, RFC 3339; None while it does.
+    """The time at which the pod's machine stopped answering, as RFC 3339, or None while it answers.
 
-    A kubelet always writes Ready and ContainersReady alike for a pod without readiness gates; of a
-    machine that went silent the node controller takes back Ready only.
+    A kubelet always writes the same value to Ready and ContainersReady of a pod without readiness gates.  When a
+    machine goes silent, the node controller sets Ready alone to False.
     """
     ready, containers = _condition(pod, "Ready"), _condition(pod, "ContainersReady")
     if is_finished(pod) or (ready.get("status"), containers.get("status")) != ("False", "True"):
@@ -34,9 +34,9 @@ def lost_since(pod: Manifest) -> str | None:
 
 
 def writers(pods: Sequence[Manifest], num_nodes: int) -> list[Manifest]:
-    """Of the pods of one attempt those that can still write to the volume.
+    """Those pods of one attempt that can still write to the volume.
 
-    Lost ones may well run on behind a broken network, but ranks that lack one of their peers save nothing.
+    A lost pod may still run behind a broken network.  But ranks save nothing once they lack a peer.
     """
     unfinished = [pod for pod in pods if not is_finished(pod)]
     is_broken = len(unfinished) < num_nodes and all(is_lost(pod) for pod in unfinished)

@@ -1,7 +1,8 @@
-"""Whether the ResourceQuotas of a namespace have room for all pods of a worker job: all of them or none.
+"""Whether the ResourceQuotas of a namespace have room for all pods of a worker job.
 
-The API server counts pods one by one and would let some of them in, which hold their share and cannot train.
-What it adds to a pod later (the defaults of a LimitRange or of PriorityClasses) is not known here.
+The API server counts pods one by one.  It would admit only some of them, and those would hold their share of the quota
+without being able to train.  What the API server adds to a pod later, such as the defaults of a LimitRange or of a
+PriorityClass, is not known here.
 """
 
 import zlib
@@ -25,7 +26,7 @@ Amounts = dict[str, Decimal]
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """One resource of which a quota has not enough."""
+    """A resource of which a quota has too little."""
 
     quota: str
     resource: str
@@ -35,7 +36,7 @@ class Shortage:
 
     @property
     def is_for_good(self) -> bool:
-        """Even if nobody else used anything."""
+        """Whether the pods would not fit even if nobody else used the quota."""
         return self.needed > self.hard
 
     def __str__(self) -> str:
@@ -49,7 +50,7 @@ class Shortage:
 
 
 def shortage(worker_job: Manifest, quotas: Iterable[Manifest]) -> Shortage | None:
-    """Why `worker_job` and its pods do not fit, rather what never fits than what others use; None if they fit."""
+    """Why `worker_job` and its pods do not fit, or None if they do.  What can never fit comes first."""
     pod = worker_job["spec"]["template"]["spec"]
     needed = _needed(pod, worker_job["spec"]["parallelism"])
     found = [each for quota in quotas if _applies(quota, pod) for each in _shortages(quota, needed)]
@@ -57,26 +58,26 @@ def shortage(worker_job: Manifest, quotas: Iterable[Manifest]) -> Shortage | Non
 
 
 def amount(quantity: int | str) -> Decimal:
-    """A Kubernetes quantity as a number: 500m, 1.5, 2e3, 64Gi."""
+    """A Kubernetes quantity, such as 500m, 1.5, 2e3 or 64Gi, as a number."""
     text = str(quantity)
     number = text.rstrip("numkKMGTPEi")
     return Decimal(number) * _UNITS[text[len(number) :]]
 
 
 def shown(amount: Decimal) -> str:
-    """For people: 137438953472 is 128Gi."""
+    """A number as people write it: 137438953472 is 128Gi."""
     units = (unit for unit in ("Gi", "Mi") if amount and amount % _BINARY[unit] == 0)
     unit = next(units, "")
     return f"{(amount / _UNITS[unit]).normalize():f}{unit}"
 
 
 def spread(seconds: float, seed: str) -> float:
-    """`seconds` to twice that, by `seed`: jobs that want the same room do not try for it in step."""
+    """`seconds` times 1 to 2, depending on `seed`, so that jobs that wait for the same room do not retry in step."""
     return seconds * (1 + zlib.crc32(seed.encode()) / 2**32)
 
 
 def _shortages(quota: Manifest, needed: Amounts) -> Iterator[Shortage]:
-    """By what the API server enforces, which is the status and not yet the spec."""
+    """Compare with the status of the quota, which is what the API server enforces; the spec may be newer."""
     hard, used = (_amounts(quota.get("status", {}).get(field)) for field in ("hard", "used"))
     for resource in sorted(hard.keys() & used.keys() & needed.keys()):
         if needed[resource] > hard[resource] - used[resource]:
@@ -84,7 +85,7 @@ def _shortages(quota: Manifest, needed: Amounts) -> Iterator[Shortage]:
 
 
 def _needed(pod: Manifest, num_pods: int) -> Amounts:
-    """What the worker job and its pods count, by the names that quotas have for it."""
+    """What the worker job and its pods use, by the names that quotas give it."""
     requests, limits = _resources(pod)
     each = {"pods": Decimal(1), "count/pods": Decimal(1)}
     each |= {f"requests.{name}": value for name, value in requests.items()}
@@ -94,7 +95,7 @@ def _needed(pod: Manifest, num_pods: int) -> Amounts:
 
 
 def _resources(pod: Manifest) -> tuple[Amounts, Amounts]:
-    """Requests and limits of the pod, whose init container asks for the same as its only other one."""
+    """The requests and limits of the pod.  Its init container asks for the same as its trainer container."""
     resources = pod["containers"][0].get("resources", {})
     limits = _amounts(resources.get("limits"))
     return limits | _amounts(resources.get("requests")), limits
@@ -111,7 +112,7 @@ def _applies(quota: Manifest, pod: Manifest) -> bool:
 
 
 def _matches(scope: Manifest, pod: Manifest) -> bool:
-    """Of a scope that is not known here: no.  The API server enforces that quota all the same."""
+    """Whether a scope covers the pod.  One that is not known here does not; the API server enforces it all the same."""
     priority, values = pod.get("priorityClassName"), scope.get("values", ())
     requests, _ = _resources(pod)
     is_best_effort = not any(requests.get(name) for name in ("cpu", "memory"))

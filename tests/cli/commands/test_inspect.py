@@ -8,7 +8,7 @@ from support.builders.cli import a_job, job_file, job_home
 
 STATUS = {
     "phase": "Running",
-    "message": "all 2 pods ready",
+    "message": "all 2 pods are ready",
     "attempt": 2,
     "restarts": {"job": 1},
     "trainerStatus": {"step": 3, "maxSteps": 9, "metrics": [{"name": "loss", "value": "2.5"}]},

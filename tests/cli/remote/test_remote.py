@@ -13,7 +13,7 @@ JOBS = f"{ROOT}/namespaces/ml/deepseektrainingjobs"
 PODS = "/api/v1/namespaces/ml/pods"
 RUNNING = {
     "phase": "Running",
-    "message": "all 2 pods ready",
+    "message": "all 2 pods are ready",
     "attempt": 2,
     "restarts": {"job": 1},
     "lastCheckpoint": {"step": 20, "sizeBytes": 3 << 19, "sealed": True},
@@ -57,7 +57,7 @@ def test_status_of_a_job_in_the_cluster_names_its_claim_and_the_next_command(clu
     hold_job(cluster)
     assert main(["status", "tiny"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "tiny: Running: all 2 pods ready",
+        "tiny: Running: all 2 pods are ready",
         "  progress      step 40/120, loss 2.31",
         "  checkpoint    step 20 (1.5 MiB, sealed), in claim dstj-tiny, checkpoints",
         "  attempts      2, restarts: 1 after failures",

@@ -19,7 +19,7 @@ TRAINER = {
 
 
 def a_run(**status):
-    return a_job() | {"status": {"phase": "Running", "message": "all 2 pods ready", "attempt": 1} | status}
+    return a_job() | {"status": {"phase": "Running", "message": "all 2 pods are ready", "attempt": 1} | status}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def lines(monkeypatch, capsys):
 
 
 def test_phase_is_printed_once(lines):
-    assert lines((0, a_run()), (1, a_run()), (2, a_run())) == ["Running, attempt 1: all 2 pods ready"]
+    assert lines((0, a_run()), (1, a_run()), (2, a_run())) == ["Running, attempt 1: all 2 pods are ready"]
 
 
 def test_progress_is_printed_with_loss_speed_and_time_left(lines):
@@ -62,7 +62,7 @@ def test_stage_is_printed_when_it_changes(lines):
 
 def test_progress_from_before_a_suspension_is_not_printed_again(lines):
     shown = lines((0, a_run(phase="Starting", trainerStatus=TRAINER)), (1, a_run(trainerStatus={"stage": "preparing"})))
-    assert shown[1:] == ["Running, attempt 1: all 2 pods ready", "preparing"]
+    assert shown[1:] == ["Running, attempt 1: all 2 pods are ready", "preparing"]
 
 
 def test_restart_is_printed_with_its_cause(lines):

@@ -231,7 +231,7 @@ async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
 ) -> None:
     fake.answers["GET", QUOTAS] = 403, {"message": "resourcequotas is forbidden"}
     assert await cluster.quotas("ml") == ()
-    assert "no look at the quotas of ml: 403: resourcequotas is forbidden" in caplog.text
+    assert "the quotas of ml cannot be read: 403: resourcequotas is forbidden" in caplog.text
     fake.answers["GET", QUOTAS] = 500, {"message": "busy"}
     with pytest.raises(ApiError, match="busy"):
         await cluster.quotas("ml")

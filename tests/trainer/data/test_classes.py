@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.contract.names import ENV_RUN_ID, Paths
-from deepseek_trainer.data.classes import MAX_CLASSES, SLOTS, equal_slots
+from deepseek_trainer.data.classes import MAX_CLASSES, MEAN_SLOTS, equal_slots
 from deepseek_trainer.data.cursor import Cursor
 from deepseek_trainer.data.dataset import Prepared
 from deepseek_trainer.data.order import Order
@@ -196,8 +196,8 @@ def test_easy_rows_come_first_in_each_class(paths: Paths):
 @pytest.mark.parametrize(
     ("records", "changes", "message"),
     [
-        (spam(3, 0), {}, "have 1 classes in field 'response': balancing takes two"),
-        ([], {}, "have 0 classes in field 'response': balancing takes two"),
+        (spam(3, 0), {}, "have 1 classes in field 'response': balancing needs two"),
+        ([], {}, "have 0 classes in field 'response': balancing needs two"),
         (spam(2, 2), {"balanceBy": "respons"}, r"train.jsonl:1: no field 'respons', did you mean 'response'"),
         (
             [{"prompt": "a", "response": "b", "kind": 0.5}],
@@ -237,7 +237,7 @@ def test_a_class_that_is_held_out_whole_is_refused_by_place(paths: Paths):
     records = [{"prompt": f"{i}", "response": "ham"} for i in range(60)]
     lone = [{"prompt": f"{i}?", "response": f"class {i}"} for i in range(30)]
     with pytest.raises(
-        DataError, match=r"of \d+ classes every record is held out; the first is that of train.jsonl:\d+"
+        DataError, match=r"every record of \d+ classes is held out; the first is that of train.jsonl:\d+"
     ):
         opened(paths, records + lone, validation=None, validationFraction=0.5)
 
@@ -263,7 +263,7 @@ def test_a_block_has_as_many_records_of_each_class_to_those_of_one_row(classes: 
     slots = slots_of(classes)
     met = [count * records_of_row(each, 64) for count, each in zip(slots, classes, strict=True)]
     one_row = max(records_of_row(each, 64) for each in classes)
-    assert sum(slots) == max(BLOCK, SLOTS * len(classes))
+    assert sum(slots) == max(BLOCK, MEAN_SLOTS * len(classes))
     assert max(met) - min(met) <= 2 * one_row
 
 

@@ -10,10 +10,10 @@ class Batch(Protocol):
 
     @property
     def size(self) -> int:
-        """How much is in it, in the task's unit (tokens without padding, images): for the speed."""
+        """How much it holds, in the task's unit: tokens without padding, or images.  The speed is measured by it."""
 
     def pinned(self) -> Self:
-        """A copy in memory that a GPU reads by itself, while the host goes on."""
+        """A copy in page-locked memory, which a GPU reads while the host goes on."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on `device`; the host waits for it only where this one is not pinned."""
+        """The same batch on `device`.  The host waits for the copy unless this batch is pinned."""

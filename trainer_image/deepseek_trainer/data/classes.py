@@ -1,6 +1,6 @@
-"""Classes of records that are drawn as often as each other, whatever their number.
+"""Balances classes: equally many records of each class are read, however many it has.
 
-Each class is packed apart, as a source is, and its share of the rows makes up for how many of its records go into one.
+Each class is packed by itself, like a source.  Its share of the rows makes up for how many of its records fit into one.
 """
 
 from array import array
@@ -16,24 +16,25 @@ from deepseek_trainer.data.order import slots_of
 from deepseek_trainer.data.sources import Source, Split
 
 MAX_CLASSES: Final = 1000
-SLOTS: Final = 20  # of a class in a block, on average: rounding moves a share by less than a twentieth of that
-_HELD_OUT: Final = MAX_CLASSES
+# The slots of a class in a block are at least so many on average: rounding moves a share by less than 1/20 of the mean.
+MEAN_SLOTS: Final = 20
+_HELD_OUT: Final = MAX_CLASSES  # in place of the number of a class
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """What `data.balanceBy` says of the entries of a source: one pass tells where the records of each class are.
+    """The class of each entry of a source, by `data.balanceBy`.
 
-    `places` has each class in the order in which they first appear, and where that is.  An entry without a record
-    counts for the first class, so that a bad one is told of once.
+    `places` has the classes in the order in which they first appear, each with the place of its first record.  An entry
+    without a record counts for the first class, so that a bad one is reported once.
     """
 
     places: Mapping[str, str]
-    numbers: "array[int]"  # of the class, by entry, up to the last record
+    numbers: "array[int]"  # each entry's class by its place in `places`, up to the last record
 
     @classmethod
     def of(cls, source: Source[Any], split: Split | None) -> Self:
-        """Raises DataError where there are too many classes, or only one, or one has all of its records held out."""
+        """Read the source once.  Raises DataError for too many classes, only one, or one with all records held out."""
         field, known = str(source.spec.balance_by), dict[str, int]()
         places, held_out = dict[str, str](), dict[str, str]()
         numbers = array("H")
@@ -55,13 +56,16 @@ class Classes:
 
 
 def equal_slots(records_of_row: Sequence[float]) -> tuple[int, ...]:
-    """Slots of a block with which each class has as many records read; a row holds so many of each on average."""
-    block = max(BLOCK, SLOTS * len(records_of_row))
+    """How many slots of a block each class gets, so that equally many records of each class are read.
+
+    `records_of_row`: how many records of each class one of its rows holds, on average.
+    """
+    block = max(BLOCK, MEAN_SLOTS * len(records_of_row))
     return slots_of([1 / records for records in records_of_row], [1] * len(records_of_row), block)
 
 
 def unbalanced(spec: DataSpec) -> DataSpec:
-    """For records that nobody balances, and that need not tell their class."""
+    """`spec` without balanceBy: for records that nobody balances, and that need no class."""
     return spec.model_copy(update={"balance_by": None})
 
 
@@ -75,11 +79,11 @@ def _refuse_many(field: str) -> NoReturn:
 def _refuse_few(places: Mapping[str, str], held_out: Mapping[str, str], field: str) -> None:
     if lost := [place for label, place in held_out.items() if label not in places]:
         raise DataError(
-            f"data.balanceBy: of {len(lost)} classes every record is held out; the first is that of {lost[0]}",
+            f"data.balanceBy: every record of {len(lost)} classes is held out; the first is that of {lost[0]}",
             hint="add records of these classes, lower data.validationFraction, or give data.validation",
         )
     if len(places) < 2:
         raise DataError(
-            f"data.balanceBy: training records have {len(places)} classes in field {field!r}: balancing takes two",
+            f"data.balanceBy: training records have {len(places)} classes in field {field!r}: balancing needs two",
             hint="drop data.balanceBy, or name another field",
         )

@@ -1,4 +1,4 @@
-"""The order of rows from easy to hard; how hard a row is, its task says."""
+"""Orders rows from easy to hard.  The task says how hard a row is."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 
@@ -12,14 +12,17 @@ from deepseek_trainer.data.permutation import Indices
 def graded(
     rows: Iterable[RowArray], difficulty: Callable[[RowArray], float], grades: MutableSequence[float]
 ) -> Iterator[RowArray]:
-    """The same rows; `grades` gets the difficulty of each that was taken."""
+    """The same rows.  The difficulty of each is appended to `grades` as it goes by."""
     for row in rows:
         grades.append(difficulty(row))
         yield row
 
 
 def by_difficulty(grades: npt.ArrayLike, rows: Iterable[int]) -> Indices:
-    """Row indices, the easy ones first, source by source of so many `rows`; equals stay in the data's order."""
+    """Row indices, source by source, the easy ones of each first.  Equally hard rows keep their order.
+
+    `rows`: the number of rows of each source.
+    """
     parts, first = [], 0
     for count in rows:
         parts.append(first + np.argsort(np.asarray(grades)[first : first + count], kind="stable"))

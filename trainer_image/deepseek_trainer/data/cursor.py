@@ -1,10 +1,10 @@
-"""Which rows a step trains on: a position in the endless stream that `order.py` makes of a seed.
+"""Which rows a step trains on: a position in the endless stream that `order.py` makes from a seed.
 
-The stream never depends on the number of ranks, and any position is computed directly: resuming costs
-nothing, however far the run had come.
+The stream does not depend on the number of ranks.  Any position is computed directly, so resuming costs nothing,
+however far the run had come.
 
-Epoch boundary: no row is dropped and none is repeated early.  A batch that an epoch cannot fill goes
-on with the first rows of the next epoch's permutation.
+At the end of an epoch no row is dropped and none is repeated early: a batch that the epoch cannot fill goes on with the
+first rows of the next epoch's permutation.
 """
 
 import struct
@@ -19,7 +19,7 @@ from deepseek_trainer.data.order import Order
 from deepseek_trainer.data.permutation import Indices, permuted
 
 STATE_BYTES: Final = 32
-_PARTNERS: Final = 3 << 48  # beside the keys of `order`
+_PARTNER_KEY: Final = 3 << 48  # unlike all keys in `order`
 _STATE = struct.Struct("<QQ16s")
 
 
@@ -27,9 +27,9 @@ _STATE = struct.Struct("<QQ16s")
 class Cursor:
     """The next step's place in an endless stream of row indices.
 
-    `consumed` counts the rows [rows] that earlier steps took, over all ranks; `data_digest` is the hex
-    digest of the prepared data that the indices point into, and of their order where it is not the plain
-    one (`Order.digest`).  Immutable: `advanced()` is the cursor of the step after.
+    `consumed` counts the rows that earlier steps took, over all ranks.  `data_digest` (hex) names the prepared data
+    that the indices point into, and their order unless it is the plain one (`Order.digest`).  Immutable: `advanced()`
+    returns the next step's cursor.
     """
 
     seed: int
@@ -37,22 +37,22 @@ class Cursor:
     global_batch: int
     data_digest: str
     consumed: int = 0
-    order: Order | None = None  # None: the plain one, of one source
+    order: Order | None = None  # None: the plain order of one source
 
     @property
     def epoch(self) -> float:
-        """Passes over the data done so far; 1.5 is the middle of the second.
+        """How many passes over the data are done; 1.5 is the middle of the second.
 
-        Of a mix: as many rows as all sources or classes have together, whichever they came from.
+        A pass over a mix is as many rows as all its sources or classes have together, whichever they come from.
         """
         return self.consumed / self.rows
 
     def rank_slice(self, rank: int, world_size: int) -> Indices:
-        """Row indices of the next step for this rank, int64: its contiguous part of the batch, as long as others'."""
+        """This rank's row indices of the next step, int64: a contiguous part of the batch, as long on every rank."""
         return self.rows_at(self.positions(rank, world_size))
 
     def positions(self, rank: int, world_size: int) -> Indices:
-        """The same as positions of the stream."""
+        """The positions of the stream at which `rank_slice` reads."""
         assert self.global_batch % world_size == 0, "the spec makes globalBatchSize a multiple of the world size"
         share = self.global_batch // world_size
         start = self.consumed + rank * share
@@ -67,9 +67,9 @@ class Cursor:
         return numbers_at(self.seed, positions)
 
     def partners_of(self, positions: Indices) -> Indices:
-        """For each of `positions` of the next step another one of it, by a keyed permutation of the whole batch."""
+        """A partner for each of the next step's `positions`, from the same step: a keyed permutation of its batch."""
         step = self.consumed // self.global_batch
-        return self.consumed + permuted(positions - self.consumed, self.global_batch, self.seed | _PARTNERS, step)
+        return self.consumed + permuted(positions - self.consumed, self.global_batch, self.seed | _PARTNER_KEY, step)
 
     def advanced(self) -> Self:
         """The cursor after one more step."""
@@ -85,7 +85,7 @@ class Cursor:
     ) -> Self:
         """The cursor that `state()` came from, over the same data in the same order.
 
-        Raises DataError where data or order are not those that the state was made with.
+        Raises DataError for other data, or another order of them.
         """
         if len(state) != STATE_BYTES:
             raise IntegrityError(f"data cursor has {len(state)} bytes: it must have {STATE_BYTES}")

@@ -31,17 +31,17 @@ from deepseek_trainer.storage.vault import Vault
 
 B = TypeVar("B", bound=Batch)
 C = TypeVar("C", bound=Batch, covariant=True)  # noqa: PLC0105
-Collate = Callable[[RowArray, Draws | None], B]  # rows -> their batch; without draws, as an evaluation sees them
+Collate = Callable[[RowArray, Draws | None], B]  # rows -> their batch; an evaluation gives no draws
 
 
 class Layout(Protocol[C]):
-    """What a task says of its rows."""
+    """What a task knows about its rows."""
 
     def dtype(self, facts: Json) -> np.dtype[np.void]:
-        """Of a row, by what the manifest says."""
+        """The dtype of a row, given the facts in the manifest."""
 
     def collate(self, rows: RowArray, draws: Draws | None) -> C:
-        """The batch that rows make."""
+        """The batch that `rows` make."""
 
     def records_of_row(self, counts: SplitCounts) -> float:
         """How many records of a class one of its rows holds, on average."""
@@ -51,7 +51,7 @@ class Rows(Generic[B]):
     """The rows of one split."""
 
     def __init__(self, shards: Sequence[RowArray], collate: Collate[B]) -> None:
-        """`shards`: all but the last of one length."""
+        """All `shards` but the last have the same length."""
         self._shards, self._collate = shards, collate
         self._per_shard = len(shards[0])
 
@@ -73,9 +73,10 @@ class Rows(Generic[B]):
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[B]):
-    """A job's prepared data.  `digest` (64 hex digits) names their content and everything that shaped it.
+    """A job's prepared data.
 
-    Not the order in which they are read, which `order.digest(digest)` names as well.
+    `digest` (64 hex digits) names their content and everything that shaped it, but not the order in which rows are
+    read.  `order.digest(digest)` names both.
     """
 
     train: Rows[B]
@@ -87,7 +88,7 @@ class Prepared(Generic[B]):
 
 
 def prepared_directory(paths: Paths, vault: Vault, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this attempt's `prepare` left rows.  Raises TryAgainError where it left nothing."""
+    """The directory that this attempt's `prepare` filled.  Raises TryAgainError if there is none."""
     run_id = environ[ENV_RUN_ID]
     digest = pointed_to(paths, run_id, vault)
     if digest is None:
@@ -98,7 +99,7 @@ def prepared_directory(paths: Paths, vault: Vault, environ: Mapping[str, str] = 
 
 
 def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout: Layout[B]) -> Prepared[B]:
-    """The rows in `directory`.  Raises IntegrityError where they do not authenticate."""
+    """Open the rows in `directory`.  Raises IntegrityError if they do not authenticate."""
     manifest = read_manifest(directory, vault)
     dtype = layout.dtype(manifest.facts)
     train, validation = (
@@ -110,7 +111,7 @@ def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout:
 
 
 def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault, records_of_row: Sequence[float]) -> Order:
-    """How the job wants its train rows read: sources by weight, classes alike, or easy rows first."""
+    """The order that the job wants for its train rows: sources by weight, classes equally, or easy rows first."""
     rows = tuple(source.counts.rows for source in manifest.sources) or (manifest.counts["train"].rows,)
     order = Order(rows)
     if data.sources:

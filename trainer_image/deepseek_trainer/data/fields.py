@@ -1,4 +1,4 @@
-"""What messages say of a record's fields: their names and kinds, never their content."""
+"""What messages say about a record's fields: names and kinds, never the content."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ def some(names: list[str]) -> str:
 
 
 def kind(value: Any) -> str:
-    """What `value` is, without telling it."""
+    """What kind of value it is, for messages that must not show its content."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
@@ -35,13 +35,13 @@ def refuse_missing(field: str, names: list[str], place: str, setting: str) -> No
 
 
 def refuse_twice(wanted: list[str], names: list[str], place: str) -> None:
-    """Raise DataError where a table has one of the `wanted` columns more than once."""
+    """Raise DataError if a table has one of the `wanted` columns more than once."""
     if twice := [name for name in wanted if names.count(name) > 1]:
         raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
 
 
 def encodable(text: Any, field: str, place: str) -> str:
-    """A string that has a UTF-8 form: JSON can spell half a surrogate pair, which has none."""
+    """`text`, if it is a string that UTF-8 can encode.  JSON can spell half a surrogate pair, which UTF-8 cannot."""
     if not isinstance(text, str):
         raise DataError(f"{place}: field {field!r} must be a string, this is {kind(text)}")
     try:

@@ -1,7 +1,6 @@
-"""Readers of files as raw records: JSON lines, CSV, Parquet and whole texts.
+"""Reads files as raw records: JSON lines, CSV, Parquet and whole texts.
 
-Each is read as a stream, and each record when it is asked for, so that what is wrong with one says nothing
-about the next.
+A file is read as a stream, and a record is parsed when it is asked for, so that a bad one does not affect the next.
 """
 
 import csv
@@ -29,9 +28,9 @@ _BATCH_ROWS: Final = 256  # of a Parquet file, in memory at once
 
 
 def read(reader: Reader, file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
-    """The records of a file, with the line, of Parquet the row, where each begins; both count from 1.
+    """Each record of a file, with the line at which it begins, or the row in Parquet; both count from 1.
 
-    Raises DataError where the file, or the rest of it, cannot be read.
+    Raises DataError if the file, or the rest of it, cannot be read.
     """
     with readable(name):
         yield from reader(file, name, columns)
@@ -39,7 +38,7 @@ def read(reader: Reader, file: Path, name: str, columns: Columns) -> Iterator[tu
 
 @contextmanager
 def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Iterator[None]:
-    """Turn what says that `name` cannot be opened into a DataError; what a bad volume says goes by as it is."""
+    """Raise DataError in place of an OSError that says that `name` cannot be opened.  A bad volume's errors pass."""
     try:
         yield
     except OSError as error:
@@ -52,7 +51,7 @@ def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Ite
 
 
 def whole_text(field: str) -> Reader:
-    """A reader of files of which each is one record, with the text in `field`."""
+    """A reader of files that are one record each, with the whole text in `field`."""
 
     def text(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
         def load() -> Value:
@@ -94,7 +93,7 @@ def _object(raw: bytes, place: str) -> Value | None:
 
 
 def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
-    """RFC 4180 with a header: quoted fields may hold line ends, and quotes that are written twice."""
+    """RFC 4180 with a header: a quoted field may hold line ends, and quotes that are doubled."""
     csv.field_size_limit(sys.maxsize)  # for the whole process; the default, 128 KiB, is less than a long text
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -113,7 +112,7 @@ def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Lo
 
 
 def _header(reader: Any, name: str, columns: Columns) -> list[str]:
-    """The names of the columns; none where the file is empty."""
+    """The names of the columns; none if the file is empty."""
     try:
         header: list[str] = next(reader, [])
     except csv.Error as error:
@@ -162,9 +161,9 @@ def parquet_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int
 
 
 def _batches(file: Path, name: str, columns: Columns) -> Iterator["RecordBatch"]:
-    """Only the columns that are needed.
+    """The rows, with only the columns that are needed.
 
-    One row group at a time: asked for all, pyarrow 26 keeps what it has read to the end of the file.
+    One row group is read at a time: asked for all groups, pyarrow 26 keeps what it has read to the end of the file.
     """
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 

@@ -20,16 +20,16 @@ VALIDATION_FRACTION: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Inputs(Generic[R]):
-    """Records of both splits: from places of their own, or all from the training places, split by record hash."""
+    """The records of both splits.  Validation has a place of its own, or is held out of training by record hash."""
 
-    train: Mapping[str, Source[R]]  # by name; that of `data.train` is empty
+    train: Mapping[str, Source[R]]  # by name; `data.train` has an empty one
     validation: Source[R] | None
     split: Split | None
     classes: Classes | None = None  # of the training records, with data.balanceBy
 
     @classmethod
     def find(cls, config: TrainingConfig, paths: Paths, reading: Callable[[DataSpec], Reading[R]]) -> Self:
-        """Raises DataError for all that is wrong with places and files, and, where it must split, with records."""
+        """Raises DataError for bad places and files.  Holding out reads all records, and raises for bad ones, too."""
         spec, plain = config.data, unbalanced(config.data)
         train = {name: Source.find(place, spec, paths, reading(spec)) for name, place in spec.training_places.items()}
         validation = Source.find(spec.validation, plain, paths, reading(plain)) if spec.validation else None
@@ -41,21 +41,21 @@ class Inputs(Generic[R]):
         return cls(train, validation, split, classes)
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Sources or classes that are packed apart; validation is one whole."""
+        """The sources or classes that are packed by themselves.  Validation is packed as one."""
         if split != TRAIN:
             return ("",)
         return tuple(self.classes.places if self.classes else self.train)
 
     def place(self, split: str, name: str) -> str:
-        """Where the job file or, of a class, the data speak of it; a class itself is content and not told."""
+        """What messages call a source or class: a class is private, so they name the place of its first record."""
         if not name:
             return split
         return f"balanceBy[class of {self.classes.places[name]}]" if self.classes else f"sources[{name}]"
 
     def records(self, split: str, name: str = "", skipped: Skipped = unheard) -> Iterator[R]:
-        """Those of one split: of the source or class `name` or, where it is empty, of all in turn.
+        """The records of one split: those of the source or class `name`, or all in turn if it is empty.
 
-        Tells `skipped` of bad records that are left out; where one source is for both splits, only while train is read.
+        Reports bad records that are left out to `skipped`; if both splits read one source, only for train.
         """
         if split == VALIDATION and self.validation is not None:
             return self.validation.records(skipped)
@@ -74,7 +74,7 @@ class Inputs(Generic[R]):
         return split == TRAIN and self.classes is not None
 
     def sample(self, enough: int) -> Iterator[R]:
-        """Every n-th training record: about `enough` bytes, where there are that many."""
+        """Every n-th training record: about `enough` bytes, if there are that many."""
         return islice(self.records(TRAIN), 0, None, self.every(enough))
 
     def every(self, enough: int) -> int:

@@ -1,4 +1,4 @@
-"""Where a rank's batches come from, and when they are made."""
+"""Makes a rank's batches from rows: for a GPU in a thread, ahead of the step that trains on them."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,13 +15,14 @@ from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.worker.distributed import World
 
 B = TypeVar("B", bound=Batch)
-Load = Callable[[Cursor], list[B]]  # this rank's micro-batches of the step at a cursor; the same for the same one
+Load = Callable[[Cursor], list[B]]  # a cursor -> this rank's micro-batches of its step, always the same
 
 
 def loader(rows: Rows[B], world: World, size: int) -> Load[B]:
-    """Batches of `size` rows.  On a GPU pinned, and made while it computes; on the CPU there is nothing to gain.
+    """What makes a step's micro-batches of `size` rows.
 
-    There the device is the host: what a thread beside the training does, the training does not.
+    For a GPU they are pinned, and a thread makes them while the GPU computes.  On the CPU a thread would gain nothing:
+    it would compute in the training's place.
     """
     is_cuda = world.device.type == "cuda"
 
@@ -31,7 +32,7 @@ def loader(rows: Rows[B], world: World, size: int) -> Load[B]:
         batches = [rows.batch(cursor.rows_at(part), _draws(rows, cursor, part)) for part in parts]
         return [batch.pinned() for batch in batches] if is_cuda else batches
 
-    # Each thread begins with the first GPU.
+    # Without this, a new thread uses the first GPU.
     return Ahead(load, partial(torch.cuda.set_device, world.device)) if is_cuda else load
 
 
@@ -44,18 +45,18 @@ def _draws(rows: Rows[Any], cursor: Cursor, positions: Indices) -> Draws:
 
 
 class Ahead(Generic[B]):
-    """Has a thread call `load` for the next step while this one is trained.
+    """Calls `load` for the next step in a thread, while the current step is trained.
 
-    It keeps no place in the data: where the caller goes elsewhere, what was made ahead is dropped.
+    It keeps no position of its own: if the caller goes elsewhere in the data, what was made ahead is dropped.
     """
 
     def __init__(self, load: Load[B], first: Callable[[], None] = lambda: None) -> None:
-        """`first`: what the thread begins with."""
+        """The thread calls `first` before all else."""
         self._load, self._thread = load, ThreadPoolExecutor(1, "loader", first)
         self._next: tuple[Cursor, Future[list[B]]] | None = None
 
     def __call__(self, cursor: Cursor) -> list[B]:
-        """What `load` gives or raises for `cursor`."""
+        """What `load` returns or raises for `cursor`."""
         if self._next is None or self._next[0] != cursor:
             self._begin(cursor)
         assert self._next is not None

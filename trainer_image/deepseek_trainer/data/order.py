@@ -1,9 +1,9 @@
 """The endless stream of rows that a run reads: a function of seed and position, with no state of its own.
 
-One source: its rows under a keyed permutation, another one each epoch.  Several: the stream is cut into blocks, of
-1000 rows in a mix, in which a source has so many slots, and its slots read its own endless stream in order.  A source's
-r-th of n slots lies in the r-th n-th of a block, at a keyed place: any stretch of the stream has the shares of the
-whole, off by fewer rows than there are sources at each end.
+With one source, the stream is its rows under a keyed permutation, another one each epoch.  With several, it is cut into
+blocks (of 1000 rows in a mix).  A source has the same number of slots in every block, and its slots read its own
+endless stream in order.  Of its n slots, the r-th lies in the r-th n-th of the block, at a keyed place.  So every
+stretch of the stream has the shares of the whole, off by fewer rows than there are sources at each end.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from deepseek_trainer.data.permutation import Indices, permuted
 
 # Keys of permutations: the seed in the lower 32 bits, the source above it, then what is permuted.
 _SOURCE_BIT: Final = 32
-_BUCKETS: Final = 1 << 48
-_SLOTS: Final = 2 << 48
+_BUCKET_KEY: Final = 1 << 48
+_SLOT_KEY: Final = 2 << 48
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In which order the rows of a split are read.
+    """The order in which the rows of a split are read.
 
-    `rows` and `slots` are those of each source; the sources' rows lie one after the other.  `by_difficulty` holds
-    row indices, for each source its own, easy ones first; a source's first epoch follows them in so many `buckets`.
-    The classes of data.balanceBy are sources, too.
+    `rows` and `slots` have a number for each source; the sources' rows lie one after the other.  `by_difficulty` holds
+    row indices, each source's own, easy ones first.  A source's first epoch follows it, shuffled within each of
+    `buckets` equal parts.  The classes of data.balanceBy are sources, too.
     """
 
     rows: tuple[int, ...]
@@ -40,7 +40,7 @@ class Order:
 
     @property
     def block(self) -> int:
-        """Rows in which every source has the same number of slots."""
+        """The length of a block [rows]."""
         return sum(self.slots)
 
     def indices(self, seed: int, start: int, stop: int) -> Indices:
@@ -48,12 +48,12 @@ class Order:
         return self.at(seed, np.arange(start, stop))
 
     def at(self, seed: int, positions: Indices) -> Indices:
-        """Row indices at `positions` of the stream; as cheap at its far end as at its beginning."""
+        """Row indices at `positions` of the stream; a far position costs no more than a near one."""
         sources, places = self._drawn(positions, seed)
         return _grouped(sources, places, lambda source, own: self._of_source(source, own, seed))
 
     def digest(self, data: str) -> str:
-        """Names the stream's rows and their order: `data`, the digest of the rows, where the order is the plain one."""
+        """A digest of the rows and their order.  For the plain order it is `data`, the digest of the rows."""
         if len(self.rows) == 1 and self.by_difficulty is None:
             return data
         return hashlib.sha256(json.dumps([data, self.slots, self.buckets]).encode()).hexdigest()
@@ -67,7 +67,7 @@ class Order:
         ranks = np.arange(block_rows) - (np.cumsum(slots) - slots)[owners]
 
         def spread(block: int, offsets: Indices) -> Indices:
-            jitter = permuted(np.arange(block_rows), block_rows, seed | _SLOTS, block) / block_rows
+            jitter = permuted(np.arange(block_rows), block_rows, seed | _SLOT_KEY, block) / block_rows
             return np.argsort((ranks + jitter) / slots[owners], kind="stable")[offsets]
 
         blocks = positions // block_rows
@@ -85,9 +85,10 @@ class Order:
 
 
 def slots_of(weights: Sequence[float], minimum: Sequence[int], block: int = BLOCK) -> tuple[int, ...]:
-    """Slots of a `block` [rows] for each source: `minimum` [slots] where its weight gives less, the rest by weight.
+    """The slots of each source in a `block` [rows]: by weight, but at least its `minimum` [slots].
 
-    By largest remainder; of equal ones the first.  The minima are at least 1 and at most `block` together.
+    The largest remainders are rounded up, of equal ones the first.  Each minimum is at least 1; together they are at
+    most `block`.
     """
     exact = [Fraction(weight) for weight in weights]
     held: set[int] = set()
@@ -105,18 +106,18 @@ def slots_of(weights: Sequence[float], minimum: Sequence[int], block: int = BLOC
 
 
 def _in_buckets(offsets: Indices, rows: int, buckets: int, key: int) -> Indices:
-    """`offsets` into `rows`, shuffled inside each of the buckets, which are of one size but for one row."""
+    """`offsets` into `rows`, shuffled within each bucket.  Buckets differ in size by at most one row."""
     edges = rows * np.arange(buckets + 1) // buckets
 
     def shuffled(bucket: int, inside: Indices) -> Indices:
         low, high = int(edges[bucket]), int(edges[bucket + 1])
-        return low + permuted(inside - low, high - low, key | _BUCKETS, bucket)
+        return low + permuted(inside - low, high - low, key | _BUCKET_KEY, bucket)
 
     return _grouped(np.searchsorted(edges, offsets, "right") - 1, offsets, shuffled)
 
 
 def _grouped(groups: Indices, values: Indices, image: Callable[[int, Indices], Indices]) -> Indices:
-    """The images of all `values`, in place, where a whole group is computed at once."""
+    """The images of all `values`, in their order; those of a group are computed at once."""
     found = np.empty_like(values)
     for group in np.unique(groups):
         here = groups == group

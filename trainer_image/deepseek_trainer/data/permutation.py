@@ -1,4 +1,4 @@
-"""A keyed permutation of any size, of which each image is computed on its own."""
+"""A keyed permutation of any size.  Each image is computed by itself."""
 
 import hashlib
 import math
@@ -14,11 +14,11 @@ Indices = npt.NDArray[np.int64]
 
 
 def permuted(positions: Indices, size: int, seed: int, epoch: int | Indices) -> Indices:
-    """Images of `positions` (each in [0, size)) under the permutation of (seed, epoch); an epoch for all, or for each.
+    """Images of `positions`, each in [0, size), under the permutation that (seed, epoch) names.
 
-    A Feistel network over pairs of digits in base ceil(sqrt(size)), with cycle walking back into
-    range: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.  For a good
-    shuffle, not for secrecy.  O(1) memory beside the result.
+    `epoch` is one for all positions, or one for each.  A Feistel network over pairs of digits in base ceil(sqrt(size)),
+    with cycle walking back into range: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.
+    It shuffles well, but hides nothing.  O(1) memory beside the result.
     """
     base = np.uint64(math.isqrt(size - 1) + 1)
     epochs, at = np.unique(np.broadcast_to(epoch, positions.shape), return_inverse=True)
@@ -30,7 +30,7 @@ def permuted(positions: Indices, size: int, seed: int, epoch: int | Indices) -> 
 
 
 def _feistel(values: npt.NDArray[np.uint64], base: np.uint64, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`keys`: of each round, one for each value."""
+    """`keys` has a row for each round, with a key for each value."""
     left, right = values // base, values % base
     for key in keys:
         left, right = right, (left + mixed(right ^ key) % base) % base

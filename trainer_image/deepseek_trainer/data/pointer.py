@@ -1,7 +1,7 @@
 """Which prepared data the nodes of one attempt use.
 
-Node 0 prepares and then leaves a pointer that carries the run id in its path, so that no node can follow an
-earlier attempt's pointer, and a node 0 that outlived its attempt cannot mislead a later one.
+Node 0 prepares, then leaves a pointer at a path that holds the run id.  So no node can follow an earlier attempt's
+pointer, and a node 0 that has outlived its attempt cannot mislead a later one.
 """
 
 import json
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 POINTER: Final = "pointer.json"
 POLL_S: Final = 0.2
-# Tokenising is slow, and where node 0 fails its attempt ends anyway: this only catches a volume that is not shared.
+# Preparing is slow, and if node 0 fails its attempt ends anyway: this only catches a volume that is not shared.
 DEADLINE_S: Final = 24 * 3600.0
 REPORT_EVERY_S: Final = 60.0
 
 
 def point(paths: Paths, run_id: str, digest: str, vault: Vault) -> None:
-    """Tell the nodes of this run to use `prepared/<digest>`.
+    """Point the nodes of this run to `prepared/<digest>`.
 
-    Raises TryAgainError where the same run has been pointed elsewhere: the input changed under it.
+    Raises TryAgainError if the run was pointed elsewhere before: its input has changed since.
     """
     home = _home(paths, run_id)
     if not home.exists():
@@ -41,7 +41,7 @@ def point(paths: Paths, run_id: str, digest: str, vault: Vault) -> None:
 
 
 def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
-    """Digest of the prepared data of this run; None while there are none."""
+    """The digest of this run's prepared data; None while there are none."""
     home = _home(paths, run_id)
     if not home.exists():
         return None
@@ -56,7 +56,7 @@ def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
 
 
 def wait(paths: Paths, run_id: str, vault: Vault, deadline_s: float = DEADLINE_S) -> str:
-    """Digest of the prepared data of this run, as soon as node 0 has left a pointer.
+    """The digest of this run's prepared data, as soon as node 0 has left a pointer.
 
     Raises TryAgainError after `deadline_s`.
     """

@@ -1,7 +1,7 @@
-"""Base model and data become what training reads.
+"""Turns the base model and the data into what training reads.
 
-Node 0 does the work, the other nodes wait for it.  What is there already is kept: directories are named by
-a digest of all that shapes them.
+Node 0 does the work, and the other nodes wait for it.  A directory is named by a digest of all that shapes its content,
+so that what is there already is used again.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ LATER_FIELDS: Final = ("messages_field", "on_bad_record", "balance_by", "chosen_
 
 
 def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, preparer: Preparer[Any]) -> Path:
-    """Prepare model and data, unless they are there, and point the nodes of this run to them; the data's directory."""
+    """Prepare model and data unless they are there, and point this run's nodes to them.  Returns the directory."""
     paths.prepared.mkdir(parents=True, exist_ok=True)
     inputs = Inputs.find(config, paths, preparer.reading)  # before the model: a bad record costs seconds, not minutes
     preparer.refuse(inputs)
@@ -69,9 +69,9 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
 
 
 def data_digest(config: TrainingConfig, inputs: Inputs[Any], shaping: dict[str, Any]) -> str:
-    """SHA-256 over the input files' names and contents, and all that shapes the rows.
+    """SHA-256 over the input files' names and contents, and all else that shapes the rows.
 
-    `shaping` is the task's part.  Shares of sources shape nothing: they are drawn while training.
+    `shaping` is the task's part.  Shares of sources are no part of it: they are drawn while training.
     """
     digests = [(name, source.digest()) for name, source in inputs.train.items()]
     facts = {
@@ -89,7 +89,7 @@ def data_digest(config: TrainingConfig, inputs: Inputs[Any], shaping: dict[str, 
 
 
 def _shaping(spec: DataSpec) -> dict[str, Any]:
-    """Fields that came later count where they are used, so that data of earlier versions keep their digest."""
+    """The settings that shape rows.  A later field counts only if it is used: earlier data keep their digest."""
     unused = {name for name in LATER_FIELDS if getattr(spec, name) == DataSpec.model_fields[name].default}
     return spec.model_dump(mode="json", exclude=NOT_SHAPING | unused)
 
@@ -111,7 +111,7 @@ class _Writer:
     directory: Path
 
     def write(self, digest: str) -> None:
-        """Everything, the manifest last."""
+        """Write rows, what the task needs beside them and, last, the manifest."""
         parts = {split: self._split(split) for split in SPLITS}
         self.preparer.finish(self.inputs, self.directory, self.vault)
         shards = {split: shards for split, (shards, _) in parts.items()}
@@ -120,7 +120,7 @@ class _Writer:
         write_manifest(Manifest(digest, self.preparer.facts, counts, shards, sources), self.directory, self.vault)
 
     def _split(self, split: str) -> tuple[tuple[Shard, ...], dict[str, SplitCounts]]:
-        """Its shards, and what became of each source's records."""
+        """Write the rows of one split.  Returns its shards, and what became of each source's records."""
         counts: dict[str, SplitCounts] = {}
         grades = array("d")
         rows = self._rows(split, counts)
@@ -133,7 +133,7 @@ class _Writer:
         return shards, counts
 
     def _rows(self, split: str, counts: dict[str, SplitCounts]) -> Iterator[RowArray]:
-        """Rows of one source or class after the other, so that none holds records of two; fills in `counts`."""
+        """Rows of one source or class after the other: none holds records of two.  Fills in `counts`."""
         for name in self.inputs.names(split):
             place = self.inputs.place(split, name)
             maker = self.preparer.maker(place, fills_row=self.inputs.fills_rows(split))

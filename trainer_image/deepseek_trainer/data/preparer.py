@@ -25,47 +25,50 @@ class RowMaker(Protocol[T]):
 
     @property
     def tally(self) -> Tally:
-        """What becomes of the records."""
+        """Counts what becomes of the records."""
 
     def rows(self, records: Iterable[T]) -> Iterator[RowArray]:
         """Rows of the preparer's dtype, each of shape (1,)."""
 
 
 class Preparer(ABC, Generic[R]):
-    """Of one job.  `begin` comes before all that needs to know the records as a whole."""
+    """Makes the rows of one job.
+
+    `reading`, `refuse` and `shaping` are called first.  The other methods need what `begin` or `learn` has found out.
+    """
 
     @abstractmethod
     def reading(self, spec: DataSpec) -> Reading[R]:
         """How files become records."""
 
     def refuse(self, inputs: Inputs[R]) -> None:
-        """Raise DataError for records that are wrong beside each other, before the base model is copied."""
+        """Raise DataError for records that do not fit the job, or each other, before the base model is copied."""
 
     @abstractmethod
     def shaping(self, model: Path | None, vault: Vault) -> Json:
-        """What shapes rows beside the records and `spec.data`: part of the data's digest."""
+        """What shapes rows beside the records and the settings in `data`; it becomes part of the data's digest."""
 
     @abstractmethod
     def begin(self, inputs: Inputs[R], model: Path | None, directory: Path, vault: Vault) -> None:
-        """Learn from the prepared base `model`, or from the records, what rows are made with."""
+        """Get what rows are made with, such as a tokenizer, from the prepared base `model`, or from the records."""
 
     @abstractmethod
     def learn(self, inputs: Inputs[R], source: Path | None, enough: int) -> None:
-        """The same for a forecast: from a base as it lies on its claim, or from about `enough` bytes of records."""
+        """As `begin`, for a forecast: from the base model at `source`, or from about `enough` bytes of records."""
 
     @property
     @abstractmethod
     def facts(self) -> Json:
-        """What the manifest says of the rows.  The task's `dtype` follows from it."""
+        """What the manifest says about the rows.  The task's `dtype` follows from it."""
 
     @property
     @abstractmethod
     def dtype(self) -> np.dtype[np.void]:
-        """Of one row."""
+        """The dtype of one row."""
 
     @abstractmethod
     def maker(self, place: str, *, fills_row: bool) -> RowMaker[R]:
-        """Of one source or class, which messages call `place`; see `Inputs.fills_rows`."""
+        """What makes the rows of one source or class, which messages call `place`; see `Inputs.fills_rows`."""
 
     @abstractmethod
     def difficulty(self, row: RowArray) -> float:
@@ -77,4 +80,4 @@ class Preparer(ABC, Generic[R]):
 
     @abstractmethod
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
-        """Of records that make no row at all."""
+        """The error for records that make no row at all."""

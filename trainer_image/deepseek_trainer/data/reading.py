@@ -1,4 +1,4 @@
-"""How files become records: what a task says of it, and what any record can be asked."""
+"""How files become records: what the task says about that, and what every record can be asked."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Reader = Callable[[Path, str, Columns], Iterator[tuple[int, Load]]]
 
 
 class Record(Protocol):
-    """One example of the raw data."""
+    """One entry of the data, as the user wrote it."""
 
     @property
     def place(self) -> str:
@@ -26,7 +26,7 @@ class Record(Protocol):
         """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
 
     def size_bytes(self) -> int:
-        """Of its content."""
+        """The size of its content."""
 
 
 R = TypeVar("R", bound=Record)

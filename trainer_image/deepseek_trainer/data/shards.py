@@ -1,14 +1,14 @@
-"""Rows on disk: shard files and the manifest that speaks for them.
+"""Rows on disk: shard files, and the manifest that lists them.
 
 A prepared directory, named by its digest:
 
     manifest.json          format, digest, counts, shards; written last
-    train-00000.rows ...   records of the task's dtype, at most SHARD_BYTES a file; source, or class, after the other
+    train-00000.rows ...   rows of the task's dtype, at most SHARD_BYTES a file; one source or class after the other
     validation-00000.rows ...
-    train.order            only with a curriculum: row indices (i64), for each source or class its own, easy ones first
+    train.order            only with a curriculum: row indices (i64), each source's or class's own, easy ones first
     ...                    what the task needs beside the rows: see its preparer
 
-All of it goes through a vault: sealed, or in the clear.
+A vault writes and reads all of it, sealed or in the clear.
 """
 
 import json
@@ -29,7 +29,7 @@ from deepseek_trainer.storage.vault import Vault
 FORMAT: Final = "dstj-data/1"
 MANIFEST: Final = "manifest.json"
 ORDER: Final = "train.order"
-SHARD_BYTES: Final = 64 << 20  # written at once: memory of the preparation, and of one unsealing
+SHARD_BYTES: Final = 64 << 20  # preparation holds one shard in memory, and so does unsealing
 
 _AGAIN: Final = "delete the prepared directory: it is made again"
 
@@ -52,7 +52,7 @@ class SplitCounts:
     records: int
     rows: int
     dropped: int = 0  # records of which nothing is left to learn
-    skipped: int = 0  # bad records, and files that could not be read on; with a share held out, all count for train
+    skipped: int = 0  # bad records, and files that could not be read on; if validation is held out, train counts all
     amounts: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> Json:
@@ -69,7 +69,7 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """Which rows of the train split are one source's or class's, and what became of its records.
+    """Which train rows belong to one source or class, and what became of its records.
 
     A bad record has no class: it counts for the first.
     """
@@ -94,13 +94,13 @@ class Manifest:
     facts: Json
     counts: dict[str, SplitCounts]
     shards: dict[str, tuple[Shard, ...]]
-    sources: tuple[SourceRows, ...] = ()  # of the train split, where it has several; or classes
+    sources: tuple[SourceRows, ...] = ()  # of the train split, if it has several; or its classes
 
     def to_json(self) -> bytes:
         fields: Json = {"format": FORMAT, "digest": self.digest, **self.facts}
         fields["counts"] = {split: counts.to_json() for split, counts in self.counts.items()}
         fields["shards"] = {split: [asdict(shard) for shard in shards] for split, shards in self.shards.items()}
-        if self.sources:  # absent without, as it was before there were any: older trainers read it, too
+        if self.sources:  # left out if there are none, so that older trainers, which know no sources, can read it
             fields["sources"] = [source.to_json() for source in self.sources]
         return json.dumps(fields, indent=1, sort_keys=True).encode()
 
@@ -123,7 +123,7 @@ class Manifest:
 
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:
-    """The sums of all."""
+    """The sum of all counts."""
     summed: Counter[str] = Counter()
     for each in counts:
         summed.update(each.to_json())
@@ -131,7 +131,7 @@ def total(counts: Iterable[SplitCounts]) -> SplitCounts:
 
 
 def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:
-    """Where the rows of each source are, which lie one after the other."""
+    """Where the rows of each source begin.  The sources' rows lie one after the other."""
     ends = accumulate(each.rows for each in counts.values())
     return tuple(
         SourceRows(name, end - each.rows, each) for (name, each), end in zip(counts.items(), ends, strict=True)
@@ -139,12 +139,12 @@ def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:
 
 
 def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
-    """Last of all files: what has a manifest is complete."""
+    """Written after all other files: a directory that has a manifest is complete."""
     vault.write(directory / MANIFEST, manifest.to_json())
 
 
 def read_manifest(directory: Path, vault: Vault) -> Manifest:
-    """Raises IntegrityError for a manifest of another directory."""
+    """The manifest in `directory`.  Raises IntegrityError if it belongs to another directory."""
     manifest = Manifest.from_json(bytes(vault.read(directory / MANIFEST)))
     if manifest.digest != directory.name:
         raise IntegrityError(f"{directory} holds prepared data {manifest.digest}", hint=_AGAIN)
@@ -156,7 +156,7 @@ def write_order(by_difficulty: Indices, directory: Path, vault: Vault) -> None:
 
 
 def read_order(manifest: Manifest, directory: Path, vault: Vault) -> Indices:
-    """Raises IntegrityError where it does not order the rows that the manifest speaks of."""
+    """The row indices, easy ones first.  Raises IntegrityError if their number is not that of the train rows."""
     content = vault.read(directory / ORDER)
     rows = manifest.counts["train"].rows
     if len(content) != 8 * rows:
@@ -167,7 +167,7 @@ def read_order(manifest: Manifest, directory: Path, vault: Vault) -> Indices:
 def write_rows(
     rows: Iterable[RowArray], directory: Path, split: str, dtype: np.dtype[np.void], vault: Vault
 ) -> tuple[Shard, ...]:
-    """Write rows, each of shape (1,), as shards of one split; every shard but the last has the same number."""
+    """Write rows, each of shape (1,), as shards of one split.  All shards but the last have the same number of rows."""
     return tuple(
         Shard(name, len(block), vault.write(directory / name, block.view(np.uint8).data).digest)
         for name, block in ((f"{split}-{i:05d}.rows", block) for i, block in enumerate(_blocks(rows, dtype)))
@@ -175,7 +175,7 @@ def write_rows(
 
 
 def _blocks(rows: Iterable[RowArray], dtype: np.dtype[np.void]) -> Iterator[RowArray]:
-    """The same array each time, filled anew."""
+    """The rows of one shard after the other.  It is the same array each time, filled anew."""
     block = np.empty(max(1, SHARD_BYTES // dtype.itemsize), dtype)
     filled = 0
     for row in rows:
@@ -191,9 +191,9 @@ def _blocks(rows: Iterable[RowArray], dtype: np.dtype[np.void]) -> Iterator[RowA
 def read_rows(
     manifest: Manifest, directory: Path, split: str, dtype: np.dtype[np.void], vault: Vault
 ) -> list[RowArray]:
-    """The shards of one split: mapped from the files, or unsealed into memory.
+    """The shards of one split, mapped from the files or unsealed into memory.
 
-    Raises IntegrityError where a shard is not the one that the manifest speaks of.
+    Raises IntegrityError if a shard is not the one that the manifest lists.
     """
     return [_read_shard(shard, directory / shard.name, dtype, vault) for shard in manifest.shards[split]]
 

@@ -21,12 +21,12 @@ from deepseek_trainer.data.fields import some
 from deepseek_trainer.data.formats import read, readable
 from deepseek_trainer.data.reading import Load, R, Reading, Record
 
-Skipped = Callable[[DataError], None]  # is told of each bad record that is left out
+Skipped = Callable[[DataError], None]  # called with the error of each bad record that is left out
 EVERY: Final[Iterable[bool]] = repeat(True)
 
 
 def unheard(_: DataError) -> None:
-    """For one who reads the records again, after another was told what is wrong with them."""
+    """Ignores bad records: for whoever reads the records again, after they were reported once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Source(Generic[R]):
 
     @classmethod
     def find(cls, place: VolumePath, spec: DataSpec, paths: Paths, reading: Reading[R]) -> Self:
-        """Raises DataError where claim, path or readable files are missing, or a link leads out of the claim."""
+        """Raises DataError if claim, path or readable files are missing, or a link leads out of the claim."""
         claim = paths.claim(place.claim_name)
         if not claim.is_dir():
             raise DataError(
@@ -59,23 +59,18 @@ class Source(Generic[R]):
         if not files:
             _refuse_files(root, found, spec, reading)
         for file in files:
-            if not Path(os.path.realpath(file)).is_relative_to(
-                claim.resolve()
-            ):  # other than `resolve`, of circles, too
-                raise DataError(
-                    f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there"
-                )
+            _refuse_link_out(file, claim, place)
         return cls(root if root.is_dir() else root.parent, files, spec, reading)
 
     def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[R]:
-        """All records, or those of the entries that are `wanted`; files in name order.  As `numbered`."""
+        """All records, or those of the `wanted` entries, files in name order.  Skips and raises as `numbered`."""
         return (record for _, record in self.numbered(skipped, wanted))
 
     def numbered(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[tuple[int, R]]:
-        """Each record with the number of its entry; blank lines, empty texts and bad records are entries, too.
+        """Each record with the number of its entry.  Blank lines, empty texts and bad records are entries, too.
 
-        Raises DataError at the first record or file that is bad.  With onBadRecord Skip it tells `skipped` of each
-        instead, and raises DataError at the end where there was nothing else.  Others than `wanted` are not looked at.
+        Raises DataError at the first record or file that is bad.  With onBadRecord Skip it calls `skipped` for each of
+        them instead, and raises DataError at the end if no record was good.  Only `wanted` entries are looked at.
         """
         first: DataError | None = None
         bad = good = 0
@@ -97,7 +92,7 @@ class Source(Generic[R]):
             )
 
     def digest(self) -> str:
-        """SHA-256 over the names and contents of the files, in order; of one that is skipped as a whole, its name."""
+        """SHA-256 over the files' names and contents, in order.  Of a file that is skipped, only the name counts."""
         total = hashlib.sha256()
         for file in self.files:
             total.update(f"{self._digest_of(file)}  {self.name_of(file)}\n".encode())
@@ -119,7 +114,7 @@ class Source(Generic[R]):
         return file.relative_to(self.root).as_posix()
 
     def _loads(self) -> Iterator[Callable[[], R | None]]:
-        """Each gives one record, or None for a blank one; a file that cannot be read on ends with one that raises."""
+        """Functions that return a record each, or None for a blank one.  One raises where a file cannot be read on."""
         for file in self.files:
             name = self.name_of(file)
             try:
@@ -137,10 +132,9 @@ class Split:
 
     @classmethod
     def of(cls, records: Iterable[Record], fraction: float) -> Self:
-        """About `fraction` of the records, at least one, and never all.
+        """Hold out about `fraction` of the records, at least one, and never all.
 
-        The same content is never on both sides.  Raises DataError where the records do not have two
-        different contents.
+        Equal records are never on both sides.  Raises DataError unless at least two records differ.
         """
         threshold = int(fraction * 2**64)
         low, high = 2**64, -1
@@ -160,7 +154,7 @@ class Split:
 
 
 def _files(root: Path) -> list[Path] | None:
-    """That lie at or below `root`, links to nowhere among them; None where there is nothing."""
+    """The files at or below `root`, links to nowhere among them; None if `root` does not exist."""
     if root.is_dir():
         return sorted(_visible_files(root))
     return [root] if root.exists() else None
@@ -185,8 +179,14 @@ def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Readin
     raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=reading.way_out(found))
 
 
+def _refuse_link_out(file: Path, claim: Path, place: VolumePath) -> None:
+    real = Path(os.path.realpath(file))  # unlike `resolve`, it does not fail for links in a circle
+    if not real.is_relative_to(claim.resolve()):
+        raise DataError(f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there")
+
+
 def _beside(path: Path) -> str:
-    """What lies where `path` was looked for, nearest name first."""
+    """For a message that `path` is missing: what is there in its place, and the nearest name."""
     parent = next((parent for parent in path.parents if parent.is_dir()), None)
     if parent is None:
         return ""

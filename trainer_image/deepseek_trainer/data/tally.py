@@ -19,9 +19,9 @@ SHOWN: Final = 10  # reasons why a record was skipped
 
 @dataclass(slots=True)
 class Tally:
-    """Counts as records go by; `counts()` is right once all rows have been made.
+    """Counts records as they go by.  `counts()` is final once all rows have been made.
 
-    `amounts` is what the task counts besides, by name: tokens, for instance.
+    `amounts` is what the task counts besides, by name, such as tokens.
     """
 
     place: str  # what messages call the source
@@ -35,7 +35,7 @@ class Tally:
     _reported: float = field(default_factory=time.monotonic)
 
     def counted(self, records: Iterable[R]) -> Iterator[R]:
-        """The same records.  Reports now and then how far it is."""
+        """The same records.  Logs every few seconds how far it is."""
         for record in records:
             self._records += 1
             self._bytes += record.size_bytes()
@@ -53,7 +53,7 @@ class Tally:
         return SplitCounts(self._records, self.rows, self.dropped, self._skipped, dict(self.amounts))
 
     def report(self) -> None:
-        """One log line: how far, how fast [MB of content per second], and what was lost."""
+        """Write one log line: how far it is, how fast [MB of content per second], and what was lost."""
         elapsed = time.monotonic() - self._start
         numbers = " ".join(f"{name}={number}" for name, number in self.counts().to_json().items())
         speed = self._bytes / 1e6 / max(elapsed, 1e-9)

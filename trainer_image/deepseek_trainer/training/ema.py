@@ -1,4 +1,4 @@
-"""A moving average of the weights: evaluated and exported in their place."""
+"""A moving average of the weights, which is evaluated and exported in their place."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """average = d x average + (1 - d) x weights after each step, of this rank's shards where weights are sharded.
+    """average = d x average + (1 - d) x weights after each step; of this rank's shards, if weights are sharded.
 
     d is `decay`, but at most (1 + t) / (10 + t) after t steps, so that the first weights are soon forgotten.
     """
@@ -25,7 +25,7 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averages as the model's weights."""
+        """Inside of it, the model's weights are the averages."""
         self._swap()
         try:
             yield

@@ -8,7 +8,7 @@ from typing import Final
 from deepseek_trainer.contract.optimization import Guard
 
 _MEMORY: Final = 0.98  # of the running mean of gradient norms: about the last 50 steps
-_SETTLED: Final = 20  # steps before a norm can be told from the usual
+_SETTLED: Final = 20  # steps before the mean shows what is usual
 
 
 class Verdict(Enum):
@@ -19,14 +19,14 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class NormWatch:
-    """What the gradient norms of a run have been so far; JSON in the checkpoint."""
+    """What the gradient norms of a run have been so far.  It is saved as JSON in the checkpoint."""
 
     mean: float = 0.0
-    steps: int = 0  # that the mean has taken in
+    steps: int = 0  # that the mean is of
     skipped: int = 0  # in a row
 
     def judge(self, norm: float, guard: Guard) -> Verdict:
-        """Take in the norm of a step; all ranks know the same one, and so come to the same verdict."""
+        """Take in the norm of a step.  All ranks know the same norm, and so come to the same verdict."""
         verdict = self._verdict(norm, guard)
         if verdict is not Verdict.GOOD:
             self.skipped += 1

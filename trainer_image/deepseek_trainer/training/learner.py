@@ -1,6 +1,6 @@
 """The model as it learns: spread over the ranks, with its optimizers and the average of its weights.
 
-What a checkpoint holds of it: weights, moments and averages that are trained, and each rank's random state.
+A checkpoint holds its trained weights, their moments and averages, and each rank's random state.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +21,10 @@ State = Mapping[str, Any]
 
 
 class Learner(ABC):
-    """One rank's part of it.  All methods but `update` and `discard` are collective; under ZeRO these are, too."""
+    """One rank's part.  All methods but `update` and `discard` are collective; under ZeRO these are, too."""
 
     def __init__(self, loss: Loss[Any], optimization: OptimizationSpec, world: World) -> None:
-        """`loss` holds the model as it is before training."""
+        """`loss` holds the model, not trained yet."""
         self.loss, self._optimization, self._world = loss, optimization, world
 
     @property
@@ -33,27 +33,27 @@ class Learner(ABC):
 
     @property
     def autocast(self) -> torch.autocast:
-        """In which the model computes."""
+        """The precision in which the model computes."""
         return self.loss.autocast
 
     @abstractmethod
     def accumulate(
         self, batches: Sequence[Any], targets: float, before_exchange: Callable[[], None] = lambda: None
     ) -> Tensor:
-        """Add up the gradients of the losses' sum over `targets`; this rank's sum, float64 on the device.
+        """Add up the gradients of sum(losses) / `targets`.  Returns this rank's sum of losses, float64 on the device.
 
-        `targets`: losses of all ranks, as `loss.count` has them, over a loss scale where there is one.
-        `before_exchange` is called where a rank first waits for others: in its last backward pass, under ZeRO2 in its
-        first; not under FSDP and ZeRO3, where it waits in every layer.
+        `targets` is the number of losses on all ranks (`loss.count`), divided by the loss scale if there is one.
+        `before_exchange` is called when a rank is about to wait for others for the first time: before its last backward
+        pass, under ZeRO2 before its first.  Under FSDP and ZeRO3 it is not called: there a rank waits in every layer.
         """
 
     @abstractmethod
     def gradient_norm(self) -> Tensor:
-        """Of all ranks' gradients as they lie, a scalar on the device."""
+        """The norm of all ranks' gradients as they are, a scalar on the device."""
 
     @abstractmethod
     def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
-        """Take the step of gradients that are `scale` times too large and have `norm`; `steps`: with this one."""
+        """Take step number `steps`.  The gradients are `scale` times too large and have `norm`."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -61,15 +61,15 @@ class Learner(ABC):
 
     @abstractmethod
     def settle_order_of_sums(self, batch: Any) -> None:
-        """Have the order in which ranks' gradients are summed settle before the first step, by a pass of no effect."""
+        """Before the first step, settle the order in which ranks' gradients are summed, by a pass without effect."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The weights that are evaluated and exported: their averages, where the job keeps them."""
+        """Inside of it, the model has the weights to evaluate and export: their averages, if the job keeps them."""
         return nullcontext()
 
     @abstractmethod
     def finished(self) -> AbstractContextManager[nn.Module]:
-        """A model with the weights of `averaged`, whole on every rank, to be used by a rank alone."""
+        """A model with the weights of `averaged`, whole on every rank: a rank can use it alone."""
 
     @abstractmethod
     def state(self) -> State:
@@ -77,7 +77,7 @@ class Learner(ABC):
 
     @abstractmethod
     def load(self, store: CheckpointStore, info: CheckpointInfo) -> None:
-        """Go back to a checkpoint, whatever number of ranks and strategy it was saved with."""
+        """Go back to a checkpoint, whatever strategy and number of ranks it was saved with."""
 
     @abstractmethod
     def load_weights(self, store: CheckpointStore, info: CheckpointInfo) -> None:

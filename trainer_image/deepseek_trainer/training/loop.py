@@ -1,4 +1,4 @@
-"""The training loop: one turn of `while` is one optimizer step, and every rank turns together."""
+"""The training loop: one turn of `while` is one optimizer step, and all ranks take it together."""
 
 import math
 import time
@@ -51,7 +51,7 @@ class Loop:
     _load: Load[Any] = field(init=False)
     _meter: Meter = field(init=False)
     _scales_loss: bool = field(init=False)
-    _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank: the lead's are agreed on
+    _last_seconds: float = field(init=False, default=0.0)  # of the last step, on this rank; all ranks go by the lead's
 
     def __post_init__(self) -> None:
         optimization = self.config.optimization
@@ -66,7 +66,7 @@ class Loop:
         return self.learner.model
 
     def run(self) -> None:
-        """Train to the end or to early stopping; raises StopRequested on a stop.  The last step is saved."""
+        """Train to the end or to early stopping.  Raises StopRequested on a stop.  The last step is always saved."""
         if self.world.size > 2:
             self.learner.settle_order_of_sums(self._load(self.cursor)[0])
         self._complete_step()
@@ -75,31 +75,16 @@ class Loop:
             if self.profiler:
                 self.profiler.before_step(self.state.step + 1)
             batches = self._next_batches()
-            targets, size, stop, save, has_failed, self.state.train_seconds = self.world.sum(
-                [
-                    sum(self.learner.loss.count(batch) for batch in batches),
-                    sum(batch.size for batch in batches),
-                    self._is_to_stop(),
-                    self.world.is_lead and self.savepoints.is_due_by_the_clock(),
-                    self.savepoints.saver.has_failed,
-                    self.world.is_lead and self.state.train_seconds + self._last_seconds,
-                ]
-            )
-            if has_failed:
-                self.savepoints.saver.wait()
-            if stop:
-                self._leave()
-            if save:
-                self.save()
-            result = self._step(batches, int(targets))
+            targets, size = self._agree_on_step(batches)
+            result = self._step(batches, targets)
             self._last_seconds = self.now() - started
-            self.reporter.step(result, int(size), self._last_seconds)
+            self.reporter.step(result, size, self._last_seconds)
             self._complete_step()
             self._report_saves()
         self._save_to_the_end()
 
     def evaluate(self) -> None:
-        """Measure; remember the best step, and save it where the job keeps the best."""
+        """Measure the loss.  Remember the best step, and save it if the job keeps the best."""
         result = self.measure()
         is_best = self.state.evaluated(result.loss)
         self.reporter.evaluation(self.state.step, self.cursor.epoch, result)
@@ -135,7 +120,10 @@ class Loop:
         self.savepoints.save(self.state, self.learner, self.cursor, self.reporter.history)
 
     def _is_to_stop(self) -> bool:
-        """Not before a rollback is saved, with the step after it: the next run would read the same rows again."""
+        """Whether this rank was asked to stop.
+
+        After a rollback the next step is saved first: else the next run would read the same rows again.
+        """
         return self.stop_requested() and not self.savepoints.has_rolled_back
 
     def _leave(self) -> NoReturn:
@@ -154,12 +142,35 @@ class Loop:
             self.reporter.checkpoint(saved)
 
     def _complete_step(self) -> None:
-        """Evaluate and save where the step is due; after a resume, what a stop has cut off."""
+        """Evaluate and save if that is due after this step; after a resume, make up for what a stop cut off."""
         is_due = self.state.step % self.config.evaluation.interval_steps == 0 or self._is_last()
         if is_due and self.state.evaluated_step != self.state.step:
             self.evaluate()
         if self.savepoints.is_due(self.state.step):
             self.save()
+
+    def _agree_on_step(self, batches: Sequence[Any]) -> tuple[int, int]:
+        """Before a step, agree with all ranks whether to stop or to save, and do it.
+
+        Returns the targets and the size of all ranks' `batches`.  Raises StopRequested on a stop.
+        """
+        targets, size, stop, save, has_failed, self.state.train_seconds = self.world.sum(
+            [
+                sum(self.learner.loss.count(batch) for batch in batches),
+                sum(batch.size for batch in batches),
+                self._is_to_stop(),
+                self.world.is_lead and self.savepoints.is_due_by_the_clock(),
+                self.savepoints.saver.has_failed,
+                self.world.is_lead and self.state.train_seconds + self._last_seconds,
+            ]
+        )
+        if has_failed:
+            self.savepoints.saver.wait()
+        if stop:
+            self._leave()
+        if save:
+            self.save()
+        return int(targets), int(size)
 
     def _next_batches(self) -> list[Any]:
         """This rank's rows of the next step, in micro-batches."""
@@ -167,7 +178,7 @@ class Loop:
             return self._load(self.cursor)
 
     def _step(self, batches: Sequence[Any], targets: int) -> StepResult:
-        """One optimizer step, or one that is skipped.  Raises NotFiniteError on every rank, the weights unchanged."""
+        """Take or skip an optimizer step.  Raises NotFiniteError on every rank, with the weights unchanged."""
         scale = self.state.loss_scale.value if self._scales_loss else 1.0
         self._meter.begin()
         summed = self.learner.accumulate(batches, targets / scale, self._meter.end)
@@ -183,6 +194,10 @@ class Loop:
             self.learner.update(rate, scaled_norm, scale, self.state.step)
         else:
             self.learner.discard()
+        return self._result(loss, norm, rate, targets)
+
+    def _result(self, loss: float, norm: float, rate: float, targets: int) -> StepResult:
+        """What is reported of the step; on a logged step with the mean loss and what the ranks measured."""
         mean, ranks = self._agreed(loss, targets) if self._is_logged() else (None, None)
         return StepResult(
             step=self.state.step,
@@ -196,7 +211,7 @@ class Loop:
         )
 
     def _agreed(self, loss: float, targets: int) -> tuple[float, Ranks]:
-        """Of the ranks' sums the mean over `targets`, and what the ranks measured since the last logged step."""
+        """The mean of all ranks' `targets` losses, and what the ranks measured since the last logged step."""
         total, *measured = self.world.sum([loss, *self._meter.contribution(self.world.rank, self.world.size)])
         return total / targets, Ranks.of(measured)
 
@@ -206,7 +221,7 @@ class Loop:
         return of_schedule * self.state.rate_factor
 
     def _may_change(self, norm: float) -> bool:
-        """Whether the step with this gradient norm, of all ranks, is taken; if not, what follows from it is done."""
+        """Whether a step with this gradient norm, of all ranks, may be taken.  If not, reports it and may roll back."""
         if self._scales_loss and not math.isfinite(norm) and self.state.loss_scale.overflowed():
             return False
         verdict = self.state.norms.judge(norm, self.config.optimization.guard)
@@ -219,7 +234,7 @@ class Loop:
         return False
 
     def _roll_back(self, verdict: Verdict, norm: float) -> None:
-        """Go on from the last checkpoint, more slowly, and with the data that come next."""
+        """Go back to the last checkpoint, and on from there at half the rate, with the data that come next."""
         store = self.savepoints.saver.store
         self.savepoints.saver.wait()
         info = store.latest()
@@ -245,7 +260,7 @@ class Loop:
 
 
 def not_finite(verdict: Verdict, state: RunState, norm: float) -> NotFiniteError:
-    """What ends a run that no rollback can help."""
+    """The error that ends a run that no rollback can help."""
     what = "is" if verdict is Verdict.NOT_FINITE else f"is far above its mean {state.norms.mean:.3g}:"
     return NotFiniteError(
         f"step {state.step}: the gradient norm {what} {norm:.3g}, no weight was changed; "

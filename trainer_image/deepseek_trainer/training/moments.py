@@ -1,6 +1,7 @@
-"""The moments of a parameter, as the job's optimizer keeps them: a checkpoint may have those of another.
+"""Converts the moments in a checkpoint, which another optimizer may have saved, for the job's own optimizer.
 
-AdamW has 32 bits, bitsandbytes' AdamW8bit has 8 with a scale for each block; of a small parameter it has 32, too.
+AdamW keeps them in 32 bits.  bitsandbytes' AdamW8bit keeps 8 bits and a scale for each block, but 32 for a small
+parameter.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ _KEYS: Final = {"exp_avg": Optimizer.ADAMW, "state1": Optimizer.ADAMW_8BIT, "mom
 
 
 def kept_by(optimizer: torch.optim.Optimizer, moments: Moments) -> Moments:
-    """`moments` as `optimizer` keeps them.  Raises ConfigError where it can make nothing of them."""
+    """`moments` as `optimizer` keeps them.  Raises ConfigError if it cannot use them."""
     wanted = Optimizer(type(optimizer).__name__)
     saved = next((kind for key, kind in _KEYS.items() if key in moments), wanted)
     match saved, wanted:

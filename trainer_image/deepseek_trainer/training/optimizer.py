@@ -15,7 +15,7 @@ BETAS = (0.9, 0.95)
 
 
 def optimizers(model: nn.Module, optimization: OptimizationSpec) -> list[torch.optim.Optimizer]:
-    """Which together have each trainable parameter once."""
+    """The optimizers that together have each trainable parameter once."""
     trainable = trainable_parameters(model)
     if optimization.optimizer is not Optimizer.MUON:
         return [_adamw(trainable, optimization)]
@@ -26,7 +26,7 @@ def optimizers(model: nn.Module, optimization: OptimizationSpec) -> list[torch.o
 
 
 def _adamw(parameters: Sequence[nn.Parameter], optimization: OptimizationSpec) -> torch.optim.Optimizer:
-    """Decay on matrices, embeddings among them; biases and norms have no direction to shrink along."""
+    """AdamW, with weight decay on matrices, embeddings among them, but not on vectors: biases and norms."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optimization.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -52,7 +52,7 @@ def _muon(matrices: Sequence[nn.Parameter], optimization: OptimizationSpec) -> t
 
 
 def _matrices_inside(model: nn.Module) -> dict[nn.Parameter, None]:
-    """The trainable matrices of linear layers, but not of the head, in order: embeddings are no maps between layers."""
+    """The trainable matrices of linear layers, in order.  The head and embeddings are no maps between layers."""
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     linear = {name: m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     inside = [w for name, w in linear.items() if not name.endswith("lm_head") and w not in embeddings]
@@ -76,9 +76,9 @@ def load_state_by_name(
     parts: Sequence[torch.optim.Optimizer],
     state: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Give the optimizers a copy of `state`; torch knows where: a fused one, unlike others, counts steps on the GPU.
+    """Give the optimizers a copy of `state`.  torch puts it where it belongs: only a fused one counts steps on the GPU.
 
-    Raises ConfigError where it is of an optimizer from which they cannot go on.
+    Raises ConfigError if `state` comes from an optimizer from which these cannot go on.
     """
     names = {parameter: name for name, parameter in weights.items()}
     for optimizer in parts:

@@ -1,4 +1,4 @@
-"""When a run is saved, and what of it."""
+"""When a run is saved, and what its checkpoints hold."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ class Savepoints:
 
     saver: Saver
     policy: CheckpointPolicy
-    origin: Mapping[str, Any]  # what each tells beside the state
+    origin: Mapping[str, Any]  # what each records beside the state
     now: Callable[[], float] = time.monotonic  # [s]
-    has_rolled_back: bool = False  # and no checkpoint tells of it yet
-    step: int = 0  # the last that was saved
-    _best: int | None = -1  # the best step that retention knows; -1: an earlier run's
-    _at: float = field(init=False)
+    has_rolled_back: bool = False  # since the last checkpoint
+    step: int = 0  # the last one that was saved
+    _best: int | None = -1  # the best step at the last call of `save`; -1: not known
+    _at: float = field(init=False)  # when the last checkpoint began [s]
 
     def __post_init__(self) -> None:
         self._at = self.now()
@@ -46,7 +46,7 @@ class Savepoints:
         self.step, self._best, self.has_rolled_back = step, -1, True
 
     def is_due(self, step: int) -> bool:
-        """By the count of steps, or because of a rollback."""
+        """Whether `step` is to be saved, by the count of steps or because of a rollback."""
         interval = self.policy.interval.steps
         return self.has_rolled_back or (interval is not None and step % interval == 0)
 

@@ -1,4 +1,4 @@
-"""Pure: how far a run is, to its learning rate."""
+"""Pure: the learning rate of a step, from how far the run has come."""
 
 import math
 from typing import Final
@@ -9,12 +9,11 @@ FLOOR: Final = 0.1  # a cosine ends at this share of the peak
 
 
 def learning_rate(step: int, total_steps: int | None, optimization: OptimizationSpec, time_spent: float = 0.0) -> float:
-    """Learning rate of optimizer step `step` (0-based): linear warm-up, then the schedule.
+    """The learning rate of optimizer step `step` (0-based): linear warm-up, then the schedule.
 
-    `total_steps`: None where only time ends the run.  `time_spent`: the share of the run's time budget that is gone;
-    the schedule is as far as the further of the two.
-    Warm-up is cut to a tenth of a run that is shorter than ten times as long, so that every run reaches its peak.
-    Plateau's halvings, which depend on evaluations, are the caller's.
+    `total_steps` is None if only time ends the run.  `time_spent` is the share of the run's time budget that is spent.
+    Whichever of steps and time is further decides how far the schedule is.  Warm-up takes at most a tenth of the steps,
+    so that every run reaches its peak.  Plateau's halvings depend on evaluations: the caller applies them.
     """
     peak = optimization.learning_rate
     warmup = optimization.warmup_steps if total_steps is None else min(optimization.warmup_steps, total_steps // 10)
@@ -26,7 +25,7 @@ def learning_rate(step: int, total_steps: int | None, optimization: Optimization
 
 
 def _share(progress: float, optimization: OptimizationSpec) -> float:
-    """Of the peak, after `progress` (0 to 1) of what follows warm-up."""
+    """The share of the peak, after `progress` (0 to 1) of what follows warm-up."""
     match optimization.schedule:
         case Schedule.COSINE:
             return _cosine(progress)

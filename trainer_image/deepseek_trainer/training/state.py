@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # of weights, by name
 
 @dataclass(slots=True)
 class RunState:
-    """The counters of a run; JSON in the checkpoint's manifest."""
+    """The counters of a run.  They are saved as JSON in the checkpoint's manifest."""
 
     step: int = 0  # optimizer steps done
     best_loss: float = math.inf  # lowest validation loss so far [nats/token]
@@ -38,7 +38,7 @@ class RunState:
     history: list[Event] = field(default_factory=list)
 
     def evaluated(self, loss: float) -> bool:
-        """Take in the validation loss of the current step; whether it is the best so far."""
+        """Take in the validation loss of the current step.  Returns whether it is the best so far."""
         self.evaluated_step = self.step
         if not loss < self.best_loss:  # NaN is never better
             self.stale_evaluations += 1
@@ -48,7 +48,7 @@ class RunState:
         return True
 
     def reached_plateau(self, patience: int) -> bool:
-        """Whether the loss has stalled for so many evaluations; if so, they are counted anew."""
+        """Whether the loss has stalled for `patience` evaluations.  If so, they are counted from 0 again."""
         if self.stale_on_plateau < patience:
             return False
         self.plateaus, self.stale_on_plateau = self.plateaus + 1, 0
@@ -72,7 +72,7 @@ class RunState:
 def load_weights(trained: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     """Put the checkpoint's weights, and their averages, into `trained`'s "model" and "ema", in place.
 
-    Averages that the checkpoint does not have begin with its weights.
+    If the checkpoint has no averages, they begin as its weights.
     """
     refuse_other_model(*({name: tuple(of.shape) for name, of in held["model"].items()} for held in (trained, state)))
     with torch.no_grad():
@@ -82,7 +82,7 @@ def load_weights(trained: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
 
 
 def refuse_other_model(wanted: Shapes, found: Shapes) -> None:
-    """Raises ConfigError where a checkpoint has found other weights than are wanted, by name and shape."""
+    """Raise ConfigError if a checkpoint's weights (`found`) differ in name or shape from the model's (`wanted`)."""
     if wanted != found:
         name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise ConfigError(
@@ -92,7 +92,7 @@ def refuse_other_model(wanted: Shapes, found: Shapes) -> None:
 
 
 def refuse_other_base(wanted: str | None, info: CheckpointInfo) -> None:
-    """Raises ConfigError where a checkpoint was trained beside another base model; those of old do not tell."""
+    """Raise ConfigError if a checkpoint was trained beside another base model.  Old ones do not record theirs."""
     found = info.meta.get("baseDigest")
     if found not in (None, wanted):
         raise ConfigError(
@@ -102,7 +102,7 @@ def refuse_other_base(wanted: str | None, info: CheckpointInfo) -> None:
 
 
 def random_state(world: World) -> dict[str, Tensor]:
-    """Of this rank."""
+    """The state of this rank's random generators."""
     state = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)
@@ -110,7 +110,7 @@ def random_state(world: World) -> dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor], world: World) -> None:
-    """Where the saving run had this rank and device; else it stays as it is."""
+    """Restore what the saving run had for this rank and device.  What it did not have stays as it is."""
     if "cpu" in state:
         torch.set_rng_state(state["cpu"])
     if "cuda" in state and world.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Which learner a job has: by the strategy that spreads its model over the ranks."""
+"""Chooses a job's learner, by the strategy that spreads its model over the ranks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from deepseek_trainer.worker.distributed import World
 
 
 def learner_of(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> Learner:
-    """Of `loss` and its model, which is as it is before training."""
+    """The learner of `loss`, whose model is not trained yet."""
     if not optimization.strategy.zero_stage:
         return TorchLearner(loss, optimization, world)
     from deepseek_trainer.training.zero_learner import ZeroLearner  # noqa: PLC0415 not every image has DeepSpeed

@@ -1,4 +1,4 @@
-"""Learning by torch alone: DDP or FSDP."""
+"""A learner by torch alone: DDP or FSDP."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,12 +24,12 @@ from deepseek_trainer.worker.distributed import World
 
 
 class TorchLearner(Learner):
-    """One rank's part of it."""
+    """One rank's part of a model under DDP or FSDP."""
 
     def __init__(self, loss: Loss[Any], optimization: OptimizationSpec, world: World) -> None:
         super().__init__(loss, optimization, world)
         self._spread = spread(self.loss, optimization, world)
-        # FSDP shows other tensors while it has gathered them: these are the ones that are trained.
+        # While FSDP has gathered weights, the model shows other tensors: these are the ones that are trained.
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._optimizers = optimizers(self.model, optimization)
         self._ema = Ema(self._weights, optimization.ema_decay) if optimization.ema_decay else None
@@ -46,7 +46,7 @@ class TorchLearner(Learner):
             loss = self._spread(batch)
             if is_last and computes_alone:
                 before_exchange()
-            # The ranks' mean is taken and we want the sum: `targets` already counts all ranks.
+            # The backward pass takes the ranks' mean, and we want their sum: `targets` already counts all ranks.
             (loss * (self._world.size / targets)).backward()
             total += loss.detach()
         return total
@@ -54,7 +54,7 @@ class TorchLearner(Learner):
     def gradient_norm(self) -> Tensor:
         norm = nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None])
         whole_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return whole_norm.to(self._world.device)  # of gradients that are offloaded it is on the host
+        return whole_norm.to(self._world.device)  # with offloaded gradients the norm is on the host
 
     def update(self, rate: float, norm: Tensor, scale: float, steps: int) -> None:
         nn.utils.clip_grads_with_norm_(self._weights.values(), self._optimization.max_grad_norm * scale, norm)
@@ -73,10 +73,10 @@ class TorchLearner(Learner):
             optimizer.zero_grad(set_to_none=True)
 
     def settle_order_of_sums(self, batch: Any) -> None:
-        """Have DDP order its gradients for good.
+        """Make DDP order its gradients for good.
 
-        It lays them out anew after its first backward pass.  From three ranks on that changes the order of sums,
-        and a resumed run, for which a later step is the first, would part from an uninterrupted one.
+        DDP lays them out anew after its first backward pass.  With three ranks or more, that changes the order of sums.
+        A resumed run has its first pass at a later step, and would get other results than an uninterrupted one.
         """
         if not isinstance(self._spread, DistributedDataParallel):
             return
@@ -113,7 +113,7 @@ class TorchLearner(Learner):
         return {"model": weights} | ({"ema": self._ema.averages} if self._ema else {})
 
     def _shards(self, info: CheckpointInfo) -> dict[str, Tensor]:
-        """Places for this rank's shards of what the checkpoint has, by path; nothing where weights are whole."""
+        """Tensors to load this rank's shards into, by their path in the checkpoint; none if weights are whole."""
         trained, _ = split(self._trained())
         owners, _ = split({"optimizer": {name: weight.detach() for name, weight in self._weights.items()}})
         places: dict[str, Tensor] = {}
@@ -122,7 +122,7 @@ class TorchLearner(Learner):
             if isinstance(weight, DTensor):
                 places[tensor.name] = weight
             elif isinstance(owner, DTensor) and _is_like(owner, tensor):
-                places[tensor.name] = torch.empty_like(owner)  # a moment that is laid out as its weight
+                places[tensor.name] = torch.empty_like(owner)  # a moment is laid out like its weight
         return places
 
 

@@ -1,8 +1,9 @@
-"""DeepSpeed's engine as `ZeroLearner` needs it; the only place that knows DeepSpeed's inside.
+"""DeepSpeed's engine as `ZeroLearner` needs it.  No other file knows DeepSpeed's internals.
 
-Its documented functions have the engine do all of a step at once.  To know the norm before, and to take no step after
-all, these are used that are not documented: of its optimizers `averaged_gradients`, `single_partition_of_fp32_groups`
-and, in stage 3, `fp32_partitioned_groups_flat`; of stage 3's parameters `ds_tensor`; and `ops.__compatible_ops__`.
+DeepSpeed's documented functions do a whole step at once.  We need the norm before the step, and sometimes skip the step
+after all.  For that we use what is not documented: of its optimizers `averaged_gradients`,
+`single_partition_of_fp32_groups` and, in stage 3, `fp32_partitioned_groups_flat`; of stage 3's parameters `ds_tensor`;
+and `ops.__compatible_ops__`.
 """
 
 import sys
@@ -35,7 +36,7 @@ class ZeroEngine:
     def __init__(self, loss: Loss[Any], adamw: torch.optim.Optimizer, stage: int, world: World) -> None:
         self._adamw, self._stage, self._world = adamw, stage, world
         self._is_held = False
-        deepspeed.ops.__compatible_ops__ = {}  # else a kernel is built at once, which takes a minute and a compiler
+        deepspeed.ops.__compatible_ops__ = {}  # otherwise it builds a kernel now, which takes a minute and a compiler
         deepspeed.init_distributed("nccl" if world.device.type == "cuda" else "gloo")
         for weight in (weight for module in loss.uncalled for weight in module.parameters()):
             deepspeed.zero.register_external_parameter(loss, weight)
@@ -44,25 +45,25 @@ class ZeroEngine:
         self._begin()
 
     def loss(self, batch: Any, *, is_last: bool) -> Tensor:
-        """Of a micro-batch, the last of a step or not."""
+        """The loss of a micro-batch.  `is_last`: of its step."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         loss: Tensor = self._engine(batch)
         return loss
 
     def backward(self, loss: Tensor) -> None:
-        """Add the ranks' mean of the gradients of `loss`."""
+        """Add the gradients of `loss`, as the mean over ranks."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def gradients(self) -> list[Tensor]:
-        """This rank's part of them after the last micro-batch; a change in place is a change of the step."""
+        """This rank's part of the gradients after the last micro-batch.  Changing them in place changes the step."""
         return [part for group in self._engine.optimizer.averaged_gradients.values() for part in group]
 
     def step(self) -> None:
-        """Have AdamW take the step, and forget the gradients."""
+        """Let AdamW take the step, and forget the gradients."""
         self._engine.step()
 
     def discard(self) -> None:
-        """Forget the gradients: all of a step but AdamW's part."""
+        """Forget the gradients, by a step in which AdamW does nothing."""
         self._is_held = True
         try:
             self._engine.step()
@@ -71,7 +72,7 @@ class ZeroEngine:
 
     @property
     def steps(self) -> Tensor:
-        """That AdamW has taken, as its states count them."""
+        """How many steps AdamW has taken, by its own count."""
         steps: Tensor = next(iter(self._adamw.state.values()))["step"]
         return steps.to("cpu", copy=True)
 
@@ -81,24 +82,24 @@ class ZeroEngine:
             state["step"].fill_(steps)
 
     def gathered(self, weights: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
-        """`weights` whole on every rank; a change is lost where they are sharded."""
+        """Inside of it, `weights` are whole on every rank.  If they are sharded, changes to them are lost."""
         context: AbstractContextManager[None] = deepspeed.zero.GatheredParameters([*weights])
         return context
 
     def moment(self, weight: nn.Parameter, key: str) -> Tensor:
-        """One of MOMENTS, whole."""
+        """A moment of `weight`, whole; `key` is one of MOMENTS."""
         moment: Tensor = safe_get_full_optimizer_state(weight, key)
         return moment
 
     def set_moment(self, weight: nn.Parameter, key: str, value: Tensor) -> None:
-        """To `value`, which every rank has whole."""
+        """Set a moment of `weight` to `value`, which every rank has whole."""
         if self._stage == 3:
             safe_set_local_optimizer_state(weight, self._part(weight, value), key)
         else:
             safe_set_full_optimizer_state(weight, value, key)
 
     def set_weight(self, weight: nn.Parameter, value: Tensor) -> None:
-        """To `value`, which every rank has whole: what the model computes with, and what AdamW changes."""
+        """Set `weight` to `value`, which every rank has whole: for the model's passes, and for AdamW."""
         with deepspeed.zero.GatheredParameters([weight], modifier_rank=0), torch.no_grad():
             weight.copy_(value)
         if self._stage == 3:
@@ -107,7 +108,7 @@ class ZeroEngine:
             safe_set_full_fp32_param(weight, value)
 
     def _part(self, weight: nn.Parameter, value: Tensor) -> Tensor:
-        """This rank's of `value`: as many numbers on each, with zeros after the last."""
+        """This rank's part of `value`.  All parts have the same length; zeros fill up the end."""
         size: int = weight.ds_tensor.numel()  # type: ignore[attr-defined]  # of DeepSpeed's
         return pad(value.flatten(), (0, size * self._world.size - value.numel())).narrow(
             0, size * self._world.rank, size
@@ -118,7 +119,7 @@ class ZeroEngine:
             adamw.zero_grad(set_to_none=True)  # AdamW passes over what has no gradient
 
     def _begin(self) -> None:
-        """Give AdamW its moments, zero as they begin, and have DeepSpeed find them: a step that is not taken does."""
+        """Give AdamW its moments, all zero at first, and let DeepSpeed find them, by a step that does nothing."""
         zero = self._engine.optimizer
         parts = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         for part in parts:
@@ -129,16 +130,16 @@ class ZeroEngine:
 
 
 def _settings(stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: nothing of what a step computes is left to it."""
+    """DeepSpeed's configuration.  It leaves nothing of what a step computes to DeepSpeed."""
     return {
-        "train_micro_batch_size_per_gpu": 1,  # it must be there; `scale_wrt_gas` and the boundary are ours
+        "train_micro_batch_size_per_gpu": 1,  # required, but unused: we set `scale_wrt_gas` and the boundary
         "steps_per_print": sys.maxsize,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": stage,
             "reduce_bucket_size": ZERO_BUCKET,
             "allgather_bucket_size": ZERO_BUCKET,
-            # Each layer's weights are whole only while it computes, and the next ones while they come.
+            # A layer's weights are whole only while it computes, or while they are fetched for it.
             "stage3_prefetch_bucket_size": ZERO_BUCKET,
             "stage3_param_persistence_threshold": 0,
             "stage3_max_reuse_distance": 0,

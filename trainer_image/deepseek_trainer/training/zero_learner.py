@@ -1,8 +1,7 @@
-"""The model as it learns under DeepSpeed's ZeRO: each rank has moments of a part of the weights, in stage 2 also the
-gradients, in stage 3 the weights themselves.
+"""A learner by DeepSpeed's ZeRO: moments are divided among the ranks, in stage 2 also gradients, in stage 3 weights.
 
-What is computed is what DDP computes: FP32 weights, autocast inside of the forward pass, gradients that are the ranks'
-mean.  A checkpoint is what DDP's is: each rank collects its share of the parameters, whole.
+It computes what DDP computes: FP32 weights, autocast inside of the forward pass, gradients that are the ranks' mean.
+Its checkpoints are like DDP's: each rank collects its share of the parameters, whole.
 """
 
 import copy
@@ -29,12 +28,12 @@ from deepseek_trainer.worker.distributed import World
 
 
 class ZeroLearner(Learner):
-    """One rank's part of it.  All methods are collective."""
+    """One rank's part of a model under ZeRO.  All methods are collective."""
 
     def __init__(self, loss: Loss[Any], optimization: OptimizationSpec, world: World) -> None:
         super().__init__(loss, optimization, world)
         model = loss.model
-        # DeepSpeed hooks into modules, and where weights are sharded a rank alone cannot call those.
+        # A copy without DeepSpeed's hooks, with which a rank alone cannot call a module of sharded weights.
         self._bare = with_weights(model, (torch.empty_like(weight, device="meta") for weight in model.parameters()))
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
@@ -72,7 +71,7 @@ class ZeroLearner(Learner):
         self._engine.discard()
 
     def settle_order_of_sums(self, batch: Any) -> None:
-        """It is the same from the first pass on."""
+        """Nothing is to be done: the order is the same from the first pass on."""
 
     @contextmanager
     def finished(self) -> Iterator[nn.Module]:
@@ -111,7 +110,7 @@ class ZeroLearner(Learner):
         self._load(store, info, ("model",))
 
     def _load(self, store: CheckpointStore, info: CheckpointInfo, parts: Sequence[str]) -> State:
-        """Take the weights of a checkpoint; what it has of `parts` for the parameters that this rank owns."""
+        """Take a checkpoint's weights.  Returns what it has of `parts` for the parameters that this rank owns."""
         paths, _ = split({"model": self._weights})
         saved = {tensor.name: tensor.whole or tensor.shape for tensor in info.manifest.tensors}
         shapes = dict(zip(paths, self._shapes.values(), strict=True))
@@ -135,7 +134,7 @@ class ZeroLearner(Learner):
         return self._owner[name] == self._world.rank
 
     def _shared(self, name: str, mine: Tensor | None) -> Tensor:
-        """What the owner of the parameter `name` has for it, on every rank; zeros where it has nothing."""
+        """The value that the owner of the parameter `name` has, on every rank; zeros if it has none."""
         value = torch.zeros(self._shapes[name], device=self._world.device)
         if mine is not None:
             value.copy_(mine)

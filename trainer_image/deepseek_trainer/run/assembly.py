@@ -1,6 +1,6 @@
-"""A run's loop, put together where the run stands: at a checkpoint, or at the first step."""
+"""Puts a run's loop together, at the checkpoint that it goes on from or at the first step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -36,7 +36,7 @@ from deepseek_trainer.worker.scratch import Scratch
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands."""
+    """How far a run has come: its place in the data, and its counters."""
 
     cursor: Cursor
     state: RunState
@@ -54,7 +54,7 @@ class Position:
         return cls(cursor, RunState())
 
     def of(self, info: CheckpointInfo) -> Self:
-        """That of a checkpoint, over the same data.  Raises DataError for other data."""
+        """The position in a checkpoint, over the same data.  Raises DataError for other data."""
         place = self.cursor
         cursor = Cursor.from_state(
             bytes.fromhex(info.meta["cursor"]),
@@ -63,11 +63,11 @@ class Position:
             data_digest=place.data_digest,
             order=place.order,
         )
-        return replace(self, cursor=cursor, state=RunState.from_json(info.meta["run"]))
+        return type(self)(cursor, RunState.from_json(info.meta["run"]))
 
 
 def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
-    """The loop that goes on from the checkpoint `info`, or begins."""
+    """The loop that goes on from the checkpoint `info`, or without one from the first step."""
     config, world = rank.fitted, rank.world
     learner = a_learner(rank.task, _model(rank), config.optimization, world)
     position = Position.first(rank)
@@ -76,8 +76,6 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
         position = position.of(info)
     reporter = _reporter(rank, progress, position.state)
     announce(rank, info, reporter, position.state.step)
-    exchange = world.beside().gather if config.checkpoint.asynchronous else None
-    saver = Saver(rank.store, config.checkpoint.retention, exchange, waits_for_copy=config.checkpoint.wait_for_copy)
     return Loop(
         config=config,
         world=world,
@@ -86,7 +84,7 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
         validation_rows=rank.prepared.validation,
         cursor=position.cursor,
         state=position.state,
-        savepoints=Savepoints(saver, config.checkpoint, rank.origin),
+        savepoints=_savepoints(rank),
         reporter=reporter,
         stop_requested=lambda: rank.stop.is_set,
         profiler=_profiler(rank, reporter),
@@ -94,7 +92,7 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
 
 
 def a_learner(task: Task[Any], model: nn.Module, optimization: OptimizationSpec, world: World) -> Learner:
-    """Of `model`, which is as it is before training, on the device where it is trained."""
+    """The learner of `model`, which is not trained yet.  It changes `model`."""
     drop_out(model, optimization.dropout)
     recompute_activations(model, optimization.recompute)
     loss = task.loss(model, autocast(optimization.precision, world.device), optimization)
@@ -102,7 +100,7 @@ def a_learner(task: Task[Any], model: nn.Module, optimization: OptimizationSpec,
 
 
 def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: int) -> None:
-    """Tell the event log how the run begins: what was refused, chosen, resumed, changed and adapted."""
+    """Emit the events of a run's beginning: what was refused, chosen, resumed, changed and adapted."""
     config = rank.fitted
     for refused in rank.store.refused:
         reporter.event("refused", step=refused.step, reason=refused.reason)
@@ -122,9 +120,16 @@ def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: 
 def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.fitted, rank.world.device, rank.fitted.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
-    # FSDP moves each layer as it shards it: all of them may not fit.
+    # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
     return trainable(rank.task.model(), rank.method, seed, place, compute_dtype(config.optimization.precision, device))
+
+
+def _savepoints(rank: Rank) -> Savepoints:
+    policy = rank.fitted.checkpoint
+    exchange = rank.world.beside().gather if policy.asynchronous else None
+    saver = Saver(rank.store, policy.retention, exchange, waits_for_copy=policy.wait_for_copy)
+    return Savepoints(saver, policy, rank.origin)
 
 
 def _reporter(rank: Rank, progress: Progress, state: RunState) -> Reporter:
@@ -134,7 +139,7 @@ def _reporter(rank: Rank, progress: Progress, state: RunState) -> Reporter:
 
 
 def _yardstick(rank: Rank) -> Yardstick | None:
-    """None on devices whose peak is not known, and for models whose FLOPs are not."""
+    """None if the peak of the device, or the FLOPs of the model, are not known."""
     if rank.dimensions is None:
         return None
     gpu = gpu_at_work(rank.world.device, rank.fitted.optimization.precision)

@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def assessed(loop: Loop, task: Task[Any], result: EvalResult) -> Json:
-    """{"scores": numbers, "answers": texts} of the model as it is, of which `result` is the loss.
+    """What the model can do now: {"scores": numbers, "answers": texts}.  `result` is its measured loss.
 
-    Collective.  Raises StopRequested on a stop, which is heard between batches.
+    Collective.  Raises StopRequested on a stop, for which it looks between batches.
     """
     loop.reporter.stage("evaluating")
     scores = {name: finite(value) for name, value in {"loss": result.loss, **result.figures}.items()}
@@ -30,7 +30,7 @@ def assessed(loop: Loop, task: Task[Any], result: EvalResult) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class LoopAsk:
-    """Asks a loop's model.  Every rank asks its share, and all ranks learn all answers."""
+    """Asks a loop's model.  Each rank asks its share, and all ranks get all answers."""
 
     loop: Loop
 

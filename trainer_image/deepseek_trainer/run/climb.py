@@ -1,4 +1,4 @@
-"""Going on after memory ran out: all ranks begin a round on the same rung of the job's ladder."""
+"""Goes on after memory ran out: all ranks begin a round on the same rung of the job's ladder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +15,16 @@ from deepseek_trainer.worker.training_config import config_digest
 
 
 def saved_rungs(requested: TrainingConfig, info: CheckpointInfo | None) -> int:
-    """On which rung the checkpoint was made; 0 for other settings, of which the ladder is another one."""
+    """The rung on which the checkpoint was made; 0 if its settings were others, which have another ladder."""
     if info is None or info.meta.get("configDigest") != config_digest(requested):
         return 0
     return int(info.meta.get("rungs", 0))
 
 
 def agreed_rungs(requested: TrainingConfig, info: CheckpointInfo | None, scratch: Scratch, world: World) -> int:
-    """How far all ranks have climbed: as far as one rank had to, or had when the checkpoint was made.  Collective.
+    """The rung for all ranks: the highest that a rank had to climb to, or that the checkpoint was made on.  Collective.
 
-    Kept on every node: the one that climbed may be replaced.
+    Every node keeps it, because the node that had to climb may be replaced.
     """
     rungs: int = max(saved_rungs(requested, info), *world.gather(scratch.rungs))
     scratch.climb_to(rungs)
@@ -33,9 +33,9 @@ def agreed_rungs(requested: TrainingConfig, info: CheckpointInfo | None, scratch
 
 @contextmanager
 def climbing(requested: TrainingConfig, rungs: int, scratch: Scratch) -> Iterator[None]:
-    """Where memory runs out on `rungs`, have the next round begin one higher, and leave for that by AdaptingError.
+    """If memory runs out on `rungs`, let the next round begin one rung higher: raise AdaptingError.
 
-    Raises OutOfMemoryError on the last rung.  Whatever a job wants that does not adapt goes by as it is.
+    Raises OutOfMemoryError on the last rung.  For a job with onOutOfMemory Fail, the error passes as it is.
     """
     try:
         yield

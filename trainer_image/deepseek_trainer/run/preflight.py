@@ -1,7 +1,7 @@
-"""Before a model is loaded: whether this machine can hold what must be held.
+"""Checks, before a model is loaded, whether this machine has the memory that it needs.
 
-Only what is certain counts, and against all of the memory: a job that might just fit, or whose last process is still
-leaving the GPU, is never refused for good.
+Only what is certainly needed counts, and all of the memory counts as free.  So a job is never refused for good if it
+might just fit, or if its last process is still leaving the GPU.
 """
 
 from pathlib import Path
@@ -19,10 +19,9 @@ from deepseek_trainer.contract.errors import ConfigError
 def rungs_to_fit(
     config: TrainingConfig, dimensions: Dimensions | None, device: torch.device, groups: Path = cgroup.ROOT
 ) -> int:
-    """The first rung of the job's ladder, 0: none, on which weights, gradients and moments alone do not exceed the GPU,
-    or the container's memory.  Of a model whose dimensions are not known, none.
+    """The first rung of the job's ladder on which weights, gradients and moments fit into the GPU and the container.
 
-    Raises ConfigError where there is none.
+    0 is the job as it is, also for a model whose dimensions are not known.  Raises ConfigError if no rung is enough.
     """
     if dimensions is None:
         return 0

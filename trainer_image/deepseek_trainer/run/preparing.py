@@ -1,4 +1,4 @@
-"""The part of a node in preparing a run: node 0 prepares model and data, the others wait for it."""
+"""What a node does to prepare a run: node 0 prepares model and data, and the others wait for it."""
 
 import logging
 import os
@@ -13,14 +13,14 @@ from deepseek_trainer.worker.vaults import data_vault, follow_rotation
 
 
 def prepare_node() -> None:
-    """Raises JobError; the base model and the data are complete and agreed upon when it returns."""
+    """Returns when the base model and the data are complete, and the same for all nodes.  Raises JobError."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)
     follow_rotation(config, paths)
     vault = data_vault(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:
-        # A rank that was killed while it saved may have filled the disk: nothing would get far enough to clear up.
+        # A rank that was killed while it saved may have filled the disk.  Unless this makes room, no rank ever will.
         with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id, tasks.preparer(config)))
     else:
         wait(paths, run_id, vault)

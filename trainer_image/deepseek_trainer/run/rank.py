@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """As it was started, and how far it has climbed since."""
+    """How the rank was started, and how far up the ladder it is."""
 
     requested: TrainingConfig  # the job as its file has it
     paths: Paths
@@ -32,13 +32,13 @@ class Rank:
     prepared: Prepared[Any]
     store: CheckpointStore
     base_digest: str | None  # of the base model; None from scratch
-    dimensions: Dimensions | None  # of the model, for what memory and FLOPs it takes; None where that is not known
-    least_rungs: int = 0  # of the job's ladder below which weights, gradients and moments fit on no rank
-    rungs: int = 0  # that all ranks have climbed
+    dimensions: Dimensions | None  # of the model, from which memory and FLOPs follow; None if they are not known
+    least_rungs: int = 0  # the first rung on which weights, gradients and moments fit on every rank
+    rungs: int = 0  # the rung that all ranks are on
 
     @property
     def resolved(self) -> TrainingConfig:
-        """The job with all that Auto stands for.
+        """The job with what Auto stands for.
 
         The same on every rank and attempt: the records were counted when the data were prepared.
         """
@@ -46,12 +46,12 @@ class Rank:
 
     @property
     def fitted(self) -> TrainingConfig:
-        """The same as it is done in the memory that there is."""
+        """The resolved job on its rung: as it is done in the memory that there is."""
         return climbed(self.resolved, self.rungs)
 
     @property
     def origin(self) -> Json:
-        """What the checkpoints tell of the job."""
+        """What a checkpoint records about the job that wrote it."""
         digests = {"configDigest": config_digest(self.requested), "baseDigest": self.base_digest}
         return {"jobUid": job_uid(), **digests, "rungs": self.rungs}
 
@@ -61,7 +61,7 @@ class Rank:
 
     @property
     def learns_beside_base(self) -> bool:
-        """Whether what is trained is worth something only with the base that it was trained with."""
+        """Whether what is trained needs the same base model beside it: for frozen weights, or as the reference."""
         return not self.method.trains_all or self.fitted.preference is not None
 
 

@@ -7,9 +7,9 @@ from deepseek_trainer.training.state import refuse_other_base
 
 
 def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
-    """The newest checkpoint; until the job has written one of its own, the one that resumeFrom asks for.
+    """The newest checkpoint.  Until the job has written one of its own, it is the one that resumeFrom asks for.
 
-    Raises ConfigError where it was trained beside another base model than the job's.
+    Raises ConfigError if it was trained beside another base model than the job's.
     """
     info = _requested(rank)
     if info is not None and rank.learns_beside_base:

@@ -36,10 +36,13 @@ def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> No
         rank = _started(config, paths, world, stop, profile)
         scratch = Scratch(paths.scratch)
         try:
-            _train_and_tell(rank, progress, scratch)
+            _train_and_export(rank, progress, scratch)
         except StopRequested:
-            scratch.stopped.touch()  # before the ranks part: one that fails in that has saved all the same
+            scratch.stopped.touch()  # before the ranks part: a rank that fails in parting has saved all the same
             raise
+        finally:
+            if world.is_lead:
+                scratch.leave_progress(progress.to_json())
 
 
 def _started(config: TrainingConfig, paths: Paths, world: World, stop: StopFlag, profile: ProfileFlag) -> Rank:
@@ -71,24 +74,20 @@ def _store(config: TrainingConfig, paths: Paths, world: World) -> CheckpointStor
     )
 
 
-def _train_and_tell(rank: Rank, progress: Progress, scratch: Scratch) -> None:
-    try:
-        info = checkpoint_to_resume(rank)
-        least = max(rank.world.gather(rungs_to_fit(rank.resolved, rank.dimensions, rank.world.device)))
-        rungs = max(least, agreed_rungs(rank.requested, info, scratch, rank.world))
-        rank = replace(rank, least_rungs=least, rungs=rungs)
-        loop = assembled(rank, info, progress)
-        with climbing(rank.resolved, rungs, scratch):
-            _evaluate_before(rank, loop)
-            loop.run()
-        _export(rank, loop)
-    finally:
-        if rank.world.is_lead:
-            scratch.leave_progress(progress.to_json())
+def _train_and_export(rank: Rank, progress: Progress, scratch: Scratch) -> None:
+    info = checkpoint_to_resume(rank)
+    least = max(rank.world.gather(rungs_to_fit(rank.resolved, rank.dimensions, rank.world.device)))
+    rungs = max(least, agreed_rungs(rank.requested, info, scratch, rank.world))
+    rank = replace(rank, least_rungs=least, rungs=rungs)
+    loop = assembled(rank, info, progress)
+    with climbing(rank.resolved, rungs, scratch):
+        _evaluate_before(rank, loop)
+        loop.run()
+    _export(rank, loop)
 
 
 def _evaluate_before(rank: Rank, loop: Loop) -> None:
-    """What the model can do before the first step; kept with the run, so that a restart does not ask again."""
+    """Assess the model before the first step.  The run keeps the result, so that a restart does not repeat it."""
     if loop.state.before:
         return
     loop.reporter.stage("evaluating")
@@ -98,7 +97,7 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
 
 
 def _export(rank: Rank, loop: Loop) -> None:
-    """The weights that were chosen, measured once more."""
+    """Choose the weights, assess the model with them, and export it."""
     step, weights = _choose_weights(rank, loop)
     after = assessed(loop, rank.task, loop.evaluation or loop.measure())
     loop.reporter.event("result", weights=weights, step=step, **after["scores"], before=loop.state.before["scores"])
@@ -115,7 +114,7 @@ def _export(rank: Rank, loop: Loop) -> None:
 
 
 def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
-    """Go back to the weights with the lowest validation loss, where they were kept; of which step they are, and why."""
+    """Go back to the weights with the lowest validation loss, if they were kept.  Returns their step, and why."""
     best, last = loop.state.best_step, loop.state.step
     if best == last:
         return last, f"of step {last}, the last, with the lowest validation loss"
@@ -149,7 +148,7 @@ def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
 
 
 def _drawn(prepared: Prepared[Any], consumed: int) -> Json:
-    """What each source or class gave: its share of the rows, and how often its own were passed over."""
+    """What each source or class gave: its share of all rows, and how many passes over its own rows there were."""
     shares = [slots / prepared.order.block for slots in prepared.order.slots]
     return {
         source.name: source.counts.to_json()

@@ -100,7 +100,7 @@ def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
         arguments.bf16, arguments.compile,
     )  # fmt: skip
     if world.is_lead:
-        tell(setting, arguments)
+        print_setting(setting, arguments)
     count = arguments.rows * arguments.steps * (arguments.rounds + 1)
     corpora = [fixed(size.vocab_size, setting.length, count)]
     if not setting.compiled:
@@ -111,7 +111,7 @@ def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
     dist.destroy_process_group()
 
 
-def tell(setting: Setting, arguments: argparse.Namespace) -> None:
+def print_setting(setting: Setting, arguments: argparse.Namespace) -> None:
     millions, threads = count_parameters(setting.model()).total / 1e6, torch.get_num_threads()
     print(
         f"{arguments.size}, {millions:.1f} M parameters, {arguments.rows} rows of {arguments.length} a step, "

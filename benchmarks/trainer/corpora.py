@@ -66,7 +66,7 @@ def mixed(vocab_size: int, length: int, count: int) -> Corpus:
     """Lengths as an instruction corpus has them; none is longer than a row."""
     drawn = np.random.default_rng(1).lognormal(np.log(MEDIAN), SIGMA, count)
     lengths = np.clip(drawn, SHORTEST, length).astype(np.int64)
-    return _generated(f"mixed: {_told(lengths)}", lengths, vocab_size, length)
+    return _generated(f"mixed: {_described(lengths)}", lengths, vocab_size, length)
 
 
 def real(place: Path, vocab_size: int, length: int) -> Corpus:
@@ -80,7 +80,7 @@ def real(place: Path, vocab_size: int, length: int) -> Corpus:
     parts = [tokens[i : i + length] for tokens in whole for i in range(0, len(tokens), length)]
     found = [part for part in parts if len(part) > 1]  # a token alone teaches nothing
     lengths = np.array([*map(len, found)])
-    return _packed(f"{place.name}: {_told(lengths)}", found, vocab_size, length)
+    return _packed(f"{place.name}: {_described(lengths)}", found, vocab_size, length)
 
 
 def _records(place: Path) -> Iterator[Record]:
@@ -92,7 +92,7 @@ def _records(place: Path) -> Iterator[Record]:
         yield from (replace(record, text=text) for text in texts if text.strip())
 
 
-def _told(lengths: Indices) -> str:
+def _described(lengths: Indices) -> str:
     return f"median {np.median(lengths):.0f}, mean {lengths.mean():.0f}, at most {lengths.max()} tokens"
 
 

@@ -253,13 +253,13 @@ def rows_and_losses(
 
 
 def a_slow_rank(world: World, root: Path, strategy: str, **changes: Any) -> tuple[float | None, int | None, bool]:
-    """Skew and slowest rank as the last step of a run tells them; rank 1's clock goes three times as fast."""
+    """Skew and slowest rank as the last step of a run reports them; rank 1's clock goes three times as fast."""
     loop = a_loop(config(strategy=strategy, maxSteps=3, **changes), root, world=world)
     loop._meter = Meter(world.device, count(0.0, 1.0 + 2.0 * world.rank).__next__)
-    told = []
-    loop.reporter.step = lambda result, tokens, seconds: told.append(result.ranks)  # type: ignore[method-assign]
+    reported = []
+    loop.reporter.step = lambda result, tokens, seconds: reported.append(result.ranks)  # type: ignore[method-assign]
     loop.run()
-    return told[-1].skew, told[-1].slowest, min(told[-1].memory) > 0
+    return reported[-1].skew, reported[-1].slowest, min(reported[-1].memory) > 0
 
 
 def under_offload(world: World, root: Path) -> dict[str, tuple[list[float], list[float]]]:

@@ -146,7 +146,7 @@ def from_muon(world: World, root: Path) -> str:
 
 
 def bad_steps(world: World, root: Path, strategies: Sequence[str]) -> dict[str, tuple[Any, Any]]:
-    """What `not_finite_on_rank_1` and `rolled_back` tell."""
+    """What `not_finite_on_rank_1` and `rolled_back` report."""
     join(world)
     return {
         name: (not_finite_on_rank_1(world, root / name / "nan", name), rolled_back(world, root / name / "back", name))

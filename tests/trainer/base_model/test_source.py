@@ -261,9 +261,9 @@ def test_prepared_weights_that_do_not_fit_their_configuration_are_refused(tmp_pa
 def test_weights_that_do_not_fit_their_configuration_are_refused_while_preparing(tmp_path, tokenizer, changes, message):
     paths, base = paths_with_base(tmp_path)
     a_directory(base, tokenizer, **changes)
-    told = refused(paths)
-    assert message in told
-    assert told.endswith("(hint: take config.json and all weights, and nothing else, from one release of the model)")
+    refusal = refused(paths)
+    assert message in refusal
+    assert refusal.endswith("(hint: take config.json and all weights, and nothing else, from one release of the model)")
 
 
 def test_adapters_that_lie_beside_the_weights_are_refused_while_preparing(tmp_path, tokenizer):

@@ -23,8 +23,8 @@ def test_a_failure_is_read_as_it_was_written_whatever_stands_beside_it():
 
 
 def test_a_stopped_worker_tells_its_last_progress_too():
-    told = json.loads(Failure(ExitCode.STOPPED, "Stopped", "saved").to_json({"step": 13}))
-    assert told == {"step": 13, "exitCode": 143, "reason": "Stopped", "message": "saved"}
+    written = json.loads(Failure(ExitCode.STOPPED, "Stopped", "saved").to_json({"step": 13}))
+    assert written == {"step": 13, "exitCode": 143, "reason": "Stopped", "message": "saved"}
 
 
 @given(message=st.one_of(any_text, st.text("\x01\U0001f600", min_size=1024, max_size=2048)))

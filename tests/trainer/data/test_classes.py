@@ -224,7 +224,7 @@ def test_easy_rows_come_first_in_each_class(paths: Paths):
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
-def test_what_cannot_be_balanced_is_refused_and_no_content_is_told(
+def test_what_cannot_be_balanced_is_refused_and_no_content_is_shown(
     paths: Paths, records: list[dict[str, object]], changes: dict[str, object], message: str
 ):
     with pytest.raises(DataError, match=message) as error:

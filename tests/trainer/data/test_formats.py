@@ -298,7 +298,7 @@ def test_a_failing_volume_is_not_taken_for_a_bad_file(paths, monkeypatch):
         records(paths, onBadRecord="Skip")
 
 
-def test_bad_records_and_files_are_skipped_and_told_of(paths):
+def test_bad_records_and_files_are_skipped_and_reported(paths):
     write_text(paths, "a.jsonl", "").write_bytes(
         b'{"text": "one"}\nnot json\n{"txt": "x"}\n{"text": 7}\n{"text": "\xff"}\n{"text": "two"}\n{"text": "cut'
     )

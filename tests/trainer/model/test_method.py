@@ -88,14 +88,14 @@ def test_a_method_that_is_named_does_not_depend_on_the_records(type_):
     assert method.settled(1, has_base=True) is method.settled(10**6, has_base=True) is method
 
 
-def test_the_method_that_auto_chose_is_told_with_the_number_of_records():
+def test_the_method_that_auto_chose_is_shown_with_the_number_of_records():
     fitted, usage = a_config(method={"type": "Auto"}).settled(1234), Usage("text-generation", "AutoModelForCausalLM")
     records = {"train": {"records": 1234}}
     story = card.Story(fitted, MethodType.AUTO, usage, None, count_parameters(tiny_model()), "", records, {}, {}, {})
-    told = "LoRA, rank 16, alpha 32, dropout 0.1, on q_proj, v_proj"
-    assert card.summary(story)["Method"] == f"{told} (Auto, for 1,234 training records; strategy DDP)"
+    method = "LoRA, rank 16, alpha 32, dropout 0.1, on q_proj, v_proj"
+    assert card.summary(story)["Method"] == f"{method} (Auto, for 1,234 training records; strategy DDP)"
     assert "\n- lora\n" in card.render(story)
-    assert card.summary(replace(story, requested=MethodType.LORA))["Method"] == told
+    assert card.summary(replace(story, requested=MethodType.LORA))["Method"] == method
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

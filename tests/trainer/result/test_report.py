@@ -132,8 +132,8 @@ def test_report_lists_restarts_and_checkpoints():
 
 
 def test_report_tells_how_a_run_adapted_and_what_that_left_of_the_result():
-    told = {"optimizer": "AdamW8bit", "reason": "memory ran out", "result": "another one"}
-    report = a_report(events=[{"event": "adapted", "time": 1e9, "step": 4, "rung": 7, "offload": False} | told])
+    facts = {"optimizer": "AdamW8bit", "reason": "memory ran out", "result": "another one"}
+    report = a_report(events=[{"event": "adapted", "time": 1e9, "step": 4, "rung": 7, "offload": False} | facts])
     assert "<td>no</td><td>AdamW8bit</td><td>memory ran out</td><td>another one</td>" in report
 
 

@@ -52,8 +52,8 @@ def out_of_memory() -> RuntimeError:
     ids=["GPU", "Python", "CPU"],
 )
 def test_memory_that_runs_out_has_the_next_round_begin_one_rung_higher(scratch: Scratch, error: Exception):
-    told = r"start again with microBatchSize 2, recompute None, logitsMebibytes 256, strategy DDP, optimizer AdamW$"
-    with pytest.raises(AdaptingError, match=told), climbing(a_job(), 1, scratch):
+    adapting = r"start again with microBatchSize 2, recompute None, logitsMebibytes 256, strategy DDP, optimizer AdamW$"
+    with pytest.raises(AdaptingError, match=adapting), climbing(a_job(), 1, scratch):
         raise error
     assert scratch.rungs == 2
 
@@ -100,5 +100,5 @@ def test_a_checkpoint_of_other_settings_stands_on_another_ladder():
     job = a_job()
     assert saved_rungs(job, a_checkpoint(job, rungs=2)) == 2
     assert saved_rungs(job, a_checkpoint(a_job(microBatchSize=2), rungs=2)) == 0
-    assert saved_rungs(job, a_checkpoint(job)) == 0, "an older trainer has not told"
+    assert saved_rungs(job, a_checkpoint(job)) == 0, "an older trainer has not recorded it"
     assert saved_rungs(job, None) == 0

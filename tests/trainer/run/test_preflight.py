@@ -52,8 +52,8 @@ def rungs(tmp_path: Path) -> Callable[..., int]:
 
 
 def test_model_that_its_container_cannot_hold_is_refused(rungs):
-    told = r"take 0.0 GiB, the container has 0.0 GiB, even with microBatchSize 8, .* optimizer AdamW \(hint: several"
-    with pytest.raises(ConfigError, match=told):
+    refusal = r"take 0.0 GiB, the container has 0.0 GiB, even with microBatchSize 8, .* optimizer AdamW \(hint: several"
+    with pytest.raises(ConfigError, match=refusal):
         rungs(a_job(onOutOfMemory="Fail"), CERTAIN - 1)
 
 

@@ -70,11 +70,11 @@ def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_
     assert loss_after(result) == evaluations(paths)[2]
 
 
-def test_settings_that_changed_since_the_checkpoint_are_told_in_the_report(paths: Paths):
+def test_settings_that_changed_since_the_checkpoint_are_in_the_report(paths: Paths):
     title = "Settings changed since the checkpoint"
-    for weight_decay, is_told in ((0.1, False), (0.1, False), (0.2, True)):
+    for weight_decay, is_reported in ((0.1, False), (0.1, False), (0.2, True)):
         report = (trained(a_job(**LEARNING, weightDecay=weight_decay), paths) / "report.html").read_text()
-        assert ("<td>2</td>" in section(title, report)) is is_told
+        assert ("<td>2</td>" in section(title, report)) is is_reported
 
 
 def test_a_run_measures_answers_and_labels_before_and_after_training(paths: Paths):
@@ -88,11 +88,11 @@ def test_a_run_measures_answers_and_labels_before_and_after_training(paths: Path
     assert after["bitsPerByte"] < before["bitsPerByte"]
     assert after["asked"] == 2
     assert {"bleu", "rouge1", "rouge2", "rougeL"} <= before.keys() & after.keys()
-    (told,) = (event for event in events(paths) if event["event"] == "result")
-    assert (told["classification"], told["before"]) == (after["classification"], before)
-    assert told["bleuSignature"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
+    (result,) = (event for event in events(paths) if event["event"] == "result")
+    assert (result["classification"], result["before"]) == (after["classification"], before)
+    assert result["bleuSignature"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
     for page in ((result / "README.md").read_text(), (result / "report.html").read_text()):
-        assert told["bleuSignature"] in page
+        assert result["bleuSignature"] in page
         assert "right / chosen" in page
         assert "classification.rocAuc" in page
 
@@ -115,12 +115,12 @@ def classifying(job: TrainingConfig) -> TrainingConfig:
     return TrainingConfig.model_validate(parts)
 
 
-def test_what_auto_chose_is_told_by_an_event_once_and_by_the_card(paths: Paths):
+def test_what_auto_chose_is_reported_by_one_event_and_by_the_card(paths: Paths):
     job = a_job(**LEARNING | {"maxSteps": 1}).model_copy(update={"method": MethodSpec(type=MethodType.AUTO)})
     trained(job, paths)
     result = trained(job, paths)
-    told = [event for event in events(paths) if event["event"] == "method"]
-    assert [(event["type"], event["records"]) for event in told] == [("Full", 7)]
+    choices = [event for event in events(paths) if event["event"] == "method"]
+    assert [(event["type"], event["records"]) for event in choices] == [("Full", 7)]
     assert "| Method | all weights (Auto, for 7 training records; strategy DDP) |" in (result / "README.md").read_text()
 
 
@@ -150,8 +150,8 @@ def test_a_preference_job_prefers_after_training_what_was_chosen_and_says_so_eve
     assert after["rewardMargin"] > 0
     assert not {"perplexity", "bitsPerByte"} & after.keys(), "they are of tokens"
     assert scores["answers"][0]["reference"].startswith("Rest")
-    told = [event for event in events(paths) if event["event"] == "evaluation"]
-    assert [event["rewardAccuracy"] for event in (told[0], told[-1])] == [0.5, 1.0]
+    evaluations = [event for event in events(paths) if event["event"] == "evaluation"]
+    assert [event["rewardAccuracy"] for event in (evaluations[0], evaluations[-1])] == [0.5, 1.0]
     card, report = (result / "README.md").read_text(), (result / "report.html").read_text()
     assert "| Objective | DPO (arXiv:2305.18290), beta 0.2, the base model as the reference |" in card
     assert "| rewardAccuracy | 0.5 | 1 |" in card
@@ -183,7 +183,7 @@ def loss_after(result: Path) -> float:
 
 
 def evaluations(paths: Paths) -> dict[int, float]:
-    """Validation loss by step, as told while training."""
+    """Validation loss by step, as reported while training."""
     return {event["step"]: event["loss"] for event in events(paths) if event["event"] == "evaluation"}
 
 
@@ -239,8 +239,8 @@ def test_a_run_that_lacks_memory_goes_on_from_its_checkpoint_with_less_and_so_do
     fresh.scratch.mkdir()
     memory_for(2, 0, monkeypatch)
     result = trained(job, fresh)
-    told = [(event["step"], event["rung"]) for event in events(paths) if event["event"] == "adapted"]
-    assert told == [(1, 1)], "the checkpoint of rung 1 has told of it"
+    rungs = [(event["step"], event["rung"]) for event in events(paths) if event["event"] == "adapted"]
+    assert rungs == [(1, 1)], "the checkpoint of rung 1 has recorded it"
     assert not [event for event in events(paths) if event["event"] == "config_changed"]
     assert "| microBatchSize | 2 |" in (result / "README.md").read_text()
     assert "microBatchSize" in section("Adapted to the memory", (result / "report.html").read_text())
@@ -333,7 +333,7 @@ def saved_by(root: Path, run_id: str, *steps: int, **origin: Any) -> None:
         ("None", RUN_ID, 3),
     ],
 )
-def test_a_job_resumes_where_it_was_told_to_until_it_has_checkpoints_of_its_own(
+def test_a_job_resumes_where_its_file_says_until_it_has_checkpoints_of_its_own(
     paths: Paths, resume_from: str, saver: str, step: int | None
 ):
     saved_by(paths.root, saver, 1, 2, 3)

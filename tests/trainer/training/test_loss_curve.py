@@ -26,11 +26,11 @@ def test_the_golden_loss_curve_of_a_job_from_scratch(
 ):
     with a_worker(tmp_path, monkeypatch) as paths:
         trained(a_job(**OPTIMIZATION), paths)
-        told = {kind: [each for each in events(paths) if each["event"] == kind] for kind in ("step", "evaluation")}
+        by_kind = {kind: [each for each in events(paths) if each["event"] == kind] for kind in ("step", "evaluation")}
     curve = {
-        "train": [each["loss"] for each in told["step"]],
-        "validation": [each["loss"] for each in told["evaluation"]],
-        "gradientNorm": [each["gradNorm"] for each in told["step"]],
+        "train": [each["loss"] for each in by_kind["step"]],
+        "validation": [each["loss"] for each in by_kind["evaluation"]],
+        "gradientNorm": [each["gradNorm"] for each in by_kind["step"]],
     }
     assert [len(numbers) for numbers in curve.values()] == [20, 21, 20]
     golden_numbers("loss_curve.json", curve, ROUNDING)

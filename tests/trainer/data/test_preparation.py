@@ -345,7 +345,7 @@ def test_a_failure_leaves_nothing_behind(paths, monkeypatch):
         (
             {"a.jsonl": "".join(f"{json.dumps(pair | {'chosen': 'word ' * 40})}\n" for pair in pairs(2))},
             {"format": "Preference"},
-            "pairs, of both answers with their prompt, exceeds data.sequenceLength=32",
+            "pairs, the prompt with both answers, exceeds data.sequenceLength=32",
         ),
         (
             {"a.jsonl": '{"txt": "x"}'},

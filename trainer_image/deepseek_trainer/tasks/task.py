@@ -1,8 +1,8 @@
-"""What a task is: the seam between what is learned and all that does not care what that is.
+"""What a task is: the seam between what a job teaches and all code that does not depend on that.
 
-A task turns rows into batches and brings model, loss, assessment, and what an export needs beside the weights.  The
-loop, the learner, the order of the data and the checkpoints know none by name; `tasks.of` is where one is chosen.
-How records become rows is its `data.preparer.Preparer`, which runs in the pod's init container, without torch.
+A task turns rows into batches.  It supplies the model, the loss, the assessment and the files that an export needs
+beside the weights.  The loop, the learner, the order of the data and the checkpoints know no task by name; `tasks.of`
+chooses one.  Its `data.preparer.Preparer` turns records into rows, in the pod's init container and without torch.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the model card says of a task's models."""
+    """What the model card says about a task's models."""
 
     pipeline: str  # as model hubs call the task
     auto_class: str  # of transformers, which loads the model
@@ -58,7 +58,7 @@ class Usage:
 
 
 class Ask(Protocol):
-    """How a task asks the model that is trained, over all ranks."""
+    """Lets a task ask the model that is trained, over all ranks."""
 
     @property
     def rows(self) -> Rows[Any]:
@@ -66,35 +66,35 @@ class Ask(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Rows of a forward pass for which there is memory."""
+        """For how many rows of a forward pass there is memory."""
 
     def over(self, items: Sequence[I], at_once: int, ask: Callable[[nn.Module, Sequence[I]], list[T]]) -> list[T]:
-        """What `ask` gives for all items, in order, on every rank; each rank asks its share, `at_once` at a time.
+        """The results of `ask` for all items, in order, on every rank.  Each rank asks its share, `at_once` at a time.
 
-        Collective.  Raises StopRequested on a stop, which is heard between batches.
+        Collective.  Raises StopRequested on a stop, for which it looks between batches.
         """
 
     def event(self, event: str, **numbers: Any) -> None:
-        """Tell the run's event log."""
+        """Emit an event of the run."""
 
 
 class Task(ABC, Generic[B]):
-    """Of one job on one rank, with its prepared data."""
+    """The task of one job on one rank, with its prepared data."""
 
     unit: ClassVar[str]  # of `Batch.size`: "tokens", "images"
 
     @property
     @abstractmethod
     def usage(self) -> Usage:
-        """For the model card."""
+        """What the model card says about the model."""
 
     @abstractmethod
     def dtype(self, facts: Json) -> np.dtype[np.void]:
-        """Of a row, by what the manifest says."""
+        """The dtype of a row, given the facts in the manifest."""
 
     @abstractmethod
     def collate(self, rows: RowArray, draws: Draws | None) -> B:
-        """The batch of `rows`; `draws` is the chance for augmentation and dropout: None where nothing is trained."""
+        """The batch of `rows`.  `draws` are for augmentation and dropout; None where nothing is trained."""
 
     def records_of_row(self, counts: SplitCounts) -> float:
         """How many records of a class one of its rows holds, on average."""
@@ -102,15 +102,15 @@ class Task(ABC, Generic[B]):
 
     @abstractmethod
     def model(self) -> PreTrainedModel:
-        """The model before training, on the CPU in FP32, in training mode, without adapters; alike on every rank."""
+        """The model before training, on the CPU in FP32, in training mode, without adapters; the same on every rank."""
 
     @abstractmethod
     def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[B]:
-        """By which `model`, as it is before training, learns."""
+        """The loss by which `model`, not trained yet, learns."""
 
     @abstractmethod
     def assess(self, ask: Ask) -> Assessment:
-        """What the model can do beside its loss, once before and once after training.  Collective."""
+        """What the model can do, beside its loss.  Asked before and after training.  Collective."""
 
     def samples(self, before: Sequence[str], after: Sequence[str]) -> Sequence[Answer]:  # noqa: ARG002
         """The answers of both assessments side by side, for the report."""

@@ -20,7 +20,7 @@ from deepseek_trainer.tasks.language.tokenizer import pad_id, prompt_ids
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a right answer says: each of `must_contain`, or, where there is none, `text` and nothing else."""
+    """What a right answer says: each of `must_contain` or, if that is empty, `text` and nothing else."""
 
     text: str
     must_contain: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ def answer(
     *,
     encode: Callable[[PreTrainedTokenizerFast, Any], list[int]] = prompt_ids,
 ) -> list[str]:
-    """The model's greedy answers to a batch of questions, without special tokens; an end of text ends one early.
+    """The model's greedy answers to a batch of questions, without special tokens.  An end of text ends one early.
 
     Prompts are padded on the left, so that each answer starts right after its prompt.
     """
@@ -94,7 +94,7 @@ def _answers(
         pad_token_id=pad_id(tokenizer),
         use_cache=True,
     )
-    # Each rank answers by itself, also where weights are sharded: they are whole for that.
+    # Each rank answers by itself: sharded weights have been made whole for that.
     grown_BT = inner.generate(tokens_BT, attention_mask=attended_BT, generation_config=greedy, synced_gpus=False)
     texts = tokenizer.batch_decode(grown_BT[:, tokens_BT.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

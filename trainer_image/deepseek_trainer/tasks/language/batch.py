@@ -17,21 +17,21 @@ from deepseek_trainer.tasks.language.packing import IGNORED, unpacked
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """All tensors int64, given on the CPU, of shape BT.
+    """All tensors are int64 of shape BT, given on the CPU.
 
-    `targets_BT[b, t]` is the token after `tokens_BT[b, t]` in the same document, or -100 where nothing
-    is learned.  `position_ids_BT` start at 0 with each document of a row and `document_ids_BT` count
-    them; padding at a row's end is one more document.
+    `targets_BT[b, t]` is the token after `tokens_BT[b, t]` in the same document, or -100 where nothing is learned.
+    `position_ids_BT` start at 0 with each document of a row, and `document_ids_BT` count its documents.  Padding at a
+    row's end is one more document.
 
-    What follows from them is made with the batch, on a GPU by the loader's thread: a pass that had to ask for it
-    would wait for the device.
+    The other fields follow from these.  They are computed with the batch, for a GPU in the loader's thread: a forward
+    pass that computed them would wait for the device.
     """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     position_ids_BT: Tensor
     document_ids_BT: Tensor
-    draws: Draws | None = None  # of the rows, where they are trained on
+    draws: Draws | None = None  # of the rows, if they are trained on
     learned_N: Tensor = field(init=False)  # places of the learned positions in the flattened batch
     learned_targets_N: Tensor = field(init=False)
     num_targets: int = field(init=False)  # learned positions, N
@@ -46,15 +46,15 @@ class TokenBatch:
         self._set("size", self._num_tokens(is_learned_BT))
 
     def pinned(self) -> Self:
-        """A copy in memory that a GPU reads by itself, while the host goes on."""
+        """A copy in page-locked memory, which a GPU reads while the host goes on."""
         return self._with_each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Self:
-        """The same there; the host waits for it only where this one is not pinned."""
+        """The same batch on `device`.  The host waits for the copy unless this batch is pinned."""
         return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _num_tokens(self, is_learned_BT: Tensor) -> int:
-        """Only padding is a last document of which nothing is learned."""
+        """A last document of which nothing is learned is padding: every other one has learned tokens."""
         in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
         is_padded_B = ~(is_learned_BT & in_last_BT).any(1)
         return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
@@ -83,7 +83,7 @@ def collate(rows: RowArray, draws: Draws | None = None) -> TokenBatch:
 
 
 def block_causal_mask(document_ids_BT: Tensor) -> Tensor:
-    """bool, (B, 1, T, T): whether position t may attend to s: not later, and in the same document.
+    """Whether position t may attend to s, bool of shape (B, 1, T, T): s is not later, and in the same document.
 
     The form that scaled_dot_product_attention and transformers (>= 5.15, `masking_utils`: a 4-D mask
     is used as it is) expect.  B x T x T bytes.

@@ -1,7 +1,7 @@
-"""A conversation as tokens, with those apart that are learned: every answer and its end of turn.
+"""Turns a conversation into tokens, and marks those that are learned: every answer and its end of turn.
 
-A base model's chat template is given the conversation up to each border, before an answer and after it.  What it
-writes must only ever grow, for else nobody can tell where an answer begins.
+A base model's chat template renders the conversation up to each border, before an answer and after it.  Each rendering
+must begin with the one before: otherwise nobody could know where an answer begins.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ _SYSTEM: Final = "### System\n{prompt}\n\n"
 
 
 def spans(tokenizer: Any, turns: Conversation, place: str = "the conversation") -> Iterator[Span]:
-    """The tokens of `turns` in order, without a begin of text that the plain template has no part in.
+    """The tokens of `turns` in order.  Without a chat template, the begin of text is left to the caller.
 
-    Those of the first turns alone are the beginning of those of all.  Raises ConfigError where the chat template
-    refuses the conversation of `place`, or rewrites what it wrote before.
+    The first turns alone give the beginning of the tokens of all.  Raises ConfigError if the chat template refuses the
+    conversation, which messages call `place`, or rewrites what it wrote before.
     """
     plain = tokenizer.chat_template is None
     yield from _plain(tokenizer, turns) if plain else _templated(tokenizer, turns, place)
@@ -35,7 +35,7 @@ def rendered(tokenizer: Any, turns: Conversation, place: str = "the conversation
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
     except TemplateError as error:
-        said = str(error)  # shown where the template says it in these words: else it could be the record's content
+        said = str(error)  # shown only if the template has these words: else they could be the record's
         why = f": {said}" if said and said in str(tokenizer.chat_template) else ""
         hint = "leave out what it does not take, often the system message, or use another base model"
         raise ConfigError(f"{place}: the base model's chat template refuses it{why}", hint=hint) from None
@@ -65,7 +65,7 @@ def _templated(tokenizer: Any, turns: Conversation, place: str) -> Iterator[Span
         if not text.startswith(before):
             _refuse_rewriting(place, border - 1)
         new = whole[len(ids) :]
-        if whole[: len(ids)] != ids:  # one token across the border: an answer is generated, so learned, from it on
+        if whole[: len(ids)] != ids:  # a token spans the border: as in generation, the answer begins there
             new = encoded(tokenizer, [text[len(before) :]])[0]
         before, ids = text, ids + new
         yield from _answer(tokenizer, new) if turns[border - 1].role == ASSISTANT else [(new, False)]
@@ -80,7 +80,7 @@ def _refuse_rewriting(place: str, messages: int) -> NoReturn:
 
 
 def _answer(tokenizer: Any, ids: list[int]) -> Iterator[Span]:
-    """Learned up to the end of the turn; the white space that templates write after it is not."""
+    """The answer is learned up to its end of turn.  White space that the template writes after that is not."""
     decode = tokenizer.backend_tokenizer.decode
     end = len(ids)
     while end and not decode([ids[end - 1]], skip_special_tokens=False).strip():

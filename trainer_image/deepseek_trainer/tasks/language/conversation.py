@@ -22,19 +22,19 @@ Question = str | Conversation  # all that comes before an answer: one question, 
 
 
 def question_from(plain: Any) -> Question:
-    """The question of which `dataclasses.asdict` and JSON made `plain`."""
+    """The question from which `dataclasses.asdict` and JSON made `plain`."""
     return plain if isinstance(plain, str) else tuple(Message(**message) for message in plain)
 
 
 def as_text(question: Question) -> str:
-    """For a person: a lone question as it is, a conversation with who says what."""
+    """The question for a person to read: a lone one as it is, a conversation with who says what."""
     if isinstance(question, str):
         return question
     return "\n".join(f"{message.role}: {message.content}" for message in question)
 
 
 def out_of_order(conversation: Conversation) -> str:
-    """What is wrong with the order of its turns; empty where nothing is."""
+    """What is wrong with the order of its turns; empty if nothing is."""
     start = 1 if conversation[0].role == SYSTEM else 0
     for i, message in enumerate(conversation[start:], start):
         expected = (USER, ASSISTANT)[(i - start) % 2]

@@ -25,9 +25,9 @@ def label_scores(
     labels: Sequence[str],
     batch_size: int,
 ) -> list[list[float]]:
-    """Log-probability [nats] of each label as the response to each prompt: P lists of L numbers.
+    """The log-probability [nats] of each label as the response to each prompt: P lists of L numbers.
 
-    A forward pass is over at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
+    A forward pass takes at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
     """
     responses = [response_ids(tokenizer, label) for label in labels]
     questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]

@@ -23,19 +23,19 @@ from deepseek_trainer.tasks.language.batch import TokenBatch, block_causal_mask
 
 
 class TokenLoss(Loss[TokenBatch]):
-    """What losses over learned positions share: the decoder, compiled where the job wants that, and the head."""
+    """What losses over learned positions share: the decoder, compiled if the job wants that, and the head."""
 
     def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
         super().__init__(model, autocast)
         self._smoothing, self._logits_bytes = optimization.label_smoothing, optimization.logits_bytes
         inner: Any = transformer(model)
-        # Beside the model's own, which also generates: each new length would be compiled anew.
+        # The model keeps its own, not compiled: it also generates, and each new length would be compiled anew.
         self._decoder = compiled(inner.get_decoder()) if optimization.compile else None
         self.uncalled = (head(model),)
 
 
 class CausalLoss(TokenLoss):
-    """`causal_loss` of each learned token; in evaluation with the bytes of the learned text, where they are known."""
+    """`causal_loss` of the learned tokens; in evaluation also the bytes of the learned text, if they are known."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class CausalLoss(TokenLoss):
         optimization: OptimizationSpec,
         token_bytes: Tensor | None = None,
     ) -> None:
-        """`token_bytes`: as `tokenizer.token_bytes`, int64."""
+        """`token_bytes`: what `tokenizer.token_bytes` returns, int64."""
         super().__init__(model, autocast, optimization)
         self._token_bytes = token_bytes
         self.measures = () if token_bytes is None else ("bytes",)
@@ -62,13 +62,13 @@ class CausalLoss(TokenLoss):
         return torch.stack([loss.double().cpu(), learned_bytes.double()])
 
     def figures(self, loss: float, means: Mapping[str, float]) -> dict[str, float | None]:
-        """Ends of text cost nats and are no bytes."""
+        """Perplexity, and bits per byte of text: an end of text adds to the loss, but has no bytes."""
         size = means.get("bytes")
         return {"perplexity": perplexity(loss), "bitsPerByte": loss / math.log(2) / size if size else None}
 
 
 def perplexity(loss: float) -> float | None:
-    """None where it is no number that a float can hold."""
+    """None if it is no number that a float can hold."""
     return math.exp(loss) if loss < 700 else None  # exp(710) overflows
 
 
@@ -81,11 +81,10 @@ def causal_loss(
 ) -> tuple[Tensor, int]:
     """Sum of the next-token losses [nats, fp32 scalar with gradient] and the number of learned positions N.
 
-    Logits are made for the N learned positions only: for instruction data that is a fraction of
-    the B x T x V logits, which are most of the memory of a small model.  Divide by the N of all
-    micro-batches and ranks to get a mean that does not depend on how rows were dealt out.
-    `model` may be wrapped by peft; tokens of different documents of a row do not see each other.
-    `decoder`: to be called in place of the model's own.
+    Logits are made for the N learned positions only: for instruction data that is a fraction of the B x T x V logits,
+    which are most of the memory of a small model.  Divide by the N of all micro-batches and ranks to get a mean that
+    does not depend on how rows were dealt out.  `model` may be wrapped by peft.  Tokens of different documents of a row
+    do not see each other.  `decoder` is called in place of the model's own.
     """
     head, hidden_ND, there = learned(model, batch, decoder)
     return head_loss(head, hidden_ND, there.learned_targets_N, smoothing, logits_bytes), batch.num_targets
@@ -106,7 +105,7 @@ def by_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
 def learned(
     model: nn.Module, batch: TokenBatch, decoder: Callable[..., Any] | None = None
 ) -> tuple[Any, Tensor, TokenBatch]:
-    """The head, what it takes of the learned positions, and `batch` on their device."""
+    """The head, its input at the learned positions, and `batch` on the model's device."""
     inner = transformer(model)
     there = batch.to(inner.device)
     decode = inner.get_decoder() if decoder is None else decoder
@@ -122,16 +121,16 @@ def learned(
 def head_loss(
     head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0, logits_bytes: int = LOGITS_BYTES
 ) -> Tensor:
-    """Sum of the cross entropies of `head`'s logits, fp32."""
-    # Not `head` itself, at each call of which ZeRO-3 expects the other ranks: they may have more or fewer parts.
+    """The sum of the cross entropies of `head`'s logits, fp32."""
+    # `head` itself is not called: ZeRO-3 would wait for the other ranks at each call, and they may have fewer parts.
     rows = _rows(head, logits_bytes)
     return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=rows)
 
 
 def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: int = LOGITS_BYTES) -> Tensor:
-    """The cross entropy of each position, made in fp32, as float64 of shape N: sums of many lose nothing.
+    """The cross entropy of each position, made in fp32, as float64 of shape N so that sums of many lose nothing.
 
-    What each weighs in a loss is not known before the backward pass, which makes the logits of several parts again.
+    How much each counts is known only in the backward pass.  If there are several parts, it makes their logits again.
     """
     weight, bias = head.weight, head.bias  # as above
 
@@ -145,6 +144,6 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: 
 
 
 def _rows(head: Any, logits_bytes: int) -> int:
-    """Positions of a part: all logits would be most of the memory."""
+    """How many positions a part has: the logits of all at once would be most of the memory."""
     vocab: int = head.out_features
     return max(1, logits_bytes // (4 * vocab))

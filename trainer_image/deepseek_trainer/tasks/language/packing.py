@@ -1,4 +1,4 @@
-"""From tokenised documents to rows of one length, and what attention may see inside a row.
+"""Packs tokenised documents into rows of one length, and says what attention may see inside a row.
 
 Each document of a row is isolated from its neighbours: its positions start at 0, and no token
 attends to another document's.  Without torch.
@@ -23,7 +23,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One tokenised record, or a part of it: its tokens, and which of them are learned; of one length."""
+    """One tokenised record, or a part of it: its tokens, and for each whether it is learned."""
 
     tokens: Ids
     learned: Flags
@@ -35,19 +35,19 @@ class Document:
         return Document(self.tokens[start:stop], self.learned[start:stop])
 
     def last_answer(self) -> "Document":
-        """The same, of which only the last learned tokens without a gap are learned; the last of all must be."""
+        """The same, of which only the last run of learned tokens is learned.  The document must end with it."""
         asked = np.flatnonzero(~self.learned)
         start = asked[-1] + 1 if len(asked) else 0
         return Document(self.tokens, self.learned & (np.arange(len(self)) >= start))
 
     @property
     def num_targets(self) -> int:
-        """Tokens that are learned.  A document's first never is: nothing comes before it."""
+        """How many tokens are learned.  A document's first never is: nothing comes before it."""
         return int(self.learned[1:].sum())
 
 
 def split_rows(documents: Iterable[Document], length: int) -> Iterator[list[Document]]:
-    """Text: documents one after the other, in order, cut where a row is full.
+    """The rows of Text: documents one after the other, in order, cut where a row is full.
 
     The token before a cut is repeated after it as the next row's first, so that every token but a
     document's first is a target exactly once.  Yields the parts of one row at a time, at most `length` tokens.
@@ -70,7 +70,7 @@ def split_rows(documents: Iterable[Document], length: int) -> Iterator[list[Docu
 
 
 def best_fit(lengths: Sequence[int], length: int) -> list[list[int]]:
-    """Instruction: which documents share a row, best fit decreasing; none is cut.
+    """The rows of Instruction: which documents share a row, by best fit decreasing; none is cut.
 
     Each document, the longest first, goes to the row that it fills best.  `lengths` must be at most
     `length`.  Returns indices into `lengths`, in order inside a row, rows in the order of their first document.
@@ -98,7 +98,7 @@ def best_fit(lengths: Sequence[int], length: int) -> list[list[int]]:
 
 
 def again(documents: Iterator[Document], length: int) -> Iterator[Document]:
-    """The documents; where all together are shorter than a row, as often as they go into it whole (`rounds`)."""
+    """The documents.  If all together are shorter than a row, they come as often as they fit into it (`rounds`)."""
     few: list[Document] = []
     tokens = 0
     for document in documents:
@@ -110,7 +110,7 @@ def again(documents: Iterator[Document], length: int) -> Iterator[Document]:
 
 
 def rounds(tokens: int, length: int) -> int:
-    """How often documents of so many `tokens` together go into a row, or 1."""
+    """How often documents of `tokens` together fit into a row, at least 1."""
     return max(1, length // max(1, tokens))
 
 
@@ -153,15 +153,15 @@ class Unpacked:
 
 
 def document_length(row: npt.NDArray[np.void]) -> float:
-    """Mean tokens of the documents in a row of shape (1,), padding left out: how hard the row is.
+    """The mean length [tokens] of the documents in a row of shape (1,), padding left out: how hard the row is.
 
-    Best-fit packing puts short documents beside long ones, which brings rows closer together than their documents are:
-    the order is one of tendency.  In Text a document that is cut counts in each row with the part that lies there.
+    Best-fit packing puts short documents beside long ones, so rows differ less than documents do, and their order shows
+    only a tendency.  A Text document that is cut counts in each row with the part that lies there.
     """
     length = row["tokens"].shape[1]
     starts = np.flatnonzero(np.unpackbits(row["starts"][0], count=length))
     last = int(starts[-1])
-    is_padding = not np.unpackbits(row["learned"][0], count=length)[last:].any()  # of a document something is learned
+    is_padding = not np.unpackbits(row["learned"][0], count=length)[last:].any()  # a document has learned tokens
     return (last if is_padding else length) / (len(starts) - is_padding)
 
 

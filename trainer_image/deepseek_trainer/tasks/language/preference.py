@@ -1,9 +1,9 @@
 """Direct Preference Optimization (arXiv:2305.18290): the chosen of two answers becomes likelier, the rejected less.
 
 A row is a pair: its document 0 is the prompt with the chosen answer, document 1 the prompt with the rejected one.
-What counts is how much likelier the policy, the model that is trained, has made them than the reference does, the
-model before training: that is the model without its adapters, or, where all weights are trained, a frozen copy.
-Neither is of a checkpoint, so that a resumed run has the reference of the first attempt.
+The policy is the model that is trained, and the reference is the model before training: the model without its adapters
+or, if all weights are trained, a frozen copy.  What counts is how much likelier the policy makes an answer than the
+reference does.  The reference never comes from a checkpoint, so that a resumed run has that of the first attempt.
 
 Shapes: B pairs in a micro-batch, N learned positions.
 """
@@ -25,7 +25,7 @@ from deepseek_trainer.tasks.language.loss import TokenLoss, by_row, learned, tok
 
 
 class Frozen(nn.Module):
-    """`log_odds` of a model that stays as it is when this is made."""
+    """`log_odds` of a frozen copy of a model."""
 
     def __init__(self, model: nn.Module, logits_bytes: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Frozen(nn.Module):
 
 
 class PairLoss(TokenLoss):
-    """The sum of the losses of a batch's pairs; in evaluation a vector: with it the sums of `measures`."""
+    """The sum of the losses of a batch's pairs; in evaluation a vector of it and the sums of `measures`."""
 
     measures = ("rewardAccuracy", "rewardMargin")
 
@@ -53,7 +53,7 @@ class PairLoss(TokenLoss):
     def forward(self, batch: TokenBatch) -> Tensor:
         with self.autocast:
             batch = batch.to(transformer(self.model).device)  # once for policy and reference
-            # The policy first: peft freezes adapters that are off, and FSDP keeps what it sees when it first gathers.
+            # The policy comes first: peft freezes adapters while they are off, and FSDP keeps what it first gathers.
             policy_B = log_odds(self.model, batch, self._decoder, self._logits_bytes)
             margins_B = self._beta * (policy_B - self._reference(batch))
         if self.model.training:
@@ -68,7 +68,7 @@ class PairLoss(TokenLoss):
 
 
 def without_adapters(model: nn.Module, batch: TokenBatch, logits_bytes: int = LOGITS_BYTES) -> Tensor:
-    """`log_odds` of the base, without dropout and gradient."""
+    """`log_odds` of the base model, without dropout and gradient."""
     assert isinstance(model, PeftModel)
     with answering(model), model.disable_adapter():
         return log_odds(model, batch, logits_bytes=logits_bytes)
@@ -89,10 +89,10 @@ def log_odds(
 
 
 def pair_losses(margins_B: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-log sigmoid of each reward margin; `smoothing`: the share of pairs that are taken for wrongly ordered."""
+    """-log sigmoid of each reward margin; `smoothing`: the share of pairs that are taken to be in the wrong order."""
     return -(1 - smoothing) * logsigmoid(margins_B) - smoothing * logsigmoid(-margins_B)
 
 
 def _preferred(margins_B: Tensor) -> Tensor:
-    """1 where the chosen answer has the higher reward, 0 where the rejected one has, a half where neither."""
+    """1 for each pair whose chosen answer has the higher reward, 0 if the rejected one has it, a half if neither."""
     return (margins_B.sign() + 1) / 2

@@ -31,12 +31,12 @@ from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenize
 log = logging.getLogger(__name__)
 
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
-TOKENIZER_BYTES: Final = 1 << 27  # data that a tokenizer is trained on, about; more would hardly change its merges
+TOKENIZER_BYTES: Final = 1 << 27  # about how much data a tokenizer is trained on; more would hardly change its merges
 
 
 @dataclass(slots=True)
 class LanguagePreparer(Preparer[Record]):
-    """Text, questions with answers, and pairs of answers."""
+    """Makes rows of texts, of questions with answers, or of pairs of answers."""
 
     config: TrainingConfig
     tokenizer: Any = field(init=False, default=None)
@@ -45,7 +45,7 @@ class LanguagePreparer(Preparer[Record]):
         return reading(spec)
 
     def refuse(self, inputs: Inputs[Record]) -> None:
-        """Where a held-out response that would be classified is none of the labels."""
+        """Raise DataError if a held-out response, which would be classified, is none of the labels."""
         if not (labels := self.config.evaluation.labels):
             return
         records = islice(inputs.records(VALIDATION), min(MAX_PROMPTS, self.config.evaluation.max_rows))
@@ -58,7 +58,7 @@ class LanguagePreparer(Preparer[Record]):
             )
 
     def shaping(self, model: Path | None, vault: Vault) -> Json:
-        """The base model's tokenizer; one that is trained on the data follows from them."""
+        """The base model's tokenizer.  One that is trained follows from the data and its size."""
         architecture = self.config.model.architecture
         return {"tokenizer": _digest(model, vault) if model else architecture and architecture.vocab_size}
 
@@ -100,7 +100,7 @@ class LanguagePreparer(Preparer[Record]):
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
         spec = self.config.data
         is_pairs = spec.format is DataFormat.PREFERENCE
-        what = "pairs, of both answers with their prompt, exceeds" if is_pairs else "prompts fills"
+        what = "pairs, the prompt with both answers, exceeds" if is_pairs else "prompts fills"
         return DataError(
             f"data.{place} has nothing to learn: each of its {counts.records} {what} "
             f"data.sequenceLength={spec.sequence_length}",
@@ -109,7 +109,7 @@ class LanguagePreparer(Preparer[Record]):
 
 
 def dtype_of(facts: Json) -> np.dtype[np.void]:
-    """Of a packed row, by what the manifest says."""
+    """The dtype of a packed row, given the facts in the manifest."""
     return row_dtype(facts["sequence_length"], facts["vocab_size"])
 
 

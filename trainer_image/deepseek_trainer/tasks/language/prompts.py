@@ -15,7 +15,7 @@ MAX_PROMPTS: Final = 1000  # evaluation.generations is at most this, and no more
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A held-out record: the question, the reference (of a pair the chosen) answer, what a right one must contain."""
+    """A held-out record: question, reference answer (a pair's chosen one), and what a right answer must contain."""
 
     prompt: Question
     response: str

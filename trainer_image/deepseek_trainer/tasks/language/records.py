@@ -1,4 +1,4 @@
-"""From the fields of a raw record to what is trained on.
+"""Turns the fields of a raw record into what is trained on.
 
 Errors name the place of a record and its fields, never its content.
 """
@@ -33,15 +33,16 @@ _ORDER: Final = "after an optional system message, user and assistant take turns
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One document: Text (`prompt` is None) or Instruction (`text` is the response, or a conversation's last turn).
+    """A record of Text, Instruction or Preference data.
 
-    Or two, of Preference: with `text` as the chosen response, and with the `rejected` one.
+    Text has no `prompt`.  In Instruction, `text` is the response, or a conversation's last turn.  In Preference, it is
+    the chosen response, and `rejected` is the other one.
     """
 
     prompt: Question | None
     text: str
     source: str
-    line: int  # of a table the row
+    line: int  # in a table the row
     must_contain: tuple[str, ...] = ()
     label: str | None = None  # its class, with data.balanceBy
     rejected: str | None = None
@@ -51,7 +52,7 @@ class Record:
         return f"{self.source}:{self.line}"
 
     def texts(self) -> Iterator[str]:
-        """All that is said in it, in order."""
+        """All texts in it, in order."""
         if isinstance(self.prompt, tuple):
             yield from (message.content for message in self.prompt)
         elif self.prompt is not None:
@@ -96,7 +97,7 @@ def _way_out(found: Sequence[Path], spec: DataSpec) -> str:
 def record_of(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record | None:
     """The record that `value` spells, found at `line` of the file `name`; None for an empty text.
 
-    Raises DataError where a field is missing or of the wrong kind.
+    Raises DataError if a field is missing or of the wrong kind.
     """
     record = _record(value, name, line, spec)
     if record is None or spec.balance_by is None:
@@ -123,9 +124,9 @@ def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Reco
 
 
 def columns(names: list[str], place: str, spec: DataSpec) -> list[str]:
-    """Which of a table's columns records are made of.
+    """The columns of a table that records are made of.
 
-    Raises DataError where one that is needed is missing, or one is there twice.
+    Raises DataError if one that is needed is missing, or one is there twice.
     """
     optional = [] if spec.format is DataFormat.TEXT else [spec.messages_field, MUST_CONTAIN]
     for setting, field in _needed(spec, has_messages=spec.messages_field in names).items():
@@ -165,7 +166,7 @@ def _pair(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record
 
 
 def _question(value: dict[str, Any], spec: DataSpec, place: str) -> Question:
-    """What the two answers of a pair answer."""
+    """The question to which both answers of a pair belong."""
     if (messages := value.get(spec.messages_field)) is None:
         return _filled(value, spec.prompt_field, place, "promptField")
     turns = _turns(messages, spec.messages_field, place)

@@ -1,4 +1,4 @@
-"""From records to packed rows."""
+"""Packs records into rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ WINDOW: Final = 1 << 16  # Instruction records packed together: bounds the memor
 
 
 def records_of_row(counts: SplitCounts, length: int) -> float:
-    """How many records of a class a row of `length` tokens holds, those counted twice that `packing.again` repeats."""
+    """How many records of a class a row of `length` tokens holds, on average; `packing.again` may repeat them."""
     return (counts.records - counts.dropped) * rounds(counts.amounts["tokens"], length) / counts.rows
 
 
@@ -25,7 +25,7 @@ class RowMaker:
     """Packs the records of one source or class."""
 
     def __init__(self, place: str, spec: DataSpec, tokenizer: Any, *, fills_row: bool = False) -> None:
-        """`fills_row`: by its records again, where all of them are shorter than a row."""
+        """`fills_row`: repeat the records if all of them together are shorter than a row."""
         self.spec, self.tokenizer, self.fills_row = spec, tokenizer, fills_row
         self.tally = Tally(place, Counter(tokens=0, learned_tokens=0, cut=0))
 
@@ -38,7 +38,7 @@ class RowMaker:
             yield packed_row(parts, dtype, pad)
 
     def _packed(self, records: Iterator[Record]) -> Iterator[list[Document]]:
-        """The documents of one row after the other."""
+        """The documents of each row, one row after the other."""
         if self.spec.format is DataFormat.PREFERENCE:
             return self._pairs(documents(self.tokenizer, (side for record in records for side in record.sides())))
         fitted = self._fitted(documents(self.tokenizer, records))
@@ -48,7 +48,7 @@ class RowMaker:
         return split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
 
     def _pairs(self, sides: Iterator[Document]) -> Iterator[list[Document]]:
-        """A row for each pair: chosen, then rejected.  Parts of answers do not compare: a longer pair is dropped."""
+        """A row for each pair: chosen, then rejected.  Parts of answers do not compare, so a longer pair is dropped."""
         for chosen, rejected in zip(sides, sides, strict=True):
             if len(chosen) + len(rejected) > self.spec.sequence_length:
                 self.tally.dropped += 1
@@ -59,7 +59,7 @@ class RowMaker:
             yield answers
 
     def _fitted(self, whole: Iterable[Document]) -> Iterator[Document]:
-        """Text as it is; Instruction documents cut to a row, without those that then teach nothing."""
+        """Text as it is, and Instruction cut to a row; without documents that then teach nothing."""
         for document in whole:
             fits = document
             if self.spec.format is DataFormat.INSTRUCTION:

@@ -39,7 +39,7 @@ ANSWERED_AT_ONCE: Final = 16  # prompts in one batch of a rank
 
 
 class LanguageTask(Task[TokenBatch]):
-    """A decoder of tokens."""
+    """Teaches a decoder of tokens."""
 
     unit: ClassVar = "tokens"
 
@@ -55,7 +55,7 @@ class LanguageTask(Task[TokenBatch]):
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
-        """At most 1000, in the order of the data."""
+        """The held-out prompts, at most 1000, in the order of the data."""
         return read_prompts(self._directory, self._vault)
 
     @property
@@ -75,7 +75,7 @@ class LanguageTask(Task[TokenBatch]):
         return collate(rows, draws)
 
     def records_of_row(self, counts: SplitCounts) -> float:
-        """No pair is repeated to fill a row."""
+        """Texts and answers may be repeated to fill a row, and count each time; pairs are not."""
         data = self._config.data
         length = 1 if data.format is DataFormat.PREFERENCE else data.sequence_length
         return records_of_row(counts, length)
@@ -84,13 +84,13 @@ class LanguageTask(Task[TokenBatch]):
         return load_model(self._config, self._paths, self._vault, torch.device("cpu"))
 
     def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[TokenBatch]:
-        """Of pairs of answers the model as it is now is the reference, too."""
+        """The loss of the job's data.  For pairs of answers, `model` as it is now is also the reference."""
         if preference := self._config.preference:
             return PairLoss(model, autocast, optimization, preference.beta)
         return CausalLoss(model, autocast, optimization, self._token_bytes())
 
     def assess(self, ask: Ask) -> Assessment:
-        """It answers held-out prompts, and chooses among labels."""
+        """Let the model answer held-out prompts, and choose among labels."""
         prompts = self.prompts[: self._config.evaluation.generations]
         answers = self._answers(ask, prompts)
         scores: Json = {}
@@ -120,7 +120,7 @@ class LanguageTask(Task[TokenBatch]):
 
     @property
     def _asks(self) -> bool:
-        """Whether prompts are questions; else they are openings of texts, and no continuation is right or wrong."""
+        """Whether prompts are questions.  Otherwise they are openings of texts, which have no right continuation."""
         return self._config.data.format is not DataFormat.TEXT
 
     def _token_bytes(self) -> Tensor | None:

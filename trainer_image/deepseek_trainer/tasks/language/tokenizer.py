@@ -1,4 +1,4 @@
-"""From records to tokens: which tokenizer, how a conversation is rendered, which tokens are learned.
+"""Turns records into tokens: which tokenizer, how a conversation is rendered, which tokens are learned.
 
 A tokenizer comes with the base model, or is trained on the job's own data.  Prompts are rendered and
 tokenised by `prompt_ids` alone, so that training, evaluation and answers see the same tokens.
@@ -49,7 +49,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The token that fills rows; it is never learned nor attended to, so that any will do."""
+    """The token that fills rows.  It is neither learned nor attended to, so any token will do."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
@@ -59,27 +59,27 @@ def id_limit(tokenizer: Any) -> int:
 
 
 def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
-    """All that comes before the first token of an answer to `prompt`."""
+    """The tokens that come before an answer to `prompt`."""
     if isinstance(prompt, tuple):
         return [token for ids, _ in _spans(tokenizer, prompt) for token in ids]
     return _prompt_ids(tokenizer, [prompt])[0]
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """The opening of a text, to be continued."""
+    """The tokens of a text's opening, which is to be continued."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def response_ids(tokenizer: Any, response: str) -> list[int]:
-    """All that is learned of a record with this response: its tokens and the end of text."""
+    """The tokens that are learned of a record with this response: its own and the end of text."""
     return [*encoded(tokenizer, [response])[0], tokenizer.eos_token_id]
 
 
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
-    """UTF-8 bytes of text that each token stands for, by id: 0 for a special token, 1 for a third of a character.
+    """How many UTF-8 bytes of text each token stands for, by id: 0 for a special token, 1 for a third of a character.
 
-    Exact for a byte-level tokenizer; its own normalisation, such as NFC, comes before the count.  None for any
-    other, and for one that puts a space before every text.
+    Exact for a byte-level tokenizer, after its own normalisation, such as NFC.  None for any other tokenizer, and for
+    one that puts a space before every text.
     """
     backend = tokenizer.backend_tokenizer
     spaced = backend.pre_tokenizer and b'"add_prefix_space":true' in backend.pre_tokenizer.__getstate__()
@@ -134,7 +134,7 @@ def _conversations(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
 
 
 def _document(parts: list[Span], end: int) -> Document:
-    """What comes after the last learned token is left out; it is followed by the end of text, if it is no such."""
+    """The document up to its last learned token, and an end of text unless that token is one."""
     while not parts[-1][1]:
         parts.pop()
     if parts[-1][0][-1:] != [end]:

@@ -12,11 +12,11 @@ import numpy.typing as npt
 Json = dict[str, Any]
 Scores = npt.NDArray[np.float64]
 
-HEADLINES: Final = ("total", "accuracy", "macroF1", "rocAuc")  # of a classification: its numbers, the last not always
+HEADLINES: Final = ("total", "accuracy", "macroF1", "rocAuc")  # of a classification; the last may be missing
 
 
 def classification(truth: Sequence[str], scores: Sequence[Sequence[float]], labels: Sequence[str]) -> Json:
-    """How good the labels with the highest scores are; `truth` is the right one of `labels` for each of P >= 1 prompts.
+    """How good the labels with the highest scores are.  `truth`: the right label for each of P >= 1 prompts.
 
     {"labels", "total", "accuracy", "macroF1", "rocAuc", "perClass", "confusion"}.  Macro F1 is over the labels that
     are right or chosen for a prompt.  `confusion[i][j]`: prompts of label i for which j was chosen.  "rocAuc" is the
@@ -40,7 +40,7 @@ def classification(truth: Sequence[str], scores: Sequence[Sequence[float]], labe
 
 
 def _per_class(right_P: npt.NDArray[Any], chosen_P: npt.NDArray[Any], count: int) -> list[Json]:
-    """Of each label, in order; what cannot be divided is 0."""
+    """The figures of each label, in order; 0 where nothing can be divided."""
     from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415 as above
 
     columns = precision_recall_fscore_support(right_P, chosen_P, labels=range(count), zero_division=0)
@@ -49,7 +49,7 @@ def _per_class(right_P: npt.NDArray[Any], chosen_P: npt.NDArray[Any], count: int
 
 
 def _roc_auc(right_P: npt.NDArray[Any], scores_PL: Scores) -> float | None:
-    """None where no label has prompts on both sides, or where a diverged model gives no numbers."""
+    """None if no label has prompts on both sides, or a diverged model gives scores that are no numbers."""
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 as above
 
     if not np.isfinite(scores_PL).all():
@@ -65,6 +65,6 @@ def _roc_auc(right_P: npt.NDArray[Any], scores_PL: Scores) -> float | None:
 
 
 def _log_odds(scores_PL: Scores, label: int) -> Scores:
-    """Of `label` against all others, shape P: ranks as its probability does, also where that rounds to 1."""
+    """Log-odds of `label` against all others, shape P.  They order as its probability, even where that rounds to 1."""
     others_P: Scores = np.logaddexp.reduce(np.delete(scores_PL, label, axis=1), axis=1)
     return scores_PL[:, label] - others_P

@@ -16,7 +16,7 @@ Reduce = Callable[[Sequence[float]], list[float]]  # element-wise sum over all r
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """The mean loss, NaN where nothing is learned, and what the task makes of the means of its measures."""
+    """The mean loss, NaN if nothing is learned, and what the task makes of the means of its measures."""
 
     loss: float  # [nats] a token, a pair of answers, an image
     figures: Mapping[str, float | None] = field(default_factory=dict)
@@ -35,9 +35,9 @@ def evaluate_loss(
 ) -> EvalResult:
     """Mean loss over the first `max_rows` rows, each row on exactly one rank.
 
-    The same on every rank, and up to rounding for any number of ranks; every rank must call it, for `reduce` is a
-    collective.  `before_batch` may be one too: it is called as often on each rank, and what it raises ends the
-    evaluation.  `loss` is called as often on each rank, too.  Leaves the model in the mode it was in.
+    Collective.  The result is the same on every rank and, up to rounding, for any number of ranks.  `before_batch` and
+    `loss` may be collective too: every rank calls them equally often.  What `before_batch` raises ends the evaluation.
+    Leaves the model in the mode it was in.
     """
     count = min(len(rows), max_rows)
     mine = range(rank, count, world_size)
@@ -46,7 +46,7 @@ def evaluate_loss(
         for start in range(0, math.ceil(count / world_size), batch_size):
             before_batch()
             part = mine[start : start + batch_size]
-            batch = rows.batch(part or [0])  # where weights are sharded, a rank without rows is needed all the same
+            batch = rows.batch(part or [0])  # a rank without rows takes part all the same: weights may be sharded
             batch_sums = loss(batch).reshape(-1).cpu()
             if part:
                 sums += batch_sums

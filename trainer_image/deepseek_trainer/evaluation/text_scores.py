@@ -15,11 +15,11 @@ _KANA: Final = r"\u3040-\u30ff"
 _HAN_CHARACTER: Final = re.compile(f"[{_HAN}]")
 # Chinese and Japanese put no space between words: each character is a token.
 _TOKEN: Final = re.compile(rf"[{_HAN}{_KANA}]|[^\W_{_HAN}{_KANA}]+")
-ROUGE: Final = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # tokens that a reference needs to have to be measured by it
+ROUGE: Final = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # how many tokens a reference must have for it
 
 
 class Tokens:
-    """What `RougeScorer` takes for a tokenizer."""
+    """The tokenizer that `RougeScorer` uses."""
 
     def tokenize(self, text: str) -> list[str]:
         """Lower-case words and numbers, and each Han or kana character by itself; punctuation is left out."""
@@ -32,10 +32,10 @@ def text_scores(answers: Sequence[str], references: Sequence[str]) -> Json:
 
 
 def bleu(answers: Sequence[str], references: Sequence[str]) -> Json:
-    """sacrebleu's corpus BLEU-4, divided by 100, and the signature that tells how it was made.
+    """sacrebleu's corpus BLEU-4, divided by 100, and the signature that says how it was made.
 
-    Of effective order: where no answer has four tokens, the longest n-grams that there are stand in for
-    them, so that the same short text still scores 1.
+    Its order is effective: if no answer has four tokens, the longest n-grams that there are stand in for them, so that
+    the same short text still scores 1.
     """
     from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 a third of a second, for the jobs that ask questions
 
@@ -45,9 +45,9 @@ def bleu(answers: Sequence[str], references: Sequence[str]) -> Json:
 
 
 def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, float | None]:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L over the references that have the tokens for it; None without any.
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, over the references that have enough tokens; None if none has.
 
-    ROUGE-2 takes two tokens: a reference of one word is left out of its mean, and not counted as 0.
+    ROUGE-2 needs two tokens: a reference of one word is left out of its mean, and not counted as 0.
     """
     from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 two seconds of import
 

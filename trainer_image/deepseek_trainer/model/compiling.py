@@ -1,4 +1,4 @@
-"""Compiling modules, where the machine can."""
+"""Compiles modules, if the machine can."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from deepseek_trainer.contract.errors import ConfigError
 
 
 def compiled(module: nn.Module) -> Any:
-    """Raises ConfigError where there is no C compiler, which torch.compile needs on any device."""
+    """`module`, compiled.  Raises ConfigError if there is no C++ compiler, which torch.compile needs on any device."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ConfigError(

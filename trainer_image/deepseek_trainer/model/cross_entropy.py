@@ -1,7 +1,7 @@
-"""Cross entropy of a head's logits that are never all there, nor made twice.
+"""Cross entropy of a head's logits, which are never all in memory, and never made twice.
 
-The forward pass makes the logits of a part of the positions, and at once what they give to the gradients: of a sum
-these need no more than to be scaled in the backward pass (Liger Kernel, arXiv:2410.10989, section 3.2).
+The forward pass makes the logits of some positions at a time, and at once their share of the gradients.  As the loss is
+a sum, the backward pass only has to scale the gradients (Liger Kernel, arXiv:2410.10989, section 3.2).
 
 Shapes: N positions, n of a part, D width, V vocabulary.
 """
@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, log_softmax
 
-# So many times too large are FP16's gradients of logits, the largest of which is 1: small ones would vanish.
+# FP16's gradients of logits, of which the largest is 1, are kept so many times too large: small ones would vanish.
 _FP16_SCALE: Final = 256
 
 
 def summed_cross_entropy(
     hidden_ND: Tensor, weight: Tensor, bias: Tensor | None, targets_N: Tensor, *, smoothing: float, rows: int
 ) -> Tensor:
-    """Of the logits of `rows` positions at a time, which are in autocast's dtype; a scalar, and sums, in FP32.
+    """The summed cross entropy, a scalar.  The logits of `rows` positions at a time are made, in autocast's dtype.
 
-    A second backward pass through the same graph is refused by autograd.
+    Sums are in FP32.  Autograd refuses a second backward pass through the same graph.
     """
     how = _How(smoothing, rows, torch.is_grad_enabled())
     total: Tensor = _Sum.apply(how, targets_N, hidden_ND, weight, bias)
@@ -59,21 +59,21 @@ class _Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight, bias = ctx.saved_tensors
-        # The weight's in place: it is large.
+        # The weight's gradient is scaled in place: it is large.
         scaled = weight if weight is None else weight.mul_(scale)
         return None, None, _times(hidden_ND, scale), scaled, _times(bias, scale)
 
 
 @contextmanager
 def _compute_dtype(kind: str, tensors: Sequence[Tensor | None]) -> Iterator[list[Any]]:
-    """`tensors` as autocast would have them, and no autocast inside."""
+    """`tensors` in the dtype that autocast would give them, with autocast off inside of it."""
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     with torch.autocast(kind, enabled=False):
         yield [tensor if tensor is None or dtype is None else tensor.to(dtype) for tensor in tensors]
 
 
 def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
-    """The sum; `logits_nV` become its gradient, `_scale` times too large, if it is to be learned from."""
+    """The summed loss.  If it is learned from, `logits_nV` become its gradient, `_scale` times too large."""
     chances_nV = log_softmax(logits_nV, -1, dtype=torch.promote_types(logits_nV.dtype, torch.float32))
     right_n1 = chances_nV.gather(1, targets_n[:, None])
     loss = (how.smoothing - 1) * right_n1.sum()
@@ -81,7 +81,7 @@ def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
         loss -= how.smoothing * chances_nV.mean(1).sum()
     if how.learns:
         scale, share = _scale(logits_nV), how.smoothing / logits_nV.shape[1]
-        # Of the target as a difference in FP32: near 1 a probability is rounded by more than what is left to learn.
+        # The target's gradient is a difference in FP32: near 1 a probability is rounded by more than is left to learn.
         rest_n1 = scale * (right_n1.expm1() + how.smoothing - share)
         if scale != 1:
             chances_nV += math.log(scale)
@@ -93,7 +93,7 @@ def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
 
 
 def _add(gradients: list[Tensor | None], part: slice, of_logits_nV: Tensor, hidden_nD: Tensor, weight: Tensor) -> None:
-    """To the gradients of hidden states, weight and bias, each where it is wanted, what a part gives."""
+    """Add the share of a part to the gradients of hidden states, weight and bias, of each that is wanted."""
     of_hidden_ND, of_weight, of_bias = gradients
     scale = _scale(of_logits_nV)
     if of_hidden_ND is not None:

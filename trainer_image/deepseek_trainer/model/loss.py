@@ -1,4 +1,4 @@
-"""What a task learns by: the loss of a batch, as the learner and the evaluation ask for it."""
+"""What a task learns by: the loss of a batch, as the learner and the evaluation use it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ class Loss(nn.Module, Generic[B]):
     """A model and its loss as one module, so that whoever spreads it over ranks sees every forward pass.
 
     `measures` names what an evaluation sums up beside the loss.  `frozen` hold models (`.model`) that the loss asks and
-    nobody trains: no submodules, so that neither DDP nor a checkpoint nor an export knows of them.
+    nobody trains.  They are no submodules, so that neither DDP nor a checkpoint nor an export knows of them.
     """
 
     measures: tuple[str, ...] = ()
@@ -26,13 +26,13 @@ class Loss(nn.Module, Generic[B]):
         super().__init__()
         self.model, self.autocast = model, autocast
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        # DDP leaves alone what is named here: these are the same on all ranks, and not worth a broadcast.
+        # DDP does not broadcast what is named here: these are the same on all ranks anyway.
         self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
 
     def begin(self, batches: Sequence[B]) -> None:
-        """See all micro-batches that this rank has in a step, before the first forward pass of it.
+        """See all micro-batches that this rank has in a step, before its first forward pass.
 
-        For losses that are no sum over rows, as a contrastive one.
+        This is for losses that are no sum over rows, such as a contrastive one.
         """
 
     def count(self, batch: B) -> int:
@@ -40,9 +40,9 @@ class Loss(nn.Module, Generic[B]):
         raise NotImplementedError
 
     def figures(self, loss: float, means: Mapping[str, float]) -> Mapping[str, float | None]:  # noqa: ARG002
-        """What an evaluation reports beside the mean `loss`, of the means of `measures`."""
+        """What an evaluation reports beside the mean `loss`, from the means of `measures`."""
         return means
 
     def forward(self, batch: B) -> Tensor:
-        """The sum of the losses; in evaluation a vector: with it the sums of `measures`."""
+        """The sum of the losses; in evaluation a vector of it and the sums of `measures`."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Modes that a model is in for a while."""
+"""Puts a model into another mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients."""
+    """Inside of it, the model is in evaluation mode, and no gradients are computed."""
     was_training = model.training
     model.eval()
     try:

@@ -1,6 +1,6 @@
 """How the ranks share a model: every rank all of it (DDP), or each a shard (FSDP2).
 
-Either way gradients are the mean over ranks of what the ranks' losses give.
+Either way, gradients are the mean of the gradients of the ranks' losses.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from deepseek_trainer.worker.distributed import World
 
 
 def spread(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> nn.Module:
-    """`loss` over all ranks.  FSDP replaces the model's parameters by shards: optimizers come after it."""
+    """Spread `loss` over all ranks.  FSDP replaces the model's parameters by shards, so make optimizers afterwards."""
     if optimization.strategy is Strategy.DDP:
         return DistributedDataParallel(loss)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    # Where the host is the device, nothing is sent that would have to be pinned.
+    # On the CPU nothing is copied to a device, so nothing has to be pinned.
     offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if optimization.offload else OffloadPolicy()
     shard = partial(fully_shard, mesh=mesh, offload_policy=offload)
     for frozen in loss.frozen:
@@ -40,9 +40,9 @@ def spread(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> nn.
 
 
 def sync_gradients(spread: nn.Module, *, now: bool) -> None:
-    """Whether DDP's next backward pass brings gradients to all ranks, or only adds to this rank's.
+    """Choose whether DDP's next backward pass exchanges gradients with all ranks, or only adds to this rank's.
 
-    FSDP's always does: a rank that waited would keep the gradients of all weights until then.
+    FSDP's always exchanges them: otherwise a rank would keep the gradients of all weights until the last pass.
     """
     if isinstance(spread, DistributedDataParallel):
         spread.require_backward_grad_sync = now
@@ -50,9 +50,9 @@ def sync_gradients(spread: nn.Module, *, now: bool) -> None:
 
 @contextmanager
 def whole(spread: nn.Module) -> Iterator[None]:
-    """Every weight on every rank, so that a rank can use the model alone, once `spread` has run a first time.
+    """Inside of it, every rank has every weight, so that it can use the model alone.
 
-    Entering it is collective.
+    Entering it is collective, and `spread` must have run once before.
     """
     sharded = [module for module in spread.modules() if isinstance(module, FSDPModule)]
     for module in sharded:

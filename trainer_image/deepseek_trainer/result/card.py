@@ -1,6 +1,6 @@
 """The model card: what the model is, what it was made from, how well it does, what it cannot promise.
 
-Numbers, names and digests only; a sample of the data never.  Pure.
+It has numbers, names and digests, and never a sample of the data.  Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -134,14 +134,14 @@ def _use(story: Story) -> str:
             "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
         )
         if story.config.method.type is MethodType.QLORA:
-            lines.append("It was trained beside a base in NF4: beside the unquantised one its answers differ a little.")
+            lines.append("It was trained with the base in NF4: with the unquantised base its answers differ a little.")
     return "\n".join(lines)
 
 
 def _limits(story: Story) -> str:
     lines = [
         "- It may repeat what it was trained on: whoever may ask it should be allowed to read the training data.",
-        "- It was evaluated on held-out records of the same source only; on others the loss says nothing.",
+        "- It was evaluated on held-out records of the same source only: its loss says nothing about other data.",
         *(f"- {limit}" for limit in story.usage.limits),
     ]
     if "asked" in story.after:

@@ -5,8 +5,8 @@
     <job name>/README.md        model card: no samples of the data
     <job name>/report.html      run report, with answers to held-out prompts
 
-All of it goes through the job's vault: a sealed result is sealed to the last file, for a tokenizer
-and a report tell of the data too.
+The job's vault writes all of it.  A sealed result is sealed to the last file, because a tokenizer and a report reveal
+something of the data, too.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would t
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a run has to tell about itself."""
+    """What a run reports about itself."""
 
     events: Sequence[Mapping[str, Any]]  # the event log, in order
     weights: str  # which ones these are, and why: "of step 6, ..."
@@ -61,7 +61,7 @@ def export(
 ) -> Path:
     """Write `paths.export/<job name>` and return it, replacing an earlier result in one step.
 
-    For one rank only, and last: merging uses `model` up.
+    One rank calls it, and last of all: merging uses `model` up.
     """
     target, vault = paths.export / config.job.name, export_vault(config, paths)
     source = _source(config, paths)
@@ -126,10 +126,10 @@ def _write_model(model: nn.Module, task: Task[Any], config: TrainingConfig, outp
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights, without second names of the same: the file holds them once, loading ties them again.
+    """All weights, each under one name: the file holds tied weights once, and loading ties them again.
 
-    Not of `state_dict`, at which FSDP would shard them again; the models that can be loaded save no buffers.  Of FSDP's
-    copies, for it frees what it has gathered, and cannot while the bytes are looked at.
+    They do not come from `state_dict`, which makes FSDP shard them again.  The models that can be loaded save no
+    buffers.  Under FSDP they are copies: it frees what it has gathered, and cannot while the bytes are in use.
     """
     is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
     return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}

@@ -110,13 +110,13 @@ def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tupl
 
 
 def bleu_note(scores: Mapping[str, Any]) -> str:
-    """How BLEU was made; "" without."""
+    """How BLEU was made; "" if there is none."""
     signature = scores.get("bleuSignature")
     return f"BLEU is the corpus score of sacrebleu, {signature}, divided by 100." if signature else ""
 
 
 def confusion_table(scores: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Head and rows: of each right label, how often each label was chosen, and how good that is; empty without."""
+    """Head and rows: for each right label, how often each was chosen, and how good that is.  Empty if there is none."""
     found = scores.get("classification")
     if not found:
         return [], []
@@ -157,8 +157,8 @@ def _charts(events: Sequence[Event], loss_unit: str) -> str:
 
 def _speed(events: Sequence[Event]) -> str:
     steps = _named(events, "step")
-    told = [(title, [event[name] for event in steps if name in event]) for name, title in SPEED.items()]
-    rows = [(title, median_low(values), max(values)) for title, values in told if values]
+    speeds = [(title, [event[name] for event in steps if name in event]) for name, title in SPEED.items()]
+    rows = [(title, median_low(values), max(values)) for title, values in speeds if values]
     return _section("Speed and memory", _table(("Of the logged steps", "Median", "Largest"), rows) if rows else "")
 
 
@@ -174,7 +174,7 @@ def _evaluation(report: Report) -> str:
 
 
 def _gap(events: Sequence[Event]) -> str:
-    """The overfitting gap of the weights that are the result; "" where it is not known."""
+    """The overfitting gap of the weights that are the result; "" if it is not known."""
     steps = [event.get("step") for event in _named(events, "result")[-1:]]
     found = [event.get("gap") for event in _named(events, "evaluation") if event["step"] in steps]
     if not (gaps := [gap for gap in found if gap is not None]):

@@ -1,4 +1,9 @@
-"""What can be learned.  Here, and only here, a job's task is chosen."""
+"""What a job can teach a model: a room for each task, and in `task` the seam behind which tasks work.
+
+A task makes records into rows (its `Preparer`) and rows into batches, and supplies model, loss and scores (its `Task`).
+The training loop, the order of the data and the checkpoints see only these two, and know no task by name.  The
+functions below, and nothing else, choose a job's task.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -26,6 +26,22 @@ SPEED: Final = {
     "peakMemoryBytes": "peak memory of the largest rank [bytes]",
 }
 
+# Kind of event, the heading of its table, its columns.
+EVENT_TABLES: Final = (
+    ("resumed", "Restarts", ("time", "step", "attempt")),
+    (
+        "adapted",
+        "Adapted to the memory",
+        (
+            *("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload"),
+            *("optimizer", "reason", "result"),
+        ),
+    ),
+    ("config_changed", "Settings changed since the checkpoint", ("time", "step")),
+    ("checkpoint", "Checkpoints", ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed")),
+    ("refused", "Checkpoints refused", ("time", "step", "reason")),
+)
+
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
@@ -65,24 +81,7 @@ def render(report: Report) -> str:
         _evaluation(report),
         _classification(report.after),
         _answers(report.answers),
-        _events(report.events, "resumed", "Restarts", ("time", "step", "attempt")),
-        _events(
-            report.events,
-            "adapted",
-            "Adapted to the memory",
-            (
-                *("time", "step", "rung", "microBatchSize", "recompute", "logitsMebibytes", "strategy", "offload"),
-                *("optimizer", "reason", "result"),
-            ),
-        ),
-        _events(report.events, "config_changed", "Settings changed since the checkpoint", ("time", "step")),
-        _events(
-            report.events,
-            "checkpoint",
-            "Checkpoints",
-            ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed"),
-        ),
-        _events(report.events, "refused", "Checkpoints refused", ("time", "step", "reason")),
+        *(_events(report.events, *each) for each in EVENT_TABLES),
         _section("Data", _table(("Fact", "Value"), list(report.data.items())) if report.data else ""),
         _section("Settings", _table(("Setting", "Value"), report.settings.items())),
     ]

@@ -88,11 +88,11 @@ def test_a_run_measures_answers_and_labels_before_and_after_training(paths: Path
     assert after["bitsPerByte"] < before["bitsPerByte"]
     assert after["asked"] == 2
     assert {"bleu", "rouge1", "rouge2", "rougeL"} <= before.keys() & after.keys()
-    (result,) = (event for event in events(paths) if event["event"] == "result")
-    assert (result["classification"], result["before"]) == (after["classification"], before)
-    assert result["bleuSignature"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
+    (outcome,) = (event for event in events(paths) if event["event"] == "result")
+    assert (outcome["classification"], outcome["before"]) == (after["classification"], before)
+    assert outcome["bleuSignature"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
     for page in ((result / "README.md").read_text(), (result / "report.html").read_text()):
-        assert result["bleuSignature"] in page
+        assert outcome["bleuSignature"] in page
         assert "right / chosen" in page
         assert "classification.rocAuc" in page
 

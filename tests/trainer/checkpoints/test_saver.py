@@ -197,8 +197,8 @@ def test_without_a_group_of_its_own_a_save_is_done_when_it_returns(tmp_path: Pat
 
 def test_host_copies_use_their_memory_again(tmp_path: Path) -> None:
     store, copies = a_store(tmp_path), HostCopies()
-    first, second = (copies.of(store.share(a_state(step)).pieces) for step in (1, 2))
+    first, second = (copies.of(store.part_of(a_state(step)).pieces) for step in (1, 2))
     assert [piece.tensor.data_ptr() for piece in first] == [piece.tensor.data_ptr() for piece in second]
     assert float(second[0].tensor[0]) == 2
-    larger = copies.of(store.share(a_state(3, floats=5)).pieces)
+    larger = copies.of(store.part_of(a_state(3, floats=5)).pieces)
     assert larger[0].tensor.shape == (5,)

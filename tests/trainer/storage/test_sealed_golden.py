@@ -26,7 +26,7 @@ from safetensors.numpy import load
 from deepseek_trainer.checkpoints import store
 from deepseek_trainer.checkpoints.dcp import Piece
 from deepseek_trainer.checkpoints.manifest import TensorInfo
-from deepseek_trainer.checkpoints.store import Share
+from deepseek_trainer.checkpoints.store import Part
 from deepseek_trainer.storage import keys
 from deepseek_trainer.storage.keyring import Keyring
 from deepseek_trainer.storage.keys import Key
@@ -188,7 +188,7 @@ def rewrite_two_ranks(patch: pytest.MonkeyPatch) -> None:
     store = a_store(TWO_RANKS, world_size=2, exchange=lambda value: [value, value])
     content = torch.arange(9, dtype=torch.float32).reshape(3, 3)
     blocks = {0: content[:2], 1: content[2:]}
-    shares = []
+    parts = []
     partial = store.directory / store._ledger.begin(3, 1)
     for rank, block in blocks.items():
         store._rank = rank
@@ -196,8 +196,8 @@ def rewrite_two_ranks(patch: pytest.MonkeyPatch) -> None:
         pieces = [Piece(info, block)]
         if rank == 0:
             pieces.append(Piece(TensorInfo("model/whole", "F32", (2,), store.file_name), torch.tensor([1.0, 2.0])))
-        shares.append(store._write(partial, 3, Share(pieces, {})))
-    store._ledger.commit(partial, store._manifest(3, shares, {}))
+        parts.append(store._write(partial, 3, Part(pieces, {})))
+    store._ledger.commit(partial, store._manifest(3, parts, {}))
 
 
 def rewrite_store(patch: pytest.MonkeyPatch) -> None:

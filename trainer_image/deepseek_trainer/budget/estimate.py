@@ -129,7 +129,7 @@ def trainable(d: Dimensions, setup: Setup) -> int:
 def _weights(d: Dimensions, setup: Setup) -> int:
     """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for `NF4_BLOCK` of them.
 
-    Pairs need a reference: the weights again, where adapters do not tell them from what is trained.
+    Pairs need a reference: the weights again, unless the adapters, which are all that is trained, can be left out.
     """
     copies = 2 if setup.has_pairs and setup.lora is None else 1
     whole = FP32 * (copies * d.parameters + d.adapters(setup.lora))

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from deepseek_trainer.checkpoints.dcp import planned_pieces
-from deepseek_trainer.checkpoints.store import CheckpointStore, Share
+from deepseek_trainer.checkpoints.store import CheckpointStore, Part
 
 
 class StoreWriter(StorageWriter):
@@ -24,10 +24,10 @@ class StoreWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Returns when the checkpoint is committed.  Collective, like all calls of DCP."""
-        share = Share(planned_pieces(plan, planner, self._store.file_name), {})
-        self._store.commit(self._step, share, self._meta)
+        part = Part(planned_pieces(plan, planner, self._store.file_name), {})
+        self._store.commit(self._step, part, self._meta)
         done: Future[list[WriteResult]] = Future()
-        sizes = (piece.tensor.numel() * piece.tensor.itemsize for piece in share.pieces)
+        sizes = (piece.tensor.numel() * piece.tensor.itemsize for piece in part.pieces)
         done.set_result([WriteResult(i.index, size, None) for i, size in zip(plan.items, sizes, strict=True)])
         return done
 

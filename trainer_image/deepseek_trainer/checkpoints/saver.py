@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.checkpoints.dcp import Piece
-from deepseek_trainer.checkpoints.store import CheckpointStore, Share
+from deepseek_trainer.checkpoints.store import CheckpointStore, Part
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.worker.agreement import Exchange
 
@@ -94,18 +94,18 @@ class Saver:
         """
         start = time.monotonic()
         self.wait()
-        share = self.store.share(state)
+        part = self.store.part_of(state)
         if self._beside is None:
-            info = self.store.commit(step, share, meta)
+            info = self.store.commit(step, part, meta)
             self.prune(best_step)
             seconds = time.monotonic() - start
             self._finished.append(Saved(info, seconds, seconds))
             return
-        store, queued, meta = self._beside, _after_queued(share.pieces), deepcopy(meta)
-        share = Share(share.pieces, deepcopy(share.rest))
+        store, queued, meta = self._beside, _after_queued(part.pieces), deepcopy(meta)
+        part = Part(part.pieces, deepcopy(part.rest))
 
         def commit() -> tuple[CheckpointInfo, float]:
-            info = store.commit(step, self._copied(share, queued), meta)
+            info = store.commit(step, self._copied(part, queued), meta)
             store.prune(self._retention, best_step)
             return info, time.monotonic() - start
 
@@ -145,11 +145,11 @@ class Saver:
         found, self._finished = self._finished, []
         return found
 
-    def _copied(self, share: Share, queued: AbstractContextManager[object]) -> Share:
+    def _copied(self, part: Part, queued: AbstractContextManager[object]) -> Part:
         try:
-            if gpu := _gpu_of(share.pieces):
+            if gpu := _gpu_of(part.pieces):
                 torch.cuda.set_device(gpu)  # a new thread starts with the first GPU
             with queued:
-                return Share(self._copies.of(share.pieces), share.rest)
+                return Part(self._copies.of(part.pieces), part.rest)
         finally:
             self._is_copied.set()

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Part:
     """The part of a state that one rank writes: tensors or shards of them, and its JSON."""
 
     pieces: Sequence[Piece]
@@ -84,18 +84,18 @@ class CheckpointStore:
         PER_RANK is written by every rank.  Where the disk refuses, that rank raises StorageError and the others
         TryAgainError; the partial checkpoint is removed, and those before it are untouched.
         """
-        return self.commit(step, self.share(state), meta)
+        return self.commit(step, self.part_of(state), meta)
 
-    def share(self, state: Mapping[str, Any]) -> Share:
+    def part_of(self, state: Mapping[str, Any]) -> Part:
         """The part of `state` that this rank is to write."""
         tensors, rest = split(state)
-        return Share(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
+        return Part(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
 
-    def commit(self, step: int, share: Share, meta: Mapping[str, Any]) -> CheckpointInfo:
-        """Write and commit what `share` returned on each rank: the second half of `save`."""
+    def commit(self, step: int, part: Part, meta: Mapping[str, Any]) -> CheckpointInfo:
+        """Write and commit what `part_of` returned on each rank: the second half of `save`."""
         partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
         try:
-            written = self._agree(lambda: self._write(partial, step, share))
+            written = self._agree(lambda: self._write(partial, step, part))
             self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, written, meta)))
         except BaseException:
             if self._is_lead:
@@ -154,19 +154,19 @@ class CheckpointStore:
         """The file for this rank's tensors."""
         return f"rank-{self._rank:05d}.safetensors"
 
-    def _write(self, partial: Path, step: int, share: Share) -> Any:
+    def _write(self, partial: Path, step: int, part: Part) -> Any:
         """Write this rank's files; returns their entries of the manifest as JSON."""
         context, path = Context(step, self._rank), partial / self.file_name
-        tensors = {piece.info.key: piece.tensor for piece in share.pieces}
+        tensors = {piece.info.key: piece.tensor for piece in part.pieces}
         records = [self.vault.write(path, stream(entries(tensors)), context)]
-        if share.rest:
-            records.append(self.vault.write(path.with_suffix(".json"), json.dumps(share.rest).encode(), context))
+        if part.rest:
+            records.append(self.vault.write(path.with_suffix(".json"), json.dumps(part.rest).encode(), context))
         return {
             "files": [RankFile(self._rank, record).to_json() for record in records],
-            "tensors": [piece.info.to_json() for piece in share.pieces],
+            "tensors": [piece.info.to_json() for piece in part.pieces],
         }
 
-    def _manifest(self, step: int, shares: Sequence[Any], meta: Mapping[str, Any]) -> Manifest:
+    def _manifest(self, step: int, parts: Sequence[Any], meta: Mapping[str, Any]) -> Manifest:
         return Manifest(
             job=self.vault.job,
             step=step,
@@ -174,8 +174,8 @@ class CheckpointStore:
             key_id=self.vault.key_id,
             world_size=self._world_size,
             attempt=self._attempt,
-            files=tuple(RankFile.from_json(file) for share in shares for file in share["files"]),
-            tensors=tuple(TensorInfo.from_json(tensor) for share in shares for tensor in share["tensors"]),
+            files=tuple(RankFile.from_json(file) for part in parts for file in part["files"]),
+            tensors=tuple(TensorInfo.from_json(tensor) for part in parts for tensor in part["tensors"]),
             meta=meta,
         )
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepseek_operator.__main__ import parse
-from deepseek_operator.controller import service
+from deepseek_operator.api import names
 from deepseek_operator.crd import profile_crd, training_job_crd
 from helm import schemas
 from helm.render import CHART, MONITORED, ROOT, Manifest, manifests, program, rendered, run
@@ -179,4 +179,4 @@ def test_the_operator_may_touch_its_own_lease_only() -> None:
     (role,) = (m for m in manifests() if m["kind"] == "Role")
     (lease,) = (m for m in manifests() if m["kind"] == "Lease")
     named = [rule["resourceNames"] for rule in role["rules"] if set(rule["verbs"]) & {"get", "update"}]
-    assert named == [[service.LEASE_NAME]] == [[lease["metadata"]["name"]]]
+    assert named == [[names.OPERATOR]] == [[lease["metadata"]["name"]]]

@@ -16,6 +16,7 @@ from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
+from deepseek_trainer.contract.images import JOB_RULES
 from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
@@ -270,6 +271,7 @@ class JobSpec(Model):
             "no optimization.strategy but DDP trains beside the 4-bit weights of method.type QLoRA: set strategy: DDP",
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
+        *JOB_RULES,
         *(immutable(field) for field in IMMUTABLE),
     )
 

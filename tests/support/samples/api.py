@@ -24,6 +24,21 @@ def preferring(**changes: Any) -> dict[str, Any]:
     return {"data": {"format": "Preference"}, **BASE, **changes}
 
 
+IMAGES = {"height": 32, "width": 32}
+RESNET = {"resnet": {"stemWidth": 8, "stages": [{"width": 32, "blocks": 1}], "groups": 8}}
+VIT = {"vit": {"patchSize": 8, "hiddenSize": 8, "numLayers": 1, "numHeads": 2, "intermediateSize": 8}}
+
+
+def seeing(vision: Any = RESNET, images: Any = IMAGES, data: Any = None, **changes: Any) -> dict[str, Any]:
+    """A job that learns to classify images, with `changes` of whole parts."""
+    data = {"format": "Images", "images": images} | (data or {})
+    return {"data": data, "model": {"architecture": None, "vision": vision}, **changes}
+
+
+def resnet(width: int = 32, **fields: int) -> dict[str, Any]:
+    return merged(RESNET, {"resnet": {"stages": [{"width": width, "blocks": 2}]} | fields})
+
+
 def gpus(number: Any, processes: int) -> dict[str, Any]:
     return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
 
@@ -111,6 +126,31 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         preferring(),
         preferring(evaluation={"labels": ["a", "b"]}),
     ),
+    ("data.format Images trains model.vision", seeing(), seeing(model={})),
+    ("data.format Images trains model.vision", {}, {"model": {"architecture": None, "vision": RESNET}}),
+    ("give exactly one of base, arch", seeing(**BASE), seeing(model=BASE["model"] | {"vision": RESNET})),
+    ("give exactly one of resnet", seeing(VIT), seeing(RESNET | VIT)),
+    ("give exactly one of resnet", seeing(RESNET), seeing({})),
+    ("groups must be a power", seeing(resnet(groups=4)), seeing(resnet(groups=3, stemWidth=12, width=48))),
+    ("stemWidth must be a multiple", seeing(resnet(stemWidth=24)), seeing(resnet(stemWidth=12))),
+    ("stemWidth must be a multiple", seeing(resnet(width=64)), seeing(resnet(width=48))),
+    ("hiddenSize must be a multiple", seeing(VIT), seeing(merged(VIT, {"vit": {"numHeads": 3}}))),
+    ("data.images.height and", seeing(VIT), seeing(VIT, IMAGES | {"width": 36})),
+    ("channels must be 1", seeing(images=IMAGES | {"channels": 1}), seeing(images=IMAGES | {"channels": 2})),
+    ("imageField and labelField", seeing(), seeing(images=IMAGES | {"imageField": "label"})),
+    ("images belongs to format", {}, {"data": {"images": IMAGES}}),
+    ("sequenceLength and curriculum", seeing(), seeing(data={"sequenceLength": 512})),
+    ("sequenceLength and curriculum", seeing(), seeing(data={"curriculum": {}})),
+    ("balanceBy balances the", seeing(data={"balanceBy": "label"}), seeing(data={"balanceBy": "kind"})),
+    ("data.format Images trains all", seeing(), seeing(**AUTO)),
+    ("data.format Images trains all", seeing(**BASE), seeing(**FROZEN)),
+    ("data.format Images is trained with", seeing(**spread("FSDP")), seeing(**spread("ZeRO2"))),
+    ("data.format Images is trained with", seeing(), seeing(optimization={"optimizer": "Muon"})),
+    ("optimization.dropout, compile and", seeing(), seeing(**DROPOUT)),
+    ("optimization.dropout, compile and", seeing(), seeing(optimization={"compile": True})),
+    ("optimization.dropout, compile and", seeing(), seeing(optimization={"logitsMebibytes": 32})),
+    ("evaluation.generations and", seeing(), seeing(evaluation={"generations": 5})),
+    ("evaluation.generations and", seeing(), seeing(evaluation={"maxNewTokens": 5})),
     ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),

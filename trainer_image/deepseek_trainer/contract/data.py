@@ -1,19 +1,23 @@
 """What it is trained on."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
+from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.mixture import BLOCK, Curriculum, MixSource
 from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
+
+LENGTH: Final = 1024  # [tokens] of a row, where the job says nothing
 
 
 class DataFormat(StrEnum):
     TEXT = "Text"
     INSTRUCTION = "Instruction"
     PREFERENCE = "Preference"
+    IMAGES = "Images"
 
 
 class BadRecord(StrEnum):
@@ -22,7 +26,7 @@ class BadRecord(StrEnum):
 
 
 class DataSpec(Model):
-    """What it is trained on.  Directories are read recursively in name order: .jsonl, .csv, .parquet, .txt files."""
+    """What it is trained on.  Directories are read recursively, by name: .jsonl, .csv, .parquet, .txt, .png, .jpg."""
 
     train: Annotated[VolumePath | None, Field(description="Training records.")] = None
     sources: Annotated[
@@ -56,7 +60,7 @@ class DataSpec(Model):
             description="Text: every token is learned (textField; .txt: a record a file). Instruction: only answers "
             "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer). "
             "Preference: which of two answers is better (promptField or messagesField, chosenField, rejectedField; "
-            "DPO, see method.preference)."
+            "DPO, see method.preference). Images: which class a picture is of (see images)."
         ),
     ] = DataFormat.TEXT
     text_field: Annotated[str, Field(min_length=1, max_length=63, description="Field of a Text record.")] = "text"
@@ -82,6 +86,9 @@ class DataSpec(Model):
     rejected_field: Annotated[
         str, Field(min_length=1, max_length=63, description="Worse answer of a Preference record.")
     ] = "rejected"
+    images: Annotated[
+        ImagesSpec | None, Field(description="How pictures are read, with format Images, and only then.")
+    ] = None
     on_bad_record: Annotated[
         BadRecord,
         Field(
@@ -89,7 +96,7 @@ class DataSpec(Model):
             "trains. Skip: it is left out and counted; a job without any good record fails all the same.",
         ),
     ] = BadRecord.FAIL
-    sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = 1024
+    sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = LENGTH
     sealed: Annotated[
         bool | None, Field(description="Encrypt the prepared data. Default: yes where checkpoint.encryption is given.")
     ] = None
@@ -121,6 +128,21 @@ class DataSpec(Model):
             "!(has(self.validation) && has(self.validationFraction))",
             "give validation or validationFraction, not both",
             lambda self: self.validation is None or self.validation_fraction is None,
+        ),
+        Rule(
+            "has(self.images) == (self.format == 'Images')",
+            "images belongs to format Images: give both, or neither",
+            lambda self: (self.images is not None) == (self.format is DataFormat.IMAGES),
+        ),
+        Rule(
+            "!has(self.images) || (self.sequenceLength == 1024 && !has(self.curriculum))",
+            "sequenceLength and curriculum are of texts, whose rows have a length: drop them with format Images",
+            lambda self: self.images is None or (self.sequence_length == LENGTH and self.curriculum is None),
+        ),
+        Rule(
+            "!has(self.images) || !has(self.balanceBy) || self.balanceBy == self.images.labelField",
+            "balanceBy balances the classes of format Images: set it to images.labelField, or drop it",
+            lambda self: self.images is None or self.balance_by in (None, self.images.label_field),
         ),
     )
 

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from deepseek_trainer.contract.images import Vision
 from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
@@ -54,11 +55,14 @@ class ModelSpec(Model):
 
     base: Annotated[BaseModelSource | None, Field(description="Existing model to start from.")] = None
     architecture: Annotated[Architecture | None, Field(description="Model to train from scratch.")] = None
+    vision: Annotated[
+        Vision | None, Field(description="Image classifier to train from scratch, with data.format Images.")
+    ] = None
 
     rules: ClassVar = (
         Rule(
-            "has(self.base) != has(self.architecture)",
-            "give exactly one of base and architecture",
-            lambda self: (self.base is None) != (self.architecture is None),
+            "[has(self.base), has(self.architecture), has(self.vision)].exists_one(given, given)",
+            "give exactly one of base, architecture and vision",
+            lambda self: [self.base, self.architecture, self.vision].count(None) == 2,
         ),
     )

@@ -65,8 +65,10 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     return target
 
 
-def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensions:
-    """Of the model from scratch, or of the prepared base."""
+def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensions | None:
+    """Of the model from scratch, or of the prepared base; None for one of images, of which they are not known."""
+    if config.data.images is not None:
+        return None
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
     return read_dimensions(_prepared_settings(prepared_model(config, paths), vault))

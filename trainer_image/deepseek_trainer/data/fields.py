@@ -53,20 +53,23 @@ def encodable(text: Any, field: str, place: str) -> str:
     return text
 
 
-def label_of(value: dict[str, Any], field: str, place: str) -> str:
-    """A class may be a word, a number or a truth value; 1 and "1" are the same, as a table cannot tell them apart."""
+def label_of(value: dict[str, Any], field: str, place: str, setting: str = "balanceBy") -> str:
+    """The class in `field`, which `data.<setting>` names: a word, a number or a truth value.
+
+    1 and "1" are the same, as a table cannot tell them apart.
+    """
     if field not in value:
-        refuse_missing(field, list(value), place, "balanceBy")
+        refuse_missing(field, list(value), place, setting)
     found = value[field]
     if not isinstance(found, str | int):
         raise DataError(
             f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
-            hint="set data.balanceBy to the field that holds a record's class",
+            hint=f"set data.{setting} to the field that holds a record's class",
         )
     text = encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
     if not 0 < len(text) <= MAX_LABEL:
         raise DataError(
             f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
-            hint="set data.balanceBy to the field that holds a record's class",
+            hint=f"set data.{setting} to the field that holds a record's class",
         )
     return text

@@ -40,3 +40,4 @@ class Reading(Generic[R]):
     columns: Columns
     record: Callable[[Value, str, int], R | None]  # fields, file, line; None for an empty one; raises DataError
     way_out: Callable[[Sequence[Path]], str]  # where none of the files that there are can be read
+    advertised: tuple[str, ...] = ()  # suffixes that messages speak of, where that is not all of them

@@ -173,7 +173,7 @@ def _visible_files(directory: Path) -> Iterator[Path]:
 
 
 def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]) -> NoReturn:
-    *others, last = reading.readers
+    *others, last = reading.advertised or reading.readers
     wanted = f"{', '.join(others)} or {last}"
     there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
     raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=reading.way_out(found))

@@ -97,17 +97,12 @@ class Loop:
     def measure(self) -> EvalResult:
         """Loss on the held-out rows, over all ranks; raises StopRequested on a stop."""
         self.savepoints.saver.before_change()  # the averages take the weights' place
-        with self.learner.averaged():
-            self.evaluation = evaluate_loss(
-                self.learner.loss,
-                self.validation_rows,
-                max_rows=self.config.evaluation.max_rows,
-                batch_size=self.config.optimization.micro_batch_size,
-                rank=self.world.rank,
-                world_size=self.world.size,
-                reduce=self.world.sum,
-                before_batch=self.leave_if_stopped,
-            )
+        try:
+            with self.learner.averaged():
+                self.evaluation = self._evaluated()
+        except StopRequested:
+            self._save_to_the_end()  # the weights, which are in their place again
+            raise
         return self.evaluation
 
     def leave_if_stopped(self) -> None:
@@ -118,6 +113,23 @@ class Loop:
     def save(self) -> None:
         """Begin a checkpoint of the current step, unless there is one."""
         self.savepoints.save(self.state, self.learner, self.cursor, self.reporter.history)
+
+    def _evaluated(self) -> EvalResult:
+        return evaluate_loss(
+            self.learner.loss,
+            self.validation_rows,
+            max_rows=self.config.evaluation.max_rows,
+            batch_size=self.config.optimization.micro_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            reduce=self.world.sum,
+            before_batch=self._hear_stop,
+        )
+
+    def _hear_stop(self) -> None:
+        """Collective.  Raises StopRequested where any rank was asked to stop; nothing is saved."""
+        if self.world.any(self._is_to_stop()):
+            raise StopRequested
 
     def _is_to_stop(self) -> bool:
         """Whether this rank was asked to stop.

@@ -30,6 +30,8 @@ def decoded(encoded: bytes, place: str, images: ImagesSpec) -> Pixels:
             plain = upright.convert("L" if images.channels == 1 else "RGB")
     except (DataError, MemoryError):
         raise
+    except Image.DecompressionBombError:
+        raise DataError(f"{place} has more than {MAX_PIXELS:,} pixels", hint=_WAY_OUT) from None
     except UnidentifiedImageError:
         raise DataError(f"{place} is no PNG or JPEG", hint=_WAY_OUT) from None
     except Exception as error:  # decoders raise whatever a broken file leads them to

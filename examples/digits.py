@@ -1,6 +1,6 @@
-"""Writes scikit-learn's handwritten digits as PNG files, a folder for each class, where examples/digits.yaml finds them.
+"""Writes scikit-learn's handwritten digits as PNG files, a folder for each class, where digits.yaml finds them.
 
-    python examples/digits.py && dstj run examples/digits.yaml
+python examples/digits.py && dstj run examples/digits.yaml
 """
 
 import shutil

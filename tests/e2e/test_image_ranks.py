@@ -9,7 +9,6 @@ import torch
 from support.ranks.gloo import on_ranks
 from support.ranks.image_stories import Course, image_scores, trained_on_images
 
-
 pytestmark = pytest.mark.timeout(300)  # each test starts processes that import what scores need
 
 

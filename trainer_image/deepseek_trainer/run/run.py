@@ -100,7 +100,8 @@ def _export(rank: Rank, loop: Loop) -> None:
     """Choose the weights, assess the model with them, and export it."""
     step, weights = _choose_weights(rank, loop)
     after = assessed(loop, rank.task, loop.evaluation or loop.measure())
-    loop.reporter.event("result", weights=weights, step=step, **after["scores"], before=loop.state.before["scores"])
+    scores, before = _nameless(after["scores"]), _nameless(loop.state.before["scores"])
+    loop.reporter.event("result", weights=weights, step=step, **scores, before=before)
     loop.leave_if_stopped()
     with loop.learner.finished() as model:
         if rank.world.is_lead:
@@ -111,6 +112,12 @@ def _export(rank: Rank, loop: Loop) -> None:
             loop.reporter.stage("done")
         loop.reporter.close()
         rank.world.barrier()
+
+
+def _nameless(scores: Json) -> Json:
+    """Without the names of classes: they may come from the data, and nobody seals the event log."""
+    found = {name: value for name, value in scores.get("classification", {}).items() if name != "labels"}
+    return scores | ({"classification": found} if found else {})
 
 
 def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:

@@ -7,33 +7,36 @@ import pytest
 import torch
 
 from support.ranks.gloo import on_ranks
-from support.ranks.image_stories import Course, image_scores, trained_on_images
+from support.ranks.image_stories import MODELS, Course, courses
 
-pytestmark = pytest.mark.timeout(300)  # each test starts processes that import what scores need
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """In one micro-batch of one rank."""
+    (found,) = on_ranks(1, courses, tmp_path_factory.mktemp("alone"), 8, "DDP")
+    return found
+
+
+@pytest.mark.timeout(300)  # processes import what scores need
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_two_ranks_learn_mixed_images_as_one_does_and_give_the_same_scores(
+    tmp_path: Path, alone: dict[str, Course], strategy: str
+):
+    for found in on_ranks(2, courses, tmp_path, 2, strategy):
+        for name in MODELS:
+            assert_same(found[name], alone[name])
 
 
 def assert_same(found: Course, expected: Course) -> None:
-    assert found[1] == pytest.approx(expected[1], rel=0, abs=1e-6)
-    assert found[0].keys() == expected[0].keys()
-    for name, weight in found[0].items():
-        torch.testing.assert_close(weight, expected[0][name], rtol=0, atol=1e-6)
+    assert found.losses == pytest.approx(expected.losses, rel=0, abs=1e-6)
+    assert found.weights.keys() == expected.weights.keys()
+    for name in found.weights.keys() - ignored(found):
+        torch.testing.assert_close(found.weights[name], expected.weights[name], rtol=0, atol=1e-6)
+    assert found.scores["classification"] == expected.scores["classification"]
+    assert found.scores["classification"]["total"] == 5
+    assert found.scores["loss"] == pytest.approx(expected.scores["loss"], abs=1e-6)
 
 
-def test_mixed_images_are_learned_alike_at_once_in_halves_and_on_two_ranks(tmp_path: Path):
-    (whole,) = on_ranks(1, trained_on_images, tmp_path / "whole", 8)
-    (halves,) = on_ranks(1, trained_on_images, tmp_path / "halves", 4)
-    assert_same(halves, whole)
-    for shared in on_ranks(2, trained_on_images, tmp_path / "shared", 4):
-        assert_same(shared, whole)
-
-
-def test_the_scores_of_images_are_the_same_on_any_number_of_ranks(tmp_path: Path):
-    (alone,) = on_ranks(1, image_scores, tmp_path / "1")
-    assert alone["classification"]["total"] == 5
-    for found in on_ranks(2, image_scores, tmp_path / "2"):
-        assert without_floats(found) == without_floats(alone)
-        assert found["loss"] == pytest.approx(alone["loss"], abs=1e-6)
-
-
-def without_floats(scores: dict[str, Any]) -> Any:
-    return scores["accuracy"], scores["classification"]["confusion"], scores["classification"]["labels"]
+def ignored(course: Course) -> set[str]:
+    """Attention ignores the bias of keys: Adam makes steps of what rounding leaves of its gradient, which is none."""
+    return {name for name in course.weights if name.endswith("k_proj.bias")}

@@ -45,6 +45,8 @@ def mounted(claims: Mapping[str, Path]) -> Iterator[Paths]:
 
 def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     """The model's dimensions.  Raises ConfigError if the base is missing, unknown, or cannot be trained as asked."""
+    if config.data.images is not None:
+        raise ConfigError("memory, FLOPs and time of models of images are not known", hint="dstj run tries them")
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
     try:

@@ -71,7 +71,8 @@ def write_file(paths: Paths, name: str, content: bytes) -> None:
 
 def an_image_job(
     *,
-    vision: Mapping[str, Any] = RESNET,
+    vision: Mapping[str, Any] | None = RESNET,
+    base: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Any] | None = None,
     size: Mapping[str, Any] = SIZE,
     data: Mapping[str, Any] | None = None,
@@ -84,7 +85,7 @@ def an_image_job(
             "job": {"namespace": "ml", "name": "demo"},
             "numNodes": 1,
             "numProcPerNode": 1,
-            "model": {"vision": vision},
+            "model": {"vision": vision, "base": base},
             "data": {
                 "format": "Images",
                 "train": {"claimName": CLAIM, "path": "train"},

@@ -45,6 +45,7 @@ class Family:
     dimensions: Callable[[Settings], Dimensions] | None = None
     weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name
     rotary_in_gguf: Rotary | None = None  # None: GGUF files of the family are not converted
+    sees_images: bool = False  # other than tokens
 
     def linear_for(self, asked: str) -> tuple[str, ...]:
         """`linear`.  Raises ConfigError where the table lists none, with what the job `asked` for."""
@@ -132,6 +133,22 @@ FAMILIES: Final = {
             biased=_biased_attention,
             has_head_norms=True,
             rotary_in_gguf=Rotary.APART,
+        ),
+        Family(
+            "vit",
+            "ViTForImageClassification",
+            embedding="vit.embeddings",
+            blocks="vit.layers.*",
+            head="classifier",
+            sees_images=True,
+        ),
+        Family(
+            "bit",
+            "BitForImageClassification",
+            embedding="bit.embedder",
+            blocks="bit.encoder.stages.*.layers.*",
+            head="classifier.1",
+            sees_images=True,
         ),
     )
 }

@@ -44,6 +44,17 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
         raise ConfigError(f"{source} lacks {missing[0]}, which config.json asks for", hint=_HINT)
 
 
+def refuse_batch_norm(source: Path, found: Mapping[str, tuple[str, Shape]]) -> None:
+    """Raises ConfigError for a model with batch normalisation, which shows by the statistics that it keeps."""
+    for key, (file, _) in sorted(found.items()):
+        if key.endswith(".running_mean"):
+            raise ConfigError(
+                f"{source}: {file} has {key}: with batch normalisation, what a model learns depends on the micro-batch "
+                "and on the number of processes",
+                hint="take one that normalises by groups or layers: a model of type bit (a residual network) or vit",
+            )
+
+
 def _full_names(found: Collection[str], family: Family) -> dict[str, str]:
     """The names of weights by those that files give them.
 

@@ -1,16 +1,20 @@
 """Whether a base model can be trained as the job asks: found from its config.json, before its weights are read."""
 
 from deepseek_trainer.base_model.decoder import Settings
-from deepseek_trainer.base_model.families import Family, family_of, last_names, read_dimensions
+from deepseek_trainer.base_model.families import FAMILIES, Family, family_of, last_names, read_dimensions
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.method import ALL_LINEAR, NF4_BLOCK, MethodSpec, MethodType
 
 
 def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
     """Raises ConfigError where it cannot; `settings`: the content of the base model's config.json."""
     family, method = family_of(settings.get("model_type")), config.method
+    _refuse_other_records(config, family)
+    if config.data.images is not None:
+        _refuse_other_images(config.data.images, settings)
     _refuse_long_rows(config.data.sequence_length, settings.get("max_position_embeddings"))
     if config.optimization.dropout:
         family.residual_for("optimization.dropout")
@@ -18,6 +22,32 @@ def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
         _refuse_unknown_targets(method, family)
     if method.type is MethodType.QLORA:
         _refuse_split_blocks(read_dimensions(settings))
+
+
+def _refuse_other_records(config: TrainingConfig, family: Family) -> None:
+    has_images = config.data.images is not None
+    if family.sees_images is has_images:
+        return
+    known = [each.model_type for each in FAMILIES.values() if each.sees_images is has_images]
+    raise ConfigError(
+        f"model.base is a {family.model_type} model: it cannot read data.format {config.data.format}",
+        hint=f"models of type {', '.join(known)} can",
+    )
+
+
+def _refuse_other_images(images: ImagesSpec, settings: Settings) -> None:
+    channels, side = settings.get("num_channels", 3), settings.get("image_size")
+    if channels != images.channels:
+        raise ConfigError(
+            f"data.images.channels={images.channels}: the base model takes images of {channels} channels",
+            hint=f"set data.images.channels: {channels}",
+        )
+    height, width = side if isinstance(side, list) else (side, side)
+    if side is not None and (height, width) != (images.height, images.width):
+        raise ConfigError(
+            f"data.images are {images.height} x {images.width} pixels: the base model takes {height} x {width}",
+            hint=f"set data.images.height: {height} and data.images.width: {width}",
+        )
 
 
 def _refuse_long_rows(length: int, longest: int | None) -> None:

@@ -18,7 +18,7 @@ from deepseek_trainer.base_model import gguf_model
 from deepseek_trainer.base_model.digest import digest_of, file_digests, listing_digest
 from deepseek_trainer.base_model.families import FAMILIES, family_of, read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
-from deepseek_trainer.base_model.headers import refuse_other_weights, weights_in
+from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_weights, weights_in
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
@@ -32,6 +32,7 @@ from deepseek_trainer.storage.tensorfile import Entry, stream
 from deepseek_trainer.storage.vault import Vault
 
 CONFIG: Final = "config.json"
+PREPROCESSOR: Final = "preprocessor_config.json"  # how pixels become what a model of images takes
 SOURCE: Final = "source.json"  # where it came from, its digest, its weight files
 FORMAT: Final = "dstj-model/1"
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -181,21 +182,31 @@ def _verified(base: BaseModelSource, actual: str) -> str:
 
 
 def _checked_directory(source: Path) -> tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]:
-    """Configuration, tokenizer files and names of the weight files of a model that can be trained."""
+    """Configuration, files beside it and names of the weight files of a model that can be trained."""
     weights = _weight_files(source)
+    found = weights_in(source, weights)
+    refuse_batch_norm(source, found)
     config = _json(source, CONFIG)
     if "auto_map" in config:
         raise ConfigError(
             f"{source} brings code of its own (auto_map), which is never run",
             hint=f"models of type {', '.join(FAMILIES)} need none",
         )
-    family_of(config.get("model_type"), str(source))
+    family = family_of(config.get("model_type"), str(source))
     if "quantization_config" in config:
         raise ConfigError(f"{source} is quantised: its weights cannot be trained", hint="give the unquantised model")
+    refuse_other_weights(source, found, config)
+    if family.sees_images:
+        return config, _preprocessor(source), weights
     tokenizer = _tokenizer_files(source)
     _check_vocabulary(config, tokenizer)
-    refuse_other_weights(source, weights_in(source, weights), config)
     return config, tokenizer, weights
+
+
+def _preprocessor(source: Path) -> dict[str, bytes]:
+    """Empty where there is none, so that nobody can take it away unseen from what is sealed."""
+    settings = _json(source, PREPROCESSOR) if (source / PREPROCESSOR).exists() else {}
+    return {PREPROCESSOR: json.dumps(settings).encode()}
 
 
 def _weight_files(source: Path) -> tuple[str, ...]:

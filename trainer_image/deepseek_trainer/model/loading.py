@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.families import family_of, scratch_settings
 from deepseek_trainer.base_model.source import CONFIG, prepared_model, read_source
 from deepseek_trainer.contract.config import TrainingConfig
@@ -22,6 +23,7 @@ from deepseek_trainer.storage.vault import Vault
 
 # What the weights of a model may be stored in, as safetensors names it.
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+NOTHING: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,31 @@ def load_model(
 
 def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A prepared model on the CPU.  Raises ConfigError where its weights do not fit its config.json."""
+    return filled(*read_base(directory, vault), dtype)
+
+
+def read_base(directory: Path, vault: Vault) -> tuple[Settings, dict[str, Tensor]]:
+    """The config.json of a prepared model, and its weights as they are stored."""
     settings = json.loads(bytes(vault.read(directory / CONFIG)))
     weights: dict[str, Tensor] = {}
     for name in read_source(directory, vault).weights:
         weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
+    return settings, weights
+
+
+def filled(
+    settings: Settings, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32, drawn: frozenset[str] = NOTHING
+) -> PreTrainedModel:
+    """The model of a config.json with these weights.  Those that are `drawn` at random instead may be missing.
+
+    Raises ConfigError where the weights do not fit.
+    """
     kind = getattr(transformers, family_of(settings["model_type"]).model_class)
     model, loading = kind.from_pretrained(
         None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, loading[problem])):
+        if names := sorted({*map(str, loading[problem])} - drawn):
             raise ConfigError(
                 f"the base model's weights do not fit its {CONFIG}: {problem.replace('_', ' ')} {', '.join(names[:3])}",
                 hint="take both from the same release of the model",

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from deepseek_trainer.tasks.images.batch import ImageBatch
+from deepseek_trainer.tasks.images.normalisation import Normalisation
 
 
 def augmented(batch: ImageBatch) -> Tensor:
@@ -18,6 +19,12 @@ def augmented(batch: ImageBatch) -> Tensor:
     if batch.lights_N2 is not None:
         images_NCHW = _lit(images_NCHW, batch.lights_N2)
     return images_NCHW if batch.blend_B is None else _mixed(images_NCHW, batch)
+
+
+def normalised(images_BCHW: Tensor, normalisation: Normalisation) -> Tensor:
+    """What a model takes.  Of numbers that the host knows: no device waits for them."""
+    channels = zip(images_BCHW.unbind(1), normalisation.mean, normalisation.std, strict=True)
+    return torch.stack([(values - mean) / std for values, mean, std in channels], dim=1)
 
 
 def _moved(images_NCHW: Tensor, moves_N23: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.model.loss import Loss
-from deepseek_trainer.tasks.images.augment import augmented
+from deepseek_trainer.tasks.images.augment import augmented, normalised
 from deepseek_trainer.tasks.images.batch import ImageBatch
 from deepseek_trainer.tasks.images.normalisation import Normalisation
 
@@ -46,7 +46,7 @@ class ImageLoss(Loss[ImageBatch]):
 def logits(model: Any, batch: ImageBatch, normalisation: Normalisation) -> tuple[Tensor, ImageBatch]:
     """float32 of shape BK, of the images as chance changes them; and `batch` on their device."""
     there = batch.to(model.device)
-    return model(pixel_values=normalisation(augmented(there))).logits.float(), there
+    return model(pixel_values=normalised(augmented(there), normalisation)).logits.float(), there
 
 
 def _soft_losses(logits_BK: Tensor, batch: ImageBatch, smoothing: float) -> Tensor:

@@ -1,13 +1,17 @@
 """Image classifiers as they are before training: from scratch, or from a base that gets the job's classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import BitConfig, BitForImageClassification, PreTrainedModel, ViTConfig, ViTForImageClassification
 
+from deepseek_trainer.base_model.families import family_of
 from deepseek_trainer.contract.images import ImagesSpec, ResNet, Vision, VisionTransformer
+from deepseek_trainer.model.loading import filled, read_base
+from deepseek_trainer.storage.vault import Vault
 
 Json = dict[str, Any]
 
@@ -22,6 +26,26 @@ def scratch_model(vision: Vision, images: ImagesSpec, classes: Sequence[str], se
             return BitForImageClassification(_bit(vision.resnet, images, classes))
         assert vision.vit is not None, "the spec asks for exactly one of resnet and vit"
         return ViTForImageClassification(_vit(vision.vit, images, classes))
+
+
+def base_model(directory: Path, vault: Vault, classes: Sequence[str], seed: int) -> PreTrainedModel:
+    """The prepared base.  Its head stays where it knows these classes, in this order; else a new one is drawn.
+
+    Raises ConfigError where its weights do not fit its config.json.
+    """
+    settings, weights = read_base(directory, vault)
+    head = f"{family_of(settings['model_type']).head}."
+    is_known = _classes_of(settings) == list(classes)
+    kept = {name: weight for name, weight in weights.items() if is_known or not name.startswith(head)}
+    used = {name: weight for name, weight in kept.items() if "pooler." not in name}  # classifiers have none
+    drawn = frozenset() if is_known else frozenset({f"{head}weight", f"{head}bias"})
+    calm = {name: value for name, value in NO_CHANCE.items() if name in settings}
+    with drawn_from(seed):
+        return filled({**settings, **calm, **labelled(classes)}, used, drawn=drawn)
+
+
+def _classes_of(settings: Mapping[str, Any]) -> list[str]:
+    return [name for _, name in sorted(settings.get("id2label", {}).items(), key=lambda entry: int(entry[0]))]
 
 
 def labelled(classes: Sequence[str]) -> Json:

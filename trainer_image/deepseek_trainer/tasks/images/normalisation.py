@@ -1,20 +1,20 @@
-"""How pixels become what a model takes, and the file by which plain transformers does the same.
+"""By what numbers pixels become what a model takes, and the file by which plain transformers does the same.
 
-Without torch's own import, so that preparation can check a base model's.
+Without torch, so that preparation can check those of a base model.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from math import isclose
+from pathlib import Path
+from typing import Any, Final, Self
 
+from deepseek_trainer.base_model.source import PREPROCESSOR
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.images import ImagesSpec
+from deepseek_trainer.storage.vault import Vault
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-PREPROCESSOR: Final = "preprocessor_config.json"
+BYTE: Final = 1 / 255
 _BILINEAR: Final = 2  # of Pillow's filters
 
 
@@ -31,26 +31,18 @@ class Normalisation:
         return cls((0.5,) * channels, (0.5,) * channels)
 
     @classmethod
-    def of_base(cls, settings: Mapping[str, Any], channels: int) -> Self:
-        """As the base model's preprocessor_config.json has it.  Raises ConfigError for one that says something else."""
-        if settings.get("do_normalize") is False:
+    def of_base(cls, directory: Path, vault: Vault, channels: int) -> Self:
+        """As the prepared base says; from -1 to 1 where it says nothing.  Raises ConfigError for what is not done."""
+        settings: dict[str, Any] = json.loads(bytes(vault.read(directory / PREPROCESSOR)))
+        factor = settings.get("rescale_factor", BYTE) if settings.get("do_rescale", True) else 1
+        if not isclose(factor, BYTE, rel_tol=1e-3):
+            raise _unusable(f"rescale_factor {factor}", "pixels must be divided by 255")
+        if not settings.get("do_normalize", True):
             return cls((0.0,) * channels, (1.0,) * channels)
-        mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
-        made = cls(*(_numbers(values, channels) for values in (mean, std)))
-        if len(made.mean) != channels or len(made.std) != channels or not all(value > 0 for value in made.std):
-            raise ConfigError(
-                f"the base model's {PREPROCESSOR} has image_mean {mean} and image_std {std}: each needs a number for "
-                f"each of data.images.channels={channels}",
-                hint="take it from the release of the model, or leave it out",
-            )
-        return made
-
-    def __call__(self, images_BCHW: "Tensor") -> "Tensor":
-        """float32 of the same shape."""
-        from torch import stack  # noqa: PLC0415 see above
-
-        channels = zip(images_BCHW.unbind(1), self.mean, self.std, strict=True)
-        return stack([(values - mean) / std for values, mean, std in channels], dim=1)
+        mean, std = settings.get("image_mean", [0.5] * channels), settings.get("image_std", [0.5] * channels)
+        if not (_fit(mean, channels) and _fit(std, channels) and min(std) > 0):
+            raise _unusable(f"image_mean {mean} and image_std {std}", f"each needs {channels} numbers, std above 0")
+        return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     def preprocessor(self, images: ImagesSpec) -> bytes:
         """preprocessor_config.json."""
@@ -60,7 +52,7 @@ class Normalisation:
             "size": {"height": images.height, "width": images.width},
             "resample": _BILINEAR,
             "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            "rescale_factor": BYTE,
             "do_normalize": True,
             "image_mean": self.mean,
             "image_std": self.std,
@@ -69,6 +61,12 @@ class Normalisation:
         return json.dumps(settings, indent=2).encode()
 
 
-def _numbers(values: Any, channels: int) -> tuple[float, ...]:
-    listed = values if isinstance(values, list) else [0.5 if values is None else values] * channels
-    return tuple(float(value) for value in listed if isinstance(value, int | float))
+def _fit(values: Any, channels: int) -> bool:
+    return isinstance(values, list) and len(values) == channels and all(isinstance(v, int | float) for v in values)
+
+
+def _unusable(what: str, rule: str) -> ConfigError:
+    return ConfigError(
+        f"the base model's {PREPROCESSOR} has {what}: {rule}",
+        hint="correct it, or leave the file out: then mean and std are 0.5",
+    )

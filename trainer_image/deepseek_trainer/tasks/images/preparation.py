@@ -20,6 +20,7 @@ from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.data.tally import Tally
 from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.images.normalisation import Normalisation
 from deepseek_trainer.tasks.images.records import Picture, reading
 
 CLASSES: Final = "classes.json"  # their names, in order
@@ -56,8 +57,10 @@ class ImagePreparer(Preparer[Picture]):
     def shaping(self, model: Path | None, vault: Vault) -> Json:  # noqa: ARG002  a base shapes no row
         return {"images": [FORMAT, self.images.model_dump(mode="json", exclude={"augmentation"})]}
 
-    def begin(self, inputs: Inputs[Picture], model: Path | None, directory: Path, vault: Vault) -> None:
-        """`refuse` has learned the classes."""
+    def begin(self, inputs: Inputs[Picture], model: Path | None, directory: Path, vault: Vault) -> None:  # noqa: ARG002
+        """Look at how the base takes pixels, before a GPU waits for that; `refuse` has learned the classes."""
+        if model is not None:
+            Normalisation.of_base(model, vault, self.images.channels)
 
     def learn(self, inputs: Inputs[Picture], source: Path | None, enough: int) -> None:  # noqa: ARG002
         self.refuse(inputs)

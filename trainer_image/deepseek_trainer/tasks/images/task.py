@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
+from deepseek_trainer.base_model.source import PREPROCESSOR, prepared_model
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.names import Paths
@@ -23,8 +24,8 @@ from deepseek_trainer.model.modes import answering
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.images.batch import ImageBatch, collate
 from deepseek_trainer.tasks.images.loss import ImageLoss, logits
-from deepseek_trainer.tasks.images.models import scratch_model
-from deepseek_trainer.tasks.images.normalisation import PREPROCESSOR, Normalisation
+from deepseek_trainer.tasks.images.models import base_model, scratch_model
+from deepseek_trainer.tasks.images.normalisation import Normalisation
 from deepseek_trainer.tasks.images.preparation import dtype_of, read_classes
 from deepseek_trainer.tasks.task import Ask, Assessment, Json, Task, Usage
 
@@ -43,7 +44,10 @@ class ImageTask(Task[ImageBatch]):
 
     @cached_property
     def normalisation(self) -> Normalisation:
-        return Normalisation.plain(self._images.channels)
+        """The base model's own, or from -1 to 1."""
+        if self._config.model.base is None:
+            return Normalisation.plain(self._images.channels)
+        return Normalisation.of_base(prepared_model(self._config, self._paths), self._vault, self._images.channels)
 
     @property
     def usage(self) -> Usage:
@@ -63,9 +67,10 @@ class ImageTask(Task[ImageBatch]):
         return collate(rows, draws, self._images.augmentation)
 
     def model(self) -> PreTrainedModel:
-        assert self._config.model.vision is not None
-        seed = self._config.optimization.seed
-        return scratch_model(self._config.model.vision, self._images, self.classes, seed).train()
+        vision, seed = self._config.model.vision, self._config.optimization.seed
+        if vision is not None:
+            return scratch_model(vision, self._images, self.classes, seed).train()
+        return base_model(prepared_model(self._config, self._paths), self._vault, self.classes, seed).train()
 
     def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[ImageBatch]:
         return ImageLoss(model, autocast, optimization, self.normalisation)

@@ -106,7 +106,9 @@ class Noise:
     def batch(self, indices: Sequence[int], draws: Draws | None = None) -> TokenBatch:
         tokens_BT = torch.randint(self._case.vocab, (len(indices), self._case.length))
         positions_BT = torch.arange(self._case.length).expand_as(tokens_BT)
-        return TokenBatch(tokens_BT, tokens_BT.roll(-1, 1), positions_BT, torch.zeros_like(tokens_BT), draws)
+        return TokenBatch(
+            tokens_BT, tokens_BT.roll(-1, 1), positions_BT, torch.zeros_like(tokens_BT), draws and draws.numbers
+        )
 
 
 def train(case: Case, world: World) -> None:

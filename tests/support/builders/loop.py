@@ -21,7 +21,8 @@ from deepseek_trainer.data.cursor import Cursor
 from deepseek_trainer.data.dataset import Rows
 from deepseek_trainer.data.draws import Draws
 from deepseek_trainer.evaluation.evaluate import EvalResult
-from deepseek_trainer.model.loading import scratch_model, transformer
+from deepseek_trainer.model.dropout import RowDropout
+from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.run import assembly
 from deepseek_trainer.storage.vault import Purpose, Vault
@@ -61,7 +62,9 @@ class RandomRows:
         tokens = self.tokens[picked]
         targets = torch.where(self.learned[picked], tokens.roll(-1, 1), -100)
         positions = torch.arange(LENGTH).expand_as(tokens)
-        return TokenBatch(tokens, targets, positions, torch.zeros_like(tokens), draws)
+        return TokenBatch(
+            tokens, targets, positions, torch.zeros_like(tokens), None if draws is None else draws.numbers
+        )
 
 
 def pair_rows(count: int) -> Rows[TokenBatch]:
@@ -113,7 +116,7 @@ def config(**optimization: object) -> TrainingConfig:
             "model": {"architecture": TINY.model_dump(by_alias=True)},
             "data": data,
             "method": {},
-            "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6} | optimization,
+            "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6, "dropout": 0.2} | optimization,
             "checkpoint": checkpoint,
             "evaluation": evaluation,
             "export": {},
@@ -172,13 +175,12 @@ def a_loop(
 
 
 def a_model() -> nn.Module:
-    model = scratch_model(TINY, LENGTH, seed=0)
-    return with_dropout(model)
+    return scratch_model(TINY, LENGTH, seed=0)
 
 
 def a_wide_model() -> nn.Module:
     """Of which some weights are large enough for moments in 8 bits: 4096 numbers at least."""
-    return with_dropout(scratch_model(TINY.model_copy(update={"hidden_size": 32}), LENGTH, seed=0))
+    return scratch_model(TINY.model_copy(update={"hidden_size": 32}), LENGTH, seed=0)
 
 
 def an_adapted_model(type_: MethodType = MethodType.LORA) -> nn.Module:
@@ -196,22 +198,15 @@ def a_partly_frozen_model() -> nn.Module:
 
 def trained_by(method: MethodSpec, num_layers: int = 1) -> nn.Module:
     model = scratch_model(TINY.model_copy(update={"num_layers": num_layers}), LENGTH, seed=0)
-    with_dropout(model)
     return trainable(model, method, 0, ALONE.device, torch.float32)
 
 
-def with_dropout(model: nn.Module, rate: float = 0.2) -> nn.Module:
-    inner: Any = transformer(model)
-    inner.model.layers[0].self_attn.attention_dropout = rate
-    return model
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
-    """None in attention, none before adapters."""
+    """None before adapters."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return with_dropout(model, 0.0)
+        if isinstance(module, RowDropout):
+            module.rate = 0.0
+    return model
 
 
 def weights(loop: Loop) -> dict[str, Tensor]:

@@ -41,7 +41,6 @@ from support.builders.loop import (
     config,
     run_until_stopped,
     weights,
-    without_dropout,
 )
 from support.builders.model import a_tokenizer, tiny_model
 from support.builders.vault import a_state
@@ -93,14 +92,14 @@ def stop_during_an_evaluation(world: World, root: Path) -> tuple[int, int]:
 def weights_of_32_rows(world: World, root: Path, micro_batch: int) -> dict[str, Tensor]:
     """After three steps of 32 rows, cut into such micro-batches."""
     settings = config(globalBatchSize=32, microBatchSize=micro_batch, maxSteps=3, warmupSteps=0)
-    loop = a_loop(settings, root, world=world, model=without_dropout(a_model()))
+    loop = a_loop(settings, root, world=world)
     loop.run()
     return weights(loop)
 
 
 def not_finite_on_rank_1(world: World, root: Path, strategy: str) -> dict[str, Any]:
     """A run in whose third step one activation of rank 1 is NaN: what was skipped, and which steps changed weights."""
-    loop = a_loop(config(strategy=strategy), root, world=world, model=without_dropout(a_model()))
+    loop = a_loop(config(strategy=strategy), root, world=world)
     norm = transformer(loop.model).model.norm
     norm.register_forward_hook(
         lambda _module, _inputs, output: output * math.nan if (world.rank, loop.state.step) == (1, 2) else output
@@ -121,7 +120,7 @@ def rolled_back(world: World, root: Path, strategy: str) -> dict[str, Any]:
     Its losses, what happened, whether the weights were those of the second step again, and the rows it has consumed.
     """
     changes = {"strategy": strategy, "checkpoint": {"interval": {"steps": 2}}, "guard": {"maxSkips": 0}}
-    loop = a_loop(config(**changes), root, world=world, model=without_dropout(a_model()))
+    loop = a_loop(config(**changes), root, world=world)
     is_last = world.rank == world.size - 1
     transformer(loop.model).model.norm.register_forward_hook(
         lambda _module, _inputs, output: output * math.nan if is_last and loop.cursor.consumed == 3 * 4 else output
@@ -215,9 +214,9 @@ ACTS: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
 
 
 def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: bool) -> tuple[list[float], float]:
-    """Training losses of a run without dropout, and the last validation loss."""
+    """Training losses of a run, and the last validation loss."""
     settings = config(**{"evaluation": {"intervalSteps": 2}, "microBatchSize": 1} | optimization)
-    model = without_dropout(an_adapted_model() if adapted else a_model())
+    model = an_adapted_model() if adapted else a_model()
     loop = a_loop(settings, root, world=world, model=model)
     loop.run()
     return loop.reporter.losses, loop.reporter.evaluations[-1][1]
@@ -225,9 +224,9 @@ def losses_of(world: World, root: Path, optimization: dict[str, Any], adapted: b
 
 def resumed_under(world: World, root: Path, first: dict[str, Any], second: dict[str, Any]) -> tuple[list[float], float]:
     """As `losses_of`, of a run that stops after two steps under `first` and goes on under `second`."""
-    loop = a_loop(config(**first), root, world=world, stop_after=2, model=without_dropout(a_model()))
+    loop = a_loop(config(**first), root, world=world, stop_after=2)
     run_until_stopped(loop)
-    again = a_loop(config(**second), root, world=world, model=without_dropout(a_model()))
+    again = a_loop(config(**second), root, world=world)
     again.run()
     return loop.reporter.losses + again.reporter.losses, again.reporter.evaluations[-1][1]
 
@@ -236,7 +235,7 @@ def rows_and_losses(
     world: World, root: Path, optimization: dict[str, Any], stop_after: int | None
 ) -> tuple[list[list[int]], list[float]]:
     """Which rows each step took, over all ranks and in their order, and its loss; from where `root` has got to."""
-    loop = a_loop(config(**optimization), root, world=world, stop_after=stop_after, model=without_dropout(a_model()))
+    loop = a_loop(config(**optimization), root, world=world, stop_after=stop_after)
     taken: list[list[int]] = []
     load = loop._load
 
@@ -288,7 +287,7 @@ def gradients_are_shards_after_each_micro_batch(world: World, root: Path) -> lis
 
 def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> list[float]:
     """The first weights that a rank alone would export, after a run whose averages it exports."""
-    loop = a_loop(config(**optimization), root, world=world, model=without_dropout(a_model()))
+    loop = a_loop(config(**optimization), root, world=world)
     loop.run()
     with loop.learner.finished() as model:
         exported = {name: tensor.clone() for name, tensor in model.named_parameters()}

@@ -24,11 +24,9 @@ from support.builders.loop import (
     RandomRows,
     a_learner,
     a_loop,
-    a_model,
     an_adapted_model,
     config,
     run_until_stopped,
-    with_dropout,
 )
 from support.ranks.torch_stories import a_slow_rank, not_finite_on_rank_1, rolled_back
 
@@ -54,7 +52,7 @@ def under_each(world: World, root: Path, strategies: Sequence[str], cases: Mappi
 
 
 def trained(world: World, root: Path, settings: Settings) -> dict[str, Any]:
-    """The losses and the weights of a run without dropout, and its last validation loss.
+    """The losses and the weights of a run, and its last validation loss.
 
     Of `settings`, `adapted` and `tied` are for the model; `parts`: logits are made of so many positions at once.
     """
@@ -62,7 +60,7 @@ def trained(world: World, root: Path, settings: Settings) -> dict[str, Any]:
     OptimizationSpec.logits_bytes = 4 * TINY.vocab_size * settings.pop("parts", LENGTH * 4)
     model = a_deep_model(tied=settings.pop("tied", False)) if not settings.pop("adapted", False) else an_adapted_model()
     settings = config(**{"evaluation": {"intervalSteps": 2}, "microBatchSize": 1} | settings)
-    loop = a_loop(settings, root, world=world, model=with_dropout(model, 0.0))
+    loop = a_loop(settings, root, world=world, model=model)
     loop.run()
     weights = {name: weight.tolist() for name, weight in flat(loop).items()}
     return {"losses": loop.reporter.losses, "validation": loop.reporter.evaluations[-1][1], "weights": weights}
@@ -104,7 +102,7 @@ def resumed(world: World, root: Path, pairs: Sequence[tuple[str, str]]) -> list[
 def begun_in(world: World, root: Path, strategy: str) -> list[float]:
     """Losses of the two steps of a run until its first checkpoint."""
     join(world)
-    loop = a_loop(config(strategy=strategy), root, world=world, stop_after=2, model=with_dropout(a_model(), 0.0))
+    loop = a_loop(config(strategy=strategy), root, world=world, stop_after=2)
     run_until_stopped(loop)
     return loop.reporter.losses
 
@@ -112,7 +110,7 @@ def begun_in(world: World, root: Path, strategy: str) -> list[float]:
 def on_from(world: World, root: Path, strategy: str) -> list[float]:
     """Losses of a run from the newest checkpoint on."""
     join(world)
-    again = a_loop(config(strategy=strategy), root, world=world, model=with_dropout(a_model(), 0.0))
+    again = a_loop(config(strategy=strategy), root, world=world)
     again.run()
     return again.reporter.losses
 
@@ -131,7 +129,7 @@ def from_8_bits(world: World, root: Path, strategies: Sequence[str]) -> list[lis
 
 def a_wide() -> nn.Module:
     """With an embedding that is large enough for moments in 8 bits."""
-    return with_dropout(scratch_model(TINY.model_copy(update={"hidden_size": 16}), LENGTH, seed=0), 0.0)
+    return scratch_model(TINY.model_copy(update={"hidden_size": 16}), LENGTH, seed=0)
 
 
 def from_muon(world: World, root: Path) -> str:

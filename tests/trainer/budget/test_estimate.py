@@ -16,7 +16,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.model.adapters import with_adapters
-from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.dropout import drop_out, rows_drawn
 from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.tasks.language.batch import TokenBatch
@@ -76,7 +76,7 @@ def kept_bytes(model: nn.Module, *, is_bf16: bool) -> int:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16), rows_drawn(torch.arange(ROWS)):
         causal_loss(model, learned_everywhere())
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
@@ -110,7 +110,7 @@ def test_activations_are_what_autograd_keeps(name, lora, is_bf16):
 
 
 @pytest.mark.parametrize("is_bf16", [False, True])
-def test_dropout_keeps_what_it_multiplied_with(is_bf16):
+def test_dropout_keeps_a_mask_of_what_it_let_pass(is_bf16):
     model = shaped("llama", num_hidden_layers=6).train()
     spec = OptimizationSpec(dropout=0.1)
     plain, setup = kept_bytes(model, is_bf16=is_bf16), replace(SETUP, is_bf16=is_bf16)
@@ -135,7 +135,8 @@ def test_weights_gradients_and_moments_are_those_of_a_step(method: MethodSpec, o
     spec = OptimizationSpec(optimizer=optimizer)
     model = trainable(tiny_model(), method, 0, torch.device("cpu"), torch.float32)
     parts = optimizers(model, spec)
-    causal_loss(model, a_batch())[0].backward()
+    with rows_drawn(torch.arange(3)):
+        causal_loss(model, a_batch(3))[0].backward()
     for part in parts:
         part.step()
     state = state_by_name(dict(model.named_parameters()), parts)

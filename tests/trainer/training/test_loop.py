@@ -39,8 +39,6 @@ from support.builders.loop import (
     config,
     run_until_stopped,
     weights,
-    with_dropout,
-    without_dropout,
 )
 from support.builders.model import tiny_model
 
@@ -140,7 +138,6 @@ def test_the_update_does_not_depend_on_the_micro_batch(tmp_path: Path, micro_bat
     losses = []
     for size in (micro_batch, 4):
         loop = a_loop(config(microBatchSize=size, maxSteps=3), tmp_path / str(size))
-        with_dropout(loop.model, 0.0)
         loop.run()
         losses.append(loop.reporter.losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -156,8 +153,8 @@ def test_evaluation_computes_in_the_precision_of_training(tmp_path: Path):
 
 
 def test_labels_are_smoothed_where_weights_are_trained_and_not_where_they_are_evaluated(tmp_path: Path):
-    plain = a_loop(config(maxSteps=1), tmp_path / "plain", model=without_dropout(a_model()))
-    smoothed = a_loop(config(maxSteps=1, labelSmoothing=0.2), tmp_path / "smoothed", model=without_dropout(a_model()))
+    plain = a_loop(config(maxSteps=1, dropout=0), tmp_path / "plain")
+    smoothed = a_loop(config(maxSteps=1, dropout=0, labelSmoothing=0.2), tmp_path / "smoothed")
     assert smoothed.measure() == plain.measure()
     (batch,) = plain._next_batches()
     logits_NV = plain.model(input_ids=batch.tokens_BT).logits.flatten(0, 1)
@@ -277,7 +274,6 @@ def test_fp16_trains_as_fp32_does_within_its_rounding(tmp_path: Path):
     losses = {}
     for precision in ("FP16", "FP32"):
         loop = a_loop(config(precision=precision), tmp_path / precision)
-        with_dropout(loop.model, 0.0)
         loop.run()
         losses[precision] = loop.reporter.losses
     assert losses["FP16"] == pytest.approx(losses["FP32"], rel=2e-3)

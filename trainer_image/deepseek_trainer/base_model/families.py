@@ -42,6 +42,7 @@ class Family:
     head: str  # makes the outputs of the last hidden states
     linear: tuple[str, ...] = ()  # in a block: layers that can get an adapter and be kept in four bits
     residual: tuple[str, ...] = ()  # in a block: layers whose outputs are added to the residual stream
+    own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own
     dimensions: Callable[[Settings], Dimensions] | None = None
     weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name
     rotary_in_gguf: Rotary | None = None  # None: GGUF files of the family are not converted
@@ -99,6 +100,7 @@ def llama_like(
         head="lm_head",
         linear=decoder.ATTENTION + decoder.FEED_FORWARD,
         residual=(decoder.OUTPUT, decoder.DOWN),
+        own_dropout=("model.layers.*.self_attn.attention_dropout",),
         dimensions=dimensions,
         weights=lambda settings: decoder.weights(dimensions(settings)),
         rotary_in_gguf=rotary_in_gguf,

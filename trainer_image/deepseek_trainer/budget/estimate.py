@@ -200,7 +200,7 @@ def _activations(d: Dimensions, setup: Setup) -> int:
         of_blocks = d.layers * of_block  # with Selective less; how much is not counted
     # Autocast keeps each weight that it has cast until the backward pass has used it.
     casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
-    ends = _norm(d, setup) + _noise(d, setup, FP32)  # of the embeddings, and the last norm
+    ends = _norm(d, setup) + _mask(d, setup)  # of the embeddings, and the last norm
     return of_blocks + casts + tokens * (ends + setup.length)  # the mask, bool
 
 
@@ -220,13 +220,13 @@ def _block(d: Dimensions, setup: Setup, width: int) -> int:
     """
     normed = (d.heads + d.key_value_heads) * d.head_dim if d.head_norms else 0
     head_norms = normed * (FP32 if setup.lora else FP32 + width)
-    added = 2 * (_norm(d, setup) + _noise(d, setup, width))
+    added = 2 * (_norm(d, setup) + _mask(d, setup))
     return added + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
 
 
-def _noise(d: Dimensions, setup: Setup, width: int) -> int:
-    """[bytes] a token that optimization.dropout keeps of what it multiplied with: of CUDA's a bool, else a number."""
-    return d.hidden * (1 if setup.is_cuda else width) if setup.optimization.dropout else 0
+def _mask(d: Dimensions, setup: Setup) -> int:
+    """[bytes] a token that optimization.dropout keeps of what it let pass: a bool for each element."""
+    return d.hidden if setup.optimization.dropout else 0
 
 
 def _norm(d: Dimensions, setup: Setup) -> int:
@@ -244,9 +244,8 @@ def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
     targets, rank = d.targets(setup.lora), setup.lora.rank
     if not setup.is_bf16 and not setup.lora.dropout:
         return width * (_read(targets, is_shared=True) + rank * len(targets))
-    # Dropout keeps what it multiplied with: of CUDA's a bool, of the CPU's an FP32 number.
-    noise = (1 if setup.is_cuda else FP32) if setup.lora.dropout else 0
-    return sum((width + noise) * layer.inputs + width * rank for layer in targets)
+    mask = 1 if setup.lora.dropout else 0
+    return sum((width + mask) * layer.inputs + width * rank for layer in targets)
 
 
 def _read(layers: Sequence[Linear], *, is_shared: bool) -> int:

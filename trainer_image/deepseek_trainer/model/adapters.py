@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -11,6 +12,7 @@ from deepseek_trainer.base_model.families import last_names
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
 from deepseek_trainer.model.blocks import family
+from deepseek_trainer.model.dropout import drop_by_row
 from deepseek_trainer.model.nf4 import compute_dtype, dequantise
 
 _PROBE = 32  # [tokens] compared before and after merging
@@ -30,8 +32,10 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
         target_modules=_targets(model, spec),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
-        return get_peft_model(model, config)
+        torch.default_generator.manual_seed(seed)  # of the CPU alone, as it is forked
+        adapted = get_peft_model(model, config)
+    drop_by_row(module.lora_dropout for module in adapted.modules() if isinstance(module, LoraLayer))
+    return adapted
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

@@ -43,6 +43,13 @@ def residual_layers(model: nn.Module, asked: str) -> list[nn.Module]:
     return [layer for block in blocks(model) for path in paths for layer in find(block, path)]
 
 
+def own_dropout(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """(module, name of its attribute) of each rate of dropout that the model's config.json sets."""
+    inner = transformer(model)
+    parts = [path.rpartition(".") for path in family(model).own_dropout]
+    return [(module, name) for place, _, name in parts for module in find(inner, place)]
+
+
 def find(module: nn.Module, path: str) -> list[nn.Module]:
     """The submodules of a dotted name in which a `*` stands for every child."""
     found = [module]

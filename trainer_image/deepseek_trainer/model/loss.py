@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deepseek_trainer.data.batch import Batch
+from deepseek_trainer.model.dropout import rows_drawn
 
 B = TypeVar("B", bound=Batch)
 
@@ -36,7 +37,7 @@ class Loss(nn.Module, Generic[B]):
         """
 
     def count(self, batch: B) -> int:
-        """How many losses `forward` sums up."""
+        """How many losses `summed` sums up."""
         raise NotImplementedError
 
     def figures(self, loss: float, means: Mapping[str, float]) -> Mapping[str, float | None]:  # noqa: ARG002
@@ -44,5 +45,10 @@ class Loss(nn.Module, Generic[B]):
         return means
 
     def forward(self, batch: B) -> Tensor:
+        """`summed`, with dropout as the rows of the batch have it."""
+        with rows_drawn(batch.numbers):
+            return self.summed(batch)
+
+    def summed(self, batch: B) -> Tensor:
         """The sum of the losses; in evaluation a vector of it and the sums of `measures`."""
         raise NotImplementedError

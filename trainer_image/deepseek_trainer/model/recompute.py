@@ -10,6 +10,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from deepseek_trainer.contract.optimization import Recompute
 from deepseek_trainer.model.blocks import blocks
+from deepseek_trainer.model.dropout import as_drawn
 
 _ATEN: Final = torch.ops.aten
 KEPT: Final = frozenset(
@@ -42,7 +43,7 @@ def _forward(
 ) -> Any:
     if not block.training:
         return forward(*inputs, **settings)
-    return checkpoint(forward, *inputs, **options, **settings)
+    return checkpoint(as_drawn(forward), *inputs, **options, **settings)
 
 
 def _policy(_: Any, operator: Any, *__: Any, **___: Any) -> CheckpointPolicy:

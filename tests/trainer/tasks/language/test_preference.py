@@ -104,7 +104,7 @@ def test_loss_is_the_cross_entropy_of_an_order_that_is_wrong_so_often(margin: fl
 
 
 def test_a_pair_in_one_row_is_as_likely_as_its_answers_alone():
-    model = without_dropout(a_model())
+    model = a_model()
     torch.testing.assert_close(log_odds(model, BATCH), alone(model, BATCH), rtol=0, atol=1e-5)
 
 
@@ -220,10 +220,7 @@ def test_an_interrupted_run_keeps_its_first_reference_and_ends_with_the_very_los
 
 
 def test_gradients_do_not_depend_on_how_pairs_are_dealt_into_micro_batches(tmp_path: Path):
-    runs = [
-        a_loop(config(**PAIRS, microBatchSize=size), tmp_path / str(size), model=without_dropout(a_model()))
-        for size in (1, 4)
-    ]
+    runs = [a_loop(config(**PAIRS, microBatchSize=size), tmp_path / str(size), model=a_model()) for size in (1, 4)]
     for loop in runs:
         loop.run()
     assert runs[0].reporter.losses == pytest.approx(runs[1].reporter.losses, rel=1e-6)
@@ -231,7 +228,7 @@ def test_gradients_do_not_depend_on_how_pairs_are_dealt_into_micro_batches(tmp_p
 
 def test_logits_of_many_positions_made_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch):
     def loss_and_gradients() -> tuple[Tensor, list[Tensor]]:
-        model = without_dropout(a_model())
+        model = a_model()
         loss = a_loss(model)
         moved(model)
         total = loss(BATCH)
@@ -245,6 +242,5 @@ def test_logits_of_many_positions_made_in_parts_change_nothing(monkeypatch: pyte
 def test_padding_says_nothing_about_a_pair():
     sides = [Document(np.array([9, 8, token], np.uint32), np.array([False, False, True])) for token in (5, 6)]
     (short,), (long,) = ([packed_row(sides, row_dtype(length, 260), pad=0)] for length in (6, LENGTH))
-    model = without_dropout(a_model())
-    found = [log_odds(model, collate(row)) for row in (short, long)]
+    found = [log_odds(a_model(), collate(row)) for row in (short, long)]
     torch.testing.assert_close(found[0], found[1])

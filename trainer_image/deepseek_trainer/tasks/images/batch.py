@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepseek_trainer.contract.images import Augmentation
-from deepseek_trainer.data.draws import Draws, RowArray
+from deepseek_trainer.data.draws import Draws, Numbers, RowArray
 from deepseek_trainer.tasks.images.chance import Floats, lights, mixing, moves
 
 
@@ -31,6 +31,7 @@ class ImageBatch:
     blend_B: Tensor | None = None  # these three as `chance.Mixing`
     box_B4: Tensor | None = None
     share_B: Tensor | None = None
+    numbers: Numbers | None = None  # a model of images drops nothing out
 
     def pinned(self) -> Self:
         """A copy in memory that a GPU reads by itself, while the host goes on."""

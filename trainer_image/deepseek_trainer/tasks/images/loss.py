@@ -31,7 +31,7 @@ class ImageLoss(Loss[ImageBatch]):
     def count(self, batch: ImageBatch) -> int:
         return batch.size
 
-    def forward(self, batch: ImageBatch) -> Tensor:
+    def summed(self, batch: ImageBatch) -> Tensor:
         with self.autocast:
             logits_BK, there = logits(self.model, batch, self._normalisation)
         if self.model.training:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deepseek_trainer.data.draws import Draws, RowArray
+from deepseek_trainer.data.draws import Draws, Numbers, RowArray
 from deepseek_trainer.tasks.language.packing import IGNORED, unpacked
 
 
@@ -31,7 +31,7 @@ class TokenBatch:
     targets_BT: Tensor
     position_ids_BT: Tensor
     document_ids_BT: Tensor
-    draws: Draws | None = None  # of the rows, if they are trained on
+    numbers: Numbers | None = None  # of the rows, for dropout, if they are trained on
     learned_N: Tensor = field(init=False)  # places of the learned positions in the flattened batch
     learned_targets_N: Tensor = field(init=False)
     num_targets: int = field(init=False)  # learned positions, N
@@ -78,7 +78,7 @@ def collate(rows: RowArray, draws: Draws | None = None) -> TokenBatch:
         torch.from_numpy(parts.targets_BT),
         torch.from_numpy(parts.position_ids_BT),
         torch.from_numpy(parts.document_ids_BT),
-        draws,
+        None if draws is None else draws.numbers,
     )
 
 

@@ -52,7 +52,7 @@ class CausalLoss(TokenLoss):
     def count(self, batch: TokenBatch) -> int:
         return batch.num_targets
 
-    def forward(self, batch: TokenBatch) -> Tensor:
+    def summed(self, batch: TokenBatch) -> Tensor:
         with self.autocast:
             smoothing = self._smoothing if self.model.training else 0.0
             loss = causal_loss(self.model, batch, smoothing, self._decoder, self._logits_bytes)[0]

@@ -50,7 +50,7 @@ class PairLoss(TokenLoss):
     def count(self, batch: TokenBatch) -> int:
         return len(batch.tokens_BT)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
+    def summed(self, batch: TokenBatch) -> Tensor:
         with self.autocast:
             batch = batch.to(transformer(self.model).device)  # once for policy and reference
             # The policy comes first: peft freezes adapters while they are off, and FSDP keeps what it first gathers.

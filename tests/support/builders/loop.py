@@ -56,6 +56,9 @@ class RandomRows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def sample(self, limit: int) -> npt.NDArray[np.int64]:
+        return np.arange(min(len(self), limit))
+
     def batch(self, indices: Sequence[int], draws: Draws | None = None) -> TokenBatch:
         self.before_batch()
         picked = torch.as_tensor(list(indices))

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,9 @@ class FiveRows:
 
     def __len__(self):
         return 5
+
+    def sample(self, limit):
+        return np.arange(min(5, limit))
 
     def batch(self, indices, draws=None):
         whole = a_batch(num_rows=5)

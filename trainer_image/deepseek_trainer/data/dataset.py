@@ -37,6 +37,10 @@ Collate = Callable[[RowArray, Draws | None], B]  # rows -> their batch; an evalu
 class Layout(Protocol[C]):
     """What a task knows about its rows."""
 
+    @property
+    def rows_are_sorted(self) -> bool:
+        """Whether the first of them are unlike the last, as where each class has a folder."""
+
     def dtype(self, facts: Json) -> np.dtype[np.void]:
         """The dtype of a row, given the facts in the manifest."""
 
@@ -50,13 +54,18 @@ class Layout(Protocol[C]):
 class Rows(Generic[B]):
     """The rows of one split."""
 
-    def __init__(self, shards: Sequence[RowArray], collate: Collate[B]) -> None:
+    def __init__(self, shards: Sequence[RowArray], collate: Collate[B], *, are_sorted: bool = False) -> None:
         """All `shards` but the last have the same length."""
-        self._shards, self._collate = shards, collate
+        self._shards, self._collate, self._are_sorted = shards, collate, are_sorted
         self._per_shard = len(shards[0])
 
     def __len__(self) -> int:
         return self._per_shard * (len(self._shards) - 1) + len(self._shards[-1])
+
+    def sample(self, limit: int) -> Indices:
+        """At most `limit` rows that stand for all: the first or, of sorted rows, as many from everywhere."""
+        count = min(len(self), limit)
+        return np.arange(count) * len(self) // count if self._are_sorted else np.arange(count)
 
     def read(self, indices: Sequence[int] | Indices) -> RowArray:
         """Rows `indices` as they lie on disk, in that order."""
@@ -103,7 +112,8 @@ def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout:
     manifest = read_manifest(directory, vault)
     dtype = layout.dtype(manifest.facts)
     train, validation = (
-        Rows(read_rows(manifest, directory, split, dtype, vault), layout.collate) for split in ("train", "validation")
+        Rows(read_rows(manifest, directory, split, dtype, vault), layout.collate, are_sorted=layout.rows_are_sorted)
+        for split in ("train", "validation")
     )
     records = [layout.records_of_row(source.counts) for source in manifest.sources] if config.data.balance_by else ()
     order = _order(config.data, manifest, directory, vault, records)

@@ -33,17 +33,17 @@ def evaluate_loss(
     reduce: Reduce,
     before_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """Mean loss over the first `max_rows` rows, each row on exactly one rank.
+    """Mean loss over at most `max_rows` rows, each row on exactly one rank.
 
     Collective.  The result is the same on every rank and, up to rounding, for any number of ranks.  `before_batch` and
     `loss` may be collective too: every rank calls them equally often.  What `before_batch` raises ends the evaluation.
     Leaves the model in the mode it was in.
     """
-    count = min(len(rows), max_rows)
-    mine = range(rank, count, world_size)
+    chosen = rows.sample(max_rows)
+    mine = chosen[rank::world_size].tolist()
     sums, losses = torch.zeros(1 + len(loss.measures), dtype=torch.float64), 0
     with answering(loss.model):
-        for start in range(0, math.ceil(count / world_size), batch_size):
+        for start in range(0, math.ceil(len(chosen) / world_size), batch_size):
             before_batch()
             part = mine[start : start + batch_size]
             batch = rows.batch(part or [0])  # a rank without rows takes part all the same: weights may be sharded

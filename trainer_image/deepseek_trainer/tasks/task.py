@@ -82,6 +82,7 @@ class Task(ABC, Generic[B]):
     """The task of one job on one rank, with its prepared data."""
 
     unit: ClassVar[str]  # of `Batch.size`: "tokens", "images"
+    rows_are_sorted: ClassVar[bool] = False  # whether the first of the rows are unlike the last
 
     @property
     @abstractmethod

@@ -65,6 +65,13 @@ def test_the_result_recognises_what_the_run_says_that_it_does(paths: Paths):
         assert model.config.id2label[chosen] == ("light" if light else "dark")
 
 
+def test_few_of_many_held_out_pictures_are_of_every_class(paths: Paths):
+    """Folders make rows lie sorted by class: the first of them are of one."""
+    result = trained(an_image_job(maxSteps=1, max_rows=4), paths)
+    scores = json.loads((result / "evaluation.json").read_text())["after"]["classification"]
+    assert [label["support"] for label in scores["perClass"]] == [2, 2]
+
+
 def test_card_and_report_show_the_confusion_and_how_the_model_is_used(paths: Paths):
     result = trained(an_image_job(maxSteps=2), paths)
     card, report = (result / "README.md").read_text(), (result / "report.html").read_text()

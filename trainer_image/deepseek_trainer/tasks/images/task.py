@@ -34,6 +34,7 @@ class ImageTask(Task[ImageBatch]):
     """A residual network or a Vision Transformer."""
 
     unit: ClassVar = "images"
+    rows_are_sorted: ClassVar = True  # by class, where each has a folder
 
     def __init__(self, config: TrainingConfig, paths: Paths, vault: Vault, directory: Path) -> None:
         self._config, self._paths, self._vault, self._directory = config, paths, vault, directory
@@ -77,7 +78,7 @@ class ImageTask(Task[ImageBatch]):
 
     def assess(self, ask: Ask) -> Assessment:
         """It classifies the held-out pictures that the loss is measured on."""
-        rows = range(min(len(ask.rows), self._config.evaluation.max_rows))
+        rows = ask.rows.sample(self._config.evaluation.max_rows).tolist()
         truth = [self.classes[number] for number in ask.rows.read(rows)["label"]]
         scores = ask.over(rows, ask.batch_size, partial(self._scores, ask.rows))
         found = classification(truth, scores, self.classes)

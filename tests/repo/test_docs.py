@@ -14,7 +14,8 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 PACKAGES = ("operator/deepseek_operator", "trainer_image/deepseek_trainer", "cli/dstj")
 TOP = ("operator", "trainer_image", "cli", "crds", "tests", "helm", "examples", "benchmarks", "docs")
-TRAINER_METRICS = [*(name for name, *_ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES)), "dstj_trainer_tokens_total"]
+COUNTERS = ["dstj_trainer_tokens_total", "dstj_trainer_images_total"]
+TRAINER_METRICS = [*(name for name, *_ in (*GAUGES, *MEASURED_GAUGES, *CHECKPOINT_GAUGES)), *COUNTERS]
 
 
 def named_files(page: str) -> list[str]:

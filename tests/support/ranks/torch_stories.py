@@ -236,11 +236,12 @@ def rows_and_losses(
 ) -> tuple[list[list[int]], list[float]]:
     """Which rows each step took, over all ranks and in their order, and its loss; from where `root` has got to."""
     loop = a_loop(config(**optimization), root, world=world, stop_after=stop_after)
-    taken: list[list[int]] = []
+    taken: dict[int, list[int]] = {}  # by the rows before the step: the first may be read twice
     load = loop._load
 
     def watched(cursor: Cursor) -> list[TokenBatch]:
-        taken.append([row for part in world.gather(cursor.rank_slice(world.rank, world.size).tolist()) for row in part])
+        parts = world.gather(cursor.rank_slice(world.rank, world.size).tolist())
+        taken[cursor.consumed] = [row for part in parts for row in part]
         return load(cursor)
 
     loop._load = watched
@@ -248,7 +249,7 @@ def rows_and_losses(
         loop.run()
     else:
         run_until_stopped(loop)
-    return taken[:stop_after], loop.reporter.losses
+    return [*taken.values()][:stop_after], loop.reporter.losses
 
 
 def a_slow_rank(world: World, root: Path, strategy: str, **changes: Any) -> tuple[float | None, int | None, bool]:

@@ -1,7 +1,7 @@
 # The only entry point.  `make help` lists the targets.
 SHELL := /bin/bash -euo pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types layers crds docs golden verify chart e2e clean
+.PHONY: help setup demo test check lint format types layers crds docs golden verify chart e2e e2e-long clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,8 +67,13 @@ chart: setup ## the chart under Helm, helm-unittest, kubeconform and promtool (n
 	@$(BIN)/python tests/helm/tools.py
 	$(BIN)/pytest tests/helm --timeout 300
 
-e2e: setup ## the slower tier: whole jobs as real processes and in real pods, crash storms; as root, with Go
-	$(BIN)/pytest tests/e2e --timeout 900 -v
+# One process for the cluster, one for the rest; see tests/e2e/conftest.py.
+E2E := $(BIN)/pytest tests/e2e --timeout 900 -v -n 2 --dist loadfile
+e2e: setup cluster-build ## the slower tier: whole jobs as real processes and in real pods; as root, with Go
+	$(E2E) -m "not long" --file-limit 300
+
+e2e-long: setup cluster-build ## long stories that guard against what rarely breaks: crash storms, rare settings
+	$(E2E) -m long
 
 include tests/e2e/cluster/cluster.mk
 

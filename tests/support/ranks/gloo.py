@@ -20,7 +20,7 @@ from support.builders.vault import a_store
 _PATIENCE = timedelta(seconds=20)  # a rank that waits longer for its peers fails instead of hanging
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks when it is imported, which is after this
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["deepseek_trainer.training.loop"])
+SERVER.set_forkserver_preload(["deepseek_trainer.run.run"])  # whatever a rank may need, loaded once for all
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

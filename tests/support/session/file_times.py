@@ -23,7 +23,8 @@ class FileTimes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.section("seconds by file")
+        if self.seconds:
+            terminalreporter.section("seconds by file")
         for file, seconds in self.seconds.most_common():
             terminalreporter.line(f"{seconds:8.1f}  {file}")
         for complaint in complaints(self.seconds, self.limit_s):

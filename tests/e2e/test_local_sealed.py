@@ -1,0 +1,47 @@
+"""Sealed jobs through `dstj run`, and their keys."""
+
+from pathlib import Path
+
+from support.builders.local_job import Job, longer, sealed, short
+
+
+def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path: Path):
+    job = Job(tmp_path / "job", lambda spec: (short(spec), sealed(spec)))
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    work = job.place / "work"
+    in_the_clear = [path for path in work.rglob("*") if path.is_file() and path.suffix != ".sealed"]
+    assert {path.name for path in in_the_clear if "tfevents" not in path.name} <= {"keyring.json", "events.jsonl"}
+    words = (b"embed_tokens", b"Reflexion", b"refrangible", b"q_proj")
+    assert not [path for path in work.rglob("*") if path.is_file() for word in words if word in path.read_bytes()]
+    assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
+    assert job.dstj("result", "pretrain-tiny", "--to", str(tmp_path / "result")).returncode == 0
+    assert (tmp_path / "result" / "model.safetensors").exists()
+
+
+def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path: Path, whole: Job):
+    job = Job(tmp_path / "job", lambda spec: (longer(spec), sealed(spec)))
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    run = job.start()
+    job.wait_for_step(15, run)
+    rotated = job.dstj("keys", "rotate", "pretrain-tiny")
+    assert rotated.returncode == 0, rotated.stderr
+    (old,) = (job.home / "secrets" / "key").glob("kek-*")
+    old.unlink()
+    job.kill_rank(0)  # its successor opens the keyring anew
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
+    assert job.losses == whole.losses
+
+
+def test_a_job_with_another_key_than_the_one_that_sealed_it_ends_with_code_77(tmp_path: Path):
+    job = Job(tmp_path / "job", lambda spec: (short(spec), sealed(spec)))
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    assert job.run().returncode == 0
+    (job.home / "secrets" / "key" / "kek").unlink()
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    again = job.run("--recreate")
+    assert again.returncode == 77, again.stdout + again.stderr
+    assert "keyring" in again.stdout + again.stderr

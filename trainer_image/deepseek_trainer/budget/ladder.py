@@ -1,8 +1,8 @@
 """What a job that runs out of memory does without, one rung at a time, before it fails.  Pure; without torch.
 
-Every rung keeps the global batch and everything else that was asked for.  Results stay the same up to rounding, and up
-to what dropout draws, which depends on the micro-batch.  The last rung is an exception: where AdamW cannot be sharded,
-its moments go on in 8 bits.  That gives another result than the one asked for, which is better than none.
+Every rung keeps the global batch and everything else that was asked for.  Results stay the same up to rounding.  The
+last rung is an exception: where AdamW cannot be sharded, its moments go on in 8 bits.  That gives another result than
+the one asked for, which is better than none.
 """
 
 from collections.abc import Iterator

@@ -85,7 +85,7 @@ def filled(
 def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> PreTrainedModel:
     """A Llama decoder with weights drawn from `seed`; the caller's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU differs between ranks
+        torch.default_generator.manual_seed(seed)  # of the CPU alone, as it is forked
         return LlamaForCausalLM(
             LlamaConfig(
                 **scratch_settings(architecture),

@@ -195,12 +195,11 @@ def _checked_directory(source: Path) -> tuple[dict[str, Any], dict[str, bytes], 
     family = family_of(config.get("model_type"), str(source))
     if "quantization_config" in config:
         raise ConfigError(f"{source} is quantised: its weights cannot be trained", hint="give the unquantised model")
+    beside = _preprocessor(source) if family.sees_images else _tokenizer_files(source)
+    if not family.sees_images:
+        _check_vocabulary(config, beside)
     refuse_other_weights(source, found, config)
-    if family.sees_images:
-        return config, _preprocessor(source), weights
-    tokenizer = _tokenizer_files(source)
-    _check_vocabulary(config, tokenizer)
-    return config, tokenizer, weights
+    return config, beside, weights
 
 
 def _preprocessor(source: Path) -> dict[str, bytes]:

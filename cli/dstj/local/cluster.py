@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from deepseek_operator.api.names import API_VERSION, PROFILE_KIND
+from deepseek_operator.concurrency import wait_for, within
 from deepseek_operator.jobs.look import look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.training_job import TrainingJob
@@ -79,15 +80,15 @@ class LocalCluster:
         """End every process that is left."""
         self.kill()
         with suppress(TimeoutError):
-            async with asyncio.timeout(KILL_PATIENCE_S):
-                while any(not job.is_done for job in (*self._jobs, *self._leaving)):
-                    await self.wait(KILL_PATIENCE_S)
+            await within(KILL_PATIENCE_S, self._done())
+
+    async def _done(self) -> None:
+        while any(not job.is_done for job in (*self._jobs, *self._leaving)):
+            await self.wait(KILL_PATIENCE_S)
 
     async def wait(self, seconds: float) -> None:
         """Wait until something changes, but not longer than `seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        await wait_for(self._changed, seconds)
         self._changed.clear()
 
     async def fetch(self, key: OwnerKey) -> Manifest | None:
@@ -134,8 +135,7 @@ class LocalCluster:
 async def _progress(port: int) -> Progress | None:
     """What node 0 answers on /progress, or None while it does not."""
     try:
-        async with asyncio.timeout(PROGRESS_TIMEOUT_S):
-            return await _get("/progress", port)
+        return await within(PROGRESS_TIMEOUT_S, _get("/progress", port))
     except (OSError, ValueError, EOFError, asyncio.LimitOverrunError):
         return None
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deepseek_operator.concurrency import gathered
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
 from deepseek_trainer.worker.process import die_with_parent
@@ -69,7 +70,7 @@ class LocalPod:
             if self.is_leaving:
                 return self._end("Failed")
             self._set_phase("Running", ready=True)
-            codes = await asyncio.gather(*(self._container(c, "containerStatuses") for c in spec["containers"]))
+            codes = await gathered(*(self._container(c, "containerStatuses") for c in spec["containers"]))
             self._end("Failed" if any(codes) else "Succeeded")
         finally:
             strays.end_all(ENV_SCRATCH, str(self._scratch))

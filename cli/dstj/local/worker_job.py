@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from deepseek_operator.concurrency import contained
 from deepseek_trainer.contract import names
 from deepseek_trainer.contract.times import rfc3339
 from dstj.local.claims import Sources
@@ -127,7 +128,7 @@ class LocalJob:
 
     async def _run(self) -> None:
         """Run all pods.  The first failure stops the others.  Pods that were stopped vanish once they have ended."""
-        running = {asyncio.create_task(pod.run()): pod for pod in self._pods}
+        running = {asyncio.create_task(contained(pod.run())): pod for pod in self._pods}
         problems = []
         while running:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

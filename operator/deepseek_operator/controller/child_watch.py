@@ -11,6 +11,7 @@ from typing import Final
 
 import aiohttp
 
+from deepseek_operator.concurrency import contained
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.client import JSON, METADATA, Api, ApiError, path
 from deepseek_operator.objects.kind import Child
@@ -55,7 +56,7 @@ class ChildWatch:
         """Watch until cancelled, whatever the API server answers."""
         while True:
             try:
-                await self._follow()
+                await contained(self._follow())
             except Exception as error:
                 metrics.WATCH_RESTARTS.inc()
                 log.warning("the watch of %s stopped: %s: %s", self._path, type(error).__name__, error)

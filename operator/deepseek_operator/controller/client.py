@@ -4,7 +4,6 @@ The models, discovery and serialisation of the official client cost more than al
 to say that this operator does not know, because it writes seven fixed kinds.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient
 
 from deepseek_operator.api.names import API_VERSION, KIND, OPERATOR, PLURAL, PROFILE_KIND, PROFILE_PLURAL
+from deepseek_operator.concurrency import within
 from deepseek_operator.controller import metrics
 from deepseek_operator.objects.observed import Manifest
 
@@ -154,15 +154,16 @@ class Api:
     ) -> bytes:
         headers = {"Accept": accept, "Content-Type": content_type}
         data = None if body is None else json.dumps(body)
-        async with (
-            asyncio.timeout(self._deadline_s),
-            self._asked(method, path, params=query, data=data, headers=headers) as answer,
-        ):
-            content = await answer.read()
-        metrics.API_REQUESTS.labels(method, str(answer.status)).inc()
-        if not 200 <= answer.status < 300:
-            raise ApiError(answer.status, error_text(content))
+        asking = self._answer(method, path, params=query, data=data, headers=headers)
+        status, content = await within(self._deadline_s, asking)
+        metrics.API_REQUESTS.labels(method, str(status)).inc()
+        if not 200 <= status < 300:
+            raise ApiError(status, error_text(content))
         return content
+
+    async def _answer(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        async with self._asked(method, path, **options) as answer:
+            return answer.status, await answer.read()
 
     @asynccontextmanager
     async def _asked(

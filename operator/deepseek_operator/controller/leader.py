@@ -9,11 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from deepseek_operator.concurrency import within
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.client import Api, ApiError, path
 from deepseek_operator.objects.observed import Manifest
@@ -41,7 +41,7 @@ class Candidate:
     identity: str
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
-    timeout: Callable[[float], AbstractAsyncContextManager[Any]] = asyncio.timeout
+    within: Callable[..., Awaitable[Any]] = within
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _seen: Any = None
     _seen_at: float = 0.0
@@ -79,8 +79,7 @@ class Candidate:
     async def _try(self, patience_s: float = RENEW_WITHIN_S) -> bool:
         began = self.clock()
         try:
-            async with self.timeout(min(patience_s, RENEW_WITHIN_S / 2)):
-                is_ours = await self._take()
+            is_ours: bool = await self.within(min(patience_s, RENEW_WITHIN_S / 2), self._take())
         except Exception as error:
             log.warning("the lease could not be read or written: %s: %s", type(error).__name__, error)
             return False

@@ -22,6 +22,7 @@ QUEUE_OLDEST: Final = Gauge("dstj_queue_oldest_seconds", "How long the job that 
 API_REQUESTS: Final = Counter("dstj_api_requests_total", "Requests to the API server.", ["verb", "code"])
 STATUS_WRITES: Final = Counter("dstj_status_writes_total", "Writes of a job's status.")
 MISSED_EVENTS: Final = Counter("dstj_missed_events_total", "Changes that a list found and no watch event had reported.")
+REVIVED: Final = Counter("dstj_revived_keys_total", "Jobs on which nobody worked any more, found by the minute's look.")
 WATCH_RESTARTS: Final = Counter("dstj_watch_restarts_total", "Restarts of the watches after they ended.")
 LEADER: Final = Gauge("dstj_leader", "1 while this replica holds the lease.")
 
@@ -34,6 +35,7 @@ __all__ = [
     "QUEUE_DEPTH",
     "QUEUE_OLDEST",
     "REGISTRY",
+    "REVIVED",
     "STATUS_WRITES",
     "TRANSITIONS",
     "WATCH_RESTARTS",

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from kubernetes.aio.client import ApiClient
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deepseek_operator.api.names import API_VERSION, OPERATOR
+from deepseek_operator.concurrency import contained, first, gathered
 from deepseek_operator.controller import metrics, owner_watch
 from deepseek_operator.controller.child_watch import ChildWatch
 from deepseek_operator.controller.client import METADATA_LIST, Api
@@ -71,21 +72,21 @@ class Operator:
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set.  The child watches begin before the snapshot, so no change in between is lost."""
+        """Run until `stop` is set, or until a part fails: then the kubelet starts the operator again.
+
+        The child watches begin before the snapshot, so no change in between is lost.
+        """
         namespaces = self._options.namespaces
         watches = [
             ChildWatch(self._api, child, self._kind.labels.name, namespace, woken=self._wake, missed=self._missed)
             for child in self._kind.children
             for namespace in namespaces or ("",)
         ]
-        await asyncio.gather(*(watch.begin() for watch in watches))
+        await gathered(*(watch.begin() for watch in watches))
         await self._snapshot.take(self._api, namespaces)
-        tasks = [asyncio.create_task(work) for work in (self._tick(), *(watch.run() for watch in watches))]
         try:
-            await supervise(self._watch_owners(), stop)
+            await first(supervise(self._watch_owners(), stop), self._tick(), *(watch.run() for watch in watches))
         finally:
-            for task in tasks:
-                task.cancel()
             await self._queue.close()
 
     def _watch_owners(self) -> Operate:
@@ -108,10 +109,10 @@ class Operator:
     def _wake(self, sighting: Sighting) -> None:
         self._snapshot.saw(sighting)
         self._cluster.saw(sighting)
-        if sighting.is_owner:
-            self.health.heard(sighting.key, sighting.version)
         if not self._cluster.is_echo(sighting):
             self._queue.add(sighting.key)
+        if sighting.is_owner:
+            self.health.heard(sighting.key, sighting.version)  # last: what fails before is an event that was missed
 
     def _missed(self) -> None:
         """Look at everything again, because changes of children may have been missed."""
@@ -129,17 +130,19 @@ class Operator:
         return await reconcile(self._kind, key, self._cluster, settings, now)
 
     async def _tick(self) -> None:
-        """Every minute, look for changes that no watch event reported."""
+        """Every minute, look for keys that nobody works on, and for changes that no watch event reported."""
         while True:
             await asyncio.sleep(TICK_S)
             self.health.ticked()
+            self._queue.revive()
             try:
-                missed = self.health.listed(await versions(self._api, self._kind.name, self._options.namespaces))
+                found = await contained(versions(self._api, self._kind.name, self._options.namespaces))
             except Exception as error:
                 log.warning(
                     "objects of kind %s could not be listed: %s: %s", self._kind.name, type(error).__name__, error
                 )
                 continue
+            missed = self.health.listed(found)
             metrics.MISSED_EVENTS.inc(len(missed))
             for key in missed:
                 self._queue.add(key)
@@ -159,7 +162,7 @@ async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIter
         yield
         return
     candidate = Candidate(ApiLease(api, options.settings.operator_namespace, OPERATOR), options.identity)
-    await _first(candidate.acquire(), stop.wait())
+    await first(candidate.acquire(), stop.wait())
     holding = asyncio.create_task(candidate.hold())
     holding.add_done_callback(lambda _: stop.set())
     try:
@@ -169,16 +172,6 @@ async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIter
         holding.cancel()
         if not lost:
             await candidate.release()
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of `waits` returns, and cancel the others."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ class Shared(Generic[Answer]):
         self._next: dict[str, asyncio.Task[Answer]] = {}
 
     async def ask(self, name: str) -> Answer:
-        if name not in self._next:
+        if name not in self._next or self._next[name].done():  # one that was cancelled while it waited is no answer
             self._next[name] = asyncio.create_task(self._ask(name))
         return await asyncio.shield(self._next[name])  # others wait for the same task
 

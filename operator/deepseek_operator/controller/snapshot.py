@@ -4,7 +4,6 @@ The first pass over an owner runs over the snapshot and needs no request.  Its r
 nothing.  If it would change something, the pass is repeated over the cluster.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, Generic
 
 import aiohttp
 
+from deepseek_operator.concurrency import gathered
 from deepseek_operator.controller.client import Api, ApiError
 from deepseek_operator.objects.kind import Child, Kind, Object, Reads, Seen
 from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
@@ -39,7 +39,7 @@ class Snapshot:
         """List the children in `namespaces` (none means all).  If that fails, each first pass looks for itself."""
         lists = [(child, namespace) for child in self._kind.children for namespace in namespaces or ("",)]
         try:
-            await asyncio.gather(*(self._take(api, child, namespace) for child, namespace in lists))
+            await gathered(*(self._take(api, child, namespace) for child, namespace in lists))
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning(
                 "there is no snapshot, so every first pass looks for itself: %s: %s", type(error).__name__, error

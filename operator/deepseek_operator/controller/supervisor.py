@@ -5,13 +5,14 @@ loop, and passes must not be among them.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final
 
+from deepseek_operator.concurrency import contained, wait_for
 from deepseek_operator.controller import metrics
-from deepseek_operator.controller.workqueue import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ async def supervise(operate: Operate, stop: asyncio.Event, *, pause_s: float = P
     """Run `operate` again and again until `stop` is set."""
     while not stop.is_set():
         try:
-            await in_own_loop(operate, stop)
+            await contained(in_own_loop(operate, stop))
             ended = "it ended by itself"
         except Exception as error:
             ended = f"{type(error).__name__}: {error}"
@@ -45,23 +46,28 @@ async def in_own_loop(operate: Operate, stop: asyncio.Event) -> None:
         started.set_result((asyncio.get_running_loop(), inner))
         await operate(inner)
 
-    thread = asyncio.create_task(asyncio.to_thread(_run_in_new_loop, main()))
-    loop, inner = await asyncio.wrap_future(started)
+    thread = asyncio.create_task(asyncio.to_thread(_run_in_new_loop, main))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({thread, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
         if not thread.done():
-            loop.call_soon_threadsafe(inner.set)
+            started.add_done_callback(_stop)
         await thread
 
 
-def _run_in_new_loop(main: Coroutine[Any, Any, None]) -> None:
+def _stop(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    loop, stop = started.result()
+    with contextlib.suppress(RuntimeError):  # the loop is closed: it has just ended by itself
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _run_in_new_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """As asyncio.run, but cancel tasks more than once, since some wait for each other while they end."""
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(main)
+        loop.run_until_complete(main())
     finally:
         for _ in range(CANCELLATIONS):
             if left := asyncio.all_tasks(loop):

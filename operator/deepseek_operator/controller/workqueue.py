@@ -5,14 +5,15 @@ another one at a given time.  And a hundred events at once, as when a hundred po
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
+from deepseek_operator.concurrency import contained
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.semaphore import DeadlineSemaphore
 from deepseek_operator.objects.observed import OwnerKey
@@ -26,14 +27,17 @@ FIRST_SETTLE_S: Final = 3.0  # pause after a first pass, whose new objects cause
 PATIENCE_S: Final = 10.0  # so long a later pass yields to first passes, which start pods
 CONCURRENCY: Final = 32
 
-Pass = Callable[[OwnerKey], Awaitable[float | None]]
+Pass = Callable[[OwnerKey], Coroutine[Any, Any, float | None]]
 
 
-async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
-    """Return when `event` is set, or after `timeout_s`."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
+async def alarm(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Return when `event` is set; after `timeout_s` the alarm sets it.  Thousands of keys wait so: it needs no task."""
+    timer = None if timeout_s is None else asyncio.get_running_loop().call_later(timeout_s, event.set)
+    try:
+        await event.wait()
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def backoff(failures: int, luck: float) -> float:
@@ -51,7 +55,7 @@ class WorkQueue:
         *,
         concurrency: int = CONCURRENCY,
         clock: Callable[[], float] = time.monotonic,
-        wait: Callable[[asyncio.Event, float | None], Awaitable[None]] = wait_for,
+        wait: Callable[[asyncio.Event, float | None], Awaitable[None]] = alarm,
         luck: Callable[[], float] = random.random,
     ) -> None:
         self._work, self._clock, self._wait, self._luck = work, clock, wait, luck
@@ -64,12 +68,20 @@ class WorkQueue:
     def add(self, key: OwnerKey) -> None:
         """Start at least one more pass over `key` after this call, because something happened to it."""
         self._wake.setdefault(key, asyncio.Event()).set()
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(self._run(key), name=f"passes over {key}")
+        if key not in self._tasks or self._tasks[key].done():
+            self._tasks[key] = task = asyncio.create_task(self._run(key), name=f"passes over {key}")
+            task.add_done_callback(partial(self._ended, key))
 
     def add_all(self) -> None:
         """Start one more pass over each key that has one planned: something may have happened to it."""
         for key in tuple(self._tasks):
+            self.add(key)
+
+    def revive(self) -> None:
+        """Start a pass over each key that nobody works on, although its last pass did not end the work."""
+        for key in [key for key, task in self._tasks.items() if task.done()]:
+            metrics.REVIVED.inc()
+            log.error("nobody worked on %s any more, so a pass over it starts", key)
             self.add(key)
 
     def __len__(self) -> int:
@@ -83,24 +95,30 @@ class WorkQueue:
     async def close(self) -> None:
         """Cancel all passes, planned ones and those under way.  The next operator repeats them."""
         tasks = tuple(self._tasks.values())
+        self._tasks.clear()
+        self._wake.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _run(self, key: OwnerKey) -> None:
         wake, failures, is_new = self._wake[key], 0, True
-        try:
-            while True:
-                wake.clear()
-                delay, failures = await self._pass(key, failures, is_new=is_new)
-                was_new, is_new = is_new and not failures, False
-                if delay is None and not wake.is_set():
-                    return
-                if delay != 0:
-                    await (self._settle_first() if was_new else self._wait(asyncio.Event(), SETTLE_S))
-                    await self._wait(wake, delay)
-        finally:
-            del self._wake[key], self._tasks[key]
+        while True:
+            wake.clear()
+            delay, failures = await self._pass(key, failures, is_new=is_new)
+            was_new, is_new = is_new and not failures, False
+            if delay is None and not wake.is_set():
+                break
+            if delay != 0:
+                await (self._settle_first() if was_new else self._wait(asyncio.Event(), SETTLE_S))
+                await self._wait(wake, delay)
+        del self._wake[key], self._tasks[key]
+
+    def _ended(self, key: OwnerKey, task: asyncio.Task[None]) -> None:
+        """Count a pass as due from now on if `task` ended before its work did."""
+        if self._tasks.get(key) is task:
+            self._due[key] = self._clock()
 
     async def _settle_first(self) -> None:
         """Wait while first passes over other keys go on, at most PATIENCE_S."""
@@ -114,7 +132,7 @@ class WorkQueue:
         self._due[key] = self._clock()
         try:
             async with self._semaphore.held(self._due[key] + (0 if is_new else PATIENCE_S)):
-                return await self._timed(key), 0
+                return await contained(self._timed(key)), 0
         except Exception as error:
             delay = backoff(failures + 1, self._luck())
             log.warning("the pass over %s failed, next try in %.1f s: %s: %s", key, delay, type(error).__name__, error)

@@ -1,6 +1,5 @@
 """What a pass sees of a training job: its worker jobs and pods, and everything that shows their state."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,6 +8,7 @@ from typing import Final, Protocol
 from pydantic import ValidationError
 
 from deepseek_operator.api.names import API_VERSION, PROFILE_KIND
+from deepseek_operator.concurrency import gathered
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import child_name
 from deepseek_operator.jobs.failure import job_condition
@@ -73,7 +73,7 @@ class Live:
         return await self.reads.get_shared(API_VERSION, PROFILE_KIND, name)
 
     async def observe(self, owner: Owner, attempt: int) -> Observed:
-        found = await asyncio.gather(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
+        found = await gathered(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
         jobs, pods = (_of(owner, children) for children in found)
         newest = max(jobs, key=labels.attempt_of, default=None)
         current = [pod for pod in pods if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]

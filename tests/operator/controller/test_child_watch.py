@@ -161,6 +161,23 @@ async def test_a_watch_that_fails_is_tried_again_from_where_it_was(watching: Wat
     assert seen.missed == []
 
 
+@pytest.mark.parametrize("stray", [asyncio.CancelledError("who?"), GeneratorExit()])
+async def test_a_watch_that_nobody_cancelled_goes_on(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch, stray: BaseException
+) -> None:
+    follow, errors = ChildWatch._follow, [stray]
+
+    async def interrupted(watch: ChildWatch) -> None:
+        await follow(watch)
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(ChildWatch, "_follow", interrupted)
+    seen = await watching(Stream([(200, [bookmark("9")]), (200, [event("MODIFIED", a_pod(), "10")])]))
+    await until(lambda: bool(seen.woken))
+    assert (errors, seen.missed) == ([], [])
+
+
 async def test_an_event_that_makes_no_sense_is_passed_over(watching: Watching) -> None:
     nobody = {"metadata": {"name": "nobody", "namespace": "ml"}, "kind": "Pod"}
     stream = Stream([(200, [event("MODIFIED", nobody, "6")]), (200, [event("MODIFIED", a_pod(), "7")])])

@@ -46,7 +46,7 @@ def a_candidate(store: Store, time: FakeTime, identity: str) -> Candidate:
     def now() -> datetime:
         return datetime.fromtimestamp(time.now, UTC)
 
-    return Candidate(store, identity, time.clock, time.sleep, time.timeout, now)
+    return Candidate(store, identity, time.clock, time.sleep, time.within, now)
 
 
 async def test_the_first_one_leads_and_the_second_waits() -> None:

@@ -61,3 +61,16 @@ async def test_a_question_that_fails_fails_for_those_who_asked_it_only() -> None
     assert [type(found) for found in answers] == [ConnectionError] * 2
     fails = False
     assert await shared.ask("cpu") == "cpu"
+
+
+async def test_a_question_that_was_cancelled_while_it_waited_is_asked_anew() -> None:
+    oracle = Oracle()
+    asks = [asyncio.create_task(oracle.shared.ask("cpu")) for _ in range(2)]
+    await quiet()
+    later = asyncio.create_task(oracle.shared.ask("cpu"))
+    await quiet()
+    oracle.shared._next["cpu"].cancel()
+    await quiet()
+    oracle.speaking.set()
+    assert await asyncio.gather(*asks, later, return_exceptions=True)
+    assert await oracle.shared.ask("cpu") == 2

@@ -1,17 +1,20 @@
 """The first passes after the operator's start: over a few lists, and true only where they change nothing."""
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
 from deepseek_operator.api.names import KIND
-from deepseek_operator.controller.client import Api, path
+from deepseek_operator.controller.client import Api, ApiError, path
 from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
 from support.builders.operator import NOW, SETTINGS, FakeCluster, a_job, a_pod, a_training_job, a_worker_job
 from support.fakes.api_server import FakeApi
+from support.fakes.clock import quiet
 
 KEY = OwnerKey("ml", "demo")
 
@@ -129,3 +132,21 @@ async def test_all_is_forgotten_when_something_was_missed(api: Api, running: Fak
 async def test_without_lists_every_first_pass_looks_by_itself(api: Api, fake: FakeApi, running: FakeCluster) -> None:
     fake.answers["GET", path("v1", "Pod")] = 500, {"message": "busy"}
     assert (await taken(api, running)).pop(KEY) == ()
+
+
+async def test_a_list_that_is_under_way_when_another_fails_leaves_nothing_behind(running: FakeCluster) -> None:
+    slow, worker = asyncio.Event(), versioned(running.children["Job", "demo-a1"], "2")
+
+    class HalfDeaf:
+        async def pages(self, _: str, kind: str, *__: Any, **___: Any) -> AsyncIterator[tuple[Manifest, ...]]:
+            if kind == "Pod":
+                raise ApiError(500, "busy")
+            await slow.wait()
+            yield (worker,)
+
+    snapshot = await taken(cast(Api, HalfDeaf()), running)
+    slow.set()
+    await quiet()
+    assert running.job is not None
+    snapshot.saw(Sighting(KEY, "1", is_owner=True, listed=versioned(running.job, "1")))
+    assert snapshot.pop(KEY) == ()

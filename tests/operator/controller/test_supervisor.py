@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from deepseek_operator.concurrency import within
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.supervisor import in_own_loop, supervise
+from support.fakes.clock import ended
 
 
 async def test_what_fails_or_ends_is_started_again_until_stopped() -> None:
@@ -25,6 +27,53 @@ async def test_what_fails_or_ends_is_started_again_until_stopped() -> None:
     await supervise(operate, stop, pause_s=0)
     assert len(runs) >= 3
     assert metrics.WATCH_RESTARTS._value.get() - before >= 2
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError("by kopf"), GeneratorExit()])
+async def test_what_ends_by_no_exception_is_started_again(error: BaseException) -> None:
+    stop, runs = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    async def operate(_: asyncio.Event) -> None:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise error
+        loop.call_soon_threadsafe(stop.set)
+
+    await within(5, supervise(operate, stop, pause_s=0))
+    assert len(runs) >= 2
+
+
+async def test_a_thread_that_cannot_begin_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, new_event_loop, failures = asyncio.Event(), asyncio.new_event_loop, [OSError("too many open files")]
+    loop = asyncio.get_running_loop()
+
+    def failing() -> asyncio.AbstractEventLoop:
+        if failures:
+            raise failures.pop()
+        return new_event_loop()
+
+    async def operate(_: asyncio.Event) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    monkeypatch.setattr(asyncio, "new_event_loop", failing)
+    await within(5, supervise(operate, stop, pause_s=0))
+    assert failures == []
+
+
+async def test_a_cancellation_here_stops_it_there() -> None:
+    begun, ended_there = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    async def operate(inner: asyncio.Event) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        await inner.wait()
+        ended_there.append(True)
+
+    supervising = asyncio.create_task(supervise(operate, asyncio.Event()))
+    await begun.wait()
+    await ended(supervising)
+    assert (supervising.cancelled(), ended_there) == (True, [True])
 
 
 async def test_it_runs_in_a_loop_and_thread_of_its_own() -> None:

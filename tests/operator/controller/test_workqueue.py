@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from deepseek_operator.controller.workqueue import FIRST_SETTLE_S, PATIENCE_S, SETTLE_S, WorkQueue, backoff, wait_for
+from deepseek_operator.controller.workqueue import FIRST_SETTLE_S, PATIENCE_S, SETTLE_S, WorkQueue, alarm, backoff
 from deepseek_operator.objects.observed import OwnerKey
 from support.fakes.clock import FakeTime, quiet
 
@@ -189,14 +189,14 @@ async def test_closing_ends_every_task(passes: Passes) -> None:
     assert len(passes.queue) == 0
 
 
+async def test_an_alarm_goes_off_in_time_or_is_set_off() -> None:
+    events = [asyncio.Event(), asyncio.Event()]
+    await alarm(events[0], 0.001)
+    asyncio.get_running_loop().call_soon(events[1].set)
+    await alarm(events[1], 1000)
+    await alarm(events[1], None)
+
+
 def test_backoff_is_spread_over_half_of_it() -> None:
     assert [backoff(1, luck) for luck in (0.0, 0.5)] == [0.5, 0.75]
     assert backoff(1000, 1.0) == 60
-
-
-async def test_waiting_ends_with_the_event_or_the_time() -> None:
-    event = asyncio.Event()
-    await wait_for(event, 0.001)
-    assert not event.is_set()
-    event.set()
-    await wait_for(event, None)

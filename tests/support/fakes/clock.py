@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 class FakeTime:
@@ -19,19 +21,18 @@ class FakeTime:
     async def sleep(self, seconds: float) -> None:
         await self.wait(asyncio.Event(), seconds)
 
-    @asynccontextmanager
-    async def timeout(self, seconds: float) -> AsyncIterator[None]:
-        """As asyncio.timeout."""
-        async with asyncio.timeout(None) as scope:
-            over = asyncio.create_task(self._expire(scope, seconds))
-            try:
-                yield
-            finally:
-                over.cancel()
-
-    async def _expire(self, scope: asyncio.Timeout, seconds: float) -> None:
-        await self.sleep(seconds)
-        scope.reschedule(asyncio.get_running_loop().time())
+    async def within(self, seconds: float, part: Coroutine[Any, Any, Result]) -> Result:
+        """As concurrency.within."""
+        over = asyncio.create_task(self.sleep(seconds))
+        work = asyncio.create_task(part)
+        try:
+            await asyncio.wait((work, over), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise TimeoutError
+            return work.result()
+        finally:
+            work.cancel()
+            over.cancel()
 
     async def wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
         over = asyncio.Event()

@@ -79,9 +79,10 @@ class WorkQueue:
 
     def revive(self) -> None:
         """Start a pass over each key that nobody works on, although its last pass did not end the work."""
-        for key in [key for key, task in self._tasks.items() if task.done()]:
+        for key, task in [(key, task) for key, task in self._tasks.items() if task.done()]:
             metrics.REVIVED.inc()
-            log.error("nobody worked on %s any more, so a pass over it starts", key)
+            cause = None if task.cancelled() else task.exception()
+            log.error("nobody worked on %s any more, so a pass over it starts", key, exc_info=cause)
             self.add(key)
 
     def __len__(self) -> int:

@@ -1,9 +1,8 @@
-"""Whole jobs in real pods on two nodes: applied, suspended, disturbed, and done all the same."""
+"""Whole jobs in real pods on two nodes: applied, suspended, and done."""
 
 import importlib.util
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.cluster import kube
-from support.cluster.kube import Manifest, Namespace, TrainingJob, cluster, example, wait_until
+from support.cluster.jobs import STEPS, tiny
+from support.cluster.kube import Manifest, Namespace, TrainingJob, example, wait_until
 
-STEPS = 40
 FEW = {"optimization": {"maxSteps": 4}, "evaluation": {"generations": 2, "maxNewTokens": 8}}
-
-
-def tiny(namespace: Namespace, name: str = "tiny", **changes: Any) -> TrainingJob:
-    """A few dozen steps on two nodes, with a sealed checkpoint every eight."""
-    namespace.claim("texts", kube.ROOT / "examples" / "texts")
-    namespace.key("tiny-key")
-    encryption = {"keyRef": {"secretName": "tiny-key"}}
-    checkpoint = {"interval": {"steps": 8}, "encryption": encryption, "gracePeriodSeconds": 30}
-    optimization = {"maxSteps": STEPS, "globalBatchSize": 4}
-    evaluation = {"intervalSteps": STEPS, "maxRows": 8}
-    changes = {"checkpoint": checkpoint, "optimization": optimization, "evaluation": evaluation, **changes}
-    manifest = example("pretrain-tiny", **changes)
-    manifest["metadata"]["name"] = name
-    return TrainingJob(namespace, manifest)
 
 
 @pytest.mark.parametrize("changes", [FEW, pytest.param({}, marks=pytest.mark.long)], ids=["few steps", "as shipped"])
@@ -86,38 +71,3 @@ def test_a_suspended_job_frees_its_pods_and_goes_on_at_the_same_step(namespace: 
 def saved_at(job: TrainingJob, step: int) -> dict[str, Any] | None:
     saved = job.status["lastCheckpoint"]
     return saved if saved["step"] == step else None
-
-
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_training_goes_on_from_the_last_checkpoint_when_a_pod_is_deleted(
-    namespace: Namespace, index: int, record_property: Any
-) -> None:
-    job = tiny(namespace)
-    job.wait_for_step(18)
-    victim = job.pods[index]["metadata"]["name"]
-    began = time.monotonic()
-    namespace.kubectl("delete", "pod", "--grace-period=0", "--force", victim)
-    record_property(f"pod {index} deleted: seconds to the next step", seconds_to_attempt_2(job, began))
-    status = job.wait_for("Succeeded", 180)
-    assert status["attempt"] == 2
-    assert set(job.steps) == set(range(1, STEPS + 1))
-
-
-def test_training_goes_on_from_the_last_checkpoint_when_a_node_dies(namespace: Namespace, record_property: Any) -> None:
-    job = tiny(namespace)
-    job.wait_for_step(18)
-    began = time.monotonic()
-    cluster("kill-node", "1")
-    try:
-        record_property("node killed: seconds to the next step", seconds_to_attempt_2(job, began))
-        assert {pod["spec"]["nodeName"] for pod in job.pods} == {"node-0"}
-    finally:
-        cluster("start-node", "1")
-    status = job.wait_for("Succeeded", 180)
-    assert status["lastFailure"]["reason"] == "NodeLost"
-    assert status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 1}
-
-
-def seconds_to_attempt_2(job: TrainingJob, began: float) -> float:
-    wait_until(f"attempt 2 of {job.name} trains", lambda: job.trains_again(2), 300)
-    return round(time.monotonic() - began, 1)

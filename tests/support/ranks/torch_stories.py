@@ -20,6 +20,7 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.data.cursor import Cursor
 from deepseek_trainer.evaluation.evaluate import EvalResult
 from deepseek_trainer.model.loading import scratch_model, transformer
+from deepseek_trainer.model.modes import answering
 from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.storage.durable import StorageError
 from deepseek_trainer.storage.vault import Purpose, Vault
@@ -293,7 +294,8 @@ def whole_weights(world: World, root: Path, optimization: dict[str, Any]) -> lis
     with loop.learner.finished() as model:
         exported = {name: tensor.clone() for name, tensor in model.named_parameters()}
         if world.is_lead:
-            loop.model(input_ids=torch.zeros(1, 4, dtype=torch.int64))
+            with answering(loop.model):
+                loop.model(input_ids=torch.zeros(1, 4, dtype=torch.int64))
     return [float(tensor.sum()) for _, tensor in sorted(exported.items())]
 
 

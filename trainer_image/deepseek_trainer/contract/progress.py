@@ -3,6 +3,7 @@
 The operator and `dstj` read it from a process that runs a customer's code: a value of the wrong type or size is None.
 """
 
+from functools import cache
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -71,4 +72,7 @@ class Progress(Model):
         return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
-FIELDS = frozenset(field.alias or name for name, field in Progress.model_fields.items())  # as the JSON spells them
+@cache
+def fields() -> frozenset[str]:
+    """The names of all facts, as the JSON spells them."""
+    return frozenset(field.alias or name for name, field in Progress.model_fields.items())

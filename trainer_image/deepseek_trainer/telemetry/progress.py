@@ -77,7 +77,7 @@ class Progress:
 
     def update(self, **facts: Any) -> None:
         """Take in facts by their names in the JSON of /progress."""
-        if unknown := facts.keys() - contract.FIELDS:
+        if unknown := facts.keys() - contract.fields():
             raise TypeError(f"/progress has no field {sorted(unknown)}: give it one in contract/progress.py")
         with self._lock:
             self._facts |= facts | {"updatedTime": utc_now()}

@@ -39,11 +39,8 @@ def test_a_sharded_job_answers_and_exports_as_one_of_whole_copies(tmp_path: Path
 
 @pytest.mark.long
 def test_a_job_under_zero_answers_and_exports_as_one_of_whole_copies(tmp_path: Path, whole: Job):
-    job = Job(tmp_path, of_strategy("ZeRO3"))
-    answers_and_exports_as(whole, job)
-    exported, expected = (AutoModelForCausalLM.from_pretrained(each.export).state_dict() for each in (job, whole))
-    for name, weight in expected.items():
-        assert exported[name].flatten().tolist() == pytest.approx(weight.flatten().tolist(), abs=1e-3), name
+    """Its weights, one by one, are those of test_zero_learner.py."""
+    answers_and_exports_as(whole, Job(tmp_path, of_strategy("ZeRO3")))
 
 
 def of_strategy(strategy: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -58,11 +55,16 @@ def of_strategy(strategy: str, **changes: Any) -> Callable[[dict[str, Any]], Non
 def answers_and_exports_as(whole: Job, job: Job) -> None:
     done = job.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    # Sums in another order differ in their last bits, and each step makes more of it.
-    assert job.losses == pytest.approx(whole.losses, rel=2e-3)
+    # Sums in another order differ in their last bits, of which steps of few rows soon make more.
+    assert early(job) == pytest.approx(early(whole), rel=1e-5)
+    assert job.losses == pytest.approx(whole.losses, rel=0.02)
     assert json.loads((job.export / "evaluation.json").read_text())["answers"][0]["after"]
     assert AutoModelForCausalLM.from_pretrained(job.export).num_parameters() > 1_000_000
     assert job.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+
+
+def early(job: Job) -> dict[int, float]:
+    return {step: loss for step, loss in job.losses.items() if step <= 15}
 
 
 def test_a_profile_of_a_running_job_is_where_the_log_says(tmp_path: Path):

@@ -27,9 +27,9 @@ def loader(rows: Rows[B], world: World, size: int) -> Load[B]:
     is_cuda = world.device.type == "cuda"
 
     def load(cursor: Cursor) -> list[B]:
-        positions = cursor.positions(world.rank, world.size)
-        parts = [positions[i : i + size] for i in range(0, len(positions), size)]
-        batches = [rows.batch(cursor.rows_at(part), _draws(rows, cursor, part)) for part in parts]
+        positions, indices = cursor.positions(world.rank, world.size), cursor.rank_slice(world.rank, world.size)
+        parts = [slice(i, i + size) for i in range(0, len(indices), size)]
+        batches = [rows.batch(indices[part], _draws(rows, cursor, positions[part])) for part in parts]
         return [batch.pinned() for batch in batches] if is_cuda else batches
 
     # Without this, a new thread uses the first GPU.

@@ -18,19 +18,24 @@ if TYPE_CHECKING:
 
 def preparer(config: "TrainingConfig") -> "Preparer[Any]":
     """How the job's records become rows."""
-    from deepseek_trainer.tasks.images.preparation import ImagePreparer  # noqa: PLC0415 one task of several
+    if _is_of_images(config):
+        from deepseek_trainer.tasks.images.preparation import ImagePreparer  # noqa: PLC0415 the other task's is spared
+
+        return ImagePreparer(config)
     from deepseek_trainer.tasks.language.preparation import LanguagePreparer  # noqa: PLC0415 as above
 
-    return ImagePreparer(config) if _is_of_images(config) else LanguagePreparer(config)
+    return LanguagePreparer(config)
 
 
 def of(config: "TrainingConfig", paths: "Paths", vault: "Vault", directory: Path) -> "Task[Any]":
     """The job's task, with the prepared data in `directory`."""
-    from deepseek_trainer.tasks.images.task import ImageTask  # noqa: PLC0415 as above
+    if _is_of_images(config):
+        from deepseek_trainer.tasks.images.task import ImageTask  # noqa: PLC0415 as above
+
+        return ImageTask(config, paths, vault, directory)
     from deepseek_trainer.tasks.language.task import LanguageTask  # noqa: PLC0415 as above
 
-    kind = ImageTask if _is_of_images(config) else LanguageTask
-    return kind(config, paths, vault, directory)
+    return LanguageTask(config, paths, vault, directory)
 
 
 def _is_of_images(config: "TrainingConfig") -> bool:

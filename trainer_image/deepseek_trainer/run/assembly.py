@@ -102,8 +102,7 @@ def a_learner(task: Task[Any], model: nn.Module, optimization: OptimizationSpec,
 def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: int) -> None:
     """Emit the events of a run's beginning: what was refused, chosen, resumed, changed and adapted."""
     config = rank.fitted
-    for refused in rank.store.refused:
-        reporter.event("refused", step=refused.step, reason=refused.reason)
+    announce_refused(rank, reporter)
     if info is None and rank.requested.method.type is MethodType.AUTO:
         strategy, records = config.optimization.strategy.value, rank.prepared.counts["train"].records
         reporter.event("method", type=rank.method.type.value, records=records, strategy=strategy)
@@ -117,9 +116,15 @@ def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: 
         reporter.event("adapted", step=step, rung=rank.rungs, **facts)
 
 
+def announce_refused(rank: Rank, reporter: Reporter) -> None:
+    """Emit an event for each checkpoint that the last search refused."""
+    for refused in rank.store.refused:
+        reporter.event("refused", step=refused.step, reason=refused.reason)
+
+
 def _model(rank: Rank) -> nn.Module:
     config, device, seed = rank.fitted, rank.world.device, rank.fitted.optimization.seed
-    torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout differs between ranks
+    torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout does not draw from it
     # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
     return trainable(rank.task.model(), rank.method, seed, place, compute_dtype(config.optimization.precision, device))

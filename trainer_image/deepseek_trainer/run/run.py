@@ -10,7 +10,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths, metrics_port, node_address
 from deepseek_trainer.data.dataset import Prepared, open_prepared, prepared_directory
 from deepseek_trainer.result.export import Results, export
-from deepseek_trainer.run.assembly import assembled
+from deepseek_trainer.run.assembly import announce_refused, assembled
 from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.run.climb import agreed_rungs, climbing
 from deepseek_trainer.run.preflight import rungs_to_fit
@@ -128,8 +128,7 @@ def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
     if not rank.fitted.checkpoint.retention.keep_best or best is None:
         return last, f"of step {last}, the last"
     info = rank.store.at(best)
-    for refused in rank.store.refused:
-        loop.reporter.event("refused", step=refused.step, reason=refused.reason)
+    announce_refused(rank, loop.reporter)
     if info is None:
         why = f"step {best} had a lower validation loss, but its checkpoint cannot be used"
         return last, f"of step {last}, the last: {why}"

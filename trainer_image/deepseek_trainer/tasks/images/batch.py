@@ -3,21 +3,20 @@
 Shapes: B rows in a micro-batch; N images, which are B, or 2 B where each is mixed with a partner.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deepseek_trainer.contract.images import Augmentation
+from deepseek_trainer.data.batch import Tensors
 from deepseek_trainer.data.draws import Draws, Numbers, RowArray
 from deepseek_trainer.tasks.images.chance import Floats, lights, mixing, moves
 
 
 @dataclass(frozen=True, slots=True)
-class ImageBatch:
+class ImageBatch(Tensors):
     """Images as they were prepared; `augment.augmented` changes them where the model computes.
 
     Partners come after the rows, in the same order.
@@ -32,19 +31,6 @@ class ImageBatch:
     box_B4: Tensor | None = None
     share_B: Tensor | None = None
     numbers: Numbers | None = None  # a model of images drops nothing out
-
-    def pinned(self) -> Self:
-        """A copy in memory that a GPU reads by itself, while the host goes on."""
-        return self._with_each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Self:
-        """The same there; the host waits for it only where this one is not pinned."""
-        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        changed: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
 
 
 def collate(rows: RowArray, draws: Draws | None, spec: Augmentation | None) -> ImageBatch:

@@ -3,20 +3,19 @@
 Shapes: B rows in a micro-batch, T = data.sequenceLength tokens in a row.
 """
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deepseek_trainer.data.batch import Tensors
 from deepseek_trainer.data.draws import Draws, Numbers, RowArray
 from deepseek_trainer.tasks.language.packing import IGNORED, unpacked
 
 
 @dataclass(frozen=True, slots=True)
-class TokenBatch:
+class TokenBatch(Tensors):
     """All tensors are int64 of shape BT, given on the CPU.
 
     `targets_BT[b, t]` is the token after `tokens_BT[b, t]` in the same document, or -100 where nothing is learned.
@@ -45,26 +44,11 @@ class TokenBatch:
         self._set("num_targets", len(learned_N))
         self._set("size", self._num_tokens(is_learned_BT))
 
-    def pinned(self) -> Self:
-        """A copy in page-locked memory, which a GPU reads while the host goes on."""
-        return self._with_each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Self:
-        """The same batch on `device`.  The host waits for the copy unless this batch is pinned."""
-        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
-
     def _num_tokens(self, is_learned_BT: Tensor) -> int:
         """A last document of which nothing is learned is padding: every other one has learned tokens."""
         in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
         is_padded_B = ~(is_learned_BT & in_last_BT).any(1)
         return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
-
-    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        made = copy.copy(self)
-        for each in fields(self):
-            if isinstance(value := getattr(self, each.name), Tensor):
-                made._set(each.name, change(value))
-        return made
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

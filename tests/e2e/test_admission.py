@@ -186,3 +186,20 @@ def test_a_plain_job_becomes_a_worker_job_for_nobody(namespace: Namespace) -> No
     namespace.kubectl("create", "-f", "-", input=json.dumps(merged(a_batch_job({}, {}), {"spec": {"suspend": True}})))
     said = kube.refused("-n", namespace.name, "label", "job/job", "training.dstj.io/job-uid=x", "--as=alice")
     assert f"is set and changed by {OPERATOR} only" in said
+
+
+def test_the_operator_of_another_release_makes_worker_jobs_too(namespace: Namespace) -> None:
+    other = Person(namespace, "system:serviceaccount:second:second-deepseek-operator", "edit")
+    soon(lambda: other.creates(a_batch_job({}, {})))
+    assert f"is set and changed by {OPERATOR} only" in other.creates(a_batch_job(SPOOFED, SPOOFED)), (
+        "a name is no right"
+    )
+    namespace.kubectl("create", "role", "operator", "--verb=patch", "--resource=deepseektrainingjobs/status")
+    namespace.kubectl("create", "rolebinding", "operator", "--role=operator", f"--user={other.name}")
+    soon(lambda: other.creates(a_batch_job(SPOOFED, SPOOFED)))
+
+
+def test_an_administrator_makes_no_worker_jobs(namespace: Namespace) -> None:
+    root = Person(namespace, "root", "cluster-admin")
+    soon(lambda: root.creates(a_batch_job({}, {})))
+    assert f"is set and changed by {OPERATOR} only" in root.creates(a_batch_job(SPOOFED, {}))

@@ -8,6 +8,7 @@ class Settings:
     operator_namespace: str = "deepseek-system"  # this namespace may reach the metrics port of isolated pods
     monitoring_label: str = "training.dstj.io/monitoring"  # so may namespaces in which this label is "true"
     dns_namespace: str = "kube-system"  # the DNS pods of the cluster run here
+    dns_ports: tuple[int, ...] = (53, 5353)  # and listen on these: 5353 are OpenShift's
     progress_interval_s: float = 15.0  # between two passes over a job with pods, and between two writes of its progress
     resync_s: float = 300.0  # between two passes over a job that waits for events
     warnings_after_s: float = 10.0  # a worker job is this old before its Warning events are read

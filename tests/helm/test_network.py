@@ -25,7 +25,8 @@ BYSTANDERS = {
 HTTP = "{protocols:TCP,dst_ports:8080}"
 INTO = {f"{NAMESPACE}/chart-test": HTTP, "prometheus/prometheus": HTTP}
 PROGRESS = {"ml/worker": {9400}}
-DNS = {"kube-system/dns": {53}}
+DNS = {"kube-system/dns": {53, 5353}}
+PORTS = {443, 6443, 8443, 16443}
 
 
 def ways(directory: Path, network_policy: Manifest) -> dict[str, Any]:
@@ -75,11 +76,11 @@ def test_only_scrapers_and_the_charts_test_reach_the_operator(tmp_path: Path) ->
 def test_the_operator_reaches_dns_progress_and_the_named_api_server_only(tmp_path: Path) -> None:
     found = ways(tmp_path, {"apiServerCidrs": ["10.0.0.1/32"]})
     assert found["out"] == PROGRESS | DNS
-    assert found["API server"] == {443, 6443}
+    assert found["API server"] == PORTS
     assert found["metadata"] == {53}
 
 
 def test_where_no_api_server_is_named_its_ports_are_open_everywhere(tmp_path: Path) -> None:
     found = ways(tmp_path, {})
-    assert found["out"] == {place: {443, 6443} | (PROGRESS | DNS).get(place, set()) for place in BYSTANDERS}
-    assert found["metadata"] == {53, 443, 6443}, "the service itself listens on port 80"
+    assert found["out"] == {place: PORTS | (PROGRESS | DNS).get(place, set()) for place in BYSTANDERS}
+    assert found["metadata"] == PORTS | {53}, "the service itself listens on port 80"

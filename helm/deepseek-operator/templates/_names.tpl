@@ -59,3 +59,13 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
+
+{{- /* The named ports, and those that the API server of this cluster has.  `helm template` knows no cluster. */ -}}
+{{- define "deepseek.apiServerPorts" -}}
+{{- $behind := lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" | dig "ports" list }}
+{{- $before := lookup "v1" "Service" "default" "kubernetes" | dig "spec" "ports" list }}
+{{- $ports := list }}
+{{- range .Values.networkPolicy.apiServerPorts }}{{ $ports = append $ports (int .) }}{{ end }}
+{{- range concat $before $behind }}{{ $ports = append $ports (int .port) }}{{ end }}
+{{- $ports | uniq | toJson -}}
+{{- end -}}

@@ -1,6 +1,7 @@
 """The NetworkPolicy of a job, which says what its pods may talk to."""
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Final
 
 from deepseek_operator.api.isolation import METADATA_NETWORKS, EgressRule
@@ -27,7 +28,7 @@ def network_policy(blueprint: Blueprint, meta: Manifest) -> Manifest:
             "policyTypes": ["Ingress", "Egress"],
             # All ports are open, because the kernel chooses those on which NCCL and gloo listen.
             "ingress": [{"from": [same_job]}, _metrics(settings)],
-            "egress": [{"to": [same_job]}, _dns(settings), *(_egress(rule) for rule in blueprint.egress)],
+            "egress": [{"to": [same_job]}, *_dns(settings), *(_egress(rule) for rule in blueprint.egress)],
         },
     }
 
@@ -40,14 +41,15 @@ def _metrics(settings: Settings) -> Manifest:
     }
 
 
-def _dns(settings: Settings) -> Manifest:
-    return {
-        "to": [
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns_namespace}}},
-            {"ipBlock": {"cidr": LINK_LOCAL_DNS}},
-        ],
-        "ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")],
-    }
+def _dns(settings: Settings) -> tuple[Manifest, Manifest]:
+    """The ways to the DNS pods, on the ports on which they listen behind their Service, and to a local cache."""
+    namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns_namespace}}}
+    local = {"ipBlock": {"cidr": LINK_LOCAL_DNS}}
+    return {"to": [namespace], "ports": _both(settings.dns_ports)}, {"to": [local], "ports": _both((53,))}
+
+
+def _both(ports: Iterable[int]) -> list[Manifest]:
+    return [{"port": port, "protocol": protocol} for port in ports for protocol in ("UDP", "TCP")]
 
 
 def _egress(rule: EgressRule) -> Manifest:

@@ -22,7 +22,8 @@ from support.judges.reachability import EVERYTHING, NOTHING, Address
 
 OTHERS = {"kube-system": False, SETTINGS.operator_namespace: False, "prometheus": True}  # name: may scrape
 # As the analyzer writes them.
-DNS = "{protocols:TCP, UDP,dst_ports:53}"
+DNS_CACHE = "{protocols:TCP, UDP,dst_ports:53}"
+DNS_PODS = "{protocols:TCP, UDP,dst_ports:53,5353}"
 METRICS = f"{{protocols:TCP,dst_ports:{METRICS_PORT}}}"
 IPV4 = ("10.20.0.0/16", "203.0.113.7/32", "168.0.0.0/6", "128.0.0.0/1", "169.0.0.0/8")
 IPV6 = ("2001:db8::/32", "fd00::/8", "fc00::/6", "8000::/1", "2000::/3")
@@ -120,7 +121,7 @@ def test_jobs_pods_reach_whom_they_are_meant_to_and_never_cloud_metadata(directo
     isolated = [pod for pod in cluster.pods if pod.is_isolated]
     assert isolated
     for pod, address in itertools.product(isolated, METADATA):
-        assert reachability.way_to(ways, pod.endpoint, address) == (DNS if address.version == 4 else NOTHING)
+        assert reachability.way_to(ways, pod.endpoint, address) == (DNS_CACHE if address.version == 4 else NOTHING)
     for pod in isolated:
         for address in edges(pod):
             found = reachability.way_to(ways, pod.endpoint, address)
@@ -131,7 +132,7 @@ def intended(cluster: Cluster, source: Pod, target: Pod) -> str:
     if source.is_isolated:
         if source.job is target.job:
             return EVERYTHING
-        return DNS if target.namespace == SETTINGS.dns_namespace else NOTHING
+        return DNS_PODS if target.namespace == SETTINGS.dns_namespace else NOTHING
     if target.is_isolated:
         return METRICS if cluster.may_scrape(source) else NOTHING
     return EVERYTHING

@@ -152,3 +152,11 @@ def quiet(job: TrainingJob) -> Manifest | None:
     """The job, once two looks in a row see the same."""
     before = job.found
     return before if job.found == before else None
+
+
+def test_the_cluster_starts_although_somebody_has_edited_its_objects() -> None:
+    default = "storageclass.kubernetes.io/is-default-class"
+    kube.kubectl("annotate", "--overwrite", "storageclass/local", f"{default}=false")
+    kube.cluster("up")
+    found = json.loads(kube.kubectl("get", "storageclass/local", "-o", "json"))
+    assert found["metadata"]["annotations"][default] == "true"

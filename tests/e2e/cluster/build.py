@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
-from layout import CACHE, SOURCE
-from shell import ClusterError, run, say
+from layout import CACHE, PROGRAMS, SOURCE
+from shell import ClusterError, run, run_shown, say
 
 VERSION = "v1.34.4"
 COMPONENTS = (
@@ -24,6 +25,11 @@ COMPONENTS = (
     "kubelet",
     "provisioner",
 )
+BUILD_BYTES = 6 << 30  # sources, Go's cache and the programs
+KEPT = 1  # of the older builds
+PATIENCE_S = 600.0
+LOCK_PAUSE_S = 5.0
+LOCK_HELD = ("Could not get lock", "Unable to acquire the dpkg frontend lock", "Unable to lock directory")
 PACKAGE_OF = {
     "containerd": "containerd",
     "runc": "runc",
@@ -45,17 +51,42 @@ def install_packages() -> None:
     if not shutil.which("apt-get"):
         raise ClusterError(f"missing: {' '.join(missing)}: install them with this system's package manager")
     say(f"installing {' '.join(missing)}")
-    run("apt-get", "update", "-q")
+    apt_get("update", "-q")
+    apt_get("install", "-y", "-q", "--no-install-recommends", *missing)
+
+
+def apt_get(*arguments: str) -> None:
+    """Waits for whoever installs or updates packages now: a new machine does so by itself for its first minutes."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing, env=environment)
+    end, told = time.monotonic() + PATIENCE_S, False
+    while True:
+        try:
+            run("apt-get", *arguments, env=environment)
+            return
+        except ClusterError as error:
+            if not any(words in str(error) for words in LOCK_HELD) or time.monotonic() > end:
+                raise
+        if not told:
+            say(f"another program holds the lock of the package manager: waiting up to {PATIENCE_S / 60:.0f} minutes")
+        told = True
+        time.sleep(LOCK_PAUSE_S)
 
 
 def programs() -> Path:
     """Directory with one name per component, built when the sources have changed."""
     directory = CACHE / content_hash()
     if not (directory / "complete").exists():
+        forget_older()
         build(directory)
     return directory
+
+
+def forget_older() -> None:
+    """Delete all programs but the newest ones, which another checkout may use, and those that run."""
+    found = sorted(CACHE.glob("*/complete"), key=lambda mark: mark.stat().st_mtime, reverse=True)
+    for mark in found[KEPT:]:
+        if mark.parent != PROGRAMS.resolve():
+            shutil.rmtree(mark.parent)
 
 
 def content_hash() -> str:
@@ -70,6 +101,7 @@ def build(directory: Path) -> None:
     if not shutil.which("go"):
         raise ClusterError("no go in PATH: install Go 1.26 or newer")
     say("building Kubernetes: 6 to 10 minutes on 2 cores, seconds when Go's cache is warm")
+    need_room(CACHE, BUILD_BYTES)
     directory.mkdir(parents=True, exist_ok=True)
     go_build(directory / "kube", ".")
     go_build(directory / "pause", "./pause")
@@ -86,7 +118,26 @@ def go_build(target: Path, package: str) -> None:
     ]
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", " ".join(["-s", "-w", *stamps])]
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
-    run("nice", "-n", "5", "go", "build", *flags, "-o", target, package, cwd=SOURCE, env=environment)
+    run("go", "mod", "download", cwd=SOURCE, env=environment)
+    total = len(run("go", "list", "-deps", package, cwd=SOURCE, env=environment).split())
+    run_shown(
+        *("nice", "-n", "5", "go", "build", "-v", *flags, "-o", target, package),
+        describe=lambda said: f"{len(said)} of at most {total} packages",
+        cwd=SOURCE,
+        env=environment,
+    )
+
+
+def need_room(directory: Path, size: int) -> None:
+    """Raises ClusterError where the disk of `directory` has less than `size` free bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    say(f"takes up to {size >> 30} GB below {directory}, where {free >> 30} GB are free")
+    if free < size:
+        raise ClusterError(
+            f"{directory} has {free >> 30} GB free and {size >> 30} GB are needed: make room, "
+            "or let XDG_CACHE_HOME and DSTJ_CLUSTER_STATE name another disk"
+        )
 
 
 def write_pause_image(path: Path, program: bytes) -> None:

@@ -10,17 +10,20 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build import tar_of
+from build import need_room, tar_of
 from layout import CACHE, NODES, STATE, Node
 from machines import command_in, inside, is_on
-from shell import ClusterError, run, say, succeeds, wait_until
+from shell import ClusterError, run, run_shown, say, succeeds, wait_until
 
 STORAGE = CACHE / "images"
-ROOM_BYTES = 30 << 30  # the trainer's image with its layers twice, while it is committed
+ROOM_BYTES = 30 << 30  # below this, images of earlier builds are forgotten
+BUILD_BYTES = 25 << 30  # the trainer's image has 7 GB, and its layers exist several times while they are committed
 SUITE = "bookworm"
 # libstdc++6: torch; the public Python images have it.  usr-is-merged: else usrmerge brings 60 MB of Perl.
 PACKAGES = "python3,python3-venv,ca-certificates,libstdc++6,usr-is-merged"
@@ -73,10 +76,17 @@ def build(name: str, dockerfile: Path, context: Path) -> None:
         site.append(f"--volume={PACKAGE_CACHE}:/root/.cache/uv")
     buildah("rm", "--all")  # what a build that was stopped has left half made: gigabytes
     make_room()
-    say(f"building {name}")
-    buildah(
-        "bud", "--quiet", "--isolation=chroot", "--layers", base, *site, "--file", dockerfile, "--tag", name, context
-    )
+    say(f"building {name}: seconds where nothing has changed, up to 5 minutes for the trainer's")
+    with buildah_command() as command:
+        run_shown(
+            *(*command, "bud", "--isolation=chroot", "--layers", base, *site),
+            *("--file", dockerfile, "--tag", name, context),
+            describe=last_step,
+        )
+
+
+def last_step(said: list[str]) -> str:
+    return next((line for line in reversed(said) if line.startswith("STEP ")), "preparing")[:100]
 
 
 def make_room() -> None:
@@ -84,6 +94,7 @@ def make_room() -> None:
     if STORAGE.is_dir() and shutil.disk_usage(STORAGE).free < ROOM_BYTES:
         say("little space is left: forgetting images that nothing names")
         buildah("rmi", "--prune", "--force")
+    need_room(STORAGE, BUILD_BYTES)
 
 
 def base_image() -> str:
@@ -123,10 +134,16 @@ def bootstrap(archive: Path) -> None:
 
 
 def buildah(*arguments: str | Path) -> str:
+    with buildah_command() as command:
+        return run(*command, *arguments)
+
+
+@contextmanager
+def buildah_command() -> Iterator[list[str]]:
     """In mounts of its own, which end with it, as what it notes of them does."""
     with tempfile.TemporaryDirectory(prefix="dstj-buildah-") as notes:
         storage = [f"--root={STORAGE}/storage", f"--runroot={notes}", "--storage-driver=overlay"]
-        return run("nice", "-n", "5", "unshare", "--mount", "buildah", *storage, *arguments)
+        yield ["nice", "-n", "5", "unshare", "--mount", "buildah", *storage]
 
 
 def buildah_knows(name: str) -> bool:

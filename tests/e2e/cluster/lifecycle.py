@@ -69,7 +69,8 @@ def await_api_server() -> None:
     wait_until("the API server is ready", lambda: api.get("/readyz") == "ok", 90)
     # Namespaces and their accounts are made a moment after the API server is ready.
     wait_until("namespace kube-system", lambda: api.get("/api/v1/namespaces/kube-system") is not None, 30)
-    kubectl("apply", "--server-side", "-f", "-", input=json.dumps(control.addons()))
+    # Forced, because an object that somebody has edited must not keep the cluster from starting.
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(control.addons()))
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     wait_until("service accounts", lambda: api.get(account) is not None, 30)
 

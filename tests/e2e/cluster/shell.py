@@ -1,5 +1,6 @@
 """Commands of the host, run and waited for."""
 
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,23 @@ def run(*command: str | Path, **options: Any) -> str:
             f"{' '.join(line)[:300]}: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}"
         )
     return done.stdout
+
+
+def run_shown(
+    *command: str | Path, describe: Callable[[list[str]], str], every_s: float = 15.0, **options: Any
+) -> None:
+    """As `run`, for a command that takes minutes.  `describe` makes a line of what the command has said so far."""
+    line, said, shown = [str(word) for word in command], list[str](), time.monotonic()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(line, **pipes, **options) as running:
+        assert running.stdout
+        for words in running.stdout:
+            said.append(words.rstrip())
+            if time.monotonic() >= shown + every_s:
+                shown = time.monotonic()
+                say(f"  {describe(said)}")
+    if running.returncode:
+        raise ClusterError(f"{' '.join(line)[:300]}: exit {running.returncode}: {os.linesep.join(said[-20:])[-2000:]}")
 
 
 def succeeds(*command: str | Path) -> bool:

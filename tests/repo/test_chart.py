@@ -101,7 +101,6 @@ def test_the_catalogue_entry_lists_the_crds_and_a_valid_job() -> None:
 @pytest.mark.parametrize(
     ("file", "constant"),
     [
-        ("lease.yaml", f"name: {names.OPERATOR}\n"),
         ("rbac/lease.yaml", f"resourceNames: [{names.OPERATOR}]"),
         ("networkpolicy.yaml", f"port: {METRICS_PORT},"),
         ("networkpolicy.yaml", f'{Settings().monitoring_label}: "true"'),

@@ -15,10 +15,14 @@ def told(job: TrainingJob, *reasons: str, timeout_s: float = 60) -> str:
     """The message of the condition, once it has one of `reasons`; an event says the same."""
     wait_until(f"one of {reasons}: {job.status}", lambda: reason_of(job) in reasons, timeout_s)
     message, reason = job.status["message"], reason_of(job)
-    events = job.namespace.list("events")
-    about = [event["message"] for event in events if event["involvedObject"]["name"] == job.name]
-    assert any(message[:200] in text for text in about), f"no event says of {reason} what the status says: {about}"
+    # The operator posts events after it has written the status.
+    wait_until(f"an event says of {reason} what the status says", lambda: says(job, message[:200]), 10)
     return str(message)
+
+
+def says(job: TrainingJob, words: str) -> bool:
+    events = job.namespace.list("events")
+    return any(words in event["message"] for event in events if event["involvedObject"]["name"] == job.name)
 
 
 def goes_on(job: TrainingJob, timeout_s: float = 120) -> None:

@@ -17,6 +17,7 @@ from kubernetes.aio.client import ApiClient
 from deepseek_operator.api.names import API_VERSION, KIND, OPERATOR, PLURAL, PROFILE_KIND, PROFILE_PLURAL
 from deepseek_operator.concurrency import within
 from deepseek_operator.controller import metrics
+from deepseek_operator.controller.words import in_plain_words
 from deepseek_operator.objects.observed import Manifest
 
 APPLY: Final = "application/apply-patch+yaml"
@@ -67,10 +68,10 @@ class Api:
     def __init__(self, client: ApiClient, *, deadline_s: float = DEADLINE_S) -> None:
         self._client, self._deadline_s = client, deadline_s
 
-    async def get(self, path: str, **query: str) -> Manifest | None:
+    async def get(self, path: str, *, accept: str = JSON) -> Manifest | None:
         """An object or a list, or None if there is none."""
         try:
-            return await self.request("GET", path, query)
+            return await self.request("GET", path, accept=accept)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -108,6 +109,7 @@ class Api:
     async def apply(self, manifest: Manifest, subresource: str = "") -> bytes:
         """Create or update by server-side apply, and take over fields that somebody else changed.
 
+        With a uid in its metadata, only the object with this uid is changed, and none is created.
         Returns the metadata of the object as JSON.  Nobody here needs the rest, which would cost the API server time.
         """
         meta = manifest["metadata"]
@@ -115,19 +117,10 @@ class Api:
         query = _WRITE | {"force": "true"}
         return await self._send("PATCH", where, query, manifest, content_type=APPLY, accept=METADATA)
 
-    async def create(self, manifest: Manifest) -> bool:
-        """Create an object that is believed to be new.  This costs the API server a fifth less than an apply.
-
-        False means that the name is taken: the caller then applies the object.
-        """
+    async def create(self, manifest: Manifest) -> None:
+        """Create an object, which costs the API server a fifth less than an apply.  409: the name is taken."""
         where = path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
-        try:
-            await self._send("POST", where, _WRITE, manifest, content_type=JSON, accept=METADATA)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            return False
-        return True
+        await self._send("POST", where, _WRITE, manifest, content_type=JSON, accept=METADATA)
 
     async def request(
         self,
@@ -214,7 +207,7 @@ def _proxy(url: str) -> str | None:
 
 def error_text(content: bytes) -> str:
     """The message of a refusal: that of a metav1.Status, or the beginning of a proxy's page."""
-    return str(_parsed(content).get("message") or content[:256].decode(errors="replace"))
+    return in_plain_words(_parsed(content)) or content[:256].decode(errors="replace")
 
 
 def _parsed(content: bytes) -> Manifest:

@@ -11,9 +11,9 @@ import aiohttp
 
 from deepseek_operator.api.names import API_VERSION, OPERATOR
 from deepseek_operator.controller import metrics
+from deepseek_operator.controller.apply import apply
 from deepseek_operator.controller.client import Api, ApiError, path
 from deepseek_operator.controller.pages import read_page
-from deepseek_operator.controller.reconcile import RefusedError
 from deepseek_operator.controller.shared_reads import Shared
 from deepseek_operator.objects.kind import Child, Kind, Object, Seen
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref, Sighting, WarningEvent
@@ -24,10 +24,6 @@ log = logging.getLogger(__name__)
 
 MAX_DELETED: Final = 10_000  # deleted owners that are remembered, at 200 bytes each
 MAX_NOTICE: Final = 1024  # [characters]; the API server refuses events with longer messages
-
-# After these answers to an apply no retry helps until somebody acts: bad request, forbidden (by a quota, by admission,
-# for want of rights) and unprocessable (an invalid or immutable field).
-_REFUSALS: Final = frozenset({400, 403, 422})
 
 
 class KubernetesCluster(Generic[Object, Seen]):
@@ -110,13 +106,7 @@ class KubernetesCluster(Generic[Object, Seen]):
         return await read_page(self._session, address, port, path) if address else None
 
     async def apply(self, manifest: Manifest) -> None:
-        try:
-            if not self._is_new(manifest) or not await self._api.create(manifest):
-                await self._api.apply(manifest)
-        except ApiError as error:
-            if error.status in _REFUSALS:
-                raise RefusedError(f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}") from error
-            raise
+        await apply(self._api, self._kind, manifest, is_new=self._is_new(manifest))
 
     def _is_new(self, manifest: Manifest) -> bool:
         """Whether the object is for an owner for which nothing was made yet."""

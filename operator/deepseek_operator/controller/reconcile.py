@@ -6,12 +6,16 @@ from typing import Protocol, TypeVar
 from deepseek_operator.api.conditions import whole_seconds
 from deepseek_operator.objects.kind import Kind, Object, Seen
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref
-from deepseek_operator.objects.plan import Plan, Status
+from deepseek_operator.objects.plan import Plan, Refusal, Status
 from deepseek_operator.settings import Settings
 
 
 class RefusedError(Exception):
-    """The API server refused an object: by a quota, by an admission policy, or for an invalid or immutable field."""
+    """An object cannot be made or changed: the API server refuses it, or its name is taken."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
 
 
 Object_contra = TypeVar("Object_contra", contravariant=True)
@@ -28,7 +32,7 @@ class Cluster(Protocol[Object_contra, Seen_co]):
         """What the kind wants to know about the owner."""
 
     async def apply(self, manifest: Manifest) -> None:
-        """Create or update by server-side apply.  Raises RefusedError."""
+        """Create the object, or change it if it was made for the same owner.  Raises RefusedError."""
 
     async def delete(self, ref: Ref) -> None:
         """Delete the object and everything it owns, if it still has `ref.uid`.  It may be gone only later."""
@@ -55,8 +59,8 @@ async def reconcile(
     plan = kind.decide(thing, await cluster.look(thing), settings, now)
     try:
         await _act(plan, cluster)
-    except RefusedError as refusal:
-        plan = kind.refused(thing, plan, str(refusal), settings, now)
+    except RefusedError as error:
+        plan = kind.refused(thing, plan, error.refusal, settings, now)
     if plan.report:
         await _report(thing, plan, cluster)
     return plan.look_again

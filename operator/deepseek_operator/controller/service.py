@@ -28,7 +28,7 @@ from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.controller.supervisor import Operate, supervise
 from deepseek_operator.controller.workqueue import WorkQueue
-from deepseek_operator.objects.kind import Kind
+from deepseek_operator.objects.kind import AnyKind
 from deepseek_operator.objects.observed import OwnerKey, Sighting
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.exposition import with_former_names
@@ -36,9 +36,6 @@ from deepseek_trainer.contract.exposition import with_former_names
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 60.0  # between two lists that look for missed events
-
-
-AnyKind = Kind[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from deepseek_operator.jobs.status import JobStatus, LastFailure, Phase
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.blockers import QUOTA_EXCEEDED
 from deepseek_operator.objects.observed import Manifest, Ref
-from deepseek_operator.objects.plan import Plan
+from deepseek_operator.objects.plan import Cause, Plan, Refusal
 from deepseek_operator.objects.quota import spread
 from deepseek_operator.settings import Settings
 
@@ -29,7 +29,11 @@ NAMESAKE_LEAVING: Final = "NamesakeLeaving"
 MAX_FAILURE_MESSAGE: Final = 4096  # [characters], as many as a kubelet keeps of a termination message
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
 _LOST_FIX: Final = "; if their machine is gone, use `kubectl delete pod --force`"
-_TWO_CONTROLLERS: Final = 'Found "true" in references for {} and {}'  # the API server ends its refusal like this
+NAME_TAKEN: Final = "NameTaken"
+_KEPT_CLAIM_FIX: Final = (
+    "an earlier job of this name left the claim: let its storage class expand volumes (allowVolumeExpansion), or "
+    "delete this job and apply it again with that job's checkpoint.volume, or with a checkpoint.volume.claimName"
+)
 _SUSPENSION: Final = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
@@ -59,16 +63,23 @@ def invalid(job: TrainingJob, now: datetime) -> JobPlan:
     return plan_with(outcome, job, job.status, now)
 
 
-def refused(job: TrainingJob, plan: JobPlan, refusal: str, settings: Settings, now: datetime) -> JobPlan:
-    """Plan again after the API server refused an object of `plan`.  The pass says so and is tried again later."""
-    phase, name = plan.status.phase or Phase.PENDING, job.owner.name
-    if refusal.endswith(_TWO_CONTROLLERS.format(name, name)):
-        message = f"{refusal.partition(': ')[0]} still belongs to an earlier job of this name, which is being deleted"
-        outcome = Outcome(phase, NAMESAKE_LEAVING, message)
-        return replace(plan_with(outcome, job, plan.status, now), look_again=settings.namesake_retry_s)
-    reason = QUOTA_EXCEEDED if "exceeded quota" in refusal else "Refused"
-    outcome = Outcome(phase, reason, refusal, is_warning=True)
-    return replace(plan_with(outcome, job, plan.status, now), look_again=settings.refused_retry_s)
+def refused(job: TrainingJob, plan: JobPlan, refusal: Refusal, settings: Settings, now: datetime) -> JobPlan:
+    """Plan again after an object of `plan` could not be made or changed.  The pass says so and is tried again later."""
+    phase = plan.status.phase or Phase.PENDING
+    if refusal.cause is Cause.LEAVING:
+        outcome, retry = Outcome(phase, NAMESAKE_LEAVING, refusal.message), settings.namesake_retry_s
+    else:
+        outcome, retry = Outcome(phase, *_refusal(refusal), is_warning=True), settings.refused_retry_s
+    return replace(plan_with(outcome, job, plan.status, now), look_again=retry)
+
+
+def _refusal(refusal: Refusal) -> tuple[str, str]:
+    """The reason and the message of a refusal that lasts until somebody acts."""
+    if refusal.cause is Cause.TAKEN:
+        return NAME_TAKEN, refusal.message
+    if refusal.cause is Cause.CHANGE_REFUSED and refusal.message.startswith("PersistentVolumeClaim "):
+        return "ClaimUnchangeable", f"{refusal.message}: {_KEPT_CLAIM_FIX}"
+    return QUOTA_EXCEEDED if "exceeded quota" in refusal.message else "Refused", refusal.message
 
 
 def _ended(facts: Facts) -> JobPlan | None:

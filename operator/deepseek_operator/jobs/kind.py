@@ -36,6 +36,7 @@ JOBS: Final[Kind[TrainingJob, Observed | None, JobStatus]] = Kind(
     plural=PLURAL,
     labels=OwnerLabels(labels.JOB_NAME, labels.JOB_UID),
     children=(WORKER_JOB, POD),
+    outlive=frozenset({"PersistentVolumeClaim"}),
     keeps=lambda child: labels.index_of(child) == 0,  # the pod of node 0 holds the last progress of its attempt
     read=TrainingJob.read,
     look=_look,

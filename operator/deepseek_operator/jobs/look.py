@@ -17,6 +17,7 @@ from deepseek_operator.jobs.spec import ProfileSpec
 from deepseek_operator.jobs.training_job import TrainingJob, validation_messages
 from deepseek_operator.objects.kind import Child, Reads
 from deepseek_operator.objects.observed import Manifest, Owner, WarningEvent
+from deepseek_operator.objects.ownership import controller_of
 from deepseek_operator.objects.pods import has_machine, is_finished
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
@@ -112,8 +113,9 @@ class Live:
 
     async def _is_isolated(self, owner: Owner) -> bool:
         policy = await self.reads.get("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner))
-        selected = policy and policy["spec"].get("podSelector", {}).get("matchLabels")
-        return selected == {labels.JOB_UID: owner.uid}
+        if policy is None or controller_of(policy).get("uid") != owner.uid:
+            return False  # somebody else's policy may let anybody in, and go at any time
+        return policy["spec"].get("podSelector", {}).get("matchLabels") == {labels.JOB_UID: owner.uid}
 
 
 @dataclass(frozen=True, slots=True)

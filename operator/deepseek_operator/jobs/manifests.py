@@ -4,7 +4,7 @@ Every function here is pure.  An object holds only the fields that the operator 
 others to the cluster.
 
 Names begin with `dstj-`, and those of worker jobs end in `-a<attempt>`.  So a training job that has the name of
-somebody's Service or NetworkPolicy cannot take it over.
+somebody's Service or NetworkPolicy does not need the name for its own.
 """
 
 from deepseek_operator.api.isolation import Isolation

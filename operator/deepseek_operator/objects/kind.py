@@ -8,10 +8,10 @@ calls what the `Kind` holds, and knows nothing else about the kind.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from deepseek_operator.objects.observed import Manifest, Owner, WarningEvent
-from deepseek_operator.objects.plan import Plan, Reported, Status
+from deepseek_operator.objects.plan import Plan, Refusal, Reported, Status
 from deepseek_operator.settings import Settings
 
 
@@ -83,9 +83,13 @@ class Kind(Generic[Object, Seen, Status]):
     plural: str
     labels: OwnerLabels
     children: tuple[Child, ...]
+    outlive: frozenset[str]  # the kinds of objects that may outlive their owner, and then have none
     keeps: Callable[[Manifest], bool]  # whether later passes read the last state of a deleted child
     read: Callable[[Manifest], Object]
     look: Callable[[Object, Reads, Settings, datetime], Awaitable[Seen]]
     recall: Callable[[Object, Reads, Sequence[Manifest]], Awaitable[Seen]]  # a look at children that a list found
     decide: Callable[[Object, Seen, Settings, datetime], Plan[Status]]
-    refused: Callable[[Object, Plan[Status], str, Settings, datetime], Plan[Status]]
+    refused: Callable[[Object, Plan[Status], Refusal, Settings, datetime], Plan[Status]]
+
+
+AnyKind = Kind[Any, Any, Any]

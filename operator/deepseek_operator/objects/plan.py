@@ -1,6 +1,7 @@
 """What one pass does to the cluster, as a value.  A kind decides it, and the controller carries it out."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Generic, Protocol, TypeVar
 
 from deepseek_operator.objects.observed import Manifest, Notice, Ref
@@ -14,6 +15,23 @@ class Reported(Protocol):
 
 
 Status = TypeVar("Status", bound=Reported)
+
+
+class Cause(Enum):
+    """Why an object is not as a plan wants it."""
+
+    REFUSED = auto()  # the API server refused to make it
+    CHANGE_REFUSED = auto()  # it is there, and the API server refused to change it
+    TAKEN = auto()  # somebody else has an object of that name
+    LEAVING = auto()  # it is being deleted, or belongs to an earlier owner, which is being deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What keeps an object from being made or changed, with the object in the message."""
+
+    cause: Cause
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

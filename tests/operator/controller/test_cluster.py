@@ -14,7 +14,6 @@ from deepseek_operator.controller.client import Api, ApiError, path
 from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.controller.leader import ApiLease
 from deepseek_operator.controller.pages import MAX_PAGE, read_page
-from deepseek_operator.controller.reconcile import RefusedError
 from deepseek_operator.controller.service import versions
 from deepseek_operator.jobs.look import POD
 from deepseek_operator.jobs.progress import last_words
@@ -68,51 +67,6 @@ async def test_a_job_that_was_changed_before_its_first_look_is_looked_at(
 async def test_a_job_that_a_list_found_is_looked_at(cluster: KubernetesCluster, sighting: Sighting) -> None:
     cluster.saw(sighting)
     assert await cluster.fetch(KEY) is None
-
-
-async def test_children_are_applied_by_one_forced_server_side_apply(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    where = "/api/v1/namespaces/ml/serviceaccounts/dstj-demo"
-    fake.answers["PATCH", where] = 200, {}
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"name": "dstj-demo", "namespace": "ml"},
-        "automountServiceAccountToken": False,
-    }
-    await cluster.apply(manifest)
-    query = {"fieldManager": "deepseek-operator", "force": "true", "fieldValidation": "Ignore"}
-    assert fake.asked == [("PATCH", where, query, manifest, "application/apply-patch+yaml")]
-
-
-@pytest.mark.parametrize("there_is_one", [False, True])
-async def test_children_of_a_job_that_was_created_just_now_are_created(
-    cluster: KubernetesCluster, fake: FakeApi, there_is_one: bool
-) -> None:
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
-    assert await cluster.fetch(KEY)
-    where = "/apis/batch/v1/namespaces/ml/jobs"
-    fake.answers["POST", where] = (409, {"message": "already exists"}) if there_is_one else (201, {})
-    fake.answers["PATCH", f"{where}/demo-a1"] = 200, {}
-    await cluster.apply(a_worker_job())
-    assert [verb for verb, *_ in fake.asked] == ["POST", "PATCH"][: 1 + there_is_one]
-
-
-@pytest.mark.parametrize("status", [400, 403, 422])
-async def test_what_no_retry_changes_is_a_refusal_with_the_servers_words(
-    cluster: KubernetesCluster, fake: FakeApi, status: int
-) -> None:
-    fake.answers["PATCH", "/apis/batch/v1/namespaces/ml/jobs/demo-a1"] = status, {"message": "exceeded quota: team"}
-    with pytest.raises(RefusedError, match="Job demo-a1: exceeded quota: team"):
-        await cluster.apply(a_worker_job())
-
-
-@pytest.mark.parametrize("status", [409, 429, 500, 503])
-async def test_what_a_retry_may_change_goes_to_the_queue(
-    cluster: KubernetesCluster, fake: FakeApi, status: int
-) -> None:
-    fake.answers["PATCH", "/apis/batch/v1/namespaces/ml/jobs/demo-a1"] = status, b"<html>busy</html>"
-    with pytest.raises(ApiError, match="busy"):
-        await cluster.apply(a_worker_job())
 
 
 async def test_a_write_that_hangs_meets_its_deadline(api: Api, fake: FakeApi) -> None:

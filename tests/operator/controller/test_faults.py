@@ -38,13 +38,19 @@ PATIENCE_S = 0.1  # with a page
 SPEED = 10_000
 TIMES = 2  # a fault comes so often, so that a repeated try fails, too
 
+SUPPORTS = ["serviceaccounts", "networkpolicies", "services"]  # applied again while something holds up the pods
+MADE = [*SUPPORTS, "persistentvolumeclaims", "jobs"]
 READS = [
-    *("get deepseektrainingjobs", "get trainingprofiles", "get networkpolicies", "page /progress"),
+    *("get deepseektrainingjobs", "get trainingprofiles", "page /progress"),
     *("list jobs", "list pods", "list resourcequotas", "list events"),
+    *(f"get {kind}" for kind in MADE),
 ]
-MADE = ["serviceaccounts", "networkpolicies", "services", "persistentvolumeclaims", "jobs"]
-WRITES = ["apply deepseektrainingjobs/status", "create events", "delete jobs", *(f"apply {kind}" for kind in MADE)]
-FIRST_WRITES = [f"create {kind}" for kind in MADE]  # of a job that a watch saw being created
+CREATES = [f"create {kind}" for kind in MADE]
+WRITES = [
+    *("apply deepseektrainingjobs/status", "create events", "delete jobs"),
+    *CREATES,
+    *(f"apply {kind}" for kind in SUPPORTS),
+]
 
 
 @dataclass
@@ -196,15 +202,15 @@ async def test_a_fault_in_answer_to_each_verb_of_a_pass_changes_nothing_in_the_e
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("verb", FIRST_WRITES)
+@pytest.mark.parametrize("verb", CREATES)
 async def test_a_fault_in_answer_to_a_create_changes_nothing_in_the_end(
     verb: str, fault: str, undisturbed: Any
 ) -> None:
     api = FaultyApi(fault, {verb: TIMES})
     assert await begun(api) == undisturbed[1]
-    assert api.left[verb] == TIMES - 1, "a second try is an apply"
+    assert api.left[verb] == (TIMES - 1 if fault == "lost answer" else 0), "what is there is not created again"
 
 
 def test_no_verb_of_a_pass_is_left_out(undisturbed: Any) -> None:
     new, _, later, _ = undisturbed
-    assert {*new.verbs, *later.verbs} == {*READS, *WRITES, *FIRST_WRITES}
+    assert {*new.verbs, *later.verbs} == {*READS, *WRITES}

@@ -12,7 +12,7 @@ from deepseek_operator.jobs.decide import decide, finished, invalid, refused
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest
-from deepseek_operator.objects.plan import Plan
+from deepseek_operator.objects.plan import Cause, Plan, Refusal
 from deepseek_trainer.contract.progress import Checkpoint, Progress
 from support.builders.operator import (
     NOW,
@@ -497,7 +497,7 @@ def test_a_running_job_whose_spec_a_newer_operator_refuses_keeps_its_phase() -> 
 def test_a_refusal_is_told_with_what_the_api_server_said() -> None:
     job = a_job()
     plan = decide(job, Observed(), SETTINGS, NOW)
-    again = refused(job, plan, "Job demo-a1: exceeded quota: team", SETTINGS, NOW)
+    again = refused(job, plan, Refusal(Cause.REFUSED, "Job demo-a1: exceeded quota: team"), SETTINGS, NOW)
     assert phase_reason_attempt(again) == ("Pending", "QuotaExceeded", 0)
     assert "exceeded quota: team" in again.status.message
     assert again.look_again == SETTINGS.refused_retry_s

@@ -54,7 +54,7 @@ async def test_the_world_is_listed_by_the_name_of_the_job(world: Live, fake: Fak
     job, pod = a_worker_job(), a_pod()
     del job["kind"], job["apiVersion"], pod["kind"], pod["apiVersion"]  # as lists give them
     lists(fake, [job], [pod])
-    policy = {"spec": {"podSelector": {"matchLabels": {labels.JOB_UID: OWNER.uid}}}}
+    policy = a_policy(OWNER.uid)
     fake.answers["GET", "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"] = 200, policy
     observed = await world.observe(OWNER, 1)
     assert [(m["apiVersion"], m["kind"]) for m in (*observed.worker_jobs, *observed.pods)] == [
@@ -66,11 +66,27 @@ async def test_the_world_is_listed_by_the_name_of_the_job(world: Live, fake: Fak
     assert selectors == {f"{labels.JOB_NAME}={OWNER.name}"}
 
 
-async def test_a_policy_for_other_pods_does_not_count(world: Live, fake: FakeApi) -> None:
+def a_policy(controller_uid: str, **selector: str) -> Manifest:
+    """A policy of the job's pods, or of those that `selector` names."""
+    meta = {"ownerReferences": [{"uid": controller_uid, "controller": True}]}
+    return {"metadata": meta, "spec": {"podSelector": {"matchLabels": selector or {labels.JOB_UID: OWNER.uid}}}}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(a_policy(OWNER.uid, app="web"), id="other-pods"),
+        pytest.param(a_policy("somebody"), id="somebody-elses"),
+        pytest.param(a_policy("somebody") | {"metadata": {}}, id="nobodys"),
+    ],
+)
+async def test_a_policy_of_other_pods_or_of_somebody_else_does_not_count(
+    world: Live, fake: FakeApi, policy: Manifest
+) -> None:
     lists(fake, [a_worker_job()], [a_pod()])
     where = "/apis/networking.k8s.io/v1/namespaces/ml/networkpolicies/dstj-demo"
-    fake.answers["GET", where] = 200, {"spec": {"podSelector": {}}}
-    assert not (await world.observe(OWNER, 1)).isolated
+    fake.answers["GET", where] = 200, policy
+    assert (await world.observe(OWNER, 1)).isolated is False
 
 
 async def test_progress_is_read_from_node_0_of_the_newest_attempt(world: Live, fake: FakeApi) -> None:

@@ -15,6 +15,7 @@ from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.labels import attempt_of
 from deepseek_operator.jobs.status import JobStatus, Phase
 from deepseek_operator.objects.observed import Manifest, OwnerKey
+from deepseek_operator.objects.plan import Cause, Refusal
 from support.builders.operator import (
     NOW,
     SETTINGS,
@@ -152,34 +153,46 @@ async def test_children_that_still_belong_to_a_deleted_namesake_are_tried_again_
 
         async def apply(self, manifest: Manifest) -> None:
             if self.is_owned:
-                told = (
-                    'Only one reference can have Controller set to true. Found "true" in references for demo and demo'
-                )
-                raise RefusedError(f"ServiceAccount dstj-demo: metadata.ownerReferences: Invalid value: [...]: {told}")
+                raise RefusedError(Refusal(Cause.LEAVING, "ServiceAccount dstj-demo still belongs to an earlier job"))
             await super().apply(manifest)
 
     cluster = Owned(a_training_job())
     assert await a_pass(cluster) == SETTINGS.namesake_retry_s
     assert cluster.notices[-1].reason == "NamesakeLeaving"
-    assert cluster.notices[-1].message == (
-        "ServiceAccount dstj-demo still belongs to an earlier job of this name, which is being deleted"
-    )
+    assert cluster.notices[-1].message == "ServiceAccount dstj-demo still belongs to an earlier job"
     cluster.is_owned = False
     await settle(cluster)
     assert cluster.worker_jobs == ["demo-a1"]
 
 
-async def test_what_the_api_server_refuses_ends_in_the_status() -> None:
+@pytest.mark.parametrize(
+    ("cause", "told", "reason", "fix"),
+    [
+        (Cause.REFUSED, ": exceeded quota: storage", "QuotaExceeded", ""),
+        (Cause.REFUSED, ": violates a policy", "Refused", ""),
+        (Cause.CHANGE_REFUSED, ": only dynamically provisioned", "ClaimUnchangeable", "checkpoint.volume.claimName"),
+        (Cause.TAKEN, " is somebody else's", "NameTaken", ""),
+    ],
+)
+async def test_what_keeps_an_object_from_being_made_ends_in_the_status(
+    cause: Cause, told: str, reason: str, fix: str
+) -> None:
     class Strict(FakeCluster):
         async def apply(self, manifest: Manifest) -> None:
             if manifest["kind"] == "PersistentVolumeClaim":
-                raise RefusedError("PersistentVolumeClaim dstj-demo: exceeded quota: storage")
+                raise RefusedError(Refusal(cause, f"PersistentVolumeClaim dstj-demo{told}"))
             await super().apply(manifest)
 
     cluster = Strict(a_training_job())
     assert await a_pass(cluster) == SETTINGS.refused_retry_s
     assert cluster.worker_jobs == []
-    assert cluster.status.message == "PersistentVolumeClaim dstj-demo: exceeded quota: storage"
+    assert cluster.status.message.startswith(f"PersistentVolumeClaim dstj-demo{told}")
+    assert (cluster.notices[-1].reason, cluster.notices[-1].type) == (reason, "Warning")
+    assert fix in cluster.status.message
+    await a_pass(cluster, seconds=30)
+    writes = len(cluster.log)
+    await a_pass(cluster, seconds=60)
+    assert {entry.split()[0] for entry in cluster.log[writes:]} == {"apply"}, "status and event are written once"
 
 
 async def test_suspend_and_resume_make_the_next_attempt_and_no_restart() -> None:

@@ -54,6 +54,10 @@ class ApiError(Exception):
         self.status, self.message = status, message
 
 
+class NamespaceLeavingError(Exception):
+    """The namespace is being deleted, with everything in it, and takes nothing new; or it is gone."""
+
+
 def path(api_version: str, kind: str, namespace: str = "", name: str = "", subresource: str = "") -> str:
     """The path of an object, or of a list if no name is given."""
     root = "/api" if "/" not in api_version else "/apis"
@@ -151,7 +155,7 @@ class Api:
         status, content = await within(self._deadline_s, asking)
         metrics.API_REQUESTS.labels(method, str(status)).inc()
         if not 200 <= status < 300:
-            raise ApiError(status, error_text(content))
+            raise _error(status, error_text(content))
         return content
 
     async def _answer(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
@@ -203,6 +207,13 @@ def _items(api_version: str, kind: str, found: Manifest) -> tuple[Manifest, ...]
 def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _error(status: int, message: str) -> Exception:
+    """The error of an answer.  The API server has no code for a namespace that is being deleted, only these words."""
+    is_leaving = status == 403 and "because it is being terminated" in message
+    is_gone = status == 404 and message.startswith('namespaces "')
+    return NamespaceLeavingError(message) if is_leaving or is_gone else ApiError(status, message)
 
 
 def error_text(content: bytes) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ import aiohttp
 from deepseek_operator.api.names import API_VERSION, OPERATOR
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.apply import apply
-from deepseek_operator.controller.client import Api, ApiError, path
+from deepseek_operator.controller.client import Api, ApiError, NamespaceLeavingError, path
 from deepseek_operator.controller.pages import read_page
 from deepseek_operator.controller.shared_reads import Shared
 from deepseek_operator.objects.kind import Child, Kind, Object, Seen
@@ -45,6 +46,7 @@ class KubernetesCluster(Generic[Object, Seen]):
         self._untouched: dict[OwnerKey, str] = {}  # their uids during their first pass
         self._written: dict[OwnerKey, str] = {}  # the resourceVersion of the status that was written last
         self._departed: dict[OwnerKey, Manifest] = {}  # the last deleted child that the kind keeps
+        self._leaving: dict[str, datetime] = {}  # namespaces that are being deleted, and until when to believe it
         self._deleted: dict[OwnerKey, None] = {}  # the owners deleted last, of which something may be left
 
     def saw(self, sighting: Sighting) -> None:
@@ -58,6 +60,7 @@ class KubernetesCluster(Generic[Object, Seen]):
             self._created.pop(sighting.key, None)  # it has changed since
         if sighting.created:
             self._created[sighting.key] = sighting.created
+            self._leaving.pop(sighting.key.namespace, None)  # it is another one of that name
         if sighting.departed and self._kind.keeps(sighting.departed):
             self._departed[sighting.key] = last_words_of(sighting.departed)
 
@@ -69,6 +72,8 @@ class KubernetesCluster(Generic[Object, Seen]):
         else:
             manifest = await self._api.get(path(API_VERSION, self._kind.name, key.namespace, key.name))
         self.count(key, manifest)
+        if manifest and self._is_leaving(key.namespace):
+            raise NamespaceLeavingError(f"namespace {key.namespace} is being deleted")
         return manifest
 
     async def look(self, owner: Object) -> Seen:
@@ -106,7 +111,22 @@ class KubernetesCluster(Generic[Object, Seen]):
         return await read_page(self._session, address, port, path) if address else None
 
     async def apply(self, manifest: Manifest) -> None:
-        await apply(self._api, self._kind, manifest, is_new=self._is_new(manifest))
+        with self._leaving_noticed(manifest["metadata"]["namespace"]):
+            await apply(self._api, self._kind, manifest, is_new=self._is_new(manifest))
+
+    @contextmanager
+    def _leaving_noticed(self, namespace: str) -> Iterator[None]:
+        """Remember a namespace that is being deleted, so that no other pass tries to make something in it."""
+        try:
+            yield
+        except NamespaceLeavingError:
+            self._leaving[namespace] = self._now() + timedelta(seconds=self._settings.resync_s)
+            raise
+
+    def _is_leaving(self, namespace: str) -> bool:
+        if namespace in self._leaving and self._leaving[namespace] <= self._now():
+            del self._leaving[namespace]
+        return namespace in self._leaving
 
     def _is_new(self, manifest: Manifest) -> bool:
         """Whether the object is for an owner for which nothing was made yet."""
@@ -168,7 +188,8 @@ class KubernetesCluster(Generic[Object, Seen]):
             "count": 1,
         }
         try:
-            await self._api.request("POST", path("v1", "Event", owner.namespace), body=event)
+            with self._leaving_noticed(owner.namespace):
+                await self._api.request("POST", path("v1", "Event", owner.namespace), body=event)
         except ApiError as error:
             log.warning("an event about %s could not be posted: %s", owner.key, error)
 

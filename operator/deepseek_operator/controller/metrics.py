@@ -24,7 +24,7 @@ STATUS_WRITES: Final = Counter("dstj_status_writes_total", "Writes of a job's st
 MISSED_EVENTS: Final = Counter("dstj_missed_events_total", "Changes that a list found and no watch event had reported.")
 REVIVED: Final = Counter("dstj_revived_keys_total", "Jobs on which nobody worked any more, found by the minute's look.")
 WATCH_RESTARTS: Final = Counter("dstj_watch_restarts_total", "Restarts of the watches after they ended.")
-LEADER: Final = Gauge("dstj_leader", "1 while this replica holds the lease.")
+LEADER: Final = Gauge("dstj_leader", "1 while this replica serves: it holds the lease, or there is no election.")
 
 __all__ = [
     "API_REQUESTS",

@@ -52,10 +52,9 @@ async def reconcile(
     None means that only an event starts the next pass.  A spec that cannot work is no error here: the status says so,
     where the person who wrote the spec looks.
     """
-    manifest = await cluster.fetch(key)
-    if manifest is None or "deletionTimestamp" in manifest["metadata"]:
-        return None  # Kubernetes deletes its children by their ownerReferences
-    thing, now = kind.read(manifest), whole_seconds(now)
+    thing, now = await _read(kind, key, cluster), whole_seconds(now)
+    if thing is None:
+        return None
     plan = kind.decide(thing, await cluster.look(thing), settings, now)
     try:
         await _act(plan, cluster)
@@ -64,6 +63,20 @@ async def reconcile(
     if plan.report:
         await _report(thing, plan, cluster)
     return plan.look_again
+
+
+async def report_failure(
+    kind: Kind[Object, Seen, Status], key: OwnerKey, cluster: Cluster[Object, Seen], error: str, now: datetime
+) -> None:
+    """Say in the status, and by an event, that passes over the object fail.  A pass that does not takes it back."""
+    if thing := await _read(kind, key, cluster):
+        await _report(thing, kind.failing(thing, error, whole_seconds(now)), cluster)
+
+
+async def _read(kind: Kind[Object, Seen, Status], key: OwnerKey, cluster: Cluster[Object, Seen]) -> Object | None:
+    """The object, or None if it is gone or goes: Kubernetes deletes its children by their ownerReferences."""
+    manifest = await cluster.fetch(key)
+    return None if manifest is None or "deletionTimestamp" in manifest["metadata"] else kind.read(manifest)
 
 
 async def _act(plan: Plan[Status], cluster: Cluster[Object, Seen]) -> None:

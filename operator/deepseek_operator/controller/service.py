@@ -20,11 +20,12 @@ from deepseek_operator.api.names import API_VERSION, OPERATOR
 from deepseek_operator.concurrency import contained, first, gathered
 from deepseek_operator.controller import metrics, owner_watch
 from deepseek_operator.controller.child_watch import ChildWatch
-from deepseek_operator.controller.client import METADATA_LIST, Api
+from deepseek_operator.controller.client import METADATA_LIST, Api, NamespaceLeavingError
 from deepseek_operator.controller.cluster import KubernetesCluster
+from deepseek_operator.controller.failures import Failures
 from deepseek_operator.controller.health import Health
 from deepseek_operator.controller.leader import ApiLease, Candidate
-from deepseek_operator.controller.reconcile import reconcile
+from deepseek_operator.controller.reconcile import reconcile, report_failure
 from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.controller.supervisor import Operate, supervise
 from deepseek_operator.controller.workqueue import WorkQueue
@@ -64,6 +65,7 @@ class Operator:
         self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
         self._snapshot = Snapshot(kind)
         self._queue = WorkQueue(self._pass)
+        self._failures = Failures(self._tell)
         self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)
         metrics.QUEUE_DEPTH.set_function(lambda: len(self._queue))
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
@@ -117,7 +119,22 @@ class Operator:
         self._queue.add_all()
 
     async def _pass(self, key: OwnerKey) -> float | None:
-        """Run one pass.  The first one over an owner runs over the snapshot, unless a watch reported something new."""
+        """Run one pass.  After several that failed, the status tells of it."""
+        try:
+            delay = await self._look(key)
+        except NamespaceLeavingError:
+            delay = self._options.settings.resync_s  # the owner will soon be deleted, too
+        except Exception as error:
+            await self._failures.failed(key, error)
+            raise
+        self._failures.ended(key)
+        return delay
+
+    async def _tell(self, key: OwnerKey, error: str) -> None:
+        await report_failure(self._kind, key, self._cluster, error, datetime.now(UTC))
+
+    async def _look(self, key: OwnerKey) -> float | None:
+        """The first pass over an owner runs over the snapshot, unless a watch reported something new."""
         now, settings = datetime.now(UTC), self._options.settings
         if found := self._snapshot.pop(key):
             self._cluster.count(key, found[0])
@@ -156,7 +173,9 @@ async def versions(api: Api, kind: str, namespaces: tuple[str, ...]) -> dict[Own
 async def _leading(options: Options, api: Api, stop: asyncio.Event) -> AsyncIterator[None]:
     """Wait for the lease, stop the operator when the lease is lost, and hand it over at the end."""
     if not options.leader_elect:
+        metrics.LEADER.set(1)
         yield
+        metrics.LEADER.set(0)
         return
     candidate = Candidate(ApiLease(api, options.settings.operator_namespace, OPERATOR), options.identity)
     await first(candidate.acquire(), stop.wait())

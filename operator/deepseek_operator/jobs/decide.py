@@ -82,6 +82,15 @@ def _refusal(refusal: Refusal) -> tuple[str, str]:
     return QUOTA_EXCEEDED if "exceeded quota" in refusal.message else "Refused", refusal.message
 
 
+def failing(job: TrainingJob, error: str, now: datetime) -> JobPlan:
+    """Plan a report that every pass over the job ends with `error`.  The next pass that does not takes it back."""
+    if job.status.is_finished:
+        return Plan(job.status)
+    message = f"the operator tries again and again to look after this job, and fails: {error}"
+    outcome = Outcome(job.status.phase or Phase.PENDING, "PassFailed", message, is_warning=True)
+    return plan_with(outcome, job, job.status, now)
+
+
 def _ended(facts: Facts) -> JobPlan | None:
     """Plan for an attempt that ended, or for a job whose time is up.  None: neither is the case."""
     if facts.worker_job and job_condition(facts.worker_job, "Complete"):

@@ -6,7 +6,7 @@ from typing import Final
 
 from deepseek_operator.api.names import KIND, PLURAL
 from deepseek_operator.jobs import labels
-from deepseek_operator.jobs.decide import decide, finished, invalid, refused
+from deepseek_operator.jobs.decide import decide, failing, finished, invalid, refused
 from deepseek_operator.jobs.look import POD, WORKER_JOB, Live, Recalled, look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import JobPlan
@@ -43,4 +43,5 @@ JOBS: Final[Kind[TrainingJob, Observed | None, JobStatus]] = Kind(
     recall=_recall,
     decide=_decide,
     refused=refused,
+    failing=failing,
 )

@@ -115,7 +115,8 @@ class Live:
         policy = await self.reads.get("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner))
         if policy is None or controller_of(policy).get("uid") != owner.uid:
             return False  # somebody else's policy may let anybody in, and go at any time
-        return policy["spec"].get("podSelector", {}).get("matchLabels") == {labels.JOB_UID: owner.uid}
+        selected: Manifest | None = policy["spec"].get("podSelector", {}).get("matchLabels")
+        return selected == {labels.JOB_UID: owner.uid}
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ class Kind(Generic[Object, Seen, Status]):
     recall: Callable[[Object, Reads, Sequence[Manifest]], Awaitable[Seen]]  # a look at children that a list found
     decide: Callable[[Object, Seen, Settings, datetime], Plan[Status]]
     refused: Callable[[Object, Plan[Status], Refusal, Settings, datetime], Plan[Status]]
+    failing: Callable[[Object, str, datetime], Plan[Status]]  # a plan that reports an error that ends every pass
 
 
 AnyKind = Kind[Any, Any, Any]

@@ -46,7 +46,7 @@ def standing(found: Manifest, wanted: Manifest, kind: AnyKind) -> Standing:
 def whose(found: Manifest) -> str:
     """Who has `found`, for people: its controller, or its labels and who manages its fields.  It is bounded."""
     meta = found["metadata"]
-    if owner := controller_of(found) or next(iter(meta.get("ownerReferences", ())), None):
+    if owner := controller_of(found) or next(iter(meta.get("ownerReferences", ())), {}):
         return f"it belongs to {shown(owner.get('kind'))} {shown(owner.get('name'))}"
     labels = _named(f"{key}={value}" for key, value in sorted(meta.get("labels", {}).items()))
     managers = _named({field.get("manager", ""): None for field in meta.get("managedFields", ())})
@@ -57,7 +57,7 @@ def whose(found: Manifest) -> str:
 
 def _is_labelled_as(found: Manifest, wanted: Manifest, kind: AnyKind) -> bool:
     labels, of_name = found["metadata"].get("labels", {}), kind.labels.name
-    return labels.get(MANAGED_BY) == OPERATOR and labels.get(of_name) == wanted["metadata"]["labels"][of_name]
+    return (labels.get(MANAGED_BY), labels.get(of_name)) == (OPERATOR, wanted["metadata"]["labels"][of_name])
 
 
 def _named(words: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -10,7 +11,7 @@ import pytest
 from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.api.names import API_VERSION, KIND
-from deepseek_operator.controller.client import Api, ApiError, path
+from deepseek_operator.controller.client import Api, ApiError, NamespaceLeavingError, path
 from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.controller.leader import ApiLease
 from deepseek_operator.controller.pages import MAX_PAGE, read_page
@@ -18,8 +19,9 @@ from deepseek_operator.controller.service import versions
 from deepseek_operator.jobs.look import POD
 from deepseek_operator.jobs.progress import last_words
 from deepseek_operator.objects.observed import Manifest, Notice, OwnerKey, Ref, Sighting
+from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.progress import Progress
-from support.builders.operator import OWNER, a_pod, a_training_job, a_worker_job, terminated
+from support.builders.operator import NOW, OWNER, a_pod, a_training_job, a_worker_job, terminated
 from support.fakes.api_server import FakeApi
 
 JOB_PATH = "/apis/training.dstj.io/v1alpha1/namespaces/ml/deepseektrainingjobs/demo"
@@ -74,6 +76,46 @@ async def test_a_write_that_hangs_meets_its_deadline(api: Api, fake: FakeApi) ->
     api._deadline_s = 0.05
     with pytest.raises(TimeoutError):
         await api.apply(a_worker_job())
+
+
+TERMINATED = "dstj-demo is forbidden: unable to create new content in namespace ml because it is being terminated"
+
+
+@pytest.mark.parametrize("answer", [(403, TERMINATED), (404, 'namespaces "ml" not found')])
+async def test_nothing_more_is_made_in_a_namespace_that_is_being_deleted(
+    cluster: KubernetesCluster, fake: FakeApi, answer: tuple[int, str]
+) -> None:
+    fake.answers["GET", JOB_PATH] = 200, a_training_job()
+    fake.answers["POST", "/api/v1/namespaces/ml/events"] = answer[0], {"message": answer[1]}
+    assert await cluster.fetch(KEY)
+    with pytest.raises(NamespaceLeavingError):
+        await cluster.emit(OWNER, Notice("AttemptFailed", "its pods were deleted"))
+    with pytest.raises(NamespaceLeavingError):
+        await cluster.fetch(KEY)
+    cluster.saw(Sighting(OwnerKey("ml", "new"), "9", is_owner=True, created=a_training_job()))
+    assert await cluster.fetch(KEY), "a namespace of that name was made anew"
+
+
+async def test_an_object_is_tried_once_in_a_namespace_that_is_being_deleted(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    await cluster.fetch(KEY)
+    fake.answers["POST", "/apis/batch/v1/namespaces/ml/jobs"] = 403, {"message": TERMINATED}
+    with pytest.raises(NamespaceLeavingError):
+        await cluster.apply(a_worker_job())
+    assert len(fake.asked) == 1
+
+
+async def test_a_namespace_that_is_being_deleted_is_looked_at_again_some_time(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    fake.answers["GET", JOB_PATH] = 200, a_training_job()
+    fake.answers["POST", "/api/v1/namespaces/ml/events"] = 403, {"message": TERMINATED}
+    with pytest.raises(NamespaceLeavingError):
+        await cluster.emit(OWNER, Notice("AttemptFailed", "its pods were deleted"))
+    cluster._now = lambda: NOW + timedelta(seconds=Settings().resync_s)
+    assert await cluster.fetch(KEY)
 
 
 async def test_a_delete_hits_only_the_object_that_was_seen(cluster: KubernetesCluster, fake: FakeApi) -> None:

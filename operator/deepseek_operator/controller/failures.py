@@ -1,0 +1,39 @@
+"""Errors that end pass after pass over an owner, told once where people look: in the status, and by an event."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from deepseek_operator.objects.observed import OwnerKey
+
+log = logging.getLogger(__name__)
+
+TOLD_AFTER: Final = 3  # passes that failed in a row: one or two come with every update of an API server
+MAX_ERROR: Final = 1024  # [characters]
+
+Tell = Callable[[OwnerKey, str], Awaitable[None]]
+
+
+class Failures:
+    """Counts the passes over each owner that failed in a row.  It keeps nothing about owners whose passes succeed."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._counts: dict[OwnerKey, int] = {}
+        self._told: set[OwnerKey] = set()
+
+    def ended(self, key: OwnerKey) -> None:
+        """A pass over `key` did not fail."""
+        self._counts.pop(key, None)
+        self._told.discard(key)
+
+    async def failed(self, key: OwnerKey, error: Exception) -> None:
+        """A pass over `key` failed.  While the API server is away nothing can be told, so it is tried once more."""
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count < TOLD_AFTER or key in self._told:
+            return
+        try:
+            await self._tell(key, " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR])
+            self._told.add(key)
+        except Exception as another:
+            log.debug("the failures over %s could not be told", key, exc_info=another)

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 SILENCE_S = 3.0
+LEASE = "leases"  # its holder writes it every 2 s, whatever jobs do, so nobody counts that
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -25,7 +26,12 @@ class Request:
 
     @property
     def is_write(self) -> bool:
-        return self.verb in WRITES
+        return self.verb in WRITES and self.resource != LEASE
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is one of those that jobs cause."""
+        return self.verb != "watch" and self.resource != LEASE
 
 
 def requests(log: Path, since: float = 0.0) -> Iterator[Request]:
@@ -51,13 +57,13 @@ def requests(log: Path, since: float = 0.0) -> Iterator[Request]:
             )
 
 
-def await_silence(log: Path, user: str, since: float) -> None:
-    """Until a user that may have written after `since` [s since the epoch] has not for a while."""
+def await_silence(log: Path, user: str, since: float, silence_s: float = SILENCE_S) -> None:
+    """Until a user that may have written after `since` [s since the epoch] has not for so long."""
     while True:
         answered = [request.answered for request in requests(log, since) if request.user == user and request.is_write]
-        if time.time() - max(answered, default=since) > SILENCE_S:
+        if time.time() - max(answered, default=since) > silence_s:
             return
-        time.sleep(SILENCE_S / 3)
+        time.sleep(silence_s / 3)
 
 
 def writes_of(user: str, found: Iterable[Request]) -> Counter[str]:

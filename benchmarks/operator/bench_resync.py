@@ -14,7 +14,7 @@ import time
 import urllib.request
 
 from audit import await_silence, requests, writes_of
-from load import load_on, training_jobs
+from load import load_on, name_of, training_jobs
 from plane import OPERATOR, Plane, control_plane
 from processes import cpu_s, memory_mb, operator
 
@@ -26,8 +26,9 @@ async def start_all(plane: Plane, jobs: int, nodes: int) -> None:
     async with load_on(plane) as load:
         await load.prepare(plane)
         with operator(plane, "product"):
-            await load.apply(training_jobs(jobs, nodes))
-            await load.all_pods_reported(nodes)
+            manifests = training_jobs(jobs, nodes)
+            await load.apply(manifests)
+            await load.all_pods_reported(map(name_of, manifests), nodes)
             await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, begun)
     print(f"{jobs} jobs of {nodes} pods started in {time.time() - begun:.0f} s", file=sys.stderr)
 
@@ -41,7 +42,7 @@ def measure(plane: Plane, jobs: int) -> None:
         time.sleep(AFTER_S)
         peak, now = max(peak, memory_mb(process.pid)), memory_mb(process.pid, "VmRSS")
     found = list(requests(plane.audit_log, begun))
-    asked = sum(request.user == OPERATOR and request.verb != "watch" for request in found)
+    asked = sum(request.is_counted for request in found if request.user == OPERATOR)
     writes = writes_of(OPERATOR, found)
     print(f"{jobs} jobs: {seconds:.1f} s from the start of the process to the last pass, {cpu:.1f} s of CPU")
     print(f"memory {peak:.0f} MB at most, {now:.0f} MB {AFTER_S:.0f} s later")

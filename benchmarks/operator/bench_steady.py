@@ -13,7 +13,7 @@ from collections import Counter
 
 from aiohttp import web
 from audit import await_silence, requests, writes_of
-from load import NAMESPACES, Load, load_on, training_jobs
+from load import NAMESPACES, Load, load_on, name_of, training_jobs
 from plane import OPERATOR, Plane, control_plane
 from processes import Operator, cpu_s, memory_mb, operator
 
@@ -48,8 +48,9 @@ async def measure(plane: Plane, jobs: int, nodes: int, minutes: float) -> None:
         async with load_on(plane) as load:
             await load.prepare(plane)
             with operator(plane, "product") as process:
-                await load.apply(training_jobs(jobs, nodes))
-                await load.all_pods_reported(nodes)
+                manifests = training_jobs(jobs, nodes)
+                await load.apply(manifests)
+                await load.all_pods_reported(map(name_of, manifests), nodes)
                 await run_pods(load)
                 await asyncio.sleep(30)  # progress is read every 15 s
                 await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, time.time() - 30)
@@ -64,7 +65,7 @@ async def watch_steadily(plane: Plane, process: Operator, jobs: int, minutes: fl
     seconds = time.time() - begun
     found = [request for request in requests(plane.audit_log, begun) if request.user == OPERATOR]
     writes = writes_of(OPERATOR, found)
-    asked = Counter(f"{request.verb} {request.resource}" for request in found if request.verb != "watch")
+    asked = Counter(f"{request.verb} {request.resource}" for request in found if request.is_counted)
     print(f"{jobs} jobs, half of them running, {minutes:g} minutes: {writes.total()} writes {dict(writes)}")
     print(f"{asked.total() / seconds:.1f} requests/s: {dict(asked.most_common())}")
     print(f"{(cpu_s(process.pid) - cpu) / seconds:.3f} cores, {memory_mb(process.pid, 'VmRSS'):.0f} MB")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import chart
 import yaml
 from plane import OPERATOR, PATIENCE_S, Plane
 
-from deepseek_operator.controller.client import METADATA
+from deepseek_operator.controller.client import JSON, METADATA
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "/apis/training.dstj.io/v1alpha1"
@@ -49,8 +50,8 @@ class Load:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def prepare(self, plane: Plane) -> None:
-        """CRDs, the profile, namespaces, and the operator's account."""
+    async def prepare(self, plane: Plane, *, has_all_rights: bool = False) -> None:
+        """CRDs, the profile, namespaces, and what the chart installs."""
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             crd = yaml.safe_load(path.read_text())
             await self._create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
@@ -59,17 +60,19 @@ class Load:
         for namespace in NAMESPACES:
             await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
             await self._wait_for(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
-        await self._admit_operator(plane)
+        await self._install_chart(plane)
+        if has_all_rights:
+            role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+            subject = {"kind": "ServiceAccount", "namespace": chart.NAMESPACE, "name": chart.RELEASE}
+            binding = {"metadata": {"name": "all-rights"}, "roleRef": role, "subjects": [subject]}
+            await self._create(chart.COLLECTIONS["ClusterRoleBinding"], binding)
 
-    async def _admit_operator(self, plane: Plane) -> None:
-        """Its service account, whose token is what an operator in a cluster has, and a kubeconfig with that."""
+    async def _install_chart(self, plane: Plane) -> None:
+        """All but the pods of the operator, and a kubeconfig with the token that it has in a cluster."""
         namespace, name = OPERATOR.split(":")[2:]
         await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-        await self._create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}})
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
-        subject = {"kind": "ServiceAccount", "namespace": namespace, "name": name}
-        binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
-        await self._create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+        for collection, manifest in chart.objects():
+            await self._create(collection, manifest)
         account = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         answer = await self._create(account, {"spec": {"expirationSeconds": 86400}})
         config = json.loads(plane.kubeconfig("load").read_text())
@@ -103,22 +106,32 @@ class Load:
                     break
         return done
 
-    async def all_pods_reported(self, nodes: int) -> None:
-        """Until the status of each job tells of `nodes` pods."""
-        for namespace in NAMESPACES:
-            path = f"{JOBS}/namespaces/{namespace}/deepseektrainingjobs"
-            while any(job.get("status", {}).get("replicas") != nodes for job in await self.items(path)):  # noqa: ASYNC110
-                await asyncio.sleep(5)
+    async def all_pods_reported(self, expected: Iterable[Name], nodes: int) -> dict[Name, float]:
+        """Watch until the status of each job tells of `nodes` pods; when it first did [s since the epoch]."""
+        left, done = set(expected), dict[Name, float]()
+        while left:
+            async for event in self._watched(f"{JOBS}/deepseektrainingjobs"):
+                job = event["object"]
+                if name_of(job) in left and job.get("status", {}).get("replicas") == nodes:
+                    left.remove(name_of(job))
+                    done[name_of(job)] = time.time()
+                if not left:
+                    break
+        return done
 
     async def _watched_pods(self) -> AsyncIterator[Manifest]:
         """Metadata of the worker jobs' pods as they are made, until the watch ends."""
-        query = {"watch": "true", "labelSelector": "batch.kubernetes.io/job-name", "resourceVersion": "0"}
-        headers, timeout = {"Accept": METADATA}, aiohttp.ClientTimeout(total=None)
-        async with self._session.get("/api/v1/pods", params=query, headers=headers, timeout=timeout) as stream:
+        async for event in self._watched("/api/v1/pods", METADATA, labelSelector="batch.kubernetes.io/job-name"):
+            if event["type"] == "ADDED":
+                yield event["object"]["metadata"]
+
+    async def _watched(self, path: str, accept: str = JSON, **query: str) -> AsyncIterator[Manifest]:
+        """Events about what there is and what follows, until the watch ends."""
+        query |= {"watch": "true", "resourceVersion": "0"}
+        headers, timeout = {"Accept": accept}, aiohttp.ClientTimeout(total=None)
+        async with self._session.get(path, params=query, headers=headers, timeout=timeout) as stream:
             async for line in stream.content:
-                event = json.loads(line)
-                if event["type"] == "ADDED":
-                    yield event["object"]["metadata"]
+                yield json.loads(line)
 
     async def run(self, pod: Manifest, address: str) -> None:
         """What a scheduler and a kubelet do to a pod until it is ready."""

@@ -71,8 +71,11 @@ class Plane:
 
 
 @contextmanager
-def control_plane() -> Iterator[Plane]:
-    """Start it empty; end its processes and remove its state afterwards."""
+def control_plane(*, raised: bool = True) -> Iterator[Plane]:
+    """Start it empty; end its processes and remove its state afterwards.
+
+    `raised`: the controllers may ask more often than by default, 500 times a second instead of 20.
+    """
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=MEMORY if MEMORY.is_dir() else None))
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -81,7 +84,7 @@ def control_plane() -> Iterator[Plane]:
         for name, flags, listens in (
             ("etcd", [f"--data-dir={directory}/etcd"], ETCD_PORT),
             ("kube-apiserver", _api_server_flags(directory, port), port),
-            ("kube-controller-manager", _controller_manager_flags(directory / "pki"), port),
+            ("kube-controller-manager", _controller_manager_flags(directory / "pki", raised=raised), port),
         ):
             with (directory / f"{name}.log").open("wb") as log:
                 running[name] = subprocess.Popen([programs / name, *flags], stdout=log, stderr=log)
@@ -138,17 +141,16 @@ def _api_server_flags(directory: Path, port: int) -> Sequence[str]:
     )
 
 
-def _controller_manager_flags(pki: Path) -> Sequence[str]:
+def _controller_manager_flags(pki: Path, *, raised: bool) -> Sequence[str]:
+    limits = ("--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-job-syncs=20")
     return (
+        *(limits if raised else ()),
         f"--kubeconfig={pki}/kube-controller-manager.conf",
         f"--service-account-private-key-file={pki}/service-accounts.key",
         f"--root-ca-file={pki}/ca.crt",
         "--secure-port=0",
         "--leader-elect=false",
         "--use-service-account-credentials",
-        "--kube-api-qps=500",
-        "--kube-api-burst=1000",
-        "--concurrent-job-syncs=20",
         # There are no nodes; pods that are told to run on one must not be collected for that.
         "--controllers=*,-node-lifecycle-controller,-pod-garbage-collector-controller,-taint-eviction-controller",
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chart import NAMESPACE
 from plane import PATIENCE_S, Plane
 
 from dstj.local.machine import free_ports
@@ -30,7 +31,8 @@ def operator(plane: Plane, program: str, *options: str) -> Iterator[Operator]:
     """`product` (python -m deepseek_operator) or `floor`, once it answers /healthz."""
     (port,) = free_ports(1)
     modules = {"product": ["-m", "deepseek_operator"], "floor": [str(HERE / "floor.py")]}
-    flags = ["--all-namespaces", f"--port={port}", *options] if program == "product" else [str(port)]
+    election = ["--leader-elect", f"--operator-namespace={NAMESPACE}"]
+    flags = ["--all-namespaces", f"--port={port}", *election, *options] if program == "product" else [str(port)]
     environment = os.environ | {"KUBECONFIG": str(plane.kubeconfig("operator"))}
     with (plane.directory / f"{program}.log").open("ab") as log:
         process = subprocess.Popen(

@@ -14,3 +14,7 @@ class Settings:
     warnings_after_s: float = 10.0  # a worker job is this old before its Warning events are read
     refused_retry_s: float = 30.0  # before an object that the API server refused is applied again
     namesake_retry_s: float = 2.0  # the same, where the object still belongs to a deleted job of the same name
+    backoff_s: float = 10.0  # between an attempt that ended and the next one; each pause is twice the one before
+    longest_backoff_s: float = 600.0
+    placement_wait_s: float = 300.0  # so long pods hold machines while others of their attempt have none
+    longest_placement_wait_s: float = 3600.0

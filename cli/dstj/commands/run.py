@@ -24,7 +24,7 @@ from dstj.screen.outcome import is_finished, print_outcome
 
 TICK_S = 1.0
 WITH_WORKERS = ("Starting", "Running", "Suspending")
-SETTINGS = Settings(progress_interval_s=TICK_S, resync_s=TICK_S)
+SETTINGS = Settings(progress_interval_s=TICK_S, resync_s=TICK_S, backoff_s=TICK_S)
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 

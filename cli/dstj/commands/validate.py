@@ -38,6 +38,7 @@ def render(arguments: Namespace) -> int:
         Settings(),
         attempt=arguments.attempt,
         job_labels=job.manifest["metadata"].get("labels") or {},
+        makes_claim=arguments.attempt == 1,
     )
     write_yaml(children(blueprint), sys.stdout)
     return ExitCode.DONE

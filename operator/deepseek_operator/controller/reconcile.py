@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from deepseek_operator.api.conditions import whole_seconds
 from deepseek_operator.objects.kind import Kind, Object, Seen
-from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref
+from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref, holders
 from deepseek_operator.objects.plan import Plan, Refusal, Status
 from deepseek_operator.settings import Settings
 
@@ -74,9 +74,14 @@ async def report_failure(
 
 
 async def _read(kind: Kind[Object, Seen, Status], key: OwnerKey, cluster: Cluster[Object, Seen]) -> Object | None:
-    """The object, or None if it is gone or goes: Kubernetes deletes its children by their ownerReferences."""
+    """The object, or None if it is gone or goes: Kubernetes deletes its children by their ownerReferences.
+
+    One that somebody's finalizers keep does not go, and neither do its children.
+    """
     manifest = await cluster.fetch(key)
-    return None if manifest is None or "deletionTimestamp" in manifest["metadata"] else kind.read(manifest)
+    if manifest is None or ("deletionTimestamp" in manifest["metadata"] and not holders(manifest)):
+        return None
+    return kind.read(manifest)
 
 
 async def _act(plan: Plan[Status], cluster: Cluster[Object, Seen]) -> None:

@@ -20,6 +20,8 @@ class Blueprint:
     settings: Settings
     attempt: int  # 1, 2, ...
     job_labels: Mapping[str, str]  # the labels of the training job itself
+    makes_claim: bool = True  # False: training has begun on the claim
+    excluded_nodes: tuple[str, ...] = ()  # Kubernetes nodes that the pods keep away from
 
     @property
     def child_name(self) -> str:

@@ -5,18 +5,30 @@ from datetime import datetime
 from functools import cached_property
 
 from deepseek_operator.api.isolation import Isolation
-from deepseek_operator.jobs import labels
+from deepseek_operator.jobs import attempts, labels, workers
+from deepseek_operator.jobs.backoff import pause_left
 from deepseek_operator.jobs.blueprint import Blueprint, profile_mismatch, worker_job_name
+from deepseek_operator.jobs.exclusion import still_excluded
+from deepseek_operator.jobs.failure import job_condition
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import running_seconds
 from deepseek_operator.jobs.spec import ProfileSpec
-from deepseek_operator.jobs.status import JobStatus, NodeCounts, ReplicaStatuses
+from deepseek_operator.jobs.status import JobStatus, NodeCounts, Phase, ReplicaStatuses
 from deepseek_operator.jobs.training_job import TrainingJob
+from deepseek_operator.jobs.worker_job import TRAIN
 from deepseek_operator.objects.blockers import Blocker, blocker_of
 from deepseek_operator.objects.observed import Manifest, Ref, ref
-from deepseek_operator.objects.pods import has_machine, is_finished, is_lost, is_ready, writers
-from deepseek_operator.objects.quota import Shortage, shortage, spread
+from deepseek_operator.objects.pods import (
+    has_machine,
+    has_started,
+    has_succeeded,
+    is_finished,
+    is_lost,
+    is_ready,
+    writers,
+)
+from deepseek_operator.objects.quota import Shortage, shortage
 from deepseek_operator.settings import Settings
 
 _UNVERIFIED = "the policy is applied; only a network plugin that supports NetworkPolicy enforces it"
@@ -35,22 +47,80 @@ class Facts:
         """The current attempt, or 0.  Existing worker jobs count, so that a lost status starts no attempt twice."""
         return max(self.job.status.attempt, *(labels.attempt_of(job) for job in self._jobs), 0)
 
+    @property
+    def counted(self) -> JobStatus:
+        """The status that was reported, with the pods that this pass counts."""
+        counts = {"replica_statuses": ReplicaStatuses(nodes=self._counts), "replicas": self._counts.active}
+        return self.reported.model_copy(update=counts)
+
     @cached_property
     def status(self) -> JobStatus:
-        """The status that was reported, with the counts of this pass in it."""
+        """The status that was reported, with what this pass counts and sees for the first time in it."""
+        started = self.reported.start_time or (self.now if any(has_started(pod) for pod in self.pods) else None)
         update = {
             "attempt": self.attempt,
-            "replica_statuses": ReplicaStatuses(nodes=self._counts),
-            "replicas": self._counts.active,
             "selector": f"{labels.JOB_UID}={self.job.owner.uid}",
+            "start_time": started,
+            "excluded_nodes": still_excluded(self.reported.excluded_nodes, self.now),
         }
-        return self.reported.model_copy(update=update)
+        status = self.counted.model_copy(update=update)
+        if self.worker_job is None:
+            return status
+        made = datetime.fromisoformat(self.worker_job["metadata"]["creationTimestamp"])
+        return attempts.seen(status, made, self.now, all_run=self.all_run)
+
+    @property
+    def all_run(self) -> bool:
+        """Whether all pods of the current attempt run now, preparation included."""
+        return workers.all_run(self.pods, self.num_nodes)
+
+    @cached_property
+    def ran_since(self) -> datetime | None:
+        """Since when all pods of the current attempt ran at the same time, or None if they never have."""
+        record = attempts.current(self.reported)
+        known = record.running_time if record else None
+        if known is None and self.job.status.phase is Phase.RUNNING:
+            return self.now  # an operator without that record has seen it
+        return known or workers.all_ran_since(self.pods, self.num_nodes)
+
+    @property
+    def have_trained(self) -> bool:
+        """Whether the trainers of the current attempt have come to their end, whatever other containers do."""
+        if self.worker_job is None:
+            return False
+        if job_condition(self.worker_job, "Complete"):
+            return True
+        is_over = job_condition(self.worker_job, "Failed") is not None or self._has_settled(workers.last_end(self.pods))
+        return is_over and workers.have_trained(self.pods, self.num_nodes)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the current attempt failed.
+
+        A Job that is bound to fail waits for all of its pods, even for those of a machine that will never answer again.
+        Here it has failed once none of its pods can write.  A Job whose trainer failed waits for the containers that
+        others have put into its pods, even for those that never end.  Here they get a short time to end by themselves.
+        """
+        if self.worker_job is None:
+            return False
+        is_doomed = job_condition(self.worker_job, "FailureTarget") is not None and bool(self.pods)
+        if job_condition(self.worker_job, "Failed") or (is_doomed and not self.unfinished_pods):
+            return True
+        return self._has_settled(workers.first_failure(self.pods))
+
+    def _has_settled(self, end: datetime | None) -> bool:
+        """Whether a trainer ended so long ago that its pod would have ended, too, if it were to end by itself."""
+        return end is not None and (self.now - end).total_seconds() >= self.settings.progress_interval_s
+
+    @property
+    def pause_left(self) -> float:
+        """The seconds until the next try may begin, or 0."""
+        return pause_left(self.status, self.now)
 
     @cached_property
     def worker_job(self) -> Manifest | None:
         """The worker job of the current attempt, unless it is being deleted."""
-        present = (job for job in self._jobs if "deletionTimestamp" not in job["metadata"])
-        return next((job for job in present if labels.attempt_of(job) == self.attempt), None)
+        return next((job for job in self._present if labels.attempt_of(job) == self.attempt), None)
 
     @cached_property
     def pods(self) -> tuple[Manifest, ...]:
@@ -71,18 +141,40 @@ class Facts:
 
     @property
     def has_workers(self) -> bool:
-        return bool(self._jobs or self.unfinished_pods)
+        kept = {job["metadata"]["uid"] for job in self._kept}
+        return bool(self.unfinished_pods) or any(job["metadata"]["uid"] not in kept for job in self._jobs)
 
     @property
     def all_jobs(self) -> tuple[Ref, ...]:
-        """The worker jobs to delete when the job must stop."""
-        return tuple(ref(job) for job in self._jobs if "deletionTimestamp" not in job["metadata"])
+        """Every worker job that is not being deleted."""
+        return tuple(ref(job) for job in self._present)
+
+    @property
+    def live_jobs(self) -> tuple[Ref, ...]:
+        """The worker jobs to delete when the job must stop: all but those that are kept for their logs."""
+        kept = {job["metadata"]["uid"] for job in self._kept}
+        return tuple(job for job in self.all_jobs if job.uid not in kept)
 
     @property
     def older_jobs(self) -> tuple[Ref, ...]:
         """The worker jobs to delete once the current attempt runs."""
         current = self.worker_job["metadata"]["uid"] if self.worker_job else None
-        return tuple(job for job in self.all_jobs if job.uid != current)
+        return tuple(job for job in self.live_jobs if job.uid != current)
+
+    @cached_property
+    def _kept(self) -> tuple[Manifest, ...]:
+        """The worker jobs of the last failed attempts before the current one.  All of their pods have ended."""
+        over = [job for job in self._present if labels.attempt_of(job) < self.attempt and self._is_over(job)]
+        limit = self.job.spec.run_policy.failed_attempts_history_limit
+        return tuple(sorted(over, key=labels.attempt_of, reverse=True)[:limit])
+
+    def _is_over(self, job: Manifest) -> bool:
+        pods = (pod for pod in self._pods if labels.attempt_of(pod) == labels.attempt_of(job))
+        return job_condition(job, "Failed") is not None and all(is_finished(pod) for pod in pods)
+
+    @property
+    def _present(self) -> tuple[Manifest, ...]:
+        return tuple(job for job in self._jobs if "deletionTimestamp" not in job["metadata"])
 
     @property
     def profile(self) -> ProfileSpec | None:
@@ -110,8 +202,17 @@ class Facts:
     @cached_property
     def children(self) -> tuple[Manifest, ...]:
         """All objects that the current attempt, or the first one, needs.  The worker job is last."""
-        job, attempt = self.job, max(1, self.attempt)
-        return children(Blueprint(job.spec, job.owner, self.profile, self.settings, attempt, job.labels))
+        blueprint = Blueprint(
+            self.job.spec,
+            self.job.owner,
+            self.profile,
+            self.settings,
+            max(1, self.attempt),
+            self.job.labels,
+            makes_claim=self.status.start_time is None,
+            excluded_nodes=tuple(node.name for node in self.status.excluded_nodes),
+        )
+        return children(blueprint)
 
     @property
     def supports(self) -> tuple[Manifest, ...]:
@@ -155,21 +256,8 @@ class Facts:
         return None if labels.QUEUE in self.job.labels else shortage(self.children[-1], self.observed.quotas)
 
     @property
-    def has_waited_with_half(self) -> bool:
-        """Whether only some pods of the attempt exist, and have existed long enough to delete them again.
-
-        A job in a queue is left to the queue.  The time depends on the uid of the worker job.  So of two jobs that each
-        hold half of their pods, one lets go first, and the other gets its missing pods.
-        """
-        if labels.QUEUE in self.job.labels or self.worker_job is None or not 0 < len(self.pods) < self.num_nodes:
-            return False
-        meta = self.worker_job["metadata"]
-        age = self.now - datetime.fromisoformat(meta["creationTimestamp"])
-        return age.total_seconds() >= spread(self.settings.refused_retry_s, meta["uid"])
-
-    @property
     def queue(self) -> str:
-        name = self.job.labels.get(labels.QUEUE)
+        name = self.worker_job and labels.of_queue(self.worker_job["metadata"].get("labels", {})).get(labels.QUEUE)
         return f"queue {name!r} to admit it" if name else "whoever suspended the worker job to resume it"
 
     @property
@@ -219,8 +307,8 @@ class Facts:
         return NodeCounts(
             desired=self.num_nodes,
             active=sum(phase in {"Pending", "Running", "Unknown"} for phase in phases),
-            ready=sum(is_ready(pod) for pod in self.pods),
-            succeeded=phases.count("Succeeded"),
+            ready=sum(is_ready(pod, TRAIN) for pod in self.pods),
+            succeeded=sum(has_succeeded(pod, TRAIN) for pod in self.pods),
             failed=phases.count("Failed"),
         )
 

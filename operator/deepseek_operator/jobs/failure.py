@@ -3,15 +3,16 @@
 The functions are pure.  They read pods and the conditions of the worker Job.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from deepseek_operator.jobs.labels import index_of
+from deepseek_operator.jobs.worker_job import PREPARE, TRAIN
 from deepseek_operator.objects.observed import Manifest
-from deepseek_operator.objects.pods import lost_since
+from deepseek_operator.objects.pods import containers_of, has_started, is_evicted, lost_since
 from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
@@ -20,19 +21,21 @@ from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 # their timeout, and the kubelet stops a pod within its grace period.
 INCIDENT: Final = timedelta(minutes=5)
 
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
-# The values of pod.status.reason where a pod did not fail by itself.  They come from the kubelet, from a node that is
-# shut down, from the scheduler and from the node controller.
-_DISRUPTIONS: Final = frozenset({"Evicted", "NodeShutdown", "Terminated", "Preempting", "Preempted", "NodeLost"})
-
+_LIMIT_FIX: Final = (
+    "raise the limit of ephemeral-storage or memory in trainer.resourcesPerNode or the profile, or the size of the "
+    "emptyDir that is named"
+)
+_OWN: Final = frozenset({PREPARE, TRAIN})  # the containers that the operator has put into the pod
 _CONSEQUENCES: Final[dict[int | None, int]] = {ExitCode.TRY_AGAIN: 3, ExitCode.STOPPED: 6}
 _KILLED: Final = 137  # 128 + SIGKILL
 
 
 class Verdict(StrEnum):
     RETRY = "Retry"  # the next attempt counts towards runPolicy.maxRestarts
-    RETRY_FREE = "RetryFree"  # the machine was lost or needed by others, so the next attempt does not count
+    RETRY_FREE = "RetryFree"  # the machine was lost or needed by others; counts towards runPolicy.maxDisruptions
+    NOT_PLACED = "NotPlaced"  # not all pods have run at the same time, so nothing counts
     GIVE_UP = "GiveUp"  # the next attempt would fail in the same way
 
 
@@ -48,14 +51,19 @@ class AttemptFailure:
     pod_name: str | None = None
     node_name: str | None = None
     disrupted: bool = False
+    rejected: bool = False  # its machine refused the pod before a container had started
+    over_limit: bool = False  # its machine ended the pod for using more than its own limits
+    placed: bool = True  # all pods of the attempt have run at the same time
     stopping: bool = False  # its pod was being deleted, as all are once one has failed
-    time: datetime = _LONG_AGO
+    time: datetime = LONG_AGO
 
     @property
     def verdict(self) -> Verdict:
         if self.exit_code in NOT_RETRYABLE or self.reason == "PodFailurePolicy":
             return Verdict.GIVE_UP
-        if self.disrupted or self.exit_code == ExitCode.STOPPED:
+        if self.rejected or not self.placed:
+            return Verdict.NOT_PLACED
+        if self.disrupted or (self.exit_code == ExitCode.STOPPED and not self.over_limit):
             return Verdict.RETRY_FREE
         return Verdict.RETRY
 
@@ -63,10 +71,9 @@ class AttemptFailure:
         where = [f"node {self.node}"] if self.node is not None else []
         where += [f"rank {self.rank}"] if self.rank is not None else []
         code = f" with exit code {self.exit_code}" if self.exit_code is not None else ""
+        how = f"was rejected by {self.node_name}" if self.rejected else f"failed{code}"
         last_line = self.message.strip().splitlines()[-1] if self.message.strip() else ""
-        return f"{' '.join(where) or 'the worker job'} failed{code} ({self.reason})" + (
-            f": {last_line}" if last_line else ""
-        )
+        return f"{' '.join(where) or 'the worker job'} {how} ({self.reason})" + (f": {last_line}" if last_line else "")
 
 
 def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> AttemptFailure:
@@ -76,14 +83,20 @@ def failure_of(worker_job: Manifest, pods: Iterable[Manifest]) -> AttemptFailure
         condition = job_condition(worker_job, "Failed") or {}
         return AttemptFailure(condition.get("reason", "Unknown"), condition.get("message", "the pods are gone"))
     last = max(failure.time for failure in failures)
-    return min((f for f in failures if f.time + INCIDENT >= last), key=lambda f: (_suspicion(f), f.time, f.node or 0))
+    recent = (f for f in failures if f.time == LONG_AGO or f.time + INCIDENT >= last)  # nobody tells when: perhaps now
+    return min(recent, key=lambda f: (_suspicion(f), f.time, f.node or 0))
+
+
+def rejections(pods: Iterable[Manifest]) -> list[AttemptFailure]:
+    """The pods that their machines refused."""
+    return [failure for pod in pods if (failure := _pod_failure(pod)) is not None and failure.rejected]
 
 
 def _suspicion(failure: AttemptFailure) -> int:
     """How likely another failure caused this one: 0 is a cause, 6 that of a pod that was asked to stop."""
     if failure.exit_code in NOT_RETRYABLE:
         return 0
-    if failure.disrupted:
+    if failure.disrupted or failure.rejected or failure.over_limit:
         return 1
     if failure.reason in (STORAGE, OUT_OF_MEMORY):
         return 2  # its peers end with the same exit code, but other reasons
@@ -102,50 +115,72 @@ def job_condition(worker_job: Manifest, type_: str) -> Manifest | None:
 
 def _pod_failure(pod: Manifest) -> AttemptFailure | None:
     status = pod.get("status", {})
-    terminated = min(_terminations(status), key=lambda t: str(t.get("finishedAt", "")), default=None)
+    ends = sorted(_ends(pod), key=lambda end: str(end.get("finishedAt", "")))
     lost = lost_since(pod)
-    if terminated is None and status.get("phase") != "Failed" and lost is None:
+    if not ends and status.get("phase") != "Failed" and lost is None:
         return None
-    disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
-    terminated = terminated or {}
+    terminated = ends[0] if ends else {}
     words = contract.Failure.read(terminated.get("message") or "")
+    disruption = ("NodeLost", "the machine no longer answers") if lost else _disruption(status)
+    cause = disruption or _beside(pod, terminated)
+    is_over_limit = disruption is None and is_evicted(pod)
+    known = ("Evicted", f"{status.get('message', '').strip()} {_LIMIT_FIX}") if is_over_limit else ("", "")
     return AttemptFailure(
-        reason=words.reason
-        or (disruption and disruption[0])
-        or terminated.get("reason")
+        reason=known[0]
+        or words.reason
+        or (cause and cause[0])
         or status.get("reason")
+        or terminated.get("reason")
         or "Error",
-        message=words.message or (disruption and disruption[1]) or status.get("message") or "",
+        message=known[1] or words.message or (cause and cause[1]) or status.get("message") or "",
         rank=words.rank,
         node=index_of(pod),
         exit_code=terminated.get("exitCode"),
         pod_name=pod["metadata"]["name"],
         node_name=pod.get("spec", {}).get("nodeName"),
         disrupted=disruption is not None,
+        rejected=disruption is None and not is_over_limit and _is_rejected(pod),
+        over_limit=is_over_limit,
         stopping="deletionTimestamp" in pod["metadata"],
-        time=_time(terminated.get("finishedAt") or lost),
+        time=time_of(terminated.get("finishedAt") or lost),
     )
 
 
-def _terminations(status: Mapping[str, Any]) -> Iterator[Manifest]:
-    """How the containers of a pod ended, of those that ended with an error."""
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        terminated = container.get("state", {}).get("terminated")
-        if terminated and terminated.get("exitCode"):
-            yield terminated
+def _ends(pod: Manifest) -> list[Manifest]:
+    """How the operator's own containers of a pod ended, of those that ended with an error."""
+    own = (each for each in containers_of(pod) if each.get("name", TRAIN) in _OWN)
+    ends = (container.get("state", {}).get("terminated") for container in own)
+    return [end for end in ends if end and end.get("exitCode")]
+
+
+def _beside(pod: Manifest, terminated: Manifest) -> tuple[str, str] | None:
+    """The reason and message where a container failed that others have put into the pod, and none of the operator's."""
+    for container in containers_of(pod):
+        end = container.get("state", {}).get("terminated") or {}
+        if end.get("exitCode") and not terminated:
+            said = f"container {container.get('name')!r}, which somebody added to the pod, ended"
+            return "ContainerFailed", f"{said} with {end['exitCode']} ({end.get('reason', 'Error')})"
+    return None
+
+
+def _is_rejected(pod: Manifest) -> bool:
+    """Whether the machine refused the pod: for its devices, its resources, its own condition, or as too full."""
+    status = pod.get("status", {})
+    is_refused = status.get("phase") == "Failed" and bool(status.get("reason")) and not has_started(pod)
+    return is_refused and "deletionTimestamp" not in pod["metadata"]
 
 
 def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The reason and message of an eviction, a preemption or a lost node."""
+    """The reason and message of an eviction, a preemption or a shutdown, as the condition tells it."""
     for condition in status.get("conditions", ()):
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             return condition.get("reason", "DisruptionTarget"), condition.get("message", "")
-    reason = status.get("reason", "")
-    return (reason, status.get("message", "")) if reason in _DISRUPTIONS else None
+    return None
 
 
-def _time(text: str | None) -> datetime:
+def time_of(text: str | None) -> datetime:
+    """The time that a manifest tells, or a time long ago if it tells none."""
     try:
-        return datetime.fromisoformat(text) if text else _LONG_AGO
+        return datetime.fromisoformat(text) if text else LONG_AGO
     except ValueError:
-        return _LONG_AGO
+        return LONG_AGO

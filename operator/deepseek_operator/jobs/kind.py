@@ -6,7 +6,8 @@ from typing import Final
 
 from deepseek_operator.api.names import KIND, PLURAL
 from deepseek_operator.jobs import labels
-from deepseek_operator.jobs.decide import decide, failing, finished, invalid, refused
+from deepseek_operator.jobs.decide import decide, failing, invalid, refused
+from deepseek_operator.jobs.finish import finished, finished_with_pods, leaving
 from deepseek_operator.jobs.look import POD, WORKER_JOB, Live, Recalled, look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import JobPlan
@@ -26,6 +27,10 @@ async def _recall(job: TrainingJob, reads: Reads, children: Sequence[Manifest]) 
 
 
 def _decide(job: TrainingJob, observed: Observed | None, settings: Settings, now: datetime) -> JobPlan:
+    if observed is not None and job.holders:
+        return leaving(job, observed, settings, now)
+    if observed is not None and job.status.is_finished:
+        return finished_with_pods(job, observed, settings, now)
     if observed is not None:
         return decide(job, observed, settings, now)
     return finished(job, now) if job.status.is_finished else invalid(job, now)

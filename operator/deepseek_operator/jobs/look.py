@@ -43,8 +43,10 @@ class World(Protocol):
 
 
 async def look(job: TrainingJob, world: World) -> Observed | None:
-    """Look at the job.  None: the job is finished or its spec breaks a rule, so that there is no need to look."""
-    if job.status.is_finished or job.problems:
+    """Look at the job.  None: it is finished and has no pods, or its spec breaks a rule; then there is no need."""
+    if job.holders:
+        return await world.observe(job.owner, job.status.attempt)
+    if job.problems or (job.status.is_finished and not job.status.replicas):
         return None
     profile, problem = await _profile(job, world)
     observed = await world.observe(job.owner, job.status.attempt)

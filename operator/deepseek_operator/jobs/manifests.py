@@ -26,8 +26,9 @@ def children(blueprint: Blueprint) -> tuple[Manifest, ...]:
     if spec.network.isolation is Isolation.ISOLATED:
         made.append(network_policy(blueprint, meta))
     made.append(_service(blueprint, meta))
-    # The claim is made once.  If it vanishes later, the checkpoints are lost with it, and a person must see that.
-    if blueprint.attempt == 1 and spec.checkpoint.volume.claim_name is None:
+    # Once a pod has started, the claim is not made again.  If it vanishes then, checkpoints are lost with it, and a
+    # person must see that.
+    if blueprint.makes_claim and spec.checkpoint.volume.claim_name is None:
         made.append(_claim(blueprint, meta))
     job_meta = _metadata(owner, blueprint.worker_job_name)
     job_meta["labels"] |= {labels.ATTEMPT: str(blueprint.attempt)} | labels.of_queue(blueprint.job_labels)

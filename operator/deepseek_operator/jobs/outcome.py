@@ -18,7 +18,6 @@ MAX_MESSAGE: Final = 4096  # [characters]
 
 JobPlan = Plan[JobStatus]
 
-_WITH_PODS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
 _ON_THE_WAY: Final = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING, Phase.RESTARTING, Phase.SUSPENDING})
 _SETTLED: Final = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.SUCCEEDED})
 
@@ -36,9 +35,9 @@ class Outcome:
 
 
 def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: datetime) -> JobPlan:
-    """A plan that only reports: `status` with the phase, message, running time and conditions of `outcome`."""
+    """A plan that only reports: `status` with the phase, message and conditions of `outcome`."""
     message = outcome.message[:MAX_MESSAGE]
-    status = _clocked(status, outcome.phase, now).model_copy(
+    status = status.model_copy(
         update={
             "observed_generation": job.generation,
             "phase": outcome.phase,
@@ -50,18 +49,15 @@ def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: dateti
 
 
 def running_seconds(status: JobStatus, now: datetime) -> int:
-    """The time with pods so far.  Queued and suspended time does not count."""
+    """The time so far during which all pods ran.  Waiting for machines, queued and suspended time does not count."""
     current = (now - status.running_since).total_seconds() if status.running_since else 0
     return status.running_seconds + max(0, int(current))
 
 
-def _clocked(status: JobStatus, phase: Phase, now: datetime) -> JobStatus:
-    nodes = status.replica_statuses.nodes
-    if phase in _WITH_PODS and nodes.active + nodes.succeeded + nodes.failed:
-        started = {"running_since": status.running_since or now, "start_time": status.start_time or now}
-        return status.model_copy(update=started)
-    if phase is Phase.RESTARTING or status.running_since is None:
-        return status
+def clocked(status: JobStatus, now: datetime, *, all_run: bool) -> JobStatus:
+    """The status with its clock running or stopped."""
+    if all_run:
+        return status.model_copy(update={"running_since": status.running_since or now})
     return status.model_copy(update={"running_since": None, "running_seconds": running_seconds(status, now)})
 
 

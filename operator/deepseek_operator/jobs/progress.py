@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from deepseek_operator.jobs.labels import attempt_of, index_of
 from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
+from deepseek_operator.jobs.worker_job import TRAIN
 from deepseek_trainer.contract.progress import Progress
 
 METRICS: Final = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
@@ -40,7 +41,8 @@ def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Progress | No
 
 
 def _ends(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    states = (container.get("state", {}) for container in pod.get("status", {}).get("containerStatuses", ()))
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    states = (each.get("state", {}) for each in statuses if each.get("name", TRAIN) == TRAIN)
     return [state["terminated"] for state in states if state.get("terminated")]
 
 

@@ -55,7 +55,12 @@ class RunPolicy(Model):
     """Limits on the run as a whole.  All of them may be changed while it runs."""
 
     active_deadline_seconds: Annotated[
-        int | None, Field(ge=1, description="The job fails after running this long; suspended time does not count.")
+        int | None,
+        Field(
+            ge=1,
+            description="The job fails after running this long. Time counts while all pods run, preparation included; "
+            "waiting for machines, queued and suspended time does not.",
+        ),
     ] = None
     ttl_seconds_after_finished: Annotated[
         int | None, Field(ge=0, description="The job is deleted this long after it finished. Default: kept.")
@@ -64,6 +69,14 @@ class RunPolicy(Model):
         int,
         Field(ge=0, le=1000, description="New attempts after failures that a retry can help; evictions do not count."),
     ] = 3
+    max_disruptions: Annotated[
+        int,
+        Field(ge=0, le=10000, description="New attempts after evictions, preemptions, lost nodes and deleted pods."),
+    ] = 100
+    failed_attempts_history_limit: Annotated[
+        int,
+        Field(ge=0, le=10, description="Failed attempts before the current one whose pods are kept for their logs."),
+    ] = 1
 
 
 class Resources(Model):

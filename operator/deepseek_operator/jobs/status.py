@@ -46,7 +46,13 @@ class Restarts(Model):
 
     job: Annotated[int, Field(ge=0, description="Attempts after failures; compared with runPolicy.maxRestarts.")] = 0
     in_place: Annotated[int, Field(ge=0, description="Restarts of the ranks inside running pods, in this attempt.")] = 0
-    disruption: Annotated[int, Field(ge=0, description="Attempts after evictions and deleted pods; not limited.")] = 0
+    disruption: Annotated[
+        int,
+        Field(ge=0, description="Attempts after evictions and deleted pods; compared with runPolicy.maxDisruptions."),
+    ] = 0
+    not_placed: Annotated[
+        int, Field(ge=0, description="Tries that ended before all pods ran at the same time; not limited.")
+    ] = 0
 
 
 class NodeCounts(Model):
@@ -63,6 +69,27 @@ class ReplicaStatuses(Model):
     """Counts of pods by role; there is one role."""
 
     nodes: Annotated[NodeCounts, Field(description="Training nodes.")] = NodeCounts()
+
+
+class AttemptStatus(Model):
+    """One attempt: when it began and ended, and where and why it ended."""
+
+    attempt: Annotated[int, Field(ge=0, description="Its number.")]
+    start_time: Annotated[Time, Field(description="When its worker Job was made.")]
+    running_time: Annotated[Time | None, Field(description="When all of its pods first ran at the same time.")] = None
+    end_time: Annotated[Time | None, Field(description="When its end was seen; none while it goes on.")] = None
+    node: Annotated[int | None, Field(ge=0, description="Index of the pod that ended it.")] = None
+    node_name: Annotated[str | None, Field(max_length=253, description="Kubernetes node of that pod.")] = None
+    exit_code: Annotated[int | None, Field(description="Exit code of its trainer container.")] = None
+    reason: Annotated[str, Field(max_length=1024, description="Why it ended, as one CamelCase word.")] = ""
+
+
+class ExcludedNode(Model):
+    """A Kubernetes node that the next attempts keep away from for a time."""
+
+    name: Annotated[str, Field(max_length=253, description="Name of the node.")]
+    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word.")]
+    until: Annotated[Time, Field(description="When it may be used again.")]
 
 
 class LastFailure(Model):
@@ -124,18 +151,30 @@ class JobStatus(Model):
     phase: Annotated[Phase | None, Field(description="One word for people; machines read the conditions.")] = None
     message: Annotated[Text, Field(description="What is going on or what is missing, with the way out.")] = ""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=32, description="State for machines.")] = ()
-    start_time: Annotated[Time | None, Field(description="When the first pods were seen.")] = None
+    start_time: Annotated[Time | None, Field(description="When the first pod started.")] = None
     completion_time: Annotated[Time | None, Field(description="When the job succeeded or failed.")] = None
     attempt: Annotated[int, Field(ge=0, description="Current attempt; 0: not started. Never falls.")] = 0
     restarts: Annotated[Restarts, Field(description="Attempts and restarts by cause.")] = Restarts()
+    attempts: Annotated[
+        tuple[AttemptStatus, ...], Field(max_length=10, description="The last attempts, the newest last.")
+    ] = ()
+    back_offs: Annotated[
+        int,
+        Field(ge=0, description="Pauses since an attempt ran well; each is twice as long as the one before."),
+    ] = 0
+    next_attempt_time: Annotated[Time | None, Field(description="When the pause before the next try ends.")] = None
+    excluded_nodes: Annotated[
+        tuple[ExcludedNode, ...], Field(max_length=8, description="Nodes that the next attempts keep away from.")
+    ] = ()
     replicas: Annotated[int, Field(ge=0, description="Active pods; for the scale subresource.")] = 0
     selector: Annotated[str, Field(max_length=512, description="Label selector of the job's pods.")] = ""
     replica_statuses: Annotated[ReplicaStatuses, Field(description="Counts of pods.")] = ReplicaStatuses()
     running_since: Annotated[
-        Time | None, Field(description="Start of the current time with pods; none while queued or suspended.")
+        Time | None, Field(description="Since when all pods run, preparation included; none while one does not.")
     ] = None
     running_seconds: Annotated[
-        int, Field(ge=0, description="Seconds with pods before runningSince; the sum counts for activeDeadlineSeconds.")
+        int,
+        Field(ge=0, description="Seconds that all pods ran before runningSince; activeDeadlineSeconds limits the sum."),
     ] = 0
     last_failure: Annotated[LastFailure | None, Field(description="Why the last failed attempt ended.")] = None
     trainer_status: Annotated[TrainerStatus | None, Field(description="Progress of the training.")] = None

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.status import JobStatus
-from deepseek_operator.objects.observed import Owner
+from deepseek_operator.objects.observed import Owner, holders
 from deepseek_trainer.contract.rules import Rule, shown
 
 _NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's names of errors
@@ -30,6 +30,7 @@ class TrainingJob:
     status: JobStatus
     parsed: JobSpec | None  # None: `problems` says why
     problems: tuple[str, ...] = ()  # one line each, with the field, the rule and the way out
+    holders: tuple[str, ...] = ()  # finalizers of others that keep the job, which was deleted
     ttl_s: int | None = None  # read apart, so that a finished job is deleted even if its spec no longer parses
 
     @classmethod
@@ -47,6 +48,7 @@ class TrainingJob:
             status=JobStatus.model_validate(manifest.get("status") or {}),
             parsed=parsed,
             problems=problems,
+            holders=holders(manifest),
             ttl_s=(raw.get("runPolicy") or {}).get("ttlSecondsAfterFinished"),
         )
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.affinity import excluding
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Manifest
@@ -72,10 +73,10 @@ def _config(blueprint: Blueprint) -> str:
 
 
 def _failure_rules() -> list[Manifest]:
-    return [
-        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": sorted(int(code) for code in NOT_RETRYABLE)}},
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
+    """Only the exit codes of the operator's own containers mean something."""
+    codes = {"operator": "In", "values": sorted(int(code) for code in NOT_RETRYABLE)}
+    fails = ({"action": "FailJob", "onExitCodes": {"containerName": name, **codes}} for name in (PREPARE, TRAIN))
+    return [*fails, {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
 
 
 def _pod(blueprint: Blueprint) -> Manifest:
@@ -143,6 +144,8 @@ def _placement(blueprint: Blueprint) -> Manifest:
     )
     if priority := blueprint.spec.scheduling.priority_class_name:
         placement["priorityClassName"] = priority
+    if affinity := excluding(None, blueprint.excluded_nodes):
+        placement["affinity"] = affinity
     if profile and profile.node_selector:
         placement["nodeSelector"] = dict(sorted(profile.node_selector.items()))
     if profile and profile.tolerations:

@@ -76,6 +76,16 @@ class Notice:
     type: str = "Normal"  # or Warning
 
 
+def holders(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The finalizers of others that keep an object that was deleted.
+
+    Kubernetes itself removes its own two, once it has deleted or released what the object owns.
+    """
+    meta = manifest["metadata"]
+    finalizers = meta.get("finalizers", ()) if "deletionTimestamp" in meta else ()
+    return tuple(name for name in finalizers if name not in {"foregroundDeletion", "orphan"})
+
+
 def ref(manifest: Mapping[str, Any]) -> Ref:
     """The reference to an object that was read from the cluster."""
     meta = manifest["metadata"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deepseek_operator.api.conditions import Condition
-from deepseek_operator.jobs.decide import decide, finished, invalid, refused
+from deepseek_operator.jobs.decide import decide, invalid, refused
+from deepseek_operator.jobs.finish import finished
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest
@@ -233,9 +234,9 @@ def test_counters_are_written_before_the_next_worker_job_is_made() -> None:
     plan = plan_for(a_status(Phase.RUNNING), RETRYABLE)
     assert (plan.apply, plan.delete, plan.look_again) == ((), (), 0.0)
     assert plan.status.restarts == Restarts(job=1)
-    then = plan_for(plan.status, RETRYABLE)
+    then = plan_for(plan.status, RETRYABLE, seconds=10)
     assert then.apply[-1]["metadata"]["name"] == "demo-a2"
-    assert deleted(then) == ["demo-a1"]
+    assert deleted(then) == [], "the logs of the last failed attempt are kept"
 
 
 def test_an_attempt_without_a_status_is_counted_from_what_exists() -> None:
@@ -371,7 +372,7 @@ def test_kueue_labels_reach_the_worker_job_and_the_message() -> None:
     queue = {"kueue.x-k8s.io/queue-name": "team-a"}
     plan = plan_for(a_status(None, 0), Observed(), labels=queue)
     assert plan.apply[-1]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    queued = plan_for(plan.status, Observed(worker_jobs=(a_worker_job(suspend=True),)), labels=queue)
+    queued = plan_for(plan.status, Observed(worker_jobs=(a_worker_job(suspend=True, queue="team-a"),)), labels=queue)
     assert "'team-a'" in queued.status.message
 
 

@@ -1,13 +1,14 @@
 """Which failure set off the end of an attempt, and whether another attempt can help."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deepseek_operator.jobs.failure import Verdict, failure_of
 from deepseek_operator.objects.observed import Manifest
-from support.builders.operator import a_pod, a_worker_job, terminated
+from support.builders.operator import NOW, a_pod, a_worker_job, beside, terminated
 
 DISRUPTED = ({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},)
 PEER_GONE = json.dumps({"rank": 0, "exitCode": 75, "reason": "PeerGone", "message": "another rank went away"})
@@ -33,7 +34,23 @@ def stopping(pod: Manifest) -> Manifest:
         pytest.param([failed(0, 137, reason="OOMKilled")], 0, Verdict.RETRY, id="out-of-memory"),
         pytest.param([failed(0, 75)], 0, Verdict.RETRY, id="try-again"),
         pytest.param([failed(0, 143)], 0, Verdict.RETRY_FREE, id="stopped"),
-        pytest.param([a_pod(1, "Failed", reason="Evicted")], 1, Verdict.RETRY_FREE, id="evicted-before-start"),
+        pytest.param([a_pod(1, "Failed", reason="Evicted")], 1, Verdict.RETRY, id="evicted-for-its-own-limits"),
+        pytest.param([failed(0, 143, reason="Evicted")], 0, Verdict.RETRY, id="evicted-and-stopped-in-time"),
+        pytest.param(
+            [a_pod(1, "Failed", reason="Evicted", conditions=DISRUPTED)], 1, Verdict.RETRY_FREE, id="evicted-for-others"
+        ),
+        pytest.param(
+            [a_pod(1, "Failed", reason="Evicted", message="The node had condition: [DiskPressure]. ")],
+            1,
+            Verdict.NOT_PLACED,
+            id="turned-away-by-a-node-without-disk",
+        ),
+        *(
+            pytest.param(
+                [failed(0, 75, message=PEER_GONE), a_pod(1, "Failed", reason=why)], 1, Verdict.NOT_PLACED, id=why
+            )
+            for why in ("UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "NodeAffinity", "OutOfnvidia.com/gpu")
+        ),
         pytest.param([failed(1, 137, conditions=DISRUPTED)], 1, Verdict.RETRY_FREE, id="preempted"),
         pytest.param([failed(0, 75, at=9), failed(1, 1, at=10)], 1, Verdict.RETRY, id="crash-before-its-consequence"),
         pytest.param([failed(0, 1, at=0), failed(1, 64, at=9)], 1, Verdict.GIVE_UP, id="config-wins"),
@@ -75,6 +92,33 @@ def stopping(pod: Manifest) -> Manifest:
 def test_the_failure_that_started_it_decides(pods: list[Manifest], node: int, verdict: Verdict) -> None:
     failure = failure_of(JOB, pods)
     assert (failure.node, failure.verdict) == (node, verdict)
+
+
+def test_an_evicted_pod_tells_which_limit_to_raise() -> None:
+    told = "Pod ephemeral local storage usage exceeds the total limit of containers 64Mi. "
+    failure = failure_of(JOB, [a_pod(0, "Failed", reason="Evicted", message=told)])
+    assert failure.reason == "Evicted"
+    assert told.strip() in failure.message
+    assert "raise the limit of ephemeral-storage or memory in trainer.resourcesPerNode" in str(failure)
+
+
+def test_what_a_sidecar_says_is_never_taken_for_the_trainers_word() -> None:
+    ends = {"terminated": {"exitCode": 64, "reason": "Error", "message": PEER_GONE, "finishedAt": NOW.isoformat()}}
+    failure = failure_of(JOB, [beside(a_pod(0, "Failed", **terminated(0)), ends)])
+    assert (failure.reason, failure.exit_code, failure.verdict) == ("ContainerFailed", None, Verdict.RETRY)
+    assert "container 'proxy', which somebody added to the pod, ended with 64" in failure.message
+    both = failure_of(JOB, [beside(failed(0, 70, at=9), ends)])
+    assert (both.exit_code, both.verdict) == (70, Verdict.GIVE_UP)
+
+
+def test_a_failure_of_pods_that_never_all_ran_counts_for_nothing_unless_a_retry_cannot_help() -> None:
+    for code, verdict in (
+        (1, Verdict.NOT_PLACED),
+        (75, Verdict.NOT_PLACED),
+        (143, Verdict.NOT_PLACED),
+        (64, Verdict.GIVE_UP),
+    ):
+        assert replace(failure_of(JOB, [failed(0, code)]), placed=False).verdict is verdict
 
 
 def test_an_init_container_that_failed_is_found() -> None:

@@ -41,9 +41,14 @@ UNMANAGED = {"network": {"isolation": "Unmanaged"}, "checkpoint": {"volume": {"c
 QUEUE = {labels.QUEUE: "team-a", labels.QUEUE_PRIORITY: "low", "team": "a"}
 
 
-def rendered(spec: dict[str, Any], *, attempt: int = 1, **job_labels: str) -> tuple[Manifest, ...]:
+def rendered(
+    spec: dict[str, Any], *, attempt: int = 1, makes_claim: bool = True, away_from: tuple[str, ...] = (), **queue: str
+) -> tuple[Manifest, ...]:
     profile = PROFILE if spec.get("trainer", {}).get("profile") else None
-    return children(Blueprint(a_spec(**spec), OWNER, profile, SETTINGS, attempt, job_labels))
+    blueprint = Blueprint(
+        a_spec(**spec), OWNER, profile, SETTINGS, attempt, queue, makes_claim=makes_claim, excluded_nodes=away_from
+    )
+    return children(blueprint)
 
 
 def by_kind(spec: dict[str, Any], **arguments: Any) -> dict[str, Manifest]:
@@ -69,8 +74,9 @@ def test_the_policy_is_applied_before_the_pods_and_the_worker_job_last() -> None
     assert kinds == ["ServiceAccount", "NetworkPolicy", "Service", "PersistentVolumeClaim", "Job"]
 
 
-def test_the_claim_is_made_by_the_first_attempt_only() -> None:
-    assert "PersistentVolumeClaim" not in by_kind({}, attempt=2)
+def test_the_claim_is_made_until_training_has_begun_on_it() -> None:
+    assert "PersistentVolumeClaim" in by_kind({}, attempt=2)
+    assert "PersistentVolumeClaim" not in by_kind({}, makes_claim=False)
 
 
 @pytest.mark.parametrize(("retention", "is_owned"), [("Retain", False), ("Delete", True)])
@@ -125,10 +131,19 @@ def test_the_longest_config_that_a_job_may_hold_fits_into_the_annotations_of_a_p
 
 
 def test_each_code_that_a_retry_cannot_help_fails_the_worker_job() -> None:
-    (rule, disruption) = by_kind({})["Job"]["spec"]["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob"
-    assert set(rule["onExitCodes"]["values"]) == set(NOT_RETRYABLE)
+    (*rules, disruption) = by_kind({})["Job"]["spec"]["podFailurePolicy"]["rules"]
+    assert {rule["action"] for rule in rules} == {"FailJob"}
+    assert {rule["onExitCodes"]["containerName"] for rule in rules} == {"prepare", "trainer"}, "not a sidecar's"
+    assert all(set(rule["onExitCodes"]["values"]) == set(NOT_RETRYABLE) for rule in rules)
     assert disruption["action"] == "Ignore"
+
+
+def test_pods_keep_away_from_excluded_nodes() -> None:
+    affinity = by_kind({}, away_from=("b", "a"))["Job"]["spec"]["template"]["spec"]["affinity"]
+    away = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["a", "b"]}
+    required = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert required == {"nodeSelectorTerms": [{"matchExpressions": [away]}]}
+    assert "affinity" not in by_kind({})["Job"]["spec"]["template"]["spec"]
 
 
 def test_pods_meet_the_restricted_pod_security_standard() -> None:

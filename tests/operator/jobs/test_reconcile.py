@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from deepseek_operator.controller.reconcile import RefusedError, reconcile
 from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.labels import attempt_of
-from deepseek_operator.jobs.status import JobStatus, Phase
+from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest, OwnerKey
 from deepseek_operator.objects.plan import Cause, Refusal
 from support.builders.operator import (
@@ -209,7 +210,7 @@ async def test_suspend_and_resume_make_the_next_attempt_and_no_restart() -> None
     cluster.collect()
     await settle(cluster)
     assert cluster.worker_jobs == ["demo-a2"]
-    assert cluster.status.restarts.model_dump() == {"job": 0, "in_place": 0, "disruption": 0}
+    assert cluster.status.restarts == Restarts()
 
 
 Life = Callable[[FakeCluster, Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -218,13 +219,16 @@ Life = Callable[[FakeCluster, Callable[[], Awaitable[None]]], Awaitable[None]]
 async def live(life: Life, cluster: FakeCluster, retry: bool) -> None:
     """`life`, each stage as far as the cluster lets it; an operator that dies is followed by one that lives."""
 
+    clock = itertools.count(0, 60)  # each stage is later than every pause of the one before
+
     async def progress() -> None:
+        seconds = next(clock)
         try:
-            await settle(cluster)
+            await settle(cluster, seconds)
         except CrashError:
             assert retry
             cluster.survives = None
-            await settle(cluster)
+            await settle(cluster, seconds)
 
     await life(cluster, progress)
 
@@ -235,6 +239,7 @@ async def full_life(cluster: FakeCluster, progress: Callable[[], Awaitable[None]
     cluster.start_pods()
     await progress()
     cluster.finish(1, "Failed", exit_code=1)
+    await progress()
     await progress()
     cluster.start_pods()
     await progress()
@@ -310,6 +315,21 @@ def the_newest_ends(exit_code: int) -> Callable[[FakeCluster], None]:
     return ends
 
 
+def the_newest_is_rejected(cluster: FakeCluster) -> None:
+    for name in cluster.worker_jobs[-1:]:
+        attempt = int(name.removeprefix("demo-a"))
+        cluster.finish(attempt, "Failed")
+        rejected = {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
+        cluster.pods = [pod | {"status": rejected} if attempt_of(pod) == attempt else pod for pod in cluster.pods]
+
+
+def a_pod_never_gets_a_machine(cluster: FakeCluster) -> None:
+    for pod in cluster.pods[-1:]:
+        if pod["status"]["phase"] == "Running":
+            pod |= {"spec": {}, "status": {"phase": "Pending"}}
+            pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+
+
 def the_quota_is_full(cluster: FakeCluster) -> None:
     cluster.quotas = [NO_ROOM]
 
@@ -322,6 +342,8 @@ HAPPENINGS: tuple[Callable[[FakeCluster], None], ...] = (
     FakeCluster.collect,
     somebody_deletes_the_worker_jobs,
     half_of_the_pods_are_refused,
+    the_newest_is_rejected,
+    a_pod_never_gets_a_machine,
     the_quota_is_full,
     the_quota_is_free,
     lambda cluster: cluster.change_spec(suspend=True),
@@ -340,9 +362,9 @@ def test_whatever_happens_the_promises_of_the_status_hold(
 
 async def any_life(happenings: list[tuple[Callable[[FakeCluster], None], int | None]]) -> None:
     """After each happening two passes, the first of which dies after so many writes; then peace."""
-    cluster = FakeCluster(a_training_job({"runPolicy": {"maxRestarts": 2}}))
+    cluster = FakeCluster(a_training_job({"runPolicy": {"maxRestarts": 2, "maxDisruptions": 3}}))
     before = cluster.status
-    for seconds, (happening, survives) in enumerate(happenings):
+    for seconds, (happening, survives) in zip(itertools.count(0, 15), happenings, strict=False):
         cluster.start_pods()
         happening(cluster)
         cluster.survives = survives
@@ -350,18 +372,23 @@ async def any_life(happenings: list[tuple[Callable[[FakeCluster], None], int | N
             await a_pass(cluster, seconds)
         cluster.survives = None
         await a_pass(cluster, seconds)
-        promises_hold(before, cluster)
+        promises_hold(before, cluster, NOW + timedelta(seconds=seconds))
         before = cluster.status
     the_quota_is_free(cluster)
-    await settle(cluster, len(happenings))
+    await settle(cluster, 3600)
 
 
-def promises_hold(before: JobStatus, cluster: FakeCluster) -> None:
+def promises_hold(before: JobStatus, cluster: FakeCluster, now: datetime) -> None:
     status, restarts = cluster.status, cluster.status.restarts
     assert status.attempt >= before.attempt, "attempts only rise"
     assert not before.is_finished or status.phase == before.phase, "the end is the end"
     assert restarts.job <= 2, "restarts stay within their budget"
     assert restarts.job + restarts.disruption <= status.attempt, "each restart is an attempt"
+    assert restarts.disruption <= 3, "disruptions stay within their budget"
+    assert len(status.attempts) <= 10
+    assert [each.attempt for each in status.attempts] == sorted({each.attempt for each in status.attempts})
+    if status.next_attempt_time and status.next_attempt_time > now:
+        assert f"demo-a{status.attempt}" not in cluster.worker_jobs, "no try begins before its time"
     working = [pod for pod in cluster.pods if pod["status"]["phase"] in {"Pending", "Running"}]
     assert len({attempt_of(pod) for pod in working}) <= 1, "no two attempts can write the volume"
     assert not (status.is_true("Suspended") and working), "suspended means no pods"

@@ -80,9 +80,10 @@ def a_job(spec: dict[str, Any] | None = None, status: JobStatus | None = None, *
 
 
 def a_worker_job(
-    attempt: int = 1, *, conditions: tuple[str, ...] = (), suspend: bool = False, **status: Any
+    attempt: int = 1, *, conditions: tuple[str, ...] = (), suspend: bool = False, queue: str = "", **status: Any
 ) -> Manifest:
     name = worker_job_name(OWNER, attempt)
+    queued = {labels.QUEUE: queue} if queue else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -91,7 +92,7 @@ def a_worker_job(
             "name": name,
             "uid": f"uid-of-{name}",
             "creationTimestamp": "2026-01-02T03:00:00Z",
-            "labels": {labels.JOB_NAME: OWNER.name, labels.JOB_UID: OWNER.uid, labels.ATTEMPT: str(attempt)},
+            "labels": {labels.JOB_NAME: OWNER.name, labels.JOB_UID: OWNER.uid, labels.ATTEMPT: str(attempt)} | queued,
             "ownerReferences": [{"kind": KIND, "name": OWNER.name, "uid": OWNER.uid, "controller": True}],
         },
         "spec": {"parallelism": 2} | ({"suspend": True} if suspend else {}),
@@ -144,6 +145,20 @@ def terminated(exit_code: int, message: str = "", *, at: int = 0, reason: str = 
     finished = (NOW + timedelta(seconds=at)).isoformat()
     state = {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": finished}
     return {"containerStatuses": [{"name": "trainer", "state": {"terminated": state}}]}
+
+
+def beside(pod: Manifest, *states: Manifest, name: str = "proxy") -> Manifest:
+    """The pod with a container that somebody has put into it, in the first of `states`; by default it runs."""
+    status = {"name": name, "state": states[0] if states else {"running": {"startedAt": NOW.isoformat()}}}
+    own = pod["status"].get("containerStatuses", [])
+    return pod | {"status": pod["status"] | {"containerStatuses": [status, *own]}}
+
+
+def training(pod: Manifest, *, since: int = 0) -> Manifest:
+    """The pod with a trainer that has run since `since` seconds after NOW."""
+    running = {"running": {"startedAt": (NOW + timedelta(seconds=since)).isoformat()}}
+    trainer = {"name": "trainer", "ready": True, "state": running}
+    return pod | {"status": pod["status"] | {"containerStatuses": [trainer]}}
 
 
 def a_quota(hard: dict[str, Any], used: dict[str, Any], **spec: Any) -> Manifest:

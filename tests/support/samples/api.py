@@ -222,6 +222,8 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a"]}})),
     (CLASSES, merged(CLASSES, {"evaluation": {"labels": ["a", "b" * 257]}})),
     ({"runPolicy": {"ttlSecondsAfterFinished": 0}}, {"runPolicy": {"ttlSecondsAfterFinished": -1}}),
+    ({"runPolicy": {"maxDisruptions": 0}}, {"runPolicy": {"maxDisruptions": -1}}),
+    ({"runPolicy": {"failedAttemptsHistoryLimit": 10}}, {"runPolicy": {"failedAttemptsHistoryLimit": 11}}),
     (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
     (egress("10.0.0.0/8"), egress("example.org/8")),
 ]

@@ -41,6 +41,8 @@ PLURALS: Final[Mapping[tuple[str, str], str]] = {
     ("v1", "PersistentVolumeClaim"): "persistentvolumeclaims",
     ("v1", "Pod"): "pods",
     ("v1", "ResourceQuota"): "resourcequotas",
+    ("v1", "LimitRange"): "limitranges",
+    ("scheduling.k8s.io/v1", "PriorityClass"): "priorityclasses",
     ("v1", "Service"): "services",
     ("v1", "ServiceAccount"): "serviceaccounts",
 }

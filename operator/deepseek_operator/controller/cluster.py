@@ -41,6 +41,7 @@ class KubernetesCluster(Generic[Object, Seen]):
         self._kind, self._api, self._session, self._settings, self._now = kind, api, session, settings, now
         self._shared = Shared(api.get)
         self._quotas = Shared(self._quotas_in)
+        self._lists = Shared(self._list)
         self._phases: dict[OwnerKey, str] = {}
         self._created: dict[OwnerKey, Manifest] = {}  # created owners that a watch reported, before their first pass
         self._untouched: dict[OwnerKey, str] = {}  # their uids during their first pass
@@ -99,12 +100,33 @@ class KubernetesCluster(Generic[Object, Seen]):
         return await self._quotas.ask(namespace)
 
     async def warnings(self, manifest: Manifest) -> tuple[WarningEvent, ...]:
-        meta, kind = manifest["metadata"], manifest["kind"]
-        selector = f"involvedObject.uid={meta['uid']},type=Warning"
-        events = await self._api.items("v1", "Event", meta["namespace"], fieldSelector=selector)
-        newest_first = sorted(events, key=lambda event: event.get("lastTimestamp") or "", reverse=True)
-        found = ((event.get("reason", ""), event.get("message", "")) for event in newest_first)
-        return tuple(WarningEvent(kind, meta["name"], reason, message) for reason, message in found)
+        meta = manifest["metadata"]
+        found = await self._events(meta["namespace"], f"involvedObject.uid={meta['uid']},type=Warning")
+        told = ((event.get("reason", ""), event.get("message", "")) for event in found)
+        return tuple(WarningEvent(manifest["kind"], meta["name"], reason, message) for reason, message in told)
+
+    async def events(self, namespace: str, kind: str) -> tuple[WarningEvent, ...]:
+        found = await self._events(namespace, f"involvedObject.kind={kind}")
+        told = ((each.get("involvedObject", {}).get("name", ""), each) for each in found)
+        return tuple(WarningEvent(kind, name, e.get("reason", ""), e.get("message", "")) for name, e in told)
+
+    async def _events(self, namespace: str, selector: str) -> list[Manifest]:
+        """The events that `selector` selects, newest first."""
+        events = await self._api.items("v1", "Event", namespace, fieldSelector=selector)
+        return sorted(events, key=lambda event: event.get("lastTimestamp") or "", reverse=True)
+
+    async def listed(self, api_version: str, kind: str, namespace: str) -> tuple[Manifest, ...]:
+        return await self._lists.ask(f"{api_version} {kind} {namespace}")
+
+    async def _list(self, what: str) -> tuple[Manifest, ...]:
+        api_version, kind, namespace = what.split(" ")
+        try:
+            return await self._api.items(api_version, kind, namespace)
+        except ApiError as error:
+            if error.status not in {403, 404}:
+                raise
+            log.warning("no %s can be listed: %s", kind, error)  # the role is that of an older chart
+            return ()
 
     async def page(self, pod: Manifest, port: int, path: str) -> bytes | None:
         address = pod.get("status", {}).get("podIP")

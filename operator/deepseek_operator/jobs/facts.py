@@ -253,7 +253,10 @@ class Facts:
     @property
     def shortage(self) -> Shortage | None:
         """Why the next worker job would not get all of its pods at once.  A job in a queue is left to the queue."""
-        return None if labels.QUEUE in self.job.labels else shortage(self.children[-1], self.observed.quotas)
+        if labels.QUEUE in self.job.labels:
+            return None
+        seen = self.observed
+        return shortage(self.children[-1], seen.quotas, seen.limit_ranges, seen.default_priority)
 
     @property
     def queue(self) -> str:

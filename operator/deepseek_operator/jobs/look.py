@@ -15,10 +15,12 @@ from deepseek_operator.jobs.failure import job_condition
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.spec import ProfileSpec
 from deepseek_operator.jobs.training_job import TrainingJob, validation_messages
+from deepseek_operator.objects.blockers import claims_of, waits_for_claim
 from deepseek_operator.objects.kind import Child, Reads
 from deepseek_operator.objects.observed import Manifest, Owner, WarningEvent
 from deepseek_operator.objects.ownership import controller_of
 from deepseek_operator.objects.pods import has_machine, is_finished
+from deepseek_operator.objects.quota import counts_priorities
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.progress import Progress
@@ -79,6 +81,7 @@ class Live:
         found = await gathered(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
         jobs, pods = (_of(owner, children) for children in found)
         newest = max(jobs, key=labels.attempt_of, default=None)
+        quotas = () if _is_made(attempt, jobs) else await self.reads.quotas(owner.namespace)
         current = [pod for pod in pods if newest and labels.attempt_of(pod) == labels.attempt_of(newest)]
         return Observed(
             worker_jobs=jobs,
@@ -87,9 +90,18 @@ class Live:
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
             isolated=await self._is_isolated(owner) if newest else None,
-            quotas=() if _is_made(attempt, jobs) else await self.reads.quotas(owner.namespace),
+            quotas=quotas,
+            limit_ranges=await self.reads.listed("v1", "LimitRange", owner.namespace) if quotas else (),
+            default_priority=await self._default_priority(quotas),
             leftovers=_leftovers(owner, (manifest for children in found for manifest in children)),
         )
+
+    async def _default_priority(self, quotas: Iterable[Manifest]) -> str | None:
+        """The PriorityClass of pods that name none.  It is asked for only where a quota is for some classes."""
+        if not any(counts_priorities(quota) for quota in quotas):
+            return None
+        classes = await self.reads.listed("scheduling.k8s.io/v1", "PriorityClass", "")
+        return next((each["metadata"]["name"] for each in classes if each.get("globalDefault")), None)
 
     async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
         """The progress that rank 0 reports, or None if it does not answer."""
@@ -101,8 +113,9 @@ class Live:
     async def _warnings(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
         """Warnings about a worker job that should have all pods by now, and about one pod that its machine holds up.
 
-        Warnings about pods without a machine are not read, because their status says what they wait for.  For each read
-        of events, the API server reads all events of the namespace from disk.
+        Warnings about pods without a machine are not read, because their status says what they wait for.  If that may
+        be a claim, the events about claims are read.  For each read of events, the API server reads all events of the
+        namespace from disk.
         """
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
         over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
@@ -111,7 +124,16 @@ class Live:
         waiting = [pod for pod in pods if has_machine(pod) and pod.get("status", {}).get("phase") == "Pending"]
         about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
         found = [await self.reads.warnings(manifest) for manifest in about]
+        found.append(await self._of_claims(newest, pods))
         return tuple(warning for warnings in found for warning in warnings)
+
+    async def _of_claims(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
+        waiting = [pod for pod in pods if not has_machine(pod) and not is_finished(pod) and waits_for_claim(pod)]
+        if not waiting:
+            return ()
+        claims = claims_of(waiting[0])
+        found = await self.reads.events(newest["metadata"]["namespace"], "PersistentVolumeClaim")
+        return tuple(event for event in found if event.name in claims)
 
     async def _is_isolated(self, owner: Owner) -> bool:
         policy = await self.reads.get("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner))

@@ -16,6 +16,8 @@ class Observed:
     warnings: tuple[WarningEvent, ...] = ()  # read only while a pod of the attempt is not ready
     isolated: bool | None = False  # whether the job's NetworkPolicy exists; None: not looked at without a worker job
     quotas: tuple[Manifest, ...] = ()  # of the namespace; read only until the worker job of the attempt exists
+    limit_ranges: tuple[Manifest, ...] = ()  # of the namespace; read only beside quotas
+    default_priority: str | None = None  # the PriorityClass of pods that name none; read only if a quota asks for it
     profile: ProfileSpec | None = None  # the job's TrainingProfile; None: there is none, or it breaks a rule
     profile_problem: str = ""  # the rule that it breaks
     leftovers: tuple[str, ...] = ()  # worker jobs and pods of a deleted job of the same name, as `Pod demo-a1-0-x7x2k`

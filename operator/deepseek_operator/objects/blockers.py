@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from deepseek_operator.objects.observed import Manifest, WarningEvent
+from deepseek_operator.objects.pods import has_machine
 from deepseek_operator.objects.quota import QUOTA_FIX
 
 QUOTA_EXCEEDED: Final = "QuotaExceeded"
@@ -19,6 +20,15 @@ _WAITING_FIXES: Final = {
 }
 _MOUNT_FIX: Final = "create the missing Secret or claim; the pods then go on by themselves"
 _SCHEDULE_FIX: Final = "free machines, create the missing claim, or ask for less in trainer.resourcesPerNode"
+_PRIORITY_FIX: Final = (
+    "create it, or set scheduling.priorityClassName to one of `kubectl get priorityclasses`; the job then goes on"
+)
+_CLAIM_FIX: Final = (
+    "create that StorageClass, or mark one of `kubectl get storageclasses` as the default if the claim names none; the "
+    "pods then go on by themselves.  For another class, delete the job and the claim, and apply the job anew"
+)
+_CLAIM: Final = "PersistentVolumeClaim"
+_UNBOUND: Final = frozenset({"ProvisioningFailed", "FailedBinding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +47,31 @@ def blocker_of(pods: Iterable[Manifest], warnings: Iterable[WarningEvent], desir
 def _refused(warnings: Iterable[WarningEvent]) -> Blocker | None:
     for warning in warnings:
         if warning.kind == "Job" and warning.reason == "FailedCreate":
-            over_quota = "exceeded quota" in warning.message
-            fix = QUOTA_FIX if over_quota else "an admission policy of the cluster refuses the pods"
-            return Blocker(QUOTA_EXCEEDED if over_quota else "PodsRefused", f"{warning.message}: {fix}")
+            reason, fix = _refusal(warning.message)
+            return Blocker(reason, f"{warning.message}: {fix}")
     return None
+
+
+def _refusal(message: str) -> tuple[str, str]:
+    """The reason and the way out where the API server refuses pods."""
+    if "exceeded quota" in message:
+        return QUOTA_EXCEEDED, QUOTA_FIX
+    if "no PriorityClass with name" in message:
+        return "PriorityClassNotFound", _PRIORITY_FIX
+    return "PodsRefused", "an admission policy of the cluster refuses the pods"
+
+
+def waits_for_claim(pod: Manifest) -> bool:
+    """Whether a pod without a machine may wait for a claim.  Its condition says so, or there is none yet."""
+    found = (c for c in pod.get("status", {}).get("conditions", ()) if c["type"] == "PodScheduled")
+    told = next((c.get("message", "").lower() for c in found), None)
+    return told is None or "persistentvolumeclaim" in told or "storageclass" in told
+
+
+def claims_of(pod: Manifest) -> frozenset[str]:
+    """The names of the claims that the pod mounts."""
+    volumes = pod["spec"].get("volumes", ())
+    return frozenset(volume[key]["claimName"] for volume in volumes if (key := "persistentVolumeClaim") in volume)
 
 
 def _of_pod(pod: Manifest, warnings: Iterable[WarningEvent]) -> Blocker | None:
@@ -55,17 +86,22 @@ def _of_pod(pod: Manifest, warnings: Iterable[WarningEvent]) -> Blocker | None:
             return Blocker(waiting["reason"], f"pod {name}: {waiting.get('message') or waiting['reason']}: {fix}")
     if any("running" in state or "terminated" in state for state in states):
         return None  # it has started, so warnings about it are history
-    return _unscheduled(name, status) or _unmounted(name, warnings)
+    unbound = _unbound(warnings) if not has_machine(pod) and waits_for_claim(pod) else None
+    return unbound or _unscheduled(name, status) or _unmounted(name, warnings)
+
+
+def _unbound(warnings: Iterable[WarningEvent]) -> Blocker | None:
+    for warning in warnings:
+        if warning.kind == _CLAIM and warning.reason in _UNBOUND:
+            return Blocker(warning.reason, f"claim {warning.name}: {warning.message}: {_CLAIM_FIX}")
+    return None
 
 
 def _unscheduled(name: str, status: Manifest) -> Blocker | None:
     for condition in status.get("conditions", ()):
-        if (condition["type"], condition["status"], condition.get("reason")) == (
-            "PodScheduled",
-            "False",
-            "Unschedulable",
-        ):
-            return Blocker("Unschedulable", f"pod {name}: {condition.get('message', '')}: {_SCHEDULE_FIX}")
+        is_scheduled = condition["type"] != "PodScheduled" or condition["status"] != "False"
+        if not is_scheduled and condition.get("reason") in {"Unschedulable", "SchedulerError"}:
+            return Blocker(condition["reason"], f"pod {name}: {condition.get('message', '')}: {_SCHEDULE_FIX}")
     return None
 
 

@@ -48,6 +48,15 @@ class Reads(Protocol):
     async def warnings(self, manifest: Manifest) -> tuple[WarningEvent, ...]:
         """Events of type Warning about one object, newest first."""
 
+    async def events(self, namespace: str, kind: str) -> tuple[WarningEvent, ...]:
+        """Events of any type about the objects of one kind in a namespace, newest first."""
+
+    async def listed(self, api_version: str, kind: str, namespace: str) -> tuple[Manifest, ...]:
+        """The objects of one kind in a namespace, or in the cluster if it is "".
+
+        Passes that ask at the same time share one request.  Empty if the operator has no right to list them.
+        """
+
     async def page(self, pod: Manifest, port: int, path: str) -> bytes | None:
         """What a pod answers over HTTP, or None.  Nothing in it is trusted; its size is bounded."""
 

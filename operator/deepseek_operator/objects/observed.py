@@ -59,7 +59,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class WarningEvent:
-    """A Kubernetes event of type Warning about an object."""
+    """A Kubernetes event about an object that may lack something.  Most are of type Warning."""
 
     kind: str  # of the object: Job, Pod, ...
     name: str

@@ -1,8 +1,8 @@
 """Whether the ResourceQuotas of a namespace have room for all pods of a worker job.
 
 The API server counts pods one by one.  It would admit only some of them, and those would hold their share of the quota
-without being able to train.  What the API server adds to a pod later, such as the defaults of a LimitRange or of a
-PriorityClass, is not known here.
+without being able to train.  The API server adds the defaults of LimitRanges and the default PriorityClass to each pod
+before it counts, and so does this module.
 """
 
 import zlib
@@ -49,12 +49,22 @@ class Shortage:
         return f"{what}, {_NEVER_FIX}" if self.is_for_good else f"{what}: {QUOTA_FIX}"
 
 
-def shortage(worker_job: Manifest, quotas: Iterable[Manifest]) -> Shortage | None:
+def shortage(
+    worker_job: Manifest,
+    quotas: Iterable[Manifest],
+    limit_ranges: Iterable[Manifest] = (),
+    default_priority: str | None = None,
+) -> Shortage | None:
     """Why `worker_job` and its pods do not fit, or None if they do.  What can never fit comes first."""
-    pod = worker_job["spec"]["template"]["spec"]
+    pod = _admitted(worker_job["spec"]["template"]["spec"], limit_ranges, default_priority)
     needed = _needed(pod, worker_job["spec"]["parallelism"])
     found = [each for quota in quotas if _applies(quota, pod) for each in _shortages(quota, needed)]
     return min(found, key=lambda each: not each.is_for_good, default=None)
+
+
+def counts_priorities(quota: Manifest) -> bool:
+    """Whether the quota is for the pods of some PriorityClasses alone."""
+    return any(scope["scopeName"] == "PriorityClass" for scope in _scopes(quota))
 
 
 def amount(quantity: int | str) -> Decimal:
@@ -84,6 +94,24 @@ def _shortages(quota: Manifest, needed: Amounts) -> Iterator[Shortage]:
             yield Shortage(quota["metadata"]["name"], resource, needed[resource], used[resource], hard[resource])
 
 
+def _admitted(pod: Manifest, limit_ranges: Iterable[Manifest], default_priority: str | None) -> Manifest:
+    """The spec of the pod with the defaults that the API server adds before it counts the pod.
+
+    Its init container asks for the same as its trainer container, so one of them stands for both.
+    """
+    resources = pod["containers"][0].get("resources", {})
+    limits = resources.get("limits") or {}
+    requests = limits | (resources.get("requests") or {})
+    for item in (
+        item for each in limit_ranges for item in each["spec"].get("limits", ()) if item["type"] == "Container"
+    ):
+        limits = item.get("default", {}) | limits
+        requests = item.get("defaultRequest", {}) | requests
+    container = pod["containers"][0] | {"resources": {"limits": limits, "requests": requests}}
+    priority = pod.get("priorityClassName") or default_priority
+    return pod | {"containers": [container]} | ({"priorityClassName": priority} if priority else {})
+
+
 def _needed(pod: Manifest, num_pods: int) -> Amounts:
     """What the worker job and its pods use, by the names that quotas give it."""
     requests, limits = _resources(pod)
@@ -95,7 +123,7 @@ def _needed(pod: Manifest, num_pods: int) -> Amounts:
 
 
 def _resources(pod: Manifest) -> tuple[Amounts, Amounts]:
-    """The requests and limits of the pod.  Its init container asks for the same as its trainer container."""
+    """The requests and limits of the pod."""
     resources = pod["containers"][0].get("resources", {})
     limits = _amounts(resources.get("limits"))
     return limits | _amounts(resources.get("requests")), limits
@@ -106,9 +134,13 @@ def _amounts(resources: Manifest | None) -> Amounts:
 
 
 def _applies(quota: Manifest, pod: Manifest) -> bool:
+    return all(_matches(scope, pod) for scope in _scopes(quota))
+
+
+def _scopes(quota: Manifest) -> list[Manifest]:
     spec = quota.get("spec", {})
     scopes = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes", ())]
-    return all(_matches(scope, pod) for scope in (*scopes, *spec.get("scopeSelector", {}).get("matchExpressions", ())))
+    return [*scopes, *spec.get("scopeSelector", {}).get("matchExpressions", ())]
 
 
 def _matches(scope: Manifest, pod: Manifest) -> bool:

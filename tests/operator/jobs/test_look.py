@@ -157,6 +157,68 @@ async def test_quotas_are_listed_once_and_only_while_a_worker_job_is_to_be_made(
     assert [where for _, where, *_ in fake.asked].count(QUOTAS) == looks
 
 
+LIMITS, CLASSES = "/api/v1/namespaces/ml/limitranges", "/apis/scheduling.k8s.io/v1/priorityclasses"
+SCOPE = {"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "Exists"}]}}
+
+
+@pytest.mark.parametrize(
+    ("quotas", "asked"),
+    [
+        pytest.param([], [], id="no-quota"),
+        pytest.param([a_quota({"pods": "2"}, {"pods": "0"})], [LIMITS], id="quota"),
+        pytest.param([a_quota({"pods": "2"}, {"pods": "0"}, **SCOPE)], [LIMITS, CLASSES], id="quota-for-priorities"),
+    ],
+)
+async def test_defaults_of_pods_are_asked_for_only_where_a_quota_counts_them(
+    world: Live, fake: FakeApi, quotas: list[Manifest], asked: list[str]
+) -> None:
+    lists(fake, [], [])
+    fake.answers["GET", QUOTAS] = 200, {"items": quotas}
+    fake.answers["GET", LIMITS] = 200, {"items": [{"metadata": {"name": "d"}, "spec": {"limits": []}}]}
+    named = [{"metadata": {"name": "low"}}, {"metadata": {"name": "usual"}, "globalDefault": True}]
+    fake.answers["GET", CLASSES] = 200, {"items": named}
+    observed = await world.observe(OWNER, 0)
+    assert [where for _, where, *_ in fake.asked if where in (LIMITS, CLASSES)] == asked
+    assert observed.default_priority == ("usual" if CLASSES in asked else None)
+    assert len(observed.limit_ranges) == len(asked[:1])
+
+
+async def test_a_role_without_the_defaults_costs_no_more_than_the_look_at_them(world: Live, fake: FakeApi) -> None:
+    lists(fake, [], [])
+    fake.answers["GET", QUOTAS] = 200, {"items": [a_quota({"pods": "2"}, {"pods": "0"}, **SCOPE)]}
+    for where in (LIMITS, CLASSES):
+        fake.answers["GET", where] = 403, {"message": "forbidden"}
+    observed = await world.observe(OWNER, 0)
+    assert (observed.limit_ranges, observed.default_priority, len(observed.quotas)) == ((), None, 1)
+
+
+def unscheduled(message: str) -> Manifest:
+    told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    pod = a_pod(0, "Pending", machine=None, conditions=(told,))
+    pod["spec"]["volumes"] = [{"name": "work", "persistentVolumeClaim": {"claimName": "dstj-demo"}}, {"name": "tmp"}]
+    return pod
+
+
+async def test_events_about_claims_are_read_while_pods_wait_for_one(world: Live, fake: FakeApi) -> None:
+    def event(name: str) -> Manifest:
+        about = {"kind": "PersistentVolumeClaim", "name": name}
+        return {"reason": "ProvisioningFailed", "message": "no class", "involvedObject": about}
+
+    pods = [unscheduled("pod has unbound immediate PersistentVolumeClaims")]
+    lists(fake, [a_worker_job(active=1)], [*pods, a_pod(1)], (event("dstj-other"), event("dstj-demo")))
+    found = (await world.observe(OWNER, 1)).warnings
+    assert found == (WarningEvent("PersistentVolumeClaim", "dstj-demo", "ProvisioningFailed", "no class"),)
+    assert [query for _, where, query, *_ in fake.asked if where.endswith("/events")] == [
+        {"fieldSelector": "involvedObject.kind=PersistentVolumeClaim"}
+    ]
+
+
+async def test_events_about_claims_are_not_read_for_pods_that_wait_for_machines(world: Live, fake: FakeApi) -> None:
+    lists(fake, [a_worker_job(active=2)], [unscheduled("0/3 nodes are available: Insufficient cpu"), a_pod(1)])
+    await world.observe(OWNER, 1)
+    assert [where for _, where, *_ in fake.asked if where.endswith("/events")] == []
+
+
 @pytest.mark.parametrize("body", [b"no json", b"[1]", b"[" * 50_000], ids=["no-json", "no-object", "bomb"])
 async def test_an_odd_answer_is_no_progress(world: Live, fake: FakeApi, body: bytes) -> None:
     lists(fake, [a_worker_job()], [a_pod(0, podIP="127.0.0.1")])

@@ -9,6 +9,22 @@ from support.builders.operator import a_pod, a_warning
 POD = "demo-a1-0-xxxxx"
 
 
+NOT_FOUND = 'storageclass.storage.k8s.io "fast" not found'
+NO_CLAIM = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims"
+
+
+def unplaced(*conditions: Manifest) -> Manifest:
+    return a_pod(0, "Pending", machine=None, conditions=conditions)
+
+
+def unscheduled(message: str, reason: str = "Unschedulable") -> Manifest:
+    return unplaced({"type": "PodScheduled", "status": "False", "reason": reason, "message": message})
+
+
+def of_claim(reason: str, message: str) -> WarningEvent:
+    return WarningEvent("PersistentVolumeClaim", "dstj-demo", reason, message)
+
+
 def pending(*, waiting: str = "", message: str = "", unschedulable: str = "", init: str = "") -> Manifest:
     status: Manifest = {}
     if waiting:
@@ -36,6 +52,34 @@ def pending(*, waiting: str = "", message: str = "", unschedulable: str = "", in
         ([pending()], [a_warning("FailedMount", 'secret "kek" not found', kind="Pod", name=POD)], "FailedMount", "kek"),
         ([], [a_warning("FailedCreate", "exceeded quota: team")], "QuotaExceeded", "raise the ResourceQuota"),
         ([], [a_warning("FailedCreate", "violates PodSecurity")], "PodsRefused", "admission policy"),
+        (
+            [],
+            [a_warning("FailedCreate", "pods are forbidden: no PriorityClass with name high was found")],
+            "PriorityClassNotFound",
+            "name high was found: create it, or set scheduling.priorityClassName",
+        ),
+        *(
+            (
+                [pod],
+                [of_claim("ProvisioningFailed", NOT_FOUND)],
+                "ProvisioningFailed",
+                f"claim dstj-demo: {NOT_FOUND}: create",
+            )
+            for pod in (
+                unscheduled(NO_CLAIM),
+                unscheduled(f"running PreFilter: {NOT_FOUND}", "SchedulerError"),
+                unplaced(),
+            )
+        ),
+        (
+            [unscheduled(NO_CLAIM)],
+            [of_claim("FailedBinding", "no persistent volumes available and no storage class is set")],
+            "FailedBinding",
+            "mark one of `kubectl get storageclasses` as the default",
+        ),
+        ([unscheduled(NO_CLAIM)], [of_claim("ExternalProvisioning", "waiting")], "Unschedulable", "unbound"),
+        ([unscheduled("0/3 nodes: Insufficient cpu")], [of_claim("ProvisioningFailed", "old")], "Unschedulable", "cpu"),
+        ([unscheduled("no such thing", "SchedulerError")], [], "SchedulerError", "no such thing"),
     ],
 )
 def test_a_blocker_names_what_is_wrong_and_the_way_out(

@@ -27,6 +27,48 @@ def a_job_of(num_pods: int = 2, resources: Manifest | None = None, **pod: Any) -
     return {"spec": {"parallelism": num_pods, "template": {"spec": {"containers": containers, **pod}}}}
 
 
+def a_limit_range(**defaults: Any) -> Manifest:
+    return {"spec": {"limits": [{"type": "Container", **defaults}, {"type": "Pod", "max": {"cpu": "9"}}]}}
+
+
+@pytest.mark.parametrize(
+    ("resources", "hard", "short"),
+    [
+        pytest.param(None, "requests.cpu", "requests.cpu: 2 needed at once", id="a-request-by-default"),
+        pytest.param(None, "limits.cpu", "limits.cpu: 4 needed at once", id="a-limit-by-default"),
+        pytest.param({"requests": {"cpu": 3}}, "requests.cpu", "requests.cpu: 6 needed at once", id="an-own-request"),
+        pytest.param({"limits": {"cpu": 3}}, "requests.cpu", "requests.cpu: 6 needed at once", id="from-an-own-limit"),
+        pytest.param({"limits": {"memory": 1}}, "requests.cpu", "requests.cpu: 2 needed at once", id="the-other-one"),
+    ],
+)
+def test_pods_need_what_a_limit_range_gives_them(resources: Manifest | None, hard: str, short: str) -> None:
+    quota = a_quota({hard: "1"}, {hard: "0"})
+    given = a_limit_range(default={"cpu": "2"}, defaultRequest={"cpu": "1"})
+    found = shortage(a_job_of(2, resources), [quota], [given])
+    assert short in str(found)
+    own = bool(resources and ("requests" in resources or "cpu" in resources["limits"]))
+    assert (shortage(a_job_of(2, resources), [quota]) is not None) is own
+
+
+@pytest.mark.parametrize(
+    ("named", "default", "counts"),
+    [("high", None, True), (None, "high", True), (None, "low", False), ("low", "high", False)],
+)
+def test_a_quota_for_a_priority_class_counts_pods_that_have_it_by_name_or_by_default(
+    named: str | None, default: str | None, counts: bool
+) -> None:
+    scope = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
+    quota = a_quota({"pods": "1"}, {"pods": "0"}, scopeSelector={"matchExpressions": [scope]})
+    job = a_job_of(2, **({"priorityClassName": named} if named else {}))
+    assert (shortage(job, [quota], default_priority=default) is not None) is counts
+
+
+def test_best_effort_pods_are_those_that_no_limit_range_gives_a_request() -> None:
+    quota = a_quota({"pods": "1"}, {"pods": "0"}, scopes=["BestEffort"])
+    assert shortage(a_job_of(2), [quota]) is not None
+    assert shortage(a_job_of(2), [quota], [a_limit_range(defaultRequest={"cpu": "1"})]) is None
+
+
 @pytest.mark.parametrize(
     ("hard", "used", "resources", "short"),
     [

@@ -19,7 +19,7 @@
   resources: [networkpolicies]
   verbs: [get, create, patch]
 - apiGroups: [""]
-  resources: [resourcequotas]
+  resources: [resourcequotas, limitranges]
   verbs: [list]
 - apiGroups: [""]
   resources: [events]

@@ -5,7 +5,7 @@ A counter rises in one pass, and a later pass acts on it.  So a crash in between
 
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from deepseek_operator.jobs import attempts
 from deepseek_operator.jobs.backoff import paused
@@ -14,11 +14,10 @@ from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.failure import AttemptFailure, Verdict, rejections
 from deepseek_operator.jobs.outcome import JobPlan, Outcome
 from deepseek_operator.jobs.plans import gave_up, next_attempt, next_time, planned, suspended
-from deepseek_operator.jobs.status import ConditionType, JobStatus, LastFailure, Phase
+from deepseek_operator.jobs.status import ConditionType, JobStatus, LastFailure, Phase, Restarts
 
 MAX_FAILURE_MESSAGE: Final = 4096  # [characters], as many as a kubelet keeps of a termination message
 _BEFORE_PAUSES: Final = frozenset({"AttemptFailed", "NotPlaced", "WorkerJobDeleted"})
-_COUNTERS: Final = {Verdict.RETRY: "job", Verdict.RETRY_FREE: "disruption", Verdict.NOT_PLACED: "not_placed"}
 
 
 def attempt_failed(facts: Facts, failure: AttemptFailure) -> JobPlan:
@@ -48,17 +47,24 @@ def lost(facts: Facts) -> JobPlan:
 
 def _restart(facts: Facts, status: JobStatus, reason: str, failure: AttemptFailure) -> JobPlan:
     """Begin the next attempt after a pause, unless all that the run policy allows are used."""
-    policy, used, counter = facts.job.spec.run_policy, status.restarts, _COUNTERS[failure.verdict]
-    if counter == "job" and used.job >= policy.max_restarts:
+    policy, used, verdict = facts.job.spec.run_policy, status.restarts, failure.verdict
+    if verdict is Verdict.RETRY and used.job >= policy.max_restarts:
         message = f"{failure}; all {used.job} restarts of runPolicy.maxRestarts are used"
         return gave_up(facts, status, "RestartBudgetExhausted", message)
-    if counter == "disruption" and used.disruption >= policy.max_disruptions:
+    if verdict is Verdict.RETRY_FREE and used.disruption >= policy.max_disruptions:
         message = f"{failure}; all {used.disruption} restarts of runPolicy.maxDisruptions are used"
         return gave_up(facts, status, "DisruptionBudgetExhausted", message)
-    restarts = used.model_copy(update={counter: getattr(used, counter) + 1, "in_place": 0})
-    status = paused(status, facts.settings, facts.now).model_copy(update={"restarts": restarts})
+    status = paused(status, facts.settings, facts.now).model_copy(update=_counted(status, verdict))
     message = f"attempt {facts.attempt + 1} begins at {next_time(status)}: {failure}"
     return next_attempt(facts, status, Outcome(Phase.RESTARTING, reason, message, is_warning=True))
+
+
+def _counted(status: JobStatus, verdict: Verdict) -> dict[str, Any]:
+    """The counters of the status after an attempt that ended with `verdict`."""
+    job, disruption = status.restarts.job, status.restarts.disruption
+    job, disruption = job + (verdict is Verdict.RETRY), disruption + (verdict is Verdict.RETRY_FREE)
+    not_placed = status.not_placed + (verdict is Verdict.NOT_PLACED)
+    return {"restarts": Restarts(job=job, disruption=disruption), "not_placed": not_placed}
 
 
 def pause(facts: Facts, phase: Phase) -> JobPlan:

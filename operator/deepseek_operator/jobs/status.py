@@ -50,9 +50,6 @@ class Restarts(Model):
         int,
         Field(ge=0, description="Attempts after evictions and deleted pods; compared with runPolicy.maxDisruptions."),
     ] = 0
-    not_placed: Annotated[
-        int, Field(ge=0, description="Tries that ended before all pods ran at the same time; not limited.")
-    ] = 0
 
 
 class NodeCounts(Model):
@@ -155,6 +152,9 @@ class JobStatus(Model):
     completion_time: Annotated[Time | None, Field(description="When the job succeeded or failed.")] = None
     attempt: Annotated[int, Field(ge=0, description="Current attempt; 0: not started. Never falls.")] = 0
     restarts: Annotated[Restarts, Field(description="Attempts and restarts by cause.")] = Restarts()
+    not_placed: Annotated[
+        int, Field(ge=0, description="Tries that ended before all pods ran at the same time; no restarts, not limited.")
+    ] = 0
     attempts: Annotated[
         tuple[AttemptStatus, ...], Field(max_length=10, description="The last attempts, the newest last.")
     ] = ()

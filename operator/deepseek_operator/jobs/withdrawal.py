@@ -93,8 +93,7 @@ def _give_back_machines(facts: Facts, cause: str) -> JobPlan:
     if _is_giving_back(facts):
         outcome = Outcome(Phase.PENDING, "NotPlaced", facts.job.status.message, is_warning=True)
         return _withdraw(facts, outcome, facts.status)
-    restarts = facts.status.restarts.model_copy(update={"not_placed": facts.status.restarts.not_placed + 1})
-    update = {"restarts": restarts, "excluded_nodes": ()}
+    update = {"not_placed": facts.status.not_placed + 1, "excluded_nodes": ()}
     status = paused(facts.status, facts.settings, facts.now).model_copy(update=update)
     message = (
         f"deleting {len(facts.pods)} of {facts.num_nodes} pods, because there are not enough machines for all; "

@@ -53,7 +53,7 @@ def avoided(plan: Plan[JobStatus]) -> list[str]:
 def test_the_attempt_after_a_rejection_goes_to_another_node_and_costs_no_restart(reason: str) -> None:
     status = plan_for(JobStatus(phase=Phase.STARTING, attempt=1), rejected(reason=reason)).status
     assert [(node.name, node.reason) for node in status.excluded_nodes] == [("gpu-7-0", reason)]
-    assert (status.restarts, status.phase) == (Restarts(not_placed=1), Phase.RESTARTING)
+    assert (status.restarts, status.not_placed, status.phase) == (Restarts(), 1, Phase.RESTARTING)
     assert "was rejected by gpu-7-0" in status.message
     assert status.next_attempt_time == NOW + timedelta(seconds=10)
     assert avoided(plan_for(status, rejected(), at=10)) == ["gpu-7-0"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deepseek_operator.controller.reconcile import RefusedError, reconcile
 from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.labels import attempt_of
-from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
+from deepseek_operator.jobs.status import JobStatus, Phase
 from deepseek_operator.objects.observed import Manifest, OwnerKey
 from deepseek_operator.objects.plan import Cause, Refusal
 from support.builders.operator import (
@@ -210,7 +210,7 @@ async def test_suspend_and_resume_make_the_next_attempt_and_no_restart() -> None
     cluster.collect()
     await settle(cluster)
     assert cluster.worker_jobs == ["demo-a2"]
-    assert cluster.status.restarts == Restarts()
+    assert cluster.status.restarts.model_dump() == {"job": 0, "in_place": 0, "disruption": 0}
 
 
 Life = Callable[[FakeCluster, Callable[[], Awaitable[None]]], Awaitable[None]]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.backoff import unpaused
 from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.failure import failure_of, job_condition
@@ -20,9 +21,11 @@ from deepseek_operator.jobs.retry import attempt_failed, lost, pause
 from deepseek_operator.jobs.status import Phase
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.jobs.withdrawal import withdrawal
+from deepseek_operator.jobs.workers import first_failure, outlived
 from deepseek_operator.objects.blockers import QUOTA_EXCEEDED
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.plan import Cause, Plan, Refusal
+from deepseek_operator.objects.pods import has_machine
 from deepseek_operator.objects.quota import Shortage, spread
 from deepseek_operator.settings import Settings
 
@@ -168,7 +171,7 @@ def _watch(facts: Facts, worker_job: Manifest) -> JobPlan:
     outcome = _going_on(facts, worker_job)
     if plan := withdrawal(facts, outcome):
         return plan
-    wait = facts.settings.resync_s if outcome.phase is Phase.QUEUED else facts.pause_s
+    wait = facts.settings.resync_s if outcome.phase is Phase.QUEUED else _pause_s(facts, worker_job)
     return planned(
         facts,
         outcome,
@@ -182,10 +185,9 @@ def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:
     """The outcome for a worker job that goes on.  It is a warning if a person must act."""
     nodes, desired = facts.status.replica_statuses.nodes, facts.num_nodes
     if worker_job.get("spec", {}).get("suspend"):
-        return Outcome(Phase.QUEUED, "WaitingForQueue", f"waiting for {facts.queue}")
-    if job_condition(worker_job, "FailureTarget"):
-        names = ", ".join(facts.unfinished_pods)
-        return Outcome(Phase.STARTING, "PodsStopping", f"a pod failed and the others stop: {names}{_LOST_FIX}")
+        return Outcome(Phase.QUEUED, "WaitingForQueue", f"waiting for {_queue(worker_job)}")
+    if stopping := _stopping(facts, worker_job):
+        return Outcome(Phase.STARTING, "PodsStopping", stopping)
     if nodes.ready + nodes.succeeded >= desired:
         return Outcome(Phase.RUNNING, "AllNodesReady", f"all {desired} pods are ready")
     if lost := ", ".join(facts.lost_pods):
@@ -194,3 +196,32 @@ def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:
     if blocker := facts.blocker:
         return Outcome(Phase.STARTING, blocker.reason, blocker.message, is_warning=True)
     return Outcome(Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods are ready")
+
+
+def _queue(worker_job: Manifest) -> str:
+    name = worker_job["metadata"].get("labels", {}).get(labels.QUEUE)
+    return f"queue {name!r} to admit it" if name else "whoever suspended the worker job to resume it"
+
+
+def _stopping(facts: Facts, worker_job: Manifest) -> str:
+    """Which pods an attempt waits for that has failed.  Empty: it has not."""
+    if job_condition(worker_job, "FailureTarget"):
+        return f"a pod failed and the others stop: {', '.join(facts.unfinished_pods)}{_LOST_FIX}"
+    if first_failure(facts.pods):
+        names = ", ".join(pod["metadata"]["name"] for pod in outlived(facts.pods))
+        return f"a trainer failed, and containers that others have added to its pod run on: {names}"
+    return ""
+
+
+def _pause_s(facts: Facts, worker_job: Manifest) -> float:
+    """The time between two passes over a worker job that goes on.
+
+    Pods without a machine make no progress, and an event reports when they get one.  So passes over such a job become
+    rarer with time, and a thousand jobs that wait for GPUs cost little.
+    """
+    shortest, longest = facts.settings.progress_interval_s, facts.settings.resync_s
+    if any(has_machine(pod) for pod in facts.pods):
+        return shortest
+    made = max(each["metadata"]["creationTimestamp"] for each in facts.pods or (worker_job,))
+    age = facts.now - datetime.fromisoformat(made)
+    return min(longest, max(shortest, age.total_seconds() / 4))

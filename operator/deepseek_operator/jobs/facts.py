@@ -1,6 +1,6 @@
 """One training job and the world around it, and the answers to the questions that a decision asks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -13,14 +13,12 @@ from deepseek_operator.jobs.failure import job_condition
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import running_seconds
-from deepseek_operator.jobs.spec import ProfileSpec
 from deepseek_operator.jobs.status import JobStatus, NodeCounts, Phase, ReplicaStatuses
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.jobs.worker_job import TRAIN
-from deepseek_operator.objects.blockers import Blocker, blocker_of
+from deepseek_operator.objects.blockers import UNSCHEDULABLE, Blocker, blocker_of
 from deepseek_operator.objects.observed import Manifest, Ref, ref
 from deepseek_operator.objects.pods import (
-    has_machine,
     has_started,
     has_succeeded,
     is_finished,
@@ -31,6 +29,7 @@ from deepseek_operator.objects.pods import (
 from deepseek_operator.objects.quota import Shortage, shortage
 from deepseek_operator.settings import Settings
 
+POLICY_MISSING = "PolicyMissing"
 _UNVERIFIED = "the policy is applied; only a network plugin that supports NetworkPolicy enforces it"
 
 
@@ -141,8 +140,7 @@ class Facts:
 
     @property
     def has_workers(self) -> bool:
-        kept = {job["metadata"]["uid"] for job in self._kept}
-        return bool(self.unfinished_pods) or any(job["metadata"]["uid"] not in kept for job in self._jobs)
+        return bool(self.unfinished_pods) or len(self._jobs) > len(self._kept)
 
     @property
     def all_jobs(self) -> tuple[Ref, ...]:
@@ -163,22 +161,13 @@ class Facts:
 
     @cached_property
     def _kept(self) -> tuple[Manifest, ...]:
-        """The worker jobs of the last failed attempts before the current one.  All of their pods have ended."""
-        over = [job for job in self._present if labels.attempt_of(job) < self.attempt and self._is_over(job)]
-        limit = self.job.spec.run_policy.failed_attempts_history_limit
-        return tuple(sorted(over, key=labels.attempt_of, reverse=True)[:limit])
-
-    def _is_over(self, job: Manifest) -> bool:
-        pods = (pod for pod in self._pods if labels.attempt_of(pod) == labels.attempt_of(job))
-        return job_condition(job, "Failed") is not None and all(is_finished(pod) for pod in pods)
+        """The worker jobs of the last failed attempts before the current one, which stay for their logs."""
+        older = [job for job in self._present if labels.attempt_of(job) < self.attempt]
+        return workers.last_failed(older, self._pods, self.job.spec.run_policy.failed_attempts_history_limit)
 
     @property
     def _present(self) -> tuple[Manifest, ...]:
         return tuple(job for job in self._jobs if "deletionTimestamp" not in job["metadata"])
-
-    @property
-    def profile(self) -> ProfileSpec | None:
-        return self.observed.profile
 
     @property
     def num_nodes(self) -> int:
@@ -186,7 +175,7 @@ class Facts:
 
     @property
     def lacks_profile(self) -> bool:
-        return self.job.spec.trainer.profile is not None and self.profile is None
+        return self.job.spec.trainer.profile is not None and self.observed.profile is None
 
     @property
     def profile_problem(self) -> tuple[str, str] | None:
@@ -196,7 +185,8 @@ class Facts:
             return "ProfileInvalid", f"TrainingProfile {name!r}: {self.observed.profile_problem}"
         if self.lacks_profile:
             return "ProfileNotFound", f"TrainingProfile {name!r} does not exist: see `kubectl get trainingprofiles`"
-        mismatch = self.profile and profile_mismatch(self.job.spec, self.profile)
+        profile = self.observed.profile
+        mismatch = profile and profile_mismatch(self.job.spec, profile)
         return ("ProfileMismatch", mismatch) if mismatch else None
 
     @cached_property
@@ -205,7 +195,7 @@ class Facts:
         blueprint = Blueprint(
             self.job.spec,
             self.job.owner,
-            self.profile,
+            self.observed.profile,
             self.settings,
             max(1, self.attempt),
             self.job.labels,
@@ -225,30 +215,30 @@ class Facts:
         return tuple(child for child in self.children if child["kind"] not in {"Job", "PersistentVolumeClaim"})
 
     @property
-    def wants_isolation(self) -> bool:
-        return self.job.spec.network.isolation is Isolation.ISOLATED
-
-    @property
     def lost_its_policy(self) -> bool:
-        return self.wants_isolation and self.observed.isolated is False
+        return self.isolation is not None and self.isolation[1] == POLICY_MISSING
 
     @property
     def isolation(self) -> tuple[str, str, str] | None:
         """The status, reason and message of NetworkIsolated, which never claim more than is known.  None: as before."""
-        if not self.wants_isolation:
+        if self.job.spec.network.isolation is not Isolation.ISOLATED:
             return "False", "Unmanaged", "network.isolation is Unmanaged"
         match self.observed.isolated:
             case None:
                 return None
             case False:
-                return "False", "PolicyMissing", "the policy is not there yet"
+                return "False", POLICY_MISSING, "the policy is not there yet"
             case True:
                 return "Unknown", "PolicyApplied", _UNVERIFIED
 
     @property
     def blocker(self) -> Blocker | None:
         unfinished = [pod for pod in self.pods if not is_finished(pod)]
-        return blocker_of(unfinished, self.observed.warnings, self.num_nodes)
+        found = blocker_of(unfinished, self.observed.warnings, self.num_nodes)
+        if found is None or found.reason != UNSCHEDULABLE or not self.status.excluded_nodes:
+            return found
+        away = ", ".join(f"{node.name} ({node.reason})" for node in self.status.excluded_nodes)
+        return replace(found, message=f"{found.message}; the job keeps away from {away} for now")
 
     @property
     def shortage(self) -> Shortage | None:
@@ -259,30 +249,10 @@ class Facts:
         return shortage(self.children[-1], seen.quotas, seen.limit_ranges, seen.default_priority)
 
     @property
-    def queue(self) -> str:
-        name = self.worker_job and labels.of_queue(self.worker_job["metadata"].get("labels", {})).get(labels.QUEUE)
-        return f"queue {name!r} to admit it" if name else "whoever suspended the worker job to resume it"
-
-    @property
     def seconds_left(self) -> float | None:
         """The time until runPolicy.activeDeadlineSeconds, or None if the job has no such limit."""
         limit = self.job.spec.run_policy.active_deadline_seconds
         return None if limit is None else limit - running_seconds(self.status, self.now)
-
-    @property
-    def pause_s(self) -> float:
-        """The time between two passes over a worker job that goes on.
-
-        Pods without a machine make no progress, and an event reports when they get one.  So passes over such a job
-        become rarer with time, and a thousand jobs that wait for GPUs cost little.
-        """
-        shortest, longest = self.settings.progress_interval_s, self.settings.resync_s
-        if any(has_machine(pod) for pod in self.pods):
-            return shortest
-        assert self.worker_job is not None
-        made = max(each["metadata"]["creationTimestamp"] for each in self.pods or (self.worker_job,))
-        age = self.now - datetime.fromisoformat(made)
-        return min(longest, max(shortest, age.total_seconds() / 4))
 
     @cached_property
     def _jobs(self) -> tuple[Manifest, ...]:

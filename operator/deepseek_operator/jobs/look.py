@@ -124,15 +124,16 @@ class Live:
         waiting = [pod for pod in pods if has_machine(pod) and pod.get("status", {}).get("phase") == "Pending"]
         about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
         found = [await self.reads.warnings(manifest) for manifest in about]
-        found.append(await self._of_claims(newest, pods))
+        found.append(await self._of_claims(newest["metadata"], pods))
         return tuple(warning for warnings in found for warning in warnings)
 
-    async def _of_claims(self, newest: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
+    async def _of_claims(self, meta: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
+        """The events about the claims that one of the pods mounts, if it may wait for one of them."""
         waiting = [pod for pod in pods if not has_machine(pod) and not is_finished(pod) and waits_for_claim(pod)]
         if not waiting:
             return ()
         claims = claims_of(waiting[0])
-        found = await self.reads.events(newest["metadata"]["namespace"], "PersistentVolumeClaim")
+        found = await self.reads.events(meta["namespace"], "PersistentVolumeClaim")
         return tuple(event for event in found if event.name in claims)
 
     async def _is_isolated(self, owner: Owner) -> bool:

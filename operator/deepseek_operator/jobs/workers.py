@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from deepseek_operator.jobs.failure import LONG_AGO, time_of
-from deepseek_operator.jobs.labels import index_of
+from deepseek_operator.jobs.failure import LONG_AGO, job_condition, time_of
+from deepseek_operator.jobs.labels import attempt_of, index_of
 from deepseek_operator.jobs.worker_job import TRAIN
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.pods import (
@@ -57,6 +57,13 @@ def first_failure(pods: Iterable[Manifest]) -> datetime | None:
     """When the first trainer ended with an error in a pod that does not end with it."""
     ends = (end_of(pod, TRAIN) or {} for pod in outlived(pods))
     return min((time_of(end.get("finishedAt")) for end in ends if end.get("exitCode")), default=None)
+
+
+def last_failed(jobs: Iterable[Manifest], pods: Iterable[Manifest], limit: int) -> tuple[Manifest, ...]:
+    """The newest `limit` of the worker jobs that have failed and whose pods have all ended."""
+    alive = {attempt_of(pod) for pod in pods if not is_finished(pod)}
+    over = [job for job in jobs if job_condition(job, "Failed") and attempt_of(job) not in alive]
+    return tuple(sorted(over, key=attempt_of, reverse=True)[:limit])
 
 
 def _index(pod: Manifest) -> Index:

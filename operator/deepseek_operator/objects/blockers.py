@@ -9,6 +9,7 @@ from deepseek_operator.objects.pods import has_machine
 from deepseek_operator.objects.quota import QUOTA_FIX
 
 QUOTA_EXCEEDED: Final = "QuotaExceeded"
+UNSCHEDULABLE: Final = "Unschedulable"
 _IMAGE_FIX: Final = "check the image of the job or its profile, and that the machines may pull it"
 _WAITING_FIXES: Final = {
     "ErrImagePull": _IMAGE_FIX,
@@ -100,7 +101,7 @@ def _unbound(warnings: Iterable[WarningEvent]) -> Blocker | None:
 def _unscheduled(name: str, status: Manifest) -> Blocker | None:
     for condition in status.get("conditions", ()):
         is_scheduled = condition["type"] != "PodScheduled" or condition["status"] != "False"
-        if not is_scheduled and condition.get("reason") in {"Unschedulable", "SchedulerError"}:
+        if not is_scheduled and condition.get("reason") in {UNSCHEDULABLE, "SchedulerError"}:
             return Blocker(condition["reason"], f"pod {name}: {condition.get('message', '')}: {_SCHEDULE_FIX}")
     return None
 

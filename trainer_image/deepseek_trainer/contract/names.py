@@ -12,6 +12,8 @@ from typing import Final
 ENV_RUN_ID: Final = "DSTJ_RUN_ID"  # "<job uid>-<attempt>": a closed rendezvous is never joined again
 ENV_NODE_INDEX: Final = "JOB_COMPLETION_INDEX"  # 0 to numNodes - 1; set by kube-controller-manager
 ENV_RENDEZVOUS: Final = "DSTJ_RENDEZVOUS"  # "host:port" of node 0
+ENV_ACCELERATORS: Final = "DSTJ_ACCELERATORS"  # "8 nvidia.com/gpu": what the pod asked for; unset if nothing
+ENV_FABRIC: Final = "DSTJ_FABRIC"  # "1" if the pod asked for RDMA
 
 ENV_NODE_ADDRESS: Final = "DSTJ_NODE_ADDRESS"  # see node_address
 ENV_METRICS_PORT: Final = "DSTJ_METRICS_PORT"  # see metrics_port

@@ -15,7 +15,8 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from deepseek_trainer.contract.errors import PeerGoneError
+from deepseek_trainer.contract.errors import PeerGoneError, TryAgainError
+from deepseek_trainer.worker.devices import require_devices
 from deepseek_trainer.worker.failure import first_line
 from deepseek_trainer.worker.process import StopRequested
 
@@ -76,6 +77,7 @@ def joined() -> Iterator[World]:
     the group is not left, because that could wait for ever for a dead peer.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
+    require_devices(TryAgainError)  # they were there while the data were prepared; another machine may have them
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:

@@ -15,8 +15,9 @@ import yaml
 from pydantic import ValidationError
 
 from deepseek_operator.api.names import API_VERSION, GROUP, KIND, PROFILE_KIND
-from deepseek_operator.jobs.blueprint import profile_mismatch
-from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec, ProfileSpec
+from deepseek_operator.jobs.limits import profile_mismatch
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.rules import Model, shown, unknown_fields

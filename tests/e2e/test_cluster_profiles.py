@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from deepseek_operator.jobs.spec import GPU
+from deepseek_operator.jobs.resources import GPU
 from support.builders.operator import merged
 from support.cluster import kube
 from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job

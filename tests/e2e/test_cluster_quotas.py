@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepseek_operator.jobs.spec import GPU
+from deepseek_operator.jobs.resources import GPU
 from support.cluster import kube
 from support.cluster.kube import Namespace, TrainingJob, a_job, example
 from support.cluster.obstacles import LACKING, NO_IMAGE, goes_on, looks_now, reason_of, told

@@ -12,10 +12,13 @@ from pydantic import ValidationError
 
 from deepseek_operator import apidocs, crd
 from deepseek_operator.api.schema import Schema
-from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.jobs.training_job import NAME_RULE, validation_messages
+from deepseek_trainer.contract.rules import Model
 from support.builders.operator import PROFILE, SPEC, a_training_job, merged
+from support.samples import profiles
 from support.samples.api import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 
 JOB = crd.training_job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -77,14 +80,14 @@ def contains_cidr(outer: str, inner: str) -> bool:
 KUBERNETES = {"split": str.split, "sum": sum, "isCIDR": is_cidr, "cidr": str, "containsCIDR": contains_cidr}
 
 
-def by_cel(spec: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:
-    schema = JOB["properties"]["spec"]
+def by_cel(spec: dict[str, Any], old: dict[str, Any] | None = None, root: Schema = JOB) -> list[str]:
+    schema = root["properties"]["spec"]
     return list(broken_rules(schema, defaulted(schema, spec), defaulted(schema, old) if old else None))
 
 
-def by_pydantic(spec: dict[str, Any]) -> list[str]:
+def by_pydantic(spec: dict[str, Any], model: type[Model] = JobSpec) -> list[str]:
     try:
-        JobSpec.model_validate(spec)
+        model.model_validate(spec)
     except ValidationError as error:
         return [message.split(": ", 1)[1].split("; given: ")[0] for message in validation_messages(error)]
     return []
@@ -159,6 +162,17 @@ def test_a_rule_is_the_same_in_cel_and_in_python(message: str, holds: dict[str, 
     assert from_python.lower() == from_cel.lower()
 
 
+@pytest.mark.parametrize(("message", "holds", "breaks"), profiles.RULES)
+def test_a_rule_of_profiles_is_the_same_in_cel_and_in_python(
+    message: str, holds: dict[str, Any], breaks: dict[str, Any]
+) -> None:
+    good, bad = merged(PROFILE, holds), merged(PROFILE, breaks)
+    assert (by_cel(good, root=PROFILE_SCHEMA), by_pydantic(good, ProfileSpec)) == ([], [])
+    (from_cel,), (from_python,) = by_cel(bad, root=PROFILE_SCHEMA), by_pydantic(bad, ProfileSpec)
+    assert from_cel.startswith(message)
+    assert from_python.lower() == from_cel.lower()
+
+
 @pytest.mark.parametrize("field", IMMUTABLE)
 def test_what_the_trainer_reads_is_immutable(field: str) -> None:
     changed = merged(SPEC, {field: IMMUTABLE[field]})
@@ -176,7 +190,7 @@ def test_every_field_is_either_mutable_or_immutable() -> None:
 def test_every_rule_has_a_sample() -> None:
     messages = {rule["message"] for _, schema in EVERY_NODE for rule in schema.get("x-kubernetes-validations", ())}
     prefixes = (
-        *(message for message, _, _ in RULES),
+        *(message for message, _, _ in (*RULES, *profiles.RULES)),
         *(f"{field} is immutable" for field in IMMUTABLE),
         "metadata.name",
     )
@@ -192,12 +206,20 @@ def test_names_fit_into_host_names(name: str, is_good: bool) -> None:
     assert NAME_RULE.holds(name) is is_good
 
 
-@pytest.mark.parametrize(("inside", "outside"), BOUNDS)
-def test_a_bound_is_the_same_in_the_schema_and_in_python(inside: dict[str, Any], outside: dict[str, Any]) -> None:
-    schema = JOB["properties"]["spec"]
+@pytest.mark.parametrize(
+    ("root", "model", "smallest", "inside", "outside"),
+    [
+        *((JOB, JobSpec, SPEC, *bound) for bound in BOUNDS),
+        *((PROFILE_SCHEMA, ProfileSpec, PROFILE, *bound) for bound in profiles.BOUNDS),
+    ],
+)
+def test_a_bound_is_the_same_in_the_schema_and_in_python(
+    root: Schema, model: type[Model], smallest: dict[str, Any], inside: dict[str, Any], outside: dict[str, Any]
+) -> None:
+    schema = root["properties"]["spec"]
     for changes, is_good in ((inside, True), (outside, False)):
-        spec = merged(SPEC, changes)
-        assert (by_pydantic(spec) == []) is is_good
+        spec = merged(smallest, changes)
+        assert (by_pydantic(spec, model) == []) is is_good
         assert (list(out_of_bounds(schema, defaulted(schema, spec))) == []) is is_good
 
 

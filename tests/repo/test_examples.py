@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from deepseek_operator.api.names import API_VERSION, KIND, PROFILE_KIND
-from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.base_model.families import scratch_dimensions
 from deepseek_trainer.contract.rules import unknown_fields
 

@@ -7,7 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from deepseek_operator.jobs.spec import GPU, ProfileSpec, Resources
+from deepseek_operator.jobs.limits import resources_of
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.resources import Resources, accelerators_of
 from deepseek_operator.objects.quota import amount
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.estimate import PROGRAM, Setup, largest_rows, memory, needed, trainable
@@ -126,23 +128,21 @@ def plan(arguments: Namespace) -> int:
 
 
 def _target(job: Job, gpu: str | None) -> Target:
-    limits = (_resources(job) or Resources()).limits or {}
+    resources = _resources(job) or Resources()
+    limits = resources.limits or {}
     ranks = job.spec.trainer.num_proc_per_node
     host = int(amount(limits["memory"])) // ranks if "memory" in limits else None
     if gpu is not None:
         return Target(gpu, gpu, is_cuda=True, memory=GPUS[gpu].memory, host=host)
-    if GPU in limits:
+    if accelerators_of(resources):
         return Target("a GPU (--gpu NAME names it)", None, is_cuda=True, memory=None, host=host)
     return Target("the CPU", None, is_cuda=False, memory=host, host=host)
 
 
 def _resources(job: Job) -> Resources | None:
-    """The job's own resources, or those of its profile if one of the files has it."""
-    trainer = job.spec.trainer
-    profile = job.profiles.get(trainer.profile or "")
-    if trainer.resources_per_node or profile is None:
-        return trainer.resources_per_node
-    return ProfileSpec.model_validate(profile["spec"]).resources_per_node
+    """The resources of a pod, with those of the job's profile if one of the files has it."""
+    profile = job.profiles.get(job.spec.trainer.profile or "")
+    return resources_of(job.spec, ProfileSpec.model_validate(profile["spec"]) if profile else None)
 
 
 def _run(plan: Plan, speed: Speed | None) -> Iterator[Line]:

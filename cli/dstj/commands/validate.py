@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.manifests import children
-from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError

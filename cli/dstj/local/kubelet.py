@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from deepseek_trainer.contract.names import ENV_NODE_INDEX
+from deepseek_operator.jobs.profile import VARIABLE
+from deepseek_trainer.contract.names import ENV_ACCELERATORS, ENV_FABRIC, ENV_NODE_INDEX
 from deepseek_trainer.contract.times import rfc3339
 
 Manifest = dict[str, Any]
@@ -45,8 +46,14 @@ def index_of(pod: Manifest) -> int:
 
 
 def environment(container: Manifest, pod: Manifest) -> dict[str, str]:
-    own = {variable["name"]: variable["value"] for variable in container.get("env", ())}
+    """The environment of a container, without what is about the cluster's machines: its devices and its network."""
+    given = {variable["name"]: variable["value"] for variable in container.get("env", ())}
+    own = {name: value for name, value in given.items() if not _is_of_the_cluster(name)}
     return {ENV_NODE_INDEX: str(index_of(pod))} | own
+
+
+def _is_of_the_cluster(variable: str) -> bool:
+    return variable in {ENV_ACCELERATORS, ENV_FABRIC} or re.fullmatch(VARIABLE, variable) is not None
 
 
 def field_of(pod: Manifest, path: str) -> str:

@@ -84,6 +84,8 @@ class _Converter:
         if "patternProperties" in raw:
             (value,) = raw["patternProperties"].values()
             schema["additionalProperties"] = self._value(value)
+        if isinstance(value := raw.get("additionalProperties"), dict):
+            schema["additionalProperties"] = self._value(value)
         return schema
 
     def _reference(self, name: str) -> Schema:

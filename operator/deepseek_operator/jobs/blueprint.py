@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepseek_operator.api.isolation import EgressRule
-from deepseek_operator.jobs.spec import GPU, JobSpec, ProfileSpec, Resources
+from deepseek_operator.jobs.limits import resources_of
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.resources import Resources
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
-from deepseek_trainer.contract.rules import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Blueprint:
 
     @property
     def resources(self) -> Resources | None:
-        return self.spec.trainer.resources_per_node or (self.profile.resources_per_node if self.profile else None)
+        return resources_of(self.spec, self.profile)
 
     @property
     def storage_class(self) -> str | None:
@@ -50,22 +52,6 @@ class Blueprint:
     @property
     def egress(self) -> tuple[EgressRule, ...]:
         return (*self.spec.network.egress, *(self.profile.egress if self.profile else ()))
-
-
-def profile_mismatch(spec: JobSpec, profile: ProfileSpec) -> str | None:
-    """Why `spec` cannot run with `profile`, in one line like that of a broken rule, or None if it can.
-
-    The API server enforces the same rule where a job gives its own resources.  Here they come from the profile.
-    """
-    trainer, given = spec.trainer, profile.resources_per_node
-    gpus = ((given and given.limits) or {}).get(GPU)
-    if trainer.resources_per_node or gpus is None or str(gpus) == str(trainer.num_proc_per_node):
-        return None
-    return (
-        f"spec.trainer.numProcPerNode: must equal {GPU} of TrainingProfile {shown(trainer.profile)}, "
-        f"which is {shown(gpus)}, not {trainer.num_proc_per_node}: one process drives one GPU; "
-        "make the job anew with that number, or with another profile"
-    )
 
 
 def child_name(owner: Owner) -> str:

@@ -7,9 +7,10 @@ from functools import cached_property
 from deepseek_operator.api.isolation import Isolation
 from deepseek_operator.jobs import attempts, labels, workers
 from deepseek_operator.jobs.backoff import pause_left
-from deepseek_operator.jobs.blueprint import Blueprint, profile_mismatch, worker_job_name
+from deepseek_operator.jobs.blueprint import Blueprint, worker_job_name
 from deepseek_operator.jobs.exclusion import still_excluded
 from deepseek_operator.jobs.failure import job_condition
+from deepseek_operator.jobs.limits import profile_mismatch
 from deepseek_operator.jobs.manifests import children
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import running_seconds
@@ -49,7 +50,7 @@ class Facts:
     @property
     def counted(self) -> JobStatus:
         """The status that was reported, with the pods that this pass counts."""
-        counts = {"replica_statuses": ReplicaStatuses(nodes=self._counts), "replicas": self._counts.active}
+        counts = {"replica_statuses": ReplicaStatuses(nodes=self._counts)}
         return self.reported.model_copy(update=counts)
 
     @cached_property
@@ -58,7 +59,6 @@ class Facts:
         started = self.reported.start_time or (self.now if any(has_started(pod) for pod in self.pods) else None)
         update = {
             "attempt": self.attempt,
-            "selector": f"{labels.JOB_UID}={self.job.owner.uid}",
             "start_time": started,
             "excluded_nodes": still_excluded(self.reported.excluded_nodes, self.now),
         }

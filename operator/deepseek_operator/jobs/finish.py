@@ -7,7 +7,7 @@ from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import JobPlan, Outcome, plan_with
-from deepseek_operator.jobs.status import Phase
+from deepseek_operator.jobs.status import Phase, ReplicaStatuses
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.observed import Ref
 from deepseek_operator.objects.plan import Plan
@@ -32,7 +32,9 @@ def finished_with_pods(job: TrainingJob, observed: Observed, settings: Settings,
     """
     facts = Facts(job, observed, settings, now, job.status)
     left = len(facts.unfinished_pods)
-    plan = finished(replace(job, status=job.status.model_copy(update={"replicas": left})), now)
+    nodes = job.status.replica_statuses.nodes.model_copy(update={"active": left})
+    counted = job.status.model_copy(update={"replica_statuses": ReplicaStatuses(nodes=nodes)})
+    plan = finished(replace(job, status=counted), now)
     if not left:
         return plan
     soon = min(settings.progress_interval_s, plan.look_again or settings.progress_interval_s)

@@ -13,7 +13,7 @@ from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import child_name
 from deepseek_operator.jobs.failure import job_condition
 from deepseek_operator.jobs.observed import Observed
-from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.training_job import TrainingJob, validation_messages
 from deepseek_operator.objects.blockers import claims_of, waits_for_claim
 from deepseek_operator.objects.kind import Child, Reads
@@ -48,7 +48,7 @@ async def look(job: TrainingJob, world: World) -> Observed | None:
     """Look at the job.  None: it is finished and has no pods, or its spec breaks a rule; then there is no need."""
     if job.holders:
         return await world.observe(job.owner, job.status.attempt)
-    if job.problems or (job.status.is_finished and not job.status.replicas):
+    if job.problems or (job.status.is_finished and not job.status.replica_statuses.nodes.active):
         return None
     profile, problem = await _profile(job, world)
     observed = await world.observe(job.owner, job.status.attempt)

@@ -68,11 +68,11 @@ def _service(blueprint: Blueprint, meta: Manifest) -> Manifest:
 
 def _claim(blueprint: Blueprint, meta: Manifest) -> Manifest:
     """The claim of the work volume.  Without an owner it outlives the job, and a job of the same name uses it again."""
-    volume = blueprint.spec.checkpoint.volume
+    volume, nodes = blueprint.spec.checkpoint.volume, blueprint.spec.trainer.num_nodes
     if volume.when_deleted is VolumeRetention.RETAIN:
         meta = {key: value for key, value in meta.items() if key != "ownerReferences"}
     claim: Manifest = {
-        "accessModes": [str(volume.access_mode)],
+        "accessModes": [str(volume.mode(nodes))],
         "resources": {"requests": {"storage": str(volume.size)}},
     }
     if blueprint.storage_class:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deepseek_operator.jobs.spec import ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.objects.observed import Manifest, WarningEvent
 from deepseek_trainer.contract.progress import Progress
 

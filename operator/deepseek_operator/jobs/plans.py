@@ -51,7 +51,7 @@ def suspended(facts: Facts, status: JobStatus) -> JobPlan:
 def next_attempt(facts: Facts, status: JobStatus, outcome: Outcome) -> JobPlan:
     """Raise the counter and look again at once.  The next pass acts on the counter."""
     none = ReplicaStatuses(nodes=NodeCounts(desired=facts.num_nodes))
-    status = status.model_copy(update={"attempt": facts.attempt + 1, "replica_statuses": none, "replicas": 0})
+    status = status.model_copy(update={"attempt": facts.attempt + 1, "replica_statuses": none})
     return planned(facts, outcome, status=status, look_again=0.0)
 
 

@@ -1,16 +1,18 @@
-"""The API: what a DeepSeekTrainingJob and a TrainingProfile may say.
+"""The API: what a DeepSeekTrainingJob may say.  `profile.py` holds what a TrainingProfile may say.
 
 The parts that the trainer reads stand in deepseek_trainer.contract, and this module adds those for Kubernetes.
 `crd.py` turns the models into the CRDs, and `apidocs.py` into docs/api.md.
 """
 
-import re
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from deepseek_operator.api.isolation import EgressRule, NetworkSpec
+from deepseek_operator.api.isolation import NetworkSpec
+from deepseek_operator.jobs.pod_metadata import PodMetadata
+from deepseek_operator.jobs.profile import Image
+from deepseek_operator.jobs.resources import Quantity, Resources, accelerators_of
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
 from deepseek_trainer.contract.config import JobIdentity, TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
@@ -20,35 +22,11 @@ from deepseek_trainer.contract.images import JOB_RULES
 from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
-from deepseek_trainer.contract.rules import Model, Rule, shown
+from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import DnsName
 
 # "<name>-a<attempt>-<index>" is the host name of a pod, which has at most 63 characters.
 MAX_NAME_LENGTH: Final = 50
-
-# Only ASCII is allowed, because a look-alike letter would name another registry.
-Image = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}$", max_length=512)]
-_QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
-
-
-def _is_quantity(value: Any) -> int | str:
-    if isinstance(value, int | str) and re.fullmatch(_QUANTITY[1:-1], str(value)):
-        return value
-    raise ValueError(f"{shown(value)} is not a quantity: use 4, 500m, 64Gi or, in quotes, '1.5'")
-
-
-Quantity = Annotated[
-    int | str,
-    BeforeValidator(_is_quantity),
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "minimum": 0, "maxLength": 32}),
-]
-ResourceName = Annotated[
-    str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=253)
-]
-LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
-ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=32)]
-
-GPU: Final = "nvidia.com/gpu"
 
 
 class RunPolicy(Model):
@@ -79,13 +57,6 @@ class RunPolicy(Model):
     ] = 1
 
 
-class Resources(Model):
-    """Compute resources of one node (pod), as in core/v1."""
-
-    requests: Annotated[ResourceList | None, Field(description="Requests; default: the limits.")] = None
-    limits: Annotated[ResourceList | None, Field(description="Limits, nvidia.com/gpu among them.")] = None
-
-
 class TrainerSpec(Model):
     """Where the training runs: image and size."""
 
@@ -95,10 +66,14 @@ class TrainerSpec(Model):
     ] = None
     num_nodes: Annotated[int, Field(ge=1, le=1000, description="Pods, on machines of their own if possible.")] = 1
     num_proc_per_node: Annotated[
-        int, Field(ge=1, le=64, description="Processes per pod; equals nvidia.com/gpu if that is asked for.")
+        int, Field(ge=1, le=64, description="Processes per pod; equals its accelerators if it has any.")
     ] = 1
     resources_per_node: Annotated[
         Resources | None, Field(description="Resources of each pod; default: the profile's.")
+    ] = None
+    pod_metadata: Annotated[
+        PodMetadata | None,
+        Field(description="Labels and annotations of the pods, as far as the profile's podMetadataPrefixes allow."),
     ] = None
 
     rules: ClassVar = (
@@ -108,17 +83,22 @@ class TrainerSpec(Model):
             lambda self: (self.image is None) != (self.profile is None),
         ),
         Rule(
-            "!has(self.resourcesPerNode) || !has(self.resourcesPerNode.limits)"
-            " || !('nvidia.com/gpu' in self.resourcesPerNode.limits)"
-            " || string(self.resourcesPerNode.limits['nvidia.com/gpu']) == string(self.numProcPerNode)",
-            "numProcPerNode must equal resourcesPerNode.limits[nvidia.com/gpu]: one process drives one GPU",
-            lambda self: str((self.gpu_limit or {}).get(GPU, self.num_proc_per_node)) == str(self.num_proc_per_node),
+            "!has(self.resourcesPerNode) || !has(self.resourcesPerNode.limits) || self.resourcesPerNode.limits.all(r,"
+            " !r.startsWith('nvidia.com/') || string(self.resourcesPerNode.limits[r]) == string(self.numProcPerNode))",
+            "numProcPerNode must equal the nvidia.com/ devices of resourcesPerNode.limits: one process drives one",
+            lambda self: self._drives_its_accelerators,
+        ),
+        Rule(
+            "!has(self.podMetadata) || has(self.profile)",
+            "podMetadata needs a profile, which says in podMetadataPrefixes what a job may set",
+            lambda self: self.pod_metadata is None or self.profile is not None,
         ),
     )
 
     @property
-    def gpu_limit(self) -> dict[str, Any] | None:
-        return self.resources_per_node.limits if self.resources_per_node else None
+    def _drives_its_accelerators(self) -> bool:
+        devices = accelerators_of(self.resources_per_node)
+        return devices is None or str(devices.count) == str(self.num_proc_per_node)
 
     @property
     def world_size(self) -> int:
@@ -144,8 +124,12 @@ class WorkVolume(Model):
     ] = None
     size: Annotated[Quantity, Field(description="Size of the claim made.")] = "100Gi"
     access_mode: Annotated[
-        AccessMode, Field(description="ReadWriteOnce serves only while all pods share one machine.")
-    ] = AccessMode.READ_WRITE_MANY
+        AccessMode | None,
+        Field(
+            description="Default: ReadWriteOnce for one node, else ReadWriteMany. With ReadWriteOnce, all pods run on "
+            "one machine."
+        ),
+    ] = None
     when_deleted: Annotated[
         VolumeRetention, Field(description="What happens to the claim made when the job is deleted.")
     ] = VolumeRetention.RETAIN
@@ -157,6 +141,10 @@ class WorkVolume(Model):
             lambda self: self.claim_name is None or self.storage_class_name is None,
         ),
     )
+
+    def mode(self, num_nodes: int) -> AccessMode:
+        """The access mode of the claim for a job of `num_nodes`."""
+        return self.access_mode or (AccessMode.READ_WRITE_ONCE if num_nodes == 1 else AccessMode.READ_WRITE_MANY)
 
 
 class CheckpointSpec(CheckpointPolicy):
@@ -302,33 +290,3 @@ class JobSpec(Model):
             evaluation=self.evaluation,
             export=self.export,
         )
-
-
-class Toleration(Model):
-    """As in core/v1."""
-
-    key: Annotated[str | None, Field(max_length=317, description="Taint key.")] = None
-    operator: Annotated[str | None, Field(pattern=r"^(Exists|Equal)$", description="Exists or Equal.")] = None
-    value: Annotated[LabelValue | None, Field(description="Taint value.")] = None
-    effect: Annotated[
-        str | None, Field(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", description="Taint effect.")
-    ] = None
-
-
-class ProfileSpec(Model):
-    """What the platform team decides and a job picks by name."""
-
-    image: Annotated[Image, Field(description="Trainer image by digest.")]
-    resources_per_node: Annotated[
-        Resources | None, Field(description="Resources of a pod where the job gives none.")
-    ] = None
-    node_selector: Annotated[
-        dict[ResourceName, LabelValue] | None, Field(max_length=32, description="Nodes that may be used.")
-    ] = None
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Taints that are tolerated.")] = ()
-    storage_class_name: Annotated[
-        DnsName | None, Field(description="Class of the work volume where the job gives none.")
-    ] = None
-    egress: Annotated[
-        tuple[EgressRule, ...], Field(max_length=32, description="Destinations every job of the profile may reach.")
-    ] = ()

@@ -166,8 +166,6 @@ class JobStatus(Model):
     excluded_nodes: Annotated[
         tuple[ExcludedNode, ...], Field(max_length=8, description="Nodes that the next attempts keep away from.")
     ] = ()
-    replicas: Annotated[int, Field(ge=0, description="Active pods; for the scale subresource.")] = 0
-    selector: Annotated[str, Field(max_length=512, description="Label selector of the job's pods.")] = ""
     replica_statuses: Annotated[ReplicaStatuses, Field(description="Counts of pods.")] = ReplicaStatuses()
     running_since: Annotated[
         Time | None, Field(description="Since when all pods run, preparation included; none while one does not.")

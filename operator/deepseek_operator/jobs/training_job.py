@@ -1,7 +1,7 @@
 """A DeepSeekTrainingJob as one pass reads it: parsed, or with the reasons why it cannot be parsed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -67,7 +67,16 @@ def _parse(raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[str, ...]]:
 
 def validation_messages(error: Any) -> tuple[str, ...]:
     """One line for each problem of a pydantic ValidationError: the field, the rule and the value that breaks it."""
-    return tuple(_message(e) for e in error.errors(include_url=False))
+    found = error.errors(include_url=False)
+    return tuple(_message(e) for e in found if not _is_echo(e, found))
+
+
+def _is_echo(error: dict[str, Any], found: Iterable[dict[str, Any]]) -> bool:
+    """Whether pydantic calls a list too short only because one of its items has an error."""
+    place = error["loc"]
+    return error["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in found
+    )
 
 
 def _message(error: dict[str, Any]) -> str:

@@ -7,8 +7,11 @@ from decimal import Decimal
 from typing import Final
 
 from deepseek_operator.jobs import labels
-from deepseek_operator.jobs.affinity import excluding
 from deepseek_operator.jobs.blueprint import Blueprint
+from deepseek_operator.jobs.placement import placement
+from deepseek_operator.jobs.pod_metadata import merged
+from deepseek_operator.jobs.profile import ProfileSpec, UserFrom
+from deepseek_operator.jobs.resources import accelerators_of, has_fabric
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract import names
@@ -44,10 +47,6 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
     belongs to Kueue if the job has a queue label.
     """
     nodes = blueprint.spec.trainer.num_nodes
-    own = {
-        "labels": labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)},
-        "annotations": {labels.CONFIG: _config(blueprint)},
-    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -59,8 +58,17 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",  # no index has two pods, even for a moment
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": own, "spec": _pod(blueprint)},
+            "template": {"metadata": _pod_metadata(blueprint), "spec": _pod(blueprint)},
         },
+    }
+
+
+def _pod_metadata(blueprint: Blueprint) -> Manifest:
+    given = merged(blueprint.profile and blueprint.profile.pod_metadata, blueprint.spec.trainer.pod_metadata)
+    own = labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)}
+    return {
+        "labels": given["labels"] | own,
+        "annotations": given["annotations"] | {labels.CONFIG: _config(blueprint)},
     }
 
 
@@ -80,7 +88,7 @@ def _failure_rules() -> list[Manifest]:
 
 
 def _pod(blueprint: Blueprint) -> Manifest:
-    volumes = _volumes(blueprint)
+    volumes, profile = _volumes(blueprint), blueprint.profile
     pod: Manifest = {
         "restartPolicy": "Never",
         "subdomain": blueprint.child_name,
@@ -88,12 +96,14 @@ def _pod(blueprint: Blueprint) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": blueprint.spec.checkpoint.grace_period_seconds + names.LEAVE_S,
-        "securityContext": _POD_SECURITY,
+        "securityContext": _pod_security(profile),
         "initContainers": [_prepare(blueprint, volumes)],
         "containers": [_trainer(blueprint, volumes)],
         "volumes": [{"name": volume.name, **volume.source} for volume in volumes],
     }
-    return pod | _placement(blueprint)
+    if profile and profile.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in profile.image_pull_secrets]
+    return pod | placement(blueprint)
 
 
 def _prepare(blueprint: Blueprint, volumes: Sequence[_Volume]) -> Manifest:
@@ -122,11 +132,14 @@ def _container(blueprint: Blueprint, name: str, env: Mapping[str, str], volumes:
     return container
 
 
+def _pod_security(profile: ProfileSpec | None) -> Manifest:
+    user = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+    is_given = profile is not None and profile.security.user_from is UserFrom.NAMESPACE
+    return _POD_SECURITY if is_given else _POD_SECURITY | user
+
+
 _POD_SECURITY: Final = {
     "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "fsGroup": USER,
     "fsGroupChangePolicy": "OnRootMismatch",  # a recursive chown of a full checkpoint volume takes hours
     "seccompProfile": {"type": "RuntimeDefault"},
 }
@@ -137,37 +150,15 @@ _CONTAINER_SECURITY: Final = {
 }
 
 
-def _placement(blueprint: Blueprint) -> Manifest:
-    profile = blueprint.profile
-    placement: Manifest = (
-        {"topologySpreadConstraints": [_spread(blueprint)]} if blueprint.spec.trainer.num_nodes > 1 else {}
-    )
-    if priority := blueprint.spec.scheduling.priority_class_name:
-        placement["priorityClassName"] = priority
-    if affinity := excluding(None, blueprint.excluded_nodes):
-        placement["affinity"] = affinity
-    if profile and profile.node_selector:
-        placement["nodeSelector"] = dict(sorted(profile.node_selector.items()))
-    if profile and profile.tolerations:
-        dumped = (toleration.model_dump(by_alias=True, exclude_none=True) for toleration in profile.tolerations)
-        placement["tolerations"] = list(dumped)
-    return placement
-
-
-def _spread(blueprint: Blueprint) -> Manifest:
-    """Spread the pods over machines if possible.  numProcPerNode is the way to get several ranks on one machine."""
-    pods = {labels.JOB_UID: blueprint.owner.uid, labels.ATTEMPT: str(blueprint.attempt)}
-    return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": pods},
-    }
-
-
 def _environment(blueprint: Blueprint) -> dict[str, str]:
     """The environment of a container, to which the Job controller adds the index of the node."""
-    values = {names.ENV_RUN_ID: f"{blueprint.owner.uid}-{blueprint.attempt}"}
+    profile, devices = blueprint.profile, accelerators_of(blueprint.resources)
+    values = {variable.name: variable.value for variable in (profile.env if profile else ())}
+    values[names.ENV_RUN_ID] = f"{blueprint.owner.uid}-{blueprint.attempt}"
+    if devices:
+        values[names.ENV_ACCELERATORS] = f"{devices.count} {devices.name}"
+    if has_fabric(blueprint.resources):
+        values[names.ENV_FABRIC] = "1"
     if threads := _threads(blueprint):
         values["OMP_NUM_THREADS"] = str(threads)
     return values

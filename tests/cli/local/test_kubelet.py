@@ -7,7 +7,9 @@ import pytest
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.failure import failure_of, job_condition
 from deepseek_operator.jobs.manifests import children
-from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
+from deepseek_operator.jobs.profile import EnvVar, ProfileSpec
+from deepseek_operator.jobs.resources import Accelerator
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import ExitCode, node_address
@@ -18,10 +20,10 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 PROFILE = ProfileSpec(image=f"trainer@sha256:{64 * 'a'}")
 
 
-def a_worker_job(nodes=2, attempt=3, **changes):
+def a_worker_job(nodes=2, attempt=3, profile=PROFILE, **changes):
     spec = JobSpec.model_validate(a_job(trainer__numNodes=nodes, **changes)["spec"])
     owner = Owner("ml", "tiny", "u-1")
-    job = children(Blueprint(spec, owner, PROFILE, Settings(), attempt, job_labels={}))[-1]
+    job = children(Blueprint(spec, owner, profile, Settings(), attempt, job_labels={}))[-1]
     job["metadata"]["uid"] = "j-1"
     return job
 
@@ -136,3 +138,13 @@ def test_operator_reads_the_failure_of_a_local_pod(code):
     pods = pods_of(job, 0, code)
     failure = failure_of(job | {"status": job_status(job, pods, NOW)}, pods)
     assert (failure.node, failure.exit_code) == (1, code if code > 0 else 137)
+
+
+def test_a_laptop_is_not_held_to_the_devices_and_the_network_of_the_cluster():
+    network = EnvVar(name="NCCL_SOCKET_IFNAME", value="eth1")
+    profile = PROFILE.model_copy(update={"accelerator": Accelerator(count=1), "env": (network,)})
+    job = a_worker_job(profile=profile)
+    pod = pod_of(job, 0, NOW)
+    (trainer,) = pod["spec"]["containers"]
+    assert {"NCCL_SOCKET_IFNAME", "DSTJ_ACCELERATORS"} < {variable["name"] for variable in trainer["env"]}
+    assert environment(trainer, pod).keys() == {"JOB_COMPLETION_INDEX", "DSTJ_RUN_ID", "DSTJ_RENDEZVOUS"}

@@ -37,6 +37,45 @@ PROFILE = a_profile(
     storageClassName="fast",
     egress=[{"cidr": "10.30.0.0/16", "ports": [8080], "protocol": "TCP"}],
 )
+# Every field that a profile has.
+FULL = a_profile(
+    imagePullSecrets=[{"name": "registry"}],
+    accelerator={"resourceName": "amd.com/gpu", "count": 2},
+    resourcesPerNode={"limits": {"memory": "64Gi", "rdma/hca_shared_devices_a": 1, "hugepages-2Mi": "1Gi"}},
+    runtimeClassName="amd",
+    env=[{"name": "NCCL_IB_HCA", "value": "mlx5_0"}, {"name": "GLOO_SOCKET_IFNAME", "value": "eth1"}],
+    podMetadata={"labels": {"team": "platform"}, "annotations": {"sidecar.istio.io/inject": "true", "note": "ours"}},
+    podMetadataPrefixes=["sidecar.istio.io/"],
+    security={"userFrom": "Namespace"},
+    schedulerName="packer",
+    nodeSelector={"pool": "gpu"},
+    affinity={
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "rack", "operator": "NotIn", "values": ["r7"]}]}]
+            },
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 1,
+                    "preference": {"matchExpressions": [{"key": "memory", "operator": "Gt", "values": ["99"]}]},
+                }
+            ],
+        }
+    },
+    tolerations=[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    topologySpread=[{"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+    storageClassName="fast",
+    egress=[{"cidr": "10.30.0.0/16", "ports": [8080], "protocol": "TCP"}],
+    limits={"maxNodes": 2, "maxVolumeSize": "1Ti"},
+)
+INJECTED = {
+    "trainer": {
+        "image": None,
+        "profile": "full",
+        "numProcPerNode": 2,
+        "podMetadata": {"annotations": {"sidecar.istio.io/inject": "false"}},
+    }
+}
 UNMANAGED = {"network": {"isolation": "Unmanaged"}, "checkpoint": {"volume": {"claimName": "mine"}}}
 QUEUE = {labels.QUEUE: "team-a", labels.QUEUE_PRIORITY: "low", "team": "a"}
 
@@ -44,7 +83,7 @@ QUEUE = {labels.QUEUE: "team-a", labels.QUEUE_PRIORITY: "low", "team": "a"}
 def rendered(
     spec: dict[str, Any], *, attempt: int = 1, makes_claim: bool = True, away_from: tuple[str, ...] = (), **queue: str
 ) -> tuple[Manifest, ...]:
-    profile = PROFILE if spec.get("trainer", {}).get("profile") else None
+    profile = {"h100": PROFILE, "full": FULL}.get(spec.get("trainer", {}).get("profile"))
     blueprint = Blueprint(
         a_spec(**spec), OWNER, profile, SETTINGS, attempt, queue, makes_claim=makes_claim, excluded_nodes=away_from
     )
@@ -60,6 +99,7 @@ def by_kind(spec: dict[str, Any], **arguments: Any) -> dict[str, Manifest]:
     [
         ("two_cpu_nodes", rendered({})),
         ("lora_on_gpus", rendered(LORA)),
+        ("every_field_of_a_profile", rendered(INJECTED)),
         ("third_attempt_in_a_queue", rendered(UNMANAGED, attempt=3, **QUEUE)),
     ],
 )
@@ -162,6 +202,57 @@ def test_pods_meet_the_restricted_pod_security_standard() -> None:
         "emptyDir",
         "secret",
     }
+
+
+def test_every_field_of_a_profile_is_in_the_golden_file() -> None:
+    assert FULL.model_fields_set == set(type(FULL).model_fields)
+
+
+def test_a_job_decides_over_its_profile_where_the_profile_lets_it_and_never_over_the_operator() -> None:
+    metadata = by_kind(INJECTED)["Job"]["spec"]["template"]["metadata"]
+    assert metadata["annotations"].keys() == {"sidecar.istio.io/inject", "note", labels.CONFIG}
+    assert metadata["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["labels"] == labels.of_job(OWNER) | {labels.ATTEMPT: "1", "team": "platform"}
+
+
+@pytest.mark.parametrize(("spec", "is_fixed"), [(LORA, True), (INJECTED, False)])
+def test_the_user_is_left_to_the_namespace_if_the_profile_says_so_but_is_never_root(
+    spec: dict[str, Any], is_fixed: bool
+) -> None:
+    security = by_kind(spec)["Job"]["spec"]["template"]["spec"]["securityContext"]
+    assert (security.keys() >= {"runAsUser", "runAsGroup", "fsGroup"}) is is_fixed
+    assert (security.keys() & {"runAsUser", "runAsGroup", "fsGroup"} == set()) is not is_fixed
+    assert security["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize(
+    ("trainer", "told"),
+    [
+        ({}, {}),
+        (LORA["trainer"], {"DSTJ_ACCELERATORS": "2 nvidia.com/gpu"}),
+        (INJECTED["trainer"], {"DSTJ_ACCELERATORS": "2 amd.com/gpu", "DSTJ_FABRIC": "1"}),
+    ],
+)
+def test_both_containers_are_told_which_devices_were_asked_for(trainer: dict[str, Any], told: dict[str, str]) -> None:
+    pod = by_kind({"trainer": trainer})["Job"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        env = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert {name: env[name] for name in ("DSTJ_ACCELERATORS", "DSTJ_FABRIC") if name in env} == told
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "mode"),
+    [
+        (1, None, "ReadWriteOnce"),
+        (2, None, "ReadWriteMany"),
+        (1, "ReadWriteMany", "ReadWriteMany"),
+        (2, "ReadWriteOnce", "ReadWriteOnce"),
+    ],
+)
+def test_one_pod_needs_a_volume_for_one_machine_only(nodes: int, asked: str | None, mode: str) -> None:
+    volume = {"accessMode": asked} if asked else {}
+    claim = by_kind({"trainer": {"numNodes": nodes}, "checkpoint": {"volume": volume}})["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == [mode]
 
 
 def test_pods_hold_no_token() -> None:

@@ -44,12 +44,12 @@ def test_one_trainer_that_still_works_is_waited_for() -> None:
 def test_the_machines_of_a_finished_job_are_freed_after_its_end_was_written() -> None:
     observed = seen(ended(0, 0), ended(1, 0))
     done = a_pass(RUNNING, observed, at=15)
-    assert (done.delete, done.look_again, done.status.replicas) == ((), 0.0, 2)
+    assert (done.delete, done.look_again, done.status.replica_statuses.nodes.active) == ((), 0.0, 2)
     freeing = a_pass(done.status, observed, at=15)
     assert [ref.name for ref in freeing.delete] == ["demo-a1"]
     assert freeing.status.phase is Phase.SUCCEEDED
     gone = a_pass(freeing.status, Observed(), at=45)
-    assert (gone.status.phase, gone.status.replicas, gone.delete) == (Phase.SUCCEEDED, 0, ())
+    assert (gone.status.phase, gone.status.replica_statuses.nodes.active, gone.delete) == (Phase.SUCCEEDED, 0, ())
 
 
 def test_a_trainer_that_failed_fails_the_attempt_whatever_runs_beside_it() -> None:
@@ -88,4 +88,4 @@ def test_a_job_with_sidecars_is_running_when_its_trainers_are() -> None:
 
 def test_a_finished_job_without_pods_is_not_looked_at() -> None:
     done = a_pass(RUNNING, seen(conditions=("Complete",))).status
-    assert (done.phase, done.replicas) == (Phase.SUCCEEDED, 0)
+    assert (done.phase, done.replica_statuses.nodes.active) == (Phase.SUCCEEDED, 0)

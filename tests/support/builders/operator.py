@@ -9,7 +9,8 @@ from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import worker_job_name
 from deepseek_operator.jobs.look import look
 from deepseek_operator.jobs.observed import Observed
-from deepseek_operator.jobs.spec import JobSpec, ProfileSpec
+from deepseek_operator.jobs.profile import ProfileSpec
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref, WarningEvent

@@ -16,7 +16,7 @@ import yaml
 
 from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.jobs.labels import attempt_of
-from deepseek_operator.jobs.spec import GPU
+from deepseek_operator.jobs.resources import GPU
 from support.builders.operator import SPEC, merged
 from support.cluster import api
 from support.cluster.api import Manifest, Server, path_of

@@ -5,7 +5,7 @@ tests/operator asks the models and the generated schema, tests/e2e the real API 
 
 from typing import Any
 
-from support.builders.operator import merged
+from support.builders.operator import IMAGE, merged
 
 BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
 LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
@@ -41,6 +41,24 @@ def resnet(width: int = 32, **fields: int) -> dict[str, Any]:
 
 def gpus(number: Any, processes: int) -> dict[str, Any]:
     return {"trainer": {"resourcesPerNode": {"limits": {"nvidia.com/gpu": number}}, "numProcPerNode": processes}}
+
+
+def devices(limits: dict[str, Any], requests: dict[str, Any] | None = None, processes: int = 1) -> dict[str, Any]:
+    resources = {"limits": limits} | ({"requests": requests} if requests else {})
+    return {"trainer": {"resourcesPerNode": resources, "numProcPerNode": processes}}
+
+
+def pod_label(key: str) -> dict[str, Any]:
+    """A job with a profile that puts a label on its pods."""
+    return {"trainer": {"image": None, "profile": "gpu", "podMetadata": {"labels": {key: "x"}}}}
+
+
+def annotation(key: str) -> dict[str, Any]:
+    return {"trainer": {"image": None, "profile": "gpu", "podMetadata": {"annotations": {key: "x"}}}}
+
+
+OWN_IMAGE = {"trainer": {"image": IMAGE, "profile": None}}
+MIG = "nvidia.com/mig-1g.10gb"
 
 
 def spread(strategy: str, **optimization: Any) -> dict[str, Any]:
@@ -158,6 +176,39 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("give exactly one of image", {}, {"trainer": {"image": None}}),
     ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
     ("numProcPerNode must equal", gpus(4, 4), gpus(4, 2)),
+    ("numProcPerNode must equal", devices({MIG: 2}, processes=2), devices({MIG: 2})),
+    *(
+        ("limits and requests may", devices(good), devices(bad))
+        for good, bad in (
+            ({"hugepages-2Mi": "1Gi", "memory": "2Gi"}, {"huawei.com/Ascend910": 8}),
+            ({"rdma/hca_shared_devices_a": 1}, {"amd.com/gpu": 1}),
+            ({"vpc.amazonaws.com/efa": 4}, {"habana.ai/gaudi": 8}),
+            ({"nvidia.com/gpu.shared": 1}, {"nvidia.com/gpus": 1}),
+            ({"ephemeral-storage": "1Gi"}, {"storage": "1Gi"}),
+            ({"nvidia.com/mig-1g.5gb.me": 1}, {"google.com/tpu": 4}),
+        )
+    ),
+    ("limits may name one kind", devices({MIG: 1}), devices({"nvidia.com/gpu": 1, MIG: 1})),
+    ("a device in requests", devices({MIG: 1}, {MIG: "1"}), devices({}, {MIG: 1})),
+    ("a device in requests", devices({"cpu": 2}, {"cpu": 1}), devices({"rdma/a": 2}, {"rdma/a": 1})),
+    ("podMetadata needs a profile", pod_label("team"), merged(pod_label("team"), OWN_IMAGE)),
+    *(
+        ("keys of labels and", annotation(good), annotation(bad))
+        for good, bad in (
+            ("sidecar.istio.io/inject", "a/b/c"), ("n" * 63, "n" * 64), ("a.b/c_d", "A.b/c"), ("a-b", "-b"),
+        )
+    ),
+    *(
+        ("labels and annotations of", annotation(good), annotation(bad))
+        for good, bad in (
+            ("sidecar.istio.io/inject", "training.dstj.io/config"),
+            ("kubernetes.io/name", "app.kubernetes.io/name"),
+            ("batch.kubernetes.iox/a", "batch.kubernetes.io/job-completion-index"),
+            ("queue-name", "kueue.x-k8s.io/queue-name"),
+        )
+    ),
+    ("labels and annotations of", pod_label("team"), pod_label("job-name")),
+    ("labels and annotations of", pod_label("team"), pod_label("training.dstj.io/job-uid")),
     ("storageClassName is for", volume(claimName="mine"), volume(claimName="mine", storageClassName="fast")),
     *(
         ("cidr must not be the whole", egress(good), egress("10.0.0.0/8", bad))

@@ -74,7 +74,7 @@ def _described(model: Any, name: str) -> str | None:
     if value is None:
         return f"no {name}"
     plain = to_jsonable_python(value)
-    items = plain if isinstance(plain, list) else [plain]
+    items = plain if isinstance(plain, list) else plain.values() if isinstance(value, Mapping) else [plain]
     return name if any(isinstance(item, dict) for item in items) else f"{name}: {shown(plain)}"
 
 

@@ -45,6 +45,9 @@ VALUES = st.fixed_dictionaries(
         "podLabels": st.dictionaries(NAMES, st.sampled_from(["yes", "1", "1e3", "null"]), max_size=2),
         "podAnnotations": st.dictionaries(NAMES, st.sampled_from(["yes", "1", "a: b", "#"]), max_size=2),
         "priorityClassName": NAMES,
+        "schedulerName": NAMES,
+        "runtimeClassName": NAMES,
+        "security": st.builds(dict, userFrom=st.sampled_from(["Fixed", "Namespace"])),
         "monitoring": st.builds(
             dict,
             podMonitors=st.sampled_from(["always", "never", "auto"]),

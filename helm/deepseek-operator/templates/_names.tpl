@@ -49,8 +49,10 @@ yes
 
 {{- define "deepseek.podSecurity" -}}
 runAsNonRoot: true
+{{- if eq .Values.security.userFrom "Fixed" }}
 runAsUser: 10001
 runAsGroup: 10001
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from deepseek_operator import crd
-from support.builders.operator import merged
+from deepseek_operator.api.names import API_VERSION, PROFILE_PLURAL
+from support.builders.operator import a_profile_manifest, merged
 from support.cluster import kube
 from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
+from support.samples import profiles
 from support.samples.api import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
 
 KINDS = {"dstj": crd.training_job_crd(), "trainingprofile": crd.profile_crd()}
@@ -111,6 +113,34 @@ def test_a_dry_run_names_the_rule_that_a_job_breaks(
 def test_a_dry_run_names_the_field_that_is_out_of_bounds(team: Namespace, inside: Manifest, outside: Manifest) -> None:
     assert team.refusal(a_job("dry", inside)) == ""
     assert place_of(outside, inside) in team.refusal(a_job("dry", outside))
+
+
+def profile_refusal(changes: Manifest) -> str:
+    """What the API server says against a profile that it only tries to create; '' where it says nothing."""
+    manifest = a_profile_manifest("dry", **changes)
+    path = f"/apis/{API_VERSION}/{PROFILE_PLURAL}?dryRun=All&fieldValidation=Strict"
+    status, answer = kube.server().answer("POST", path, json.dumps(manifest))
+    return "" if status == 201 else str(json.loads(answer)["message"])
+
+
+@pytest.mark.usefixtures("operator")
+@pytest.mark.parametrize(("message", "holds", "breaks"), profiles.RULES)
+def test_a_dry_run_names_the_rule_that_a_profile_breaks(message: str, holds: Manifest, breaks: Manifest) -> None:
+    assert profile_refusal(holds) == ""
+    assert message in profile_refusal(breaks)
+
+
+@pytest.mark.usefixtures("operator")
+@pytest.mark.parametrize(("inside", "outside"), profiles.BOUNDS)
+def test_a_dry_run_names_the_field_of_a_profile_that_is_out_of_bounds(inside: Manifest, outside: Manifest) -> None:
+    assert profile_refusal(inside) == ""
+    assert f"spec.{next(iter(outside))}" in profile_refusal(outside)
+
+
+def test_a_job_has_no_scale_that_would_be_refused(team: Namespace) -> None:
+    a_suspended_job(team, "unscaled")
+    scaled = kube.refused("-n", team.name, "scale", "dstj/unscaled", "--replicas=4")
+    assert "could not find the requested resource" in scaled
 
 
 @pytest.mark.parametrize(("name", "is_good"), NAMES)

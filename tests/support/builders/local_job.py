@@ -38,11 +38,13 @@ class Job:
         shutil.copytree(self.directory, directory, dirs_exist_ok=True, symlinks=True)
         return job
 
-    def dstj(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self._command(*arguments), env=self._env, capture_output=True, text=True, check=False)
+    def dstj(self, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """`by`: the command that runs it, such as setpriv."""
+        command = [*by, *self._command(*arguments)]
+        return subprocess.run(command, env=self._env, capture_output=True, text=True, check=False)
 
-    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.dstj("run", *self._what_to_run, *options)
+    def run(self, *options: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        return self.dstj("run", *self._what_to_run, *options, by=by)
 
     def start(self) -> subprocess.Popen[str]:
         command = self._command("run", *self._what_to_run)

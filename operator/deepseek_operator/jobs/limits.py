@@ -18,8 +18,8 @@ _WAY_OUT: Final = ": ask for less, or pick another profile"
 
 def resources_of(spec: JobSpec, profile: ProfileSpec | None) -> Resources | None:
     """The resources of each pod: those of the job, else those of the profile, with the profile's accelerators."""
-    own = spec.trainer.resources_per_node or (profile and profile.resources_per_node)
-    devices = profile and profile.accelerator
+    own = spec.trainer.resources_per_node or (profile.resources_per_node if profile else None)
+    devices = profile.accelerator if profile else None
     if devices is None or accelerators_of(own):
         return own
     own = own or Resources()

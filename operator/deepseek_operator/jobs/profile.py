@@ -32,6 +32,7 @@ _DENIED: Final = (
     "UCX_GDB_COMMAND",
     "UCX_ERROR_MAIL_TO",
 )
+_PLACES: Final = "[A-Z0-9_]+_(DIR|PATH|HOME)"  # libraries and compiled code are loaded from there
 
 
 class ImagePullSecret(Model):
@@ -59,10 +60,10 @@ class EnvVar(Model):
             lambda self: re.fullmatch(VARIABLE, self.name) is not None,
         ),
         Rule(
-            f"!(self.name in {list(_DENIED)})",
-            f"name must be none of {', '.join(_DENIED)}: the trainer sets it, or it would run what somebody else "
-            "wrote; leave it out",
-            lambda self: self.name not in _DENIED,
+            f"!(self.name in {list(_DENIED)}) && !self.name.matches('^{_PLACES}$')",
+            f"name must be none of {', '.join(_DENIED)}, and must not end in _DIR, _PATH or _HOME: the trainer sets "
+            "it, or it would run what somebody else wrote; leave it out",
+            lambda self: self.name not in _DENIED and re.fullmatch(_PLACES, self.name) is None,
         ),
     )
 

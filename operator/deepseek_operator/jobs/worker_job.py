@@ -64,7 +64,8 @@ def worker_job(blueprint: Blueprint, meta: Manifest) -> Manifest:
 
 
 def _pod_metadata(blueprint: Blueprint) -> Manifest:
-    given = merged(blueprint.profile and blueprint.profile.pod_metadata, blueprint.spec.trainer.pod_metadata)
+    profile = blueprint.profile
+    given = merged(profile.pod_metadata if profile else None, blueprint.spec.trainer.pod_metadata)
     own = labels.of_job(blueprint.owner) | {labels.ATTEMPT: str(blueprint.attempt)}
     return {
         "labels": given["labels"] | own,

@@ -40,7 +40,10 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     *(
         ("name must be none of", setting("TORCH_LOGS"), setting(name))
-        for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "UCX_GDB_COMMAND")
+        for name in (
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "UCX_GDB_COMMAND",
+            "FI_PROVIDER_PATH", "TORCH_EXTENSIONS_DIR", "PYTORCH_KERNEL_CACHE_PATH", "TORCH_HOME",
+        )
     ),
     ("operator In and NotIn", requires("In", "h100", "h200"), requires("In")),
     ("operator In and NotIn", requires("Gt", "4"), requires("Lt", "4", "5")),

@@ -122,6 +122,14 @@ def test_job_is_held_to_the_gpus_of_a_profile_in_any_of_the_files(tmp_path, caps
     assert wanted in capsys.readouterr().err
 
 
+def test_job_is_held_to_the_most_that_a_profile_lets_it_ask_for(tmp_path, capsys):
+    spec = {"image": f"trainer@sha256:{64 * 'a'}", "limits": {"maxVolumeSize": "1Mi"}}
+    profile = {"apiVersion": "training.dstj.io/v1alpha1", "kind": "TrainingProfile", "metadata": {"name": "cpu"}}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile | {"spec": spec}))
+    assert main(["validate", str(job_file(tmp_path)), str(tmp_path / "profile.yaml")]) == 64
+    assert "is more than 1Mi, the most of TrainingProfile 'cpu': ask for less" in capsys.readouterr().err
+
+
 def test_problem_of_a_field_names_its_line(tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(GOOD.replace("numNodes: 1", "numNodes: 0"))

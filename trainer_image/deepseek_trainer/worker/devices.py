@@ -29,7 +29,7 @@ class Sight:
         if torch.cuda.is_available():
             return cls(build, torch.cuda.device_count(), "")
         try:
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         except (AssertionError, RuntimeError) as error:
             return cls(build if torch.version.hip or torch.version.cuda else "CPU", 0, first_line(error))
         return cls(build, 0, "")

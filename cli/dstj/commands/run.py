@@ -38,11 +38,7 @@ def run(arguments: Namespace) -> int:
             recreate(place, job)
         manifest = admitted(job, stored(place))
         if is_finished(manifest):
-            return print_outcome(
-                manifest,
-                place,
-                hint=f"{_command(arguments)} --recreate goes on from its checkpoint (resumeFrom: None starts over)",
-            )
+            return print_outcome(manifest, place, hint=_how_to_recreate(manifest, arguments))
         return _run_on(manifest, job, home, arguments)
 
 
@@ -57,6 +53,13 @@ def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> i
         print(f"{job.name}: suspended; to go on: {_command(arguments)}")
         return SIGNALS[stopped_by]
     return print_outcome(manifest, place)
+
+
+def _how_to_recreate(manifest: Manifest, arguments: Namespace) -> str:
+    again = f"{_command(arguments)} --recreate"
+    if manifest["status"]["phase"] == "Succeeded":
+        return f"{again} trains it anew, with checkpoint.resumeFrom: None, or on from a step, with resumeFrom: STEP"
+    return f"{again} goes on from its checkpoint (with other settings: resumeFrom: STEP; resumeFrom: None starts over)"
 
 
 def _command(arguments: Namespace) -> str:

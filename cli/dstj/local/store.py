@@ -74,5 +74,6 @@ def _refuse_changes(job: Job, old: Manifest) -> None:
     if changed:
         raise ConfigError(
             f"{job.path}: {', '.join(changed)} changed since {job.name} was first run, and cannot change any more",
-            hint=f"give the job another name, or set resumeFrom: None and dstj run {job.path} --recreate",
+            hint="give the job another name, or set checkpoint.resumeFrom, to None to start over or to a step to go on "
+            f"from it, and dstj run {job.path} --recreate",
         )

@@ -1,6 +1,7 @@
 """Whole runs of tiny jobs in this process, from texts to an exported model."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def trained(config: TrainingConfig, paths: Paths, stop: StopFlag | None = None) 
     """The result of a run of `config`."""
     paths.config.parent.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(config.model_dump_json(by_alias=True, exclude_none=True))
-    prepare(config, paths, data_vault(config, paths), RUN_ID)
+    prepare(config, paths, data_vault(config, paths), os.environ[ENV_RUN_ID])
     run(paths, stop or StopFlag(), ProfileFlag(), restarts=0)
     return paths.export / "demo"
 

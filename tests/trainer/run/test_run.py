@@ -3,9 +3,9 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from deepseek_trainer.base_model.digest import digest_of
+from deepseek_trainer.checkpoints.legs import legs_from
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import AdaptingError, ConfigError, DataError, IntegrityError, OutOfMemoryError
@@ -312,6 +313,7 @@ def test_a_job_of_balanced_classes_resumes_as_if_it_had_never_stopped_and_tells_
 
 
 def a_rank(root: Path, resume_from: str, base: str | None = None, **parts: Any) -> Rank:
+    """A rank of job "uid"."""
     job = a_job()
     policy = job.checkpoint.model_copy(update={"resume_from": resume_from})
     config = job.model_copy(update={"checkpoint": policy} | parts)
@@ -320,10 +322,12 @@ def a_rank(root: Path, resume_from: str, base: str | None = None, **parts: Any) 
     return Rank(config, Paths(root), ALONE, *flags, NOT_ASKED, prepared, a_store(root), base, dimensions=None)
 
 
-def saved_by(root: Path, run_id: str, *steps: int, **origin: Any) -> None:
-    store = a_store(root)
+def saved_by(root: Path, run_id: str, *steps: int, parts: Mapping[str, Any] = MappingProxyType({}), **origin: Any):
+    """Leave checkpoints of a job that differs from `a_job()` in `parts`."""
+    store, uid = a_store(root), run_id.rpartition("-")[0]
+    legs = legs_from(None, uid, a_job().model_copy(update=dict(parts)))
     for step in steps:
-        store.save(step, a_state(step), {"jobUid": run_id.rpartition("-")[0]} | origin)
+        store.save(step, a_state(step), {"jobUid": uid, "legs": [leg.to_json() for leg in legs]} | origin)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,7 @@ BESIDE_BASE = {
 @pytest.mark.parametrize("resume_from", ["Latest", "2"])
 @pytest.mark.parametrize("name", BESIDE_BASE)
 def test_what_was_learned_beside_another_base_is_refused(paths: Paths, name: str, resume_from: str):
-    saved_by(paths.root, "another-1", 1, 2, baseDigest=OLD)
+    saved_by(paths.root, "another-1", 1, 2, parts=BESIDE_BASE[name], baseDigest=OLD)
     with pytest.raises(ConfigError) as caught:
         checkpoint_to_resume(a_rank(paths.root, resume_from, NEW, **BESIDE_BASE[name]))
     assert str(caught.value) == (
@@ -369,13 +373,20 @@ def test_what_was_learned_beside_another_base_is_refused(paths: Paths, name: str
 
 
 def test_all_weights_are_trained_on_whatever_the_base_is_now(paths: Paths):
-    saved_by(paths.root, "another-1", 1, baseDigest=OLD)
+    saved_by(paths.root, RUN_ID, 1, baseDigest=OLD)
     assert checkpoint_to_resume(a_rank(paths.root, "Latest", NEW))
+
+
+def test_what_an_earlier_job_learned_from_another_base_is_trained_on_only_when_asked_for(paths: Paths):
+    saved_by(paths.root, "another-1", 1, baseDigest=OLD)
+    with pytest.raises(ConfigError, match=rf"now SHA-256 of model.base: '{NEW[:9]}.* instead of '{OLD[:9]}"):
+        checkpoint_to_resume(a_rank(paths.root, "Latest", NEW))
+    assert checkpoint_to_resume(a_rank(paths.root, "1", NEW))
 
 
 def test_a_checkpoint_that_does_not_know_its_base_serves_any(paths: Paths):
     """Those of earlier versions do not."""
-    saved_by(paths.root, "another-1", 1)
+    saved_by(paths.root, "another-1", 1, parts=BESIDE_BASE["adapters"])
     assert checkpoint_to_resume(a_rank(paths.root, "Latest", NEW, **BESIDE_BASE["adapters"]))
 
 

@@ -25,6 +25,7 @@ class CheckpointInfo:
     manifest: Manifest
     manifest_digest: str
     best: bool  # whether it has the lowest validation loss of those that are kept
+    exported: bool = False  # whether its run has ended with it, and exported its model
 
     @property
     def step(self) -> int:
@@ -95,7 +96,7 @@ def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo
     path, digest = step_directory(directory, step), head.digest_of(step)
     if digest is None:
         raise IntegrityError(f"{path} is not in the store's {HEAD}", hint="it was copied there, or set aside")
-    info = open_checkpoint(path, step, vault, best=head.best == step)
+    info = open_checkpoint(path, step, vault, best=head.best == step, exported=head.exported == digest)
     if info.manifest_digest != digest:
         raise IntegrityError(
             f"{path} is not the checkpoint that was committed", hint="an older or set-aside one was put in its place"
@@ -103,7 +104,9 @@ def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo
     return info
 
 
-def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) -> CheckpointInfo:
+def open_checkpoint(
+    path: Path, step: int, vault: Vault, *, best: bool = False, exported: bool = False
+) -> CheckpointInfo:
     """The checkpoint of this job and step at `path`, recorded or not.  Checks its manifest and its files' sizes."""
     with vault.open_reader(path / MANIFEST, Context(step)) as reader:
         content = bytearray(reader.size)
@@ -113,7 +116,7 @@ def open_checkpoint(path: Path, step: int, vault: Vault, *, best: bool = False) 
         raise IntegrityError(f"{path} is step {manifest.step} of job {manifest.job}", hint="it was moved there")
     for file in manifest.files:
         _check_size(vault.on_disk(path / file.record.name), file.record.size)
-    return CheckpointInfo(path, manifest, digest, best)
+    return CheckpointInfo(path, manifest, digest, best, exported)
 
 
 def verify(info: CheckpointInfo, vault: Vault, advance: Advance = unwatched) -> None:

@@ -150,6 +150,12 @@ class Ledger:
                     self._rename_aside(step)
             sync(self.directory)
 
+    def mark_exported(self) -> None:
+        """Record that the run that ends with the newest checkpoint has exported its model."""
+        head = self.head()
+        if head.newest:
+            self._write(replace(head, exported=head.newest.digest))
+
     def prune(self, retention: Retention, best_step: int | None) -> None:
         """Delete the checkpoints that `retention` gives up.  One that was refused does not count among those kept."""
         head = self.head()

@@ -143,6 +143,7 @@ class Head:
     lineage: int = 0
     best: int | None = None  # step with the lowest validation loss, if it is kept
     commits: tuple[Commit, ...] = ()
+    exported: str | None = None  # digest of the manifest of the last checkpoint of a run that has exported its model
 
     def to_json(self) -> bytes:
         return json.dumps({"format": HEAD_FORMAT} | asdict(self)).encode()
@@ -153,7 +154,7 @@ class Head:
             data = json.loads(raw)
             _check_format(data, HEAD_FORMAT)
             commits = tuple(Commit(commit["step"], commit["digest"]) for commit in data["commits"])
-            return cls(data["job"], data["owner"], data["lineage"], data["best"], commits)
+            return cls(data["job"], data["owner"], data["lineage"], data["best"], commits, data.get("exported"))
         except (ValueError, KeyError, TypeError):
             raise _unknown("HEAD record", HEAD_FORMAT) from None
 

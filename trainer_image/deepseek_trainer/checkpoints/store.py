@@ -141,6 +141,10 @@ class CheckpointStore:
         """
         self._on_lead(lambda: self._ledger.set_aside(after_step))
 
+    def mark_exported(self) -> None:
+        """Record that the run has ended with the newest checkpoint, and that its model is exported."""
+        self._on_lead(self._ledger.mark_exported)
+
     def prune(self, retention: Retention, best_step: int | None) -> None:
         """Delete the checkpoints that `retention` gives up."""
         self._on_lead(lambda: self._ledger.prune(retention, best_step))

@@ -52,8 +52,9 @@ class CheckpointPolicy(Model):
         str,
         Field(
             pattern=r"^(Latest|None|[0-9]{1,9})$",
-            description="First attempt only: Latest, None (start over) or a step. "
-            "Newer checkpoints are set aside, not deleted. Later attempts resume from the latest.",
+            description="Where the first attempt begins. Latest: at the newest checkpoint; one of an earlier job of "
+            "this name must have the same settings, and no result yet. A step: there, whatever the settings were. "
+            "None: start over. Newer checkpoints are set aside, not deleted. Later attempts resume from the latest.",
         ),
     ] = "Latest"
     encryption: Annotated[Encryption | None, Field(description="Seal checkpoints; default: written in the clear.")] = (

@@ -4,7 +4,7 @@ The same models make the CRD's schema, the messages of `dstj validate` and the t
 config.json, so that the three cannot disagree.
 """
 
-from typing import Self
+from typing import Annotated, Self
 
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
 from deepseek_trainer.contract.data import DataFormat, DataSpec
@@ -13,7 +13,7 @@ from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Strategy
-from deepseek_trainer.contract.rules import Model
+from deepseek_trainer.contract.rules import FREE, Model
 
 
 class JobIdentity(Model):
@@ -29,16 +29,16 @@ class JobIdentity(Model):
 class TrainingConfig(Model):
     """config.json: all that the trainer needs to know, the same for every attempt and every worker."""
 
-    job: JobIdentity
-    num_nodes: int
-    num_proc_per_node: int
+    job: Annotated[JobIdentity, FREE]
+    num_nodes: Annotated[int, FREE]
+    num_proc_per_node: Annotated[int, FREE]
     model: ModelSpec
     data: DataSpec
     method: MethodSpec
     optimization: OptimizationSpec
-    checkpoint: CheckpointPolicy
-    evaluation: EvaluationSpec
-    export: ExportSpec
+    checkpoint: Annotated[CheckpointPolicy, FREE]
+    evaluation: Annotated[EvaluationSpec, FREE]
+    export: Annotated[ExportSpec, FREE]
 
     @property
     def world_size(self) -> int:

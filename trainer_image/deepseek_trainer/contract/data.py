@@ -7,7 +7,7 @@ from pydantic import Field
 
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.mixture import BLOCK, Curriculum, MixSource
-from deepseek_trainer.contract.rules import Model, Rule
+from deepseek_trainer.contract.rules import FREE, Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
 LENGTH: Final = 1024  # [tokens] of a row, where the job says nothing
@@ -98,7 +98,9 @@ class DataSpec(Model):
     ] = BadRecord.FAIL
     sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = LENGTH
     sealed: Annotated[
-        bool | None, Field(description="Encrypt the prepared data. Default: yes where checkpoint.encryption is given.")
+        bool | None,
+        Field(description="Encrypt the prepared data. Default: yes where checkpoint.encryption is given."),
+        FREE,
     ] = None
 
     rules: ClassVar = (

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from deepseek_trainer.contract.images import Vision
-from deepseek_trainer.contract.rules import Model, Rule
+from deepseek_trainer.contract.rules import FREE, Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
 
@@ -19,6 +19,7 @@ class BaseModelSource(VolumePath):
             description="SHA-256 of the GGUF file, or of a directory's sorted `<sha256>  <name>` lines; "
             "checked before the first byte is used. `dstj doctor --digest PATH` prints it.",
         ),
+        FREE,
     ] = None
 
 

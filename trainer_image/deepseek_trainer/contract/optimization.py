@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
-from deepseek_trainer.contract.rules import Model, Rule
+from deepseek_trainer.contract.rules import FREE, Model, Rule
 
 LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
 
@@ -99,7 +99,9 @@ class OptimizationSpec(Model):
         int, Field(ge=1, le=1048576, description="Rows per optimizer step; a multiple of numNodes x numProcPerNode.")
     ] = 32
     micro_batch_size: Annotated[
-        int, Field(ge=1, le=65536, description="At most so many rows in one forward pass; the rest is accumulated.")
+        int,
+        Field(ge=1, le=65536, description="At most so many rows in one forward pass; the rest is accumulated."),
+        FREE,
     ] = 8
     strategy: Annotated[
         Strategy,
@@ -107,6 +109,7 @@ class OptimizationSpec(Model):
             description="DDP: each process has all weights. FSDP: weights, gradients and moments are sharded. By "
             "DeepSpeed: ZeRO1 shards moments, ZeRO2 gradients, too, ZeRO3 weights, too."
         ),
+        FREE,
     ] = Strategy.DDP
     offload: Annotated[
         bool,
@@ -114,6 +117,7 @@ class OptimizationSpec(Model):
             description="With FSDP: shards of weights, gradients and moments are in the host's memory, where the "
             "optimizer's steps are taken; a GPU has the layers that compute and their activations."
         ),
+        FREE,
     ] = False
     optimizer: Annotated[
         Optimizer,
@@ -171,6 +175,7 @@ class OptimizationSpec(Model):
             description="Activations that the backward pass computes again, to save memory. Full: all inside a decoder "
             "layer. Selective: all but the results of matrix products."
         ),
+        FREE,
     ] = Recompute.NONE
     logits_mebibytes: Annotated[
         int,
@@ -179,6 +184,7 @@ class OptimizationSpec(Model):
             le=65536,
             description="Logits (FP32) that the loss makes at once; those of more positions a part after the other.",
         ),
+        FREE,
     ] = LOGITS_BYTES >> 20
     on_out_of_memory: Annotated[
         OnOutOfMemory,
@@ -187,8 +193,11 @@ class OptimizationSpec(Model):
             "loss, then more shards, then offload, at the same global batch; where AdamW cannot be sharded, at last "
             "with AdamW8bit. Fail: the attempt fails at once."
         ),
+        FREE,
     ] = OnOutOfMemory.ADAPT
-    compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler.")] = False
+    compile: Annotated[bool, Field(description="Compile the decoder with torch.compile; needs a C compiler."), FREE] = (
+        False
+    )
     guard: Annotated[Guard, Field(description="Steps that change no weight.")] = Guard()
     early_stopping: Annotated[EarlyStopping | None, Field(description="Default: run to the end.")] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of initial weights, data order and dropout.")] = 0

@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import to_jsonable_python
 
+
+class _Free:
+    """The type of FREE."""
+
+
+# Marks a field that may change without another model coming out: contract/shaping.py.  All others count.
+FREE: Final = _Free()
 MAX_SHOWN: Final = 60  # [characters] of a value in a message
 _FIELD: Final = re.compile(r"[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)*(?:\[[^\]]+\])?")
 

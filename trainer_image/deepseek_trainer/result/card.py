@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepseek_trainer.base_model.source import Source
+from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.method import MethodSpec, MethodType
+from deepseek_trainer.contract.rules import shown
 from deepseek_trainer.model.loading import ParameterCount
 from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
 from deepseek_trainer.tasks.task import Usage
@@ -28,6 +30,7 @@ class Story:
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
+    trained: Sequence[Trained] = ()  # the steps that led to the weights
 
 
 def render(story: Story) -> str:
@@ -47,6 +50,7 @@ def render(story: Story) -> str:
         _table(("fact", "value"), list(flat(story.data).items())),
         "## Hyper-parameters",
         _table(("setting", "value"), list(_hyper_parameters(story).items())),
+        *_history(story),
         "## Use",
         _use(story),
         "## Limits",
@@ -78,6 +82,24 @@ def summary(story: Story) -> dict[str, Any]:
 def _classes(scores: Mapping[str, Any]) -> Sequence[str]:
     head, rows = confusion_table(scores)
     return ("Labels chosen for held-out records, after training:", _table(head, rows)) if rows else ()
+
+
+def _history(story: Story) -> Sequence[str]:
+    """Which job trained which steps, and with which other settings than those above."""
+    if not story.trained:
+        return ()
+    rows = [(_steps(each), each.job_uid, _settings_of(each)) for each in story.trained]
+    return "## Training", _table(("steps", "uid of the job", "settings other than above"), rows)
+
+
+def _steps(trained: Trained) -> str:
+    return f"{trained.first} to {trained.last}" if trained.last >= trained.first else "none"
+
+
+def _settings_of(trained: Trained) -> str:
+    if trained.changed is None:
+        return "not recorded: an earlier version trained"
+    return ", ".join(f"{change.path}: {shown(change.before)}" for change in trained.changed) or "none"
 
 
 def _front_matter(story: Story) -> Sequence[str]:

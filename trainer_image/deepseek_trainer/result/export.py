@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from deepseek_trainer.base_model.source import Source, prepared_model, read_source
+from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.checkpoints.statefile import entries
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
@@ -49,6 +50,7 @@ class Results:
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
+    trained: Sequence[Trained] = ()  # the steps that led to the weights
     answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
 
 
@@ -76,6 +78,7 @@ def export(
             source=source,
             parameters=counts,
             weights=results.weights,
+            trained=results.trained,
             data=results.data,
             before=results.before,
             after=results.after,

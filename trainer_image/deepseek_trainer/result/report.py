@@ -28,7 +28,7 @@ SPEED: Final = {
 
 # Kind of event, the heading of its table, its columns.
 EVENT_TABLES: Final = (
-    ("resumed", "Restarts", ("time", "step", "attempt")),
+    ("resumed", "Restarts", ("time", "step", "attempt", "savedBy")),
     (
         "adapted",
         "Adapted to the memory",
@@ -37,7 +37,7 @@ EVENT_TABLES: Final = (
             *("optimizer", "reason", "result"),
         ),
     ),
-    ("config_changed", "Settings changed since the checkpoint", ("time", "step")),
+    ("config_changed", "Settings changed since the checkpoint", ("time", "step", "settings")),
     ("checkpoint", "Checkpoints", ("time", "step", "sizeBytes", "seconds", "stallSeconds", "sealed")),
     ("refused", "Checkpoints refused", ("time", "step", "reason")),
 )

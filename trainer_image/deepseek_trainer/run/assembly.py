@@ -13,6 +13,7 @@ from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.checkpoints.store import CheckpointInfo
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.contract.shaping import described
 from deepseek_trainer.data.cursor import Cursor
 from deepseek_trainer.model.dropout import drop_out
 from deepseek_trainer.model.method import trainable
@@ -20,6 +21,7 @@ from deepseek_trainer.model.precision import autocast, compute_dtype
 from deepseek_trainer.model.recompute import recompute_activations
 from deepseek_trainer.run.climb import saved_rungs
 from deepseek_trainer.run.rank import Rank, attempt
+from deepseek_trainer.run.resume import changed_settings, is_own, refuse_ended
 from deepseek_trainer.tasks.task import Task
 from deepseek_trainer.telemetry.meter import gpu_at_work
 from deepseek_trainer.telemetry.profiler import Profiler
@@ -69,11 +71,10 @@ class Position:
 def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
     """The loop that goes on from the checkpoint `info`, or without one from the first step."""
     config, world = rank.fitted, rank.world
+    position = _position(rank, info)
     learner = a_learner(rank.task, _model(rank), config.optimization, world)
-    position = Position.first(rank)
     if info is not None:
         learner.load(rank.store, info)
-        position = position.of(info)
     reporter = _reporter(rank, progress, position.state)
     announce(rank, info, reporter, position.state.step)
     return Loop(
@@ -89,6 +90,16 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
         stop_requested=lambda: rank.stop.is_set,
         profiler=_profiler(rank, reporter),
     )
+
+
+def _position(rank: Rank, info: CheckpointInfo | None) -> Position:
+    if info is None:
+        return Position.first(rank)
+    position = Position.first(rank).of(info)
+    refuse_ended(rank, info, position.state)
+    if changed_settings(rank, info) and not is_own(info):
+        position.state.forget_best()
+    return position
 
 
 def a_learner(task: Task[Any], model: nn.Module, optimization: OptimizationSpec, world: World) -> Learner:
@@ -107,9 +118,10 @@ def announce(rank: Rank, info: CheckpointInfo | None, reporter: Reporter, step: 
         strategy, records = config.optimization.strategy.value, rank.prepared.counts["train"].records
         reporter.event("method", type=rank.method.type.value, records=records, strategy=strategy)
     if info is not None:
-        reporter.event("resumed", step=info.step, attempt=attempt())
-        if info.meta.get("configDigest") not in (None, rank.origin["configDigest"]):
-            reporter.event("config_changed", step=info.step)
+        saved_by = None if is_own(info) else info.meta["jobUid"]
+        reporter.event("resumed", step=info.step, attempt=attempt(), savedBy=saved_by)
+        if changed := changed_settings(rank, info):
+            reporter.event("config_changed", step=info.step, settings=described(changed))
     if rank.rungs > saved_rungs(rank.requested, info):
         reason = "memory ran out" if rank.rungs > rank.least_rungs else "too large for the memory"
         facts = settings(config) | {"reason": reason, "result": promise(rank.requested, config)}

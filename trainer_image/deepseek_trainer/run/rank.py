@@ -6,6 +6,7 @@ from typing import Any
 
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.budget.ladder import climbed
+from deepseek_trainer.checkpoints.legs import LEGS, Leg
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import MethodSpec
@@ -35,6 +36,7 @@ class Rank:
     dimensions: Dimensions | None  # of the model, from which memory and FLOPs follow; None if they are not known
     least_rungs: int = 0  # the first rung on which weights, gradients and moments fit on every rank
     rungs: int = 0  # the rung that all ranks are on
+    legs: tuple[Leg, ...] = ()  # of the run, this one's last
 
     @property
     def resolved(self) -> TrainingConfig:
@@ -53,7 +55,7 @@ class Rank:
     def origin(self) -> Json:
         """What a checkpoint records about the job that wrote it."""
         digests = {"configDigest": config_digest(self.requested), "baseDigest": self.base_digest}
-        return {"jobUid": job_uid(), **digests, "rungs": self.rungs}
+        return {"jobUid": job_uid(), **digests, "rungs": self.rungs, LEGS: [leg.to_json() for leg in self.legs]}
 
     @property
     def method(self) -> MethodSpec:

@@ -5,6 +5,7 @@ from typing import Any
 
 from deepseek_trainer import tasks
 from deepseek_trainer.base_model.source import base_digest, dimensions_of
+from deepseek_trainer.checkpoints.legs import legs_from, trained
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import Paths, metrics_port, node_address
@@ -14,7 +15,7 @@ from deepseek_trainer.run.assembly import announce_refused, assembled
 from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.run.climb import agreed_rungs, climbing
 from deepseek_trainer.run.preflight import rungs_to_fit
-from deepseek_trainer.run.rank import Json, Rank, attempt
+from deepseek_trainer.run.rank import Json, Rank, attempt, job_uid
 from deepseek_trainer.run.resume import checkpoint_to_resume
 from deepseek_trainer.telemetry.progress import Progress, serve
 from deepseek_trainer.training.loop import Loop
@@ -78,7 +79,7 @@ def _train_and_export(rank: Rank, progress: Progress, scratch: Scratch) -> None:
     info = checkpoint_to_resume(rank)
     least = max(rank.world.gather(rungs_to_fit(rank.resolved, rank.dimensions, rank.world.device)))
     rungs = max(least, agreed_rungs(rank.requested, info, scratch, rank.world))
-    rank = replace(rank, least_rungs=least, rungs=rungs)
+    rank = replace(rank, least_rungs=least, rungs=rungs, legs=legs_from(info, job_uid(), rank.requested))
     loop = assembled(rank, info, progress)
     with climbing(rank.resolved, rungs, scratch):
         _evaluate_before(rank, loop)
@@ -106,12 +107,13 @@ def _export(rank: Rank, loop: Loop) -> None:
     with loop.learner.finished() as model:
         if rank.world.is_lead:
             loop.reporter.stage("exporting")
-            results = _results(rank, loop, weights, after)
+            results = _results(rank, loop, (step, weights), after)
             target = export(model, rank.task, rank.fitted, rank.paths, results)
             loop.reporter.event("exported", path=str(target))
             loop.reporter.stage("done")
         loop.reporter.close()
         rank.world.barrier()
+    rank.store.mark_exported()
 
 
 def _nameless(scores: Json) -> Json:
@@ -137,13 +139,15 @@ def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
     return best, f"of step {best}, with the lowest validation loss; the last was step {last}"
 
 
-def _results(rank: Rank, loop: Loop, weights: str, after: Json) -> Results:
+def _results(rank: Rank, loop: Loop, chosen: tuple[int, str], after: Json) -> Results:
     before, prepared = loop.state.before, rank.prepared
+    step, weights = chosen
     drawn = "classes" if rank.fitted.data.balance_by else "sources"
     return Results(
         events=loop.reporter.history,
         weights=weights,
         requested=rank.requested.method.type,
+        trained=trained(step, rank.legs, rank.requested),
         data={"digest": prepared.digest}
         | {split: counts.to_json() for split, counts in prepared.counts.items()}
         | {drawn: _drawn(prepared, loop.cursor.consumed)},

@@ -47,6 +47,10 @@ class RunState:
         self.best_loss, self.best_step, self.stale_evaluations, self.stale_on_plateau = loss, self.step, 0, 0
         return True
 
+    def forget_best(self) -> None:
+        """Begin the search for the best step anew: those so far were trained with other settings."""
+        self.best_loss, self.best_step, self.stale_evaluations, self.stale_on_plateau = math.inf, None, 0, 0
+
     def reached_plateau(self, patience: int) -> bool:
         """Whether the loss has stalled for `patience` evaluations.  If so, they are counted from 0 again."""
         if self.stale_on_plateau < patience:

@@ -11,6 +11,7 @@ class Settings:
     dns_ports: tuple[int, ...] = (53, 5353)  # and listen on these: 5353 are OpenShift's
     progress_interval_s: float = 15.0  # between two passes over a job with pods, and between two writes of its progress
     resync_s: float = 300.0  # between two passes over a job that waits for events
+    first_report_s: float = 60.0  # so long the first report of an attempt waits for kube-controller-manager's
     warnings_after_s: float = 10.0  # a worker job is this old before its Warning events are read
     refused_retry_s: float = 30.0  # before an object that the API server refused is applied again
     namesake_retry_s: float = 2.0  # the same, where the object still belongs to a deleted job of the same name

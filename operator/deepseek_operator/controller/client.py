@@ -7,7 +7,7 @@ to say that this operator does not know, because it writes seven fixed kinds.
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -46,6 +46,13 @@ PLURALS: Final[Mapping[tuple[str, str], str]] = {
     ("v1", "Service"): "services",
     ("v1", "ServiceAccount"): "serviceaccounts",
 }
+
+
+class Page(NamedTuple):
+    """A part of a list, and the version of the whole, from which a watch can go on."""
+
+    version: str
+    items: tuple[Manifest, ...]
 
 
 class ApiError(Exception):
@@ -90,12 +97,12 @@ class Api:
 
     async def pages(
         self, api_version: str, kind: str, namespace: str, *, accept: str = JSON, **query: str
-    ) -> AsyncIterator[tuple[Manifest, ...]]:
+    ) -> AsyncIterator[Page]:
         """As `items`, one part at a time, so that the whole list is never in memory."""
         more = {"limit": PAGE}
         while more:
             found = await self.request("GET", path(api_version, kind, namespace), query | more, accept=accept)
-            yield _items(api_version, kind, found)
+            yield Page(found["metadata"].get("resourceVersion", ""), _items(api_version, kind, found))
             token = found["metadata"].get("continue")
             more = {"limit": PAGE, "continue": token} if token else {}
 

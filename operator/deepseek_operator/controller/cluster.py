@@ -45,7 +45,8 @@ class KubernetesCluster(Generic[Object, Seen]):
         self._phases: dict[OwnerKey, str] = {}
         self._created: dict[OwnerKey, Manifest] = {}  # created owners that a watch reported, before their first pass
         self._untouched: dict[OwnerKey, str] = {}  # their uids during their first pass
-        self._written: dict[OwnerKey, str] = {}  # the resourceVersion of the status that was written last
+        # The resourceVersion of the status that was written last, and whether that pass saw the present spec.
+        self._written: dict[OwnerKey, tuple[str, bool]] = {}
         self._departed: dict[OwnerKey, Manifest] = {}  # the last deleted child that the kind keeps
         self._leaving: dict[str, datetime] = {}  # namespaces that are being deleted, and until when to believe it
         self._deleted: dict[OwnerKey, None] = {}  # the owners deleted last, of which something may be left
@@ -59,8 +60,8 @@ class KubernetesCluster(Generic[Object, Seen]):
         """
         if sighting.is_owner:
             self._created.pop(sighting.key, None)  # it has changed since
-        if sighting.created:
-            self._created[sighting.key] = sighting.created
+        if sighting.owner and sighting.is_new:
+            self._created[sighting.key] = sighting.owner
             self._leaving.pop(sighting.key.namespace, None)  # it is another one of that name
         if sighting.departed and self._kind.keeps(sighting.departed):
             self._departed[sighting.key] = last_words_of(sighting.departed)
@@ -178,12 +179,16 @@ class KubernetesCluster(Generic[Object, Seen]):
         metrics.STATUS_WRITES.inc()
         self.count(owner.key, {"status": status})
         # This pass did not see a spec that changed in between, so the event of that change must wake the next pass.
-        if written["generation"] == status["observedGeneration"]:
-            self._written[owner.key] = written["resourceVersion"]
+        saw_spec = written["generation"] == status["observedGeneration"]
+        self._written[owner.key] = written["resourceVersion"], saw_spec
 
     def is_echo(self, sighting: Sighting) -> bool:
         """Whether the sighting shows only a status that was written here, by a pass that saw the present spec."""
-        return self._written.get(sighting.key) == sighting.version
+        return self._written.get(sighting.key) == (sighting.version, True)
+
+    def written(self, key: OwnerKey) -> str:
+        """The resourceVersion of the owner's status that was written here last, or ''."""
+        return self._written.get(key, ("", False))[0]
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
         metrics.TRANSITIONS.labels(notice.reason).inc()

@@ -32,8 +32,8 @@ def sighting(key: OwnerKey, event: kopf.RawEvent) -> Sighting:
     """The sighting of an owner.  An event has no type if a list found the object."""
     owner, type_ = cast(Manifest, event["object"]), event["type"]
     version = str(owner["metadata"].get("resourceVersion", ""))
-    listed = owner if type_ is None else None
-    return Sighting(key, version, is_owner=True, listed=listed, created=owner if type_ == "ADDED" else None)
+    present = None if type_ == "DELETED" else owner
+    return Sighting(key, version, is_owner=True, owner=present, is_new=type_ == "ADDED")
 
 
 class Endless:

@@ -25,8 +25,8 @@ from deepseek_operator.controller.cluster import KubernetesCluster
 from deepseek_operator.controller.failures import Failures
 from deepseek_operator.controller.health import Health
 from deepseek_operator.controller.leader import ApiLease, Candidate
+from deepseek_operator.controller.memory import ChangeNeededError, Memory, Remembered, careful
 from deepseek_operator.controller.reconcile import reconcile, report_failure
-from deepseek_operator.controller.snapshot import ChangeNeededError, Remembered, Snapshot
 from deepseek_operator.controller.supervisor import Operate, supervise
 from deepseek_operator.controller.workqueue import WorkQueue
 from deepseek_operator.objects.kind import AnyKind
@@ -63,7 +63,7 @@ class Operator:
 
     def __init__(self, kind: AnyKind, options: Options, api: Api, cluster: KubernetesCluster[Any, Any]) -> None:
         self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
-        self._snapshot = Snapshot(kind)
+        self._memory, self._careful = Memory(kind), careful(kind)
         self._queue = WorkQueue(self._pass)
         self._failures = Failures(self._tell)
         self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)
@@ -71,18 +71,22 @@ class Operator:
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set, or until a part fails: then the kubelet starts the operator again.
-
-        The child watches begin before the snapshot, so no change in between is lost.
-        """
+        """Run until `stop` is set, or until a part fails: then the kubelet starts the operator again."""
         namespaces = self._options.namespaces
         watches = [
-            ChildWatch(self._api, child, self._kind.labels.name, namespace, woken=self._wake, missed=self._missed)
+            ChildWatch(
+                self._api,
+                child,
+                self._kind.labels.name,
+                namespace,
+                self._memory,
+                woken=self._wake,
+                missed=self._queue.add_all,
+            )
             for child in self._kind.children
             for namespace in namespaces or ("",)
         ]
         await gathered(*(watch.begin() for watch in watches))
-        await self._snapshot.take(self._api, namespaces)
         try:
             await first(supervise(self._watch_owners(), stop), self._tick(), *(watch.run() for watch in watches))
         finally:
@@ -106,17 +110,13 @@ class Operator:
         return operate
 
     def _wake(self, sighting: Sighting) -> None:
-        self._snapshot.saw(sighting)
+        if sighting.is_owner:
+            self._memory.saw(sighting)
         self._cluster.saw(sighting)
         if not self._cluster.is_echo(sighting):
             self._queue.add(sighting.key)
         if sighting.is_owner:
             self.health.heard(sighting.key, sighting.version)  # last: what fails before is an event that was missed
-
-    def _missed(self) -> None:
-        """Look at everything again, because changes of children may have been missed."""
-        self._snapshot.forget()
-        self._queue.add_all()
 
     async def _pass(self, key: OwnerKey) -> float | None:
         """Run one pass.  After several that failed, the status tells of it."""
@@ -134,13 +134,13 @@ class Operator:
         await report_failure(self._kind, key, self._cluster, error, datetime.now(UTC))
 
     async def _look(self, key: OwnerKey) -> float | None:
-        """The first pass over an owner runs over the snapshot, unless a watch reported something new."""
+        """Run a pass over what the watches saw, and over the cluster if there is more to do than to report."""
         now, settings = datetime.now(UTC), self._options.settings
-        if found := self._snapshot.pop(key):
+        if found := self._memory.of(key, self._cluster.written(key)):
             self._cluster.count(key, found[0])
             with contextlib.suppress(ChangeNeededError):
-                remembered = Remembered(self._kind, found, self._cluster)
-                return await reconcile(self._kind, key, remembered, settings, now)
+                remembered = Remembered(self._kind, found, self._cluster, settings, now)
+                return await reconcile(self._careful, key, remembered, settings, now)
         return await reconcile(self._kind, key, self._cluster, settings, now)
 
     async def _tick(self) -> None:
@@ -156,6 +156,7 @@ class Operator:
                     "objects of kind %s could not be listed: %s: %s", self._kind.name, type(error).__name__, error
                 )
                 continue
+            self._memory.keep_owners(found)
             missed = self.health.listed(found)
             metrics.MISSED_EVENTS.inc(len(missed))
             for key in missed:
@@ -165,7 +166,7 @@ class Operator:
 async def versions(api: Api, kind: str, namespaces: tuple[str, ...]) -> dict[OwnerKey, str]:
     """The resourceVersion of every object of `kind` in `namespaces` (none means all)."""
     pages = [api.pages(API_VERSION, kind, namespace, accept=METADATA_LIST) for namespace in namespaces or ("",)]
-    metas = [item["metadata"] for found in pages async for page in found for item in page]
+    metas = [item["metadata"] for found in pages async for page in found for item in page.items]
     return {OwnerKey(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metas}
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S: Final = 1.0
 LONGEST_BACKOFF_S: Final = 60.0
 SETTLE_S: Final = 1.0  # pause after a pass, during which events gather
-FIRST_SETTLE_S: Final = 3.0  # pause after a first pass, whose new objects cause many events
+FIRST_SETTLE_S: Final = 0.5  # pause after a first pass, during which others come and pods are made
 PATIENCE_S: Final = 10.0  # so long a later pass yields to first passes, which start pods
 CONCURRENCY: Final = 32
 

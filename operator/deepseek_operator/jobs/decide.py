@@ -150,7 +150,7 @@ def _create(facts: Facts, phase: Phase) -> JobPlan:
         Outcome(phase, "CreatingWorkers", message),
         apply=facts.children,
         delete=facts.older_jobs,
-        look_again=facts.settings.progress_interval_s,
+        look_again=facts.settings.first_report_s,
         report=False,
     )
 
@@ -172,13 +172,15 @@ def _watch(facts: Facts, worker_job: Manifest) -> JobPlan:
     if plan := withdrawal(facts, outcome):
         return plan
     wait = facts.settings.resync_s if outcome.phase is Phase.QUEUED else _pause_s(facts, worker_job)
-    return planned(
+    repairs = outcome.is_warning or facts.lost_its_policy
+    plan = planned(
         facts,
         outcome,
-        apply=facts.supports if outcome.is_warning or facts.lost_its_policy else (),
+        apply=facts.supports if repairs else (),
         delete=facts.older_jobs,
         look_again=min(wait, (facts.all_run and facts.seconds_left) or wait),
     )
+    return replace(plan, only_watches=not repairs)
 
 
 def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:

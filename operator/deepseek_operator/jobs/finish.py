@@ -18,10 +18,10 @@ def finished(job: TrainingJob, now: datetime) -> JobPlan:
     """Plan a pass over a job that succeeded or failed.  It is deleted when its time has come."""
     status = job.status.model_copy(update={"observed_generation": job.generation})
     if job.ttl_s is None or status.completion_time is None:
-        return Plan(status)
+        return Plan(status, only_watches=True)
     left = (status.completion_time + timedelta(seconds=job.ttl_s) - now).total_seconds()
     if left > 0:
-        return Plan(status, look_again=left)
+        return Plan(status, look_again=left, only_watches=True)
     return Plan(status, delete=(Ref(API_VERSION, KIND, job.owner.namespace, job.owner.name, job.owner.uid),))
 
 

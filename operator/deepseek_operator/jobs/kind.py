@@ -8,7 +8,7 @@ from deepseek_operator.api.names import KIND, PLURAL
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.decide import decide, failing, invalid, refused
 from deepseek_operator.jobs.finish import finished, finished_with_pods, leaving
-from deepseek_operator.jobs.look import POD, WORKER_JOB, Live, Recalled, look
+from deepseek_operator.jobs.look import POD, WORKER_JOB, Live, look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import JobPlan
 from deepseek_operator.jobs.status import JobStatus
@@ -22,8 +22,10 @@ async def _look(job: TrainingJob, reads: Reads, settings: Settings, now: datetim
     return await look(job, Live(reads, settings, now))
 
 
-async def _recall(job: TrainingJob, reads: Reads, children: Sequence[Manifest]) -> Observed | None:
-    return await look(job, Recalled(reads, children))
+async def _recall(
+    job: TrainingJob, reads: Reads, settings: Settings, now: datetime, known: Sequence[Manifest]
+) -> Observed | None:
+    return await look(job, Live(reads, settings, now, known=known))
 
 
 def _decide(job: TrainingJob, observed: Observed | None, settings: Settings, now: datetime) -> JobPlan:

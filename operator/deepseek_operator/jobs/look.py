@@ -25,10 +25,13 @@ from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.names import METRICS_PORT
 from deepseek_trainer.contract.progress import Progress
 
-WORKER_JOB: Final = Child("batch/v1", "Job", spec=("parallelism", "suspend"))
-# A deleted pod is handed on, because a pass cannot find its last words later.  Pods without a machine are not watched.
-# They have no last words, and the status of their worker job reports that they were created.
-POD: Final = Child("v1", "Pod", spec=("nodeName",), selector="spec.nodeName!=", leaves_words=True)
+# A worker job without a status is as it was made: kube-controller-manager has not looked at it.
+WORKER_JOB: Final = Child("batch/v1", "Job", spec=("parallelism", "suspend"), wakes=lambda job: bool(job.get("status")))
+# A deleted pod is handed on, because a pass cannot find its last words later.  Pods without a machine wake nobody: they
+# have no last words, and the status of their worker job reports that they were created.
+POD: Final = Child(
+    "v1", "Pod", spec=("nodeName",), annotations=(labels.COMPLETION_INDEX,), wakes=has_machine, leaves_words=True
+)
 
 
 class World(Protocol):
@@ -73,12 +76,15 @@ class Live:
     settings: Settings
     now: datetime
     metrics_port: int = METRICS_PORT
+    known: Sequence[Manifest] | None = None  # worker jobs and pods as the watches saw them; None: ask for them
 
     async def profile(self, name: str) -> Manifest | None:
+        if self.known is not None:
+            return None  # no plan that only watches reads it
         return await self.reads.get_shared(API_VERSION, PROFILE_KIND, name)
 
     async def observe(self, owner: Owner, attempt: int) -> Observed:
-        found = await gathered(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
+        found = await self._children(owner)
         jobs, pods = (_of(owner, children) for children in found)
         newest = max(jobs, key=labels.attempt_of, default=None)
         quotas = () if _is_made(attempt, jobs) else await self.reads.quotas(owner.namespace)
@@ -89,7 +95,7 @@ class Live:
             departed=self.reads.departed(owner),
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
-            isolated=await self._is_isolated(owner) if newest else None,
+            isolated=await self._is_isolated(owner) if newest and self._needs_policy(current) else None,
             quotas=quotas,
             limit_ranges=await self.reads.listed("v1", "LimitRange", owner.namespace) if quotas else (),
             default_priority=await self._default_priority(quotas),
@@ -102,6 +108,19 @@ class Live:
             return None
         classes = await self.reads.listed("scheduling.k8s.io/v1", "PriorityClass", "")
         return next((each["metadata"]["name"] for each in classes if each.get("globalDefault")), None)
+
+    async def _children(self, owner: Owner) -> Sequence[tuple[Manifest, ...]]:
+        """The worker jobs, and the pods.  A worker job that knows of more pods than we do was seen before its pods."""
+        if self.known is not None:
+            jobs, pods = (tuple(each for each in self.known if each["kind"] == kind) for kind in ("Job", "Pod"))
+            active = sum(job.get("status", {}).get("active", 0) for job in jobs)
+            if active <= sum(not is_finished(pod) for pod in pods):
+                return jobs, pods
+        return await gathered(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
+
+    def _needs_policy(self, pods: Iterable[Manifest]) -> bool:
+        """Whether to look at the policy: where all is asked for, and while pods may run."""
+        return self.known is None or any(has_machine(pod) for pod in pods)
 
     async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
         """The progress that rank 0 reports, or None if it does not answer."""
@@ -119,7 +138,7 @@ class Live:
         """
         created = datetime.fromisoformat(newest["metadata"]["creationTimestamp"])
         over = any(job_condition(newest, type_) for type_ in ("Complete", "Failed"))
-        if over or (self.now - created).total_seconds() < self.settings.warnings_after_s:
+        if over or not newest.get("status") or (self.now - created).total_seconds() < self.settings.warnings_after_s:
             return ()
         waiting = [pod for pod in pods if has_machine(pod) and pod.get("status", {}).get("phase") == "Pending"]
         about = [*waiting[:1], *([newest] if len(pods) < newest["spec"]["parallelism"] else [])]
@@ -130,9 +149,9 @@ class Live:
     async def _of_claims(self, meta: Manifest, pods: Sequence[Manifest]) -> tuple[WarningEvent, ...]:
         """The events about the claims that one of the pods mounts, if it may wait for one of them."""
         waiting = [pod for pod in pods if not has_machine(pod) and not is_finished(pod) and waits_for_claim(pod)]
-        if not waiting:
+        claims = claims_of(waiting[0]) if waiting else ()  # the memory knows of none
+        if not claims:
             return ()
-        claims = claims_of(waiting[0])
         found = await self.reads.events(meta["namespace"], "PersistentVolumeClaim")
         return tuple(event for event in found if event.name in claims)
 
@@ -142,22 +161,6 @@ class Live:
             return False  # somebody else's policy may let anybody in, and go at any time
         selected: Manifest | None = policy["spec"].get("podSelector", {}).get("matchLabels")
         return selected == {labels.JOB_UID: owner.uid}
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """The world as a list of all children showed it.  Nothing that the list does not show is asked for."""
-
-    reads: Reads
-    children: Sequence[Manifest]
-
-    async def profile(self, name: str) -> Manifest | None:
-        return await self.reads.get_shared(API_VERSION, PROFILE_KIND, name)
-
-    async def observe(self, owner: Owner, attempt: int) -> Observed:  # noqa: ARG002
-        own = _of(owner, self.children)
-        jobs, pods = (tuple(each for each in own if each["kind"] == child.kind) for child in (WORKER_JOB, POD))
-        return Observed(worker_jobs=jobs, pods=pods, isolated=None)
 
 
 def _of(owner: Owner, found: Iterable[Manifest]) -> tuple[Manifest, ...]:

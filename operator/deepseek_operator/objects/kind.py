@@ -68,7 +68,8 @@ class Child:
     api_version: str
     kind: str
     spec: tuple[str, ...]  # the fields of its spec that a decision reads
-    selector: str = ""  # the fieldSelector of its watch
+    annotations: tuple[str, ...] = ()  # those that a decision reads
+    wakes: Callable[[Manifest], bool] = lambda _: True  # whether a new state of it wakes its owner
     leaves_words: bool = False  # the watch hands on a deleted one in its last state
 
 
@@ -96,7 +97,8 @@ class Kind(Generic[Object, Seen, Status]):
     keeps: Callable[[Manifest], bool]  # whether later passes read the last state of a deleted child
     read: Callable[[Manifest], Object]
     look: Callable[[Object, Reads, Settings, datetime], Awaitable[Seen]]
-    recall: Callable[[Object, Reads, Sequence[Manifest]], Awaitable[Seen]]  # a look at children that a list found
+    # A look that takes the children as the watches saw them.
+    recall: Callable[[Object, Reads, Settings, datetime, Sequence[Manifest]], Awaitable[Seen]]
     decide: Callable[[Object, Seen, Settings, datetime], Plan[Status]]
     refused: Callable[[Object, Plan[Status], Refusal, Settings, datetime], Plan[Status]]
     failing: Callable[[Object, str, datetime], Plan[Status]]  # a plan that reports an error that ends every pass

@@ -22,14 +22,14 @@ class OwnerKey:
 class Sighting:
     """An object that a watch reported, or the list with which the watch began.
 
-    The object is an owner, or a child: something that was made for an owner.  At most one of the manifests is set.
+    The object is an owner, or a child: something that was made for an owner.
     """
 
     key: OwnerKey
     version: str  # resourceVersion of the object
     is_owner: bool = False  # the object is the owner itself
-    listed: Manifest | None = None  # the owner, if the list found it
-    created: Manifest | None = None  # the owner, if it was created after the list
+    owner: Manifest | None = None  # None: it was deleted, or the object is a child
+    is_new: bool = False  # the owner was created after the list
     departed: Manifest | None = None  # a deleted child, in its last state
 
 

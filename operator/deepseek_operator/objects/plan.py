@@ -46,3 +46,5 @@ class Plan(Generic[Status]):
     # False: the next pass sees what this one makes, and one write of the status reports both.  The status of this plan
     # is then written only if the API server refuses an object.
     report: bool = True
+    # True: it reports only what goes on, for which it is enough to know what the watches saw.
+    only_watches: bool = False

@@ -38,7 +38,7 @@ def there_is(fake: FakeApi, manifest: Manifest, there: Manifest) -> None:
 
 
 async def a_new_job(cluster: KubernetesCluster) -> None:
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     assert await cluster.fetch(KEY)
 
 

@@ -13,11 +13,13 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.controller.child_watch import ChildWatch
 from deepseek_operator.controller.client import Api, path
+from deepseek_operator.controller.memory import Memory
+from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.labels import JOB_NAME
 from deepseek_operator.jobs.look import POD, WORKER_JOB
 from deepseek_operator.objects.kind import Child
 from deepseek_operator.objects.observed import Manifest, OwnerKey, Sighting
-from support.builders.operator import a_pod, a_worker_job, terminated
+from support.builders.operator import a_pod, a_training_job, a_worker_job, terminated
 from support.fakes.clock import ended, quiet
 
 KEY = OwnerKey("ml", "demo")
@@ -29,17 +31,17 @@ class Stream:
 
     answers: list[tuple[int, list[Manifest]]]
     lists: list[int] = field(default_factory=lambda: [200])  # status of each list; the last one for all that follow
+    items: list[list[Manifest]] = field(default_factory=lambda: [[]])  # of each list, as `lists`
     asked: list[dict[str, str]] = field(default_factory=list)
-    accepted: list[str] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(dict(request.query))
-        self.accepted.append(request.headers["Accept"])
         if "watch" in request.query:
             return await self._stream(request)
         status = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
-        return web.json_response({"metadata": {"resourceVersion": "5"}, "items": []}, status=status)
+        items = self.items.pop(0) if len(self.items) > 1 else self.items[0]
+        return web.json_response({"metadata": {"resourceVersion": "5"}, "items": items}, status=status)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         status, events = self.answers.pop(0) if self.answers else (200, [])
@@ -73,6 +75,13 @@ def error(code: int) -> Manifest:
 class Watched:
     woken: list[Sighting] = field(default_factory=list)
     missed: list[None] = field(default_factory=list)
+    memory: Memory = field(default_factory=lambda: Memory(JOBS))
+
+    def known(self) -> dict[str, str]:
+        """The phase of each pod of the job in the memory, by name."""
+        self.memory.saw(Sighting(KEY, "1", is_owner=True, owner=a_training_job()))
+        pods = self.memory.of(KEY)[1:]
+        return {pod["metadata"]["name"]: pod["status"].get("phase", "") for pod in pods}
 
 
 Watching = Callable[..., Awaitable[Watched]]
@@ -98,6 +107,7 @@ async def watching() -> AsyncIterator[Watching]:
                 child,
                 JOB_NAME,
                 namespace,
+                seen.memory,
                 woken=seen.woken.append,
                 missed=lambda: seen.missed.append(None),
                 pause_s=0.01,
@@ -125,8 +135,7 @@ async def test_every_change_of_a_pod_wakes_its_job(watching: Watching) -> None:
 
 
 async def test_every_change_of_a_worker_job_wakes_its_job(watching: Watching) -> None:
-    job = {"kind": "PartialObjectMetadata", **a_worker_job()}
-    job["metadata"]["labels"]["training.dstj.io/job-name"] = "demo"
+    job = a_worker_job()
     events = [event("ADDED", job, "6"), event("MODIFIED", job, "7"), event("DELETED", job, "8")]
     seen = await watching(Stream([(200, events)]), WORKER_JOB, "ml")
     await until(lambda: len(seen.woken) == 3)
@@ -198,14 +207,34 @@ async def test_a_watch_asks_only_for_what_was_made_for_training_jobs(watching: W
     await until(lambda: bool(stream.versions()))
     await quiet()
     assert {query["labelSelector"] for query in stream.asked} == {"training.dstj.io/job-name"}
-    assert stream.asked[0]["limit"] == "1"
 
 
-async def test_a_watch_shows_no_more_than_is_kept(watching: Watching) -> None:
-    pods, jobs = Stream([(200, [])]), Stream([(200, [])])
-    await watching(pods)
-    await watching(jobs, WORKER_JOB)
-    await until(lambda: bool(pods.versions()) and bool(jobs.versions()))
-    await quiet()
-    assert pods.asked[-1]["fieldSelector"] == "spec.nodeName!=", "a pod without a machine has no last words"
-    assert (pods.accepted[-1], "PartialObjectMetadata" in jobs.accepted[-1]) == ("application/json", True)
+async def test_what_a_watch_saw_is_in_the_memory(watching: Watching) -> None:
+    events = [event("MODIFIED", a_pod(0, "Failed"), "6"), event("ADDED", a_pod(1), "7")]
+    seen = await watching(Stream([(200, events)], items=[[a_pod(0, "Pending")]]))
+    await until(lambda: len(seen.woken) == 2)
+    assert seen.known() == {"demo-a1-0-xxxxx": "Failed", "demo-a1-1-xxxxx": "Running"}
+
+
+async def test_what_was_deleted_is_no_longer_in_the_memory(watching: Watching) -> None:
+    seen = await watching(Stream([(200, [event("DELETED", a_pod(0), "6")])], items=[[a_pod(0), a_pod(1)]]))
+    await until(lambda: len(seen.woken) == 1)
+    assert list(seen.known()) == ["demo-a1-1-xxxxx"]
+
+
+async def test_a_list_after_missed_events_replaces_what_is_in_the_memory(watching: Watching) -> None:
+    seen = await watching(Stream([(410, []), (200, [])], items=[[a_pod(0), a_pod(1)], [a_pod(1, "Succeeded")]]))
+    await until(lambda: bool(seen.missed))
+    assert seen.known() == {"demo-a1-1-xxxxx": "Succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("child", "found"),
+    [(POD, a_pod(machine=None)), (WORKER_JOB, {**a_worker_job(), "status": {}})],
+    ids=["pod-without-machine", "worker-job-that-nobody-looked-at"],
+)
+async def test_what_is_no_news_for_its_job_wakes_nobody(watching: Watching, child: Child, found: Manifest) -> None:
+    stream = Stream([(200, [event("ADDED", found, "6"), bookmark("7")]), (200, [event("DELETED", found, "8")])])
+    seen = await watching(stream, child)
+    await until(lambda: bool(seen.woken))
+    assert [sighting.version for sighting in seen.woken] == ["8"]

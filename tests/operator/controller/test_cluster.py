@@ -38,7 +38,7 @@ async def test_a_training_job_is_read_and_a_missing_one_is_none(cluster: Kuberne
 async def test_the_first_look_at_a_job_that_was_created_just_now_needs_no_request(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     assert await cluster.fetch(KEY) == a_training_job()
     fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
     assert await cluster.children(OWNER, POD) == ()
@@ -48,7 +48,7 @@ async def test_the_first_look_at_a_job_that_was_created_just_now_needs_no_reques
 
 
 async def test_a_first_look_that_ended_early_is_not_remembered(cluster: KubernetesCluster, fake: FakeApi) -> None:
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
     await cluster.fetch(KEY)  # its spec broke a rule
     await cluster.fetch(KEY)  # it was repaired
@@ -60,7 +60,7 @@ async def test_a_job_that_was_changed_before_its_first_look_is_looked_at(
 ) -> None:
     changed = a_training_job({"suspend": True})
     fake.answers["GET", JOB_PATH] = 200, changed
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     cluster.saw(Sighting(KEY, "8", is_owner=True))
     assert await cluster.fetch(KEY) == changed
 
@@ -92,14 +92,14 @@ async def test_nothing_more_is_made_in_a_namespace_that_is_being_deleted(
         await cluster.emit(OWNER, Notice("AttemptFailed", "its pods were deleted"))
     with pytest.raises(NamespaceLeavingError):
         await cluster.fetch(KEY)
-    cluster.saw(Sighting(OwnerKey("ml", "new"), "9", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(OwnerKey("ml", "new"), "9", is_owner=True, owner=a_training_job(), is_new=True))
     assert await cluster.fetch(KEY), "a namespace of that name was made anew"
 
 
 async def test_an_object_is_tried_once_in_a_namespace_that_is_being_deleted(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     await cluster.fetch(KEY)
     fake.answers["POST", "/apis/batch/v1/namespaces/ml/jobs"] = 403, {"message": TERMINATED}
     with pytest.raises(NamespaceLeavingError):
@@ -188,7 +188,7 @@ async def test_a_job_that_is_made_anew_after_its_deletion_is_looked_at(
     del fake.answers["GET", JOB_PATH]
     for _ in range(passes_between):
         await cluster.fetch(KEY)
-    cluster.saw(Sighting(KEY, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     await cluster.fetch(KEY)
     fake.answers["GET", PODS] = 200, {"items": [a_pod()]}
     assert len(await cluster.children(OWNER, POD)) == 1
@@ -204,7 +204,7 @@ async def test_only_so_many_deleted_jobs_are_remembered(
         cluster.count(key, None)
     fake.answers["GET", PODS] = 200, {"items": []}
     for key, num_requests in zip(keys, (0, 1), strict=True):
-        cluster.saw(Sighting(key, "7", is_owner=True, created=a_training_job()))
+        cluster.saw(Sighting(key, "7", is_owner=True, owner=a_training_job(), is_new=True))
         await cluster.fetch(key)
         before = len(fake.asked)
         await cluster.children(replace(OWNER, name=key.name), POD)

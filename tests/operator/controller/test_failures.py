@@ -75,6 +75,9 @@ class Hindered(FakeCluster):
             raise self.error
         await super().apply(manifest)
 
+    def written(self, _: OwnerKey) -> str:
+        return ""
+
 
 async def pass_over(operator: Operator) -> Any:
     try:

@@ -70,11 +70,12 @@ class Story:
         job = a_training_job({"trainer": {"image": None, "profile": "cpu"}}, resourceVersion="1")
         self.api.objects[JOB] = job
         self.api.objects[path(API_VERSION, PROFILE_KIND, name="cpu")] = a_profile_manifest("cpu")
-        self.cluster.saw(Sighting(KEY, "1", is_owner=True, created=job if is_new else None))
+        self.cluster.saw(Sighting(KEY, "1", is_owner=True, owner=job, is_new=is_new))
         await self._until(lambda: self.status.phase == "Starting")
 
     async def train(self) -> None:
         """Its pods wait for a Secret, and then run."""
+        self.api.objects[WORKERS]["status"] = {"active": 2}
         self._pods("Pending")
         warning = {"reason": "FailedMount", "message": "no such secret", "lastTimestamp": NOW.isoformat()}
         self.api.objects[f"{EVENTS}/a-warning"] = {"kind": "Event"} | warning

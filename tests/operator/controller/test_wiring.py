@@ -100,9 +100,9 @@ async def test_jobs_wake_the_queue_and_kopf_writes_nothing(cluster: Any, watchin
 
 @pytest.mark.parametrize(
     ("type_", "extra"),
-    [(None, {"listed": JOB}), ("ADDED", {"created": JOB}), ("MODIFIED", {}), ("DELETED", {})],
+    [(None, {"owner": JOB}), ("ADDED", {"owner": JOB, "is_new": True}), ("MODIFIED", {"owner": JOB}), ("DELETED", {})],
 )
-def test_a_job_comes_along_if_a_list_found_it_or_a_watch_saw_it_being_created(type_: Any, extra: Any) -> None:
+def test_a_job_comes_along_unless_it_was_deleted(type_: Any, extra: Any) -> None:
     event: Any = {"type": type_, "object": JOB}
     assert owner_watch.sighting(KEY, event) == Sighting(KEY, "7", is_owner=True, **extra)
 

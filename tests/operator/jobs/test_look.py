@@ -28,7 +28,7 @@ async def test_the_first_look_at_a_job_that_was_created_just_now_asks_for_quotas
     world: Live, cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
     key = OwnerKey("ml", "demo")
-    cluster.saw(Sighting(key, "7", is_owner=True, created=a_training_job()))
+    cluster.saw(Sighting(key, "7", is_owner=True, owner=a_training_job(), is_new=True))
     await cluster.fetch(key)
     lists(fake, [a_worker_job()], [a_pod()])
     assert await world.observe(OWNER, 1) == Observed(isolated=None)

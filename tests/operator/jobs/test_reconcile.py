@@ -55,7 +55,7 @@ async def test_the_status_is_written_last_and_told_after() -> None:
 
 async def test_what_a_pass_makes_is_told_by_the_next_one() -> None:
     cluster = FakeCluster(a_training_job())
-    assert await a_pass(cluster) == SETTINGS.progress_interval_s
+    assert await a_pass(cluster) == SETTINGS.first_report_s
     assert cluster.log[-1] == "apply Job demo-a1"
     assert cluster.status.phase is None
 

@@ -197,6 +197,12 @@ def test_every_rule_has_a_sample() -> None:
     assert [message for message in messages if not message.startswith(prefixes)] == []
 
 
+def test_every_field_of_a_profile_has_a_sample() -> None:
+    sampled = {field for _, _, breaks in profiles.RULES for field in breaks}
+    sampled |= {field for _, outside in profiles.BOUNDS for field in outside}
+    assert sampled == set(PROFILE_SCHEMA["properties"]["spec"]["properties"])
+
+
 @pytest.mark.parametrize(("name", "is_good"), NAMES)
 def test_names_fit_into_host_names(name: str, is_good: bool) -> None:
     manifest = a_training_job(name=name)

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from deepseek_operator.api.isolation import EgressRule
 from deepseek_operator.jobs.pod_metadata import MetadataPrefix, PodMetadata
@@ -38,15 +39,11 @@ _PLACES: Final = "[A-Z0-9_]+_(DIR|PATH|HOME)"  # libraries and compiled code are
 class ImagePullSecret(Model):
     """A Secret that opens a registry, as in core/v1."""
 
-    list_map_keys: ClassVar = ("name",)
-
     name: Annotated[DnsName, Field(description="Secret in the namespace of each job.")]
 
 
 class EnvVar(Model):
     """A setting of NCCL, gloo, torch, UCX or libfabric."""
-
-    list_map_keys: ClassVar = ("name",)
 
     name: Annotated[str, Field(max_length=128, description="Begins with NCCL_, GLOO_, TORCH_, PYTORCH_, UCX_ or FI_.")]
     # No path, so that it names no library, no file of settings and no file to write.
@@ -107,6 +104,22 @@ class Limits(Model):
     max_volume_size: Annotated[Quantity | None, Field(description="Largest checkpoint.volume.size.")] = None
 
 
+def _distinct(field: str, of: str, *keys: str) -> Rule:
+    """The items of `field` differ in their `keys`."""
+    attribute, names = to_camel(field), [to_camel(key) for key in keys]
+    same = " && ".join(f"a.{name} == b.{name}" for name in names)
+
+    def holds(self: "ProfileSpec") -> bool:
+        items = getattr(self, field) or ()
+        return len({tuple(getattr(item, key) for key in keys) for item in items}) == len(items)
+
+    return Rule(
+        f"!has(self.{attribute}) || self.{attribute}.all(a, self.{attribute}.exists_one(b, {same}))",
+        f"each of {attribute} needs {of} of its own: drop the others",
+        holds,
+    )
+
+
 class ProfileSpec(Model):
     """What the platform team decides and a job picks by name."""
 
@@ -162,4 +175,7 @@ class ProfileSpec(Model):
             "accelerator adds its devices to resourcesPerNode.limits: leave them out there",
             lambda self: not (self.accelerator and accelerators_of(self.resources_per_node)),
         ),
+        _distinct("image_pull_secrets", "a name", "name"),
+        _distinct("env", "a name", "name"),
+        _distinct("topology_spread", "a topologyKey and whenUnsatisfiable", "topology_key", "when_unsatisfiable"),
     )

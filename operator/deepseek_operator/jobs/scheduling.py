@@ -109,8 +109,6 @@ class Unsatisfiable(StrEnum):
 class SpreadConstraint(Model):
     """How the pods of an attempt spread, as in core/v1."""
 
-    list_map_keys: ClassVar = ("topologyKey", "whenUnsatisfiable")
-
     topology_key: Annotated[
         QualifiedName, Field(description="Label of machines, such as kubernetes.io/hostname or one of a rack.")
     ]

@@ -5,6 +5,8 @@ tests/operator asks the models and the generated schema, tests/e2e the real API 
 
 from typing import Any
 
+from support.builders.operator import IMAGE
+
 
 def requires(operator: str, *values: str) -> dict[str, Any]:
     """A profile that asks for machines with a label."""
@@ -23,6 +25,18 @@ def accelerator(name: str, count: int = 1) -> dict[str, Any]:
 
 def device(name: str) -> dict[str, Any]:
     return {"resourcesPerNode": {"limits": {name: 1}}}
+
+
+def pulling(*names: str) -> dict[str, Any]:
+    return {"imagePullSecrets": [{"name": name} for name in names]}
+
+
+def spreading(*keys: str) -> dict[str, Any]:
+    return {"topologySpread": [{"topologyKey": key} for key in keys]}
+
+
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+TERM = {"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}
 
 
 def label(key: str) -> dict[str, Any]:
@@ -61,6 +75,9 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         accelerator("amd.com/gpu") | {"resourcesPerNode": {"limits": {"cpu": 4}}},
         accelerator("amd.com/gpu") | {"resourcesPerNode": {"limits": {"nvidia.com/gpu": 1}}},
     ),
+    ("each of env needs", setting("NCCL_DEBUG"), {"env": setting("NCCL_DEBUG")["env"] * 2}),
+    ("each of imagePullSecrets", pulling("a", "b"), pulling("a", "a")),
+    ("each of topologySpread", spreading("rack", "zone"), spreading("rack", "rack")),
     ("limits and requests may", device("rdma/a"), device("google.com/tpu")),
     ("labels and annotations of", label("team"), label("controller-uid")),
 ]  # fmt: skip
@@ -70,6 +87,22 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (setting("NCCL_DEBUG", "WARN"), setting("NCCL_DEBUG", "a" * 257)),
     (accelerator("nvidia.com/gpu", 64), accelerator("nvidia.com/gpu", 65)),
     ({"security": {"userFrom": "Namespace"}}, {"security": {"userFrom": "Root"}}),
+    (pulling("registry"), pulling("Registry")),
+    ({"runtimeClassName": "nvidia"}, {"runtimeClassName": "nvidia/cdi"}),
+    ({"schedulerName": "packer"}, {"schedulerName": "a packer"}),
+    ({"image": IMAGE}, {"image": "trainer:latest"}),
+    ({"nodeSelector": {"pool": "gpu"}}, {"nodeSelector": {"pool": "g p u"}}),
+    ({"tolerations": [{"operator": "Exists"}]}, {"tolerations": [{"operator": "Is"}]}),
+    ({"storageClassName": "fast"}, {"storageClassName": "Fast"}),
+    ({"egress": [{"cidr": "10.0.0.0/8", "ports": [1]}]}, {"egress": [{"cidr": "10.0.0.0/8", "ports": [0]}]}),
+    (
+        {"affinity": {"nodeAffinity": {}}},
+        {"affinity": {"nodeAffinity": {PREFERRED: [{"weight": 0, "preference": TERM}]}}},
+    ),
+    ({"limits": {"maxResourcesPerNode": {"cpu": 4}}}, {"limits": {"maxResourcesPerNode": {"cpu": "four"}}}),
+    ({"limits": {"priorityClassNames": []}}, {"limits": {"priorityClassNames": ["High"]}}),
+    ({"limits": {"storageClassNames": ["fast"]}}, {"limits": {"storageClassNames": ["Fast"]}}),
+    (spreading("rack"), {"topologySpread": [{"topologyKey": "rack", "maxSkew": 0}]}),
     (label("team"), {"podMetadata": {"labels": {"team": "-"}}}),
     ({"podMetadata": {"annotations": {"note": "a/b: c"}}}, {"podMetadata": {"annotations": {"note": "a\nb"}}}),
     ({"podMetadataPrefixes": ["sidecar.istio.io/"]}, {"podMetadataPrefixes": ["sidecar"]}),

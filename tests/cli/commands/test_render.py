@@ -28,7 +28,7 @@ def test_render_prints_what_the_operator_applies(rendered):
     path, text = rendered("--uid", "u-1", "--attempt", "2", trainer={"image": IMAGE})
     job = load_job(path)
     owner = Owner("default", "tiny", "u-1")
-    wanted = children(Blueprint(job.spec, owner, None, Settings(), attempt=2, job_labels={}))
+    wanted = children(Blueprint(job.spec, owner, None, Settings(), attempt=2, job_labels={}, makes_claim=False))
     assert list(yaml.safe_load_all(text)) == list(wanted)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from deepseek_trainer.agent import _speak_for_the_silent
@@ -17,6 +18,7 @@ from deepseek_trainer.launch import Launcher
 from deepseek_trainer.worker.failure import Failure
 from deepseek_trainer.worker.process import StopFlag
 from deepseek_trainer.worker.scratch import Scratch
+from support.builders.data import RUN_ID
 from support.builders.worker import agent_with, variables, write_config
 
 # Rank 1 fails for good; rank 0 sees its peer go, and speaks last.
@@ -128,10 +130,15 @@ def test_a_pod_fails_after_three_restarts_and_rungs_that_are_climbed_do_not_coun
     assert Failure.load(tmp_path / "scratch" / "failure.json").reason == "KeyError"
 
 
-def test_nodes_that_do_not_meet_end_with_code_75_and_say_what_to_look_at(tmp_path: Path):
+def test_a_node_that_was_there_and_does_not_join_ends_the_others_with_code_75_and_they_say_what_to_look_at(
+    tmp_path: Path,
+):
     write_config(tmp_path, nodes=2)
-    done = subprocess.run(agent_with("pass", JOIN_TIMEOUT_S=1), env=variables(tmp_path), check=False)
-    assert done.returncode == ExitCode.TRY_AGAIN
+    environ = variables(tmp_path)
+    agent = subprocess.Popen(agent_with("pass", JOIN_TIMEOUT_S=1), env=os.environ | environ)
+    port = int(environ["DSTJ_RENDEZVOUS"].rpartition(":")[2])
+    TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False).set(f"{RUN_ID}/here/1", "")
+    assert agent.wait(60) == ExitCode.TRY_AGAIN
     failure = Failure.load(tmp_path / "scratch" / "failure.json")
     assert failure.reason == "PeerGone"
     assert failure.message.startswith("the 2 nodes do not meet: RendezvousTimeoutError (they wait 1 s) (hint: see the")

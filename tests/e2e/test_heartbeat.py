@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
 
+from deepseek_trainer.worker import heartbeat
 from deepseek_trainer.worker.heartbeat import Heartbeat
 
+SLACK_S = 2.0  # of a busy machine
 STORE = """
 import sys, time
 from torch.distributed import TCPStore
@@ -28,15 +32,17 @@ def store() -> TCPStore:
 
 
 class Agent:
-    def __init__(self, port: int, index: int, run: str, silence_s: float = 0.4) -> None:
+    def __init__(
+        self, port: int, index: int, run: str, silence_s: float = 0.4, *, nodes: int = 2, beat_s: float = 0.02
+    ) -> None:
         self.heard_nothing = threading.Event()
-        self.said = ""
+        self.said, self.at = "", 0.0
         endpoint = f"127.0.0.1:{port}"
-        self.heartbeat = Heartbeat(endpoint, run, index, 2, self._silence, beat_s=0.02, silence_s=silence_s)
+        self.heartbeat = Heartbeat(endpoint, run, index, nodes, self._silence, beat_s=beat_s, silence_s=silence_s)
         self.heartbeat.start()
 
     def _silence(self, what: str) -> None:
-        self.said = what
+        self.said, self.at = what, time.monotonic()
         self.heard_nothing.set()
 
 
@@ -63,6 +69,66 @@ def test_a_peer_that_has_left_is_not_missed(store: TCPStore) -> None:
     second.heartbeat.leave()
     assert not first.heard_nothing.wait(0.8)
     first.heartbeat.leave()
+
+
+def test_all_peers_learn_within_the_same_time_which_node_fell_silent(store: TCPStore):
+    agents = [Agent(store.port, i, "one of five", 1.0, nodes=5, beat_s=0.1) for i in range(5)]
+    time.sleep(0.5)
+    end_without_a_word(agents[3])
+    silent_since = time.monotonic()
+    for agent in (*agents[:3], agents[4]):
+        assert agent.heard_nothing.wait(10)
+        assert agent.said == "nothing heard of node 3 for 1 s"
+        assert agent.at - silent_since < 1.0 + 3 * 0.1 + SLACK_S
+    assert not agents[3].heard_nothing.is_set()
+    for agent in agents:
+        agent.heartbeat.leave()
+
+
+def test_peers_know_who_fell_silent_when_node_0_gives_up_first(store: TCPStore):
+    agents = [Agent(store.port, i, "gave up", 1.0, nodes=3, beat_s=0.1) for i in range(3)]
+    time.sleep(0.5)
+    end_without_a_word(agents[2])
+    end_without_a_word(agents[0])
+    assert agents[1].heard_nothing.wait(10)
+    assert agents[1].said in ("nothing heard of node 2 for 1 s", "nothing heard of node 0 for 1 s")
+    agents[1].heartbeat.leave()
+
+
+@pytest.mark.parametrize("nodes", [4, 8, 16, 32])
+def test_node_0_gets_at_most_three_requests_a_beat_for_each_node(
+    store: TCPStore, nodes: int, monkeypatch: pytest.MonkeyPatch
+):
+    requests = counted(monkeypatch)
+    beat_s, beats = 0.5, 4
+    agents = [Agent(store.port, i, f"{nodes} nodes", 30.0, nodes=nodes, beat_s=beat_s) for i in range(nodes)]
+    while not all(agent.heartbeat._answered for agent in agents):
+        time.sleep(0.1)
+    time.sleep(2 * beat_s)  # until node 0 has heard of all
+    before = len(requests)
+    time.sleep(beats * beat_s)
+    in_a_beat = (len(requests) - before) / beats
+    for agent in agents:
+        agent.heartbeat.leave()
+    assert nodes < in_a_beat <= 3 * nodes
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests of all agents from now on."""
+    requests: list[str] = []
+
+    def counting(name: str) -> Callable[..., Any]:
+        original = getattr(TCPStore, name)
+        return lambda self, *given: requests.append(name) or original(self, *given)
+
+    methods = {name: counting(name) for name in ("set", "get", "check", "multi_get")}
+    monkeypatch.setattr(heartbeat, "TCPStore", type("Counted", (TCPStore,), methods))
+    return requests
+
+
+def end_without_a_word(agent: Agent) -> None:
+    """As a machine does that loses its power."""
+    agent.heartbeat._leaving.wait = lambda _: threading.Event().wait()
 
 
 def test_a_store_that_no_longer_answers_is_noticed() -> None:

@@ -24,12 +24,13 @@ from deepseek_trainer.contract.errors import ADAPTING, PEER_GONE, PeerGoneError
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RENDEZVOUS, ENV_RUN_ID, ExitCode, Paths, node_address
 from deepseek_trainer.worker.failure import Failure, run
 from deepseek_trainer.worker.heartbeat import Heartbeat
+from deepseek_trainer.worker.meeting import Meeting
 from deepseek_trainer.worker.process import die_with_parent, forbid_core_dumps, ignore_profile
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.training_config import load_config
 
 IN_PLACE_RESTARTS = 3  # after failures in one pod; one more fails the pod, and the operator starts a new attempt
-JOIN_TIMEOUT_S = 900  # as long as the slowest node may pull its image
+JOIN_TIMEOUT_S = 900  # once all nodes were there; until then there is no limit
 RANK = ("-m", "deepseek_trainer.train")
 
 
@@ -118,8 +119,10 @@ def _give_up(scratch: Scratch, reason: str) -> NoReturn:
 def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
     """Raises PeerGoneError where the nodes do not meet."""
     give_up = functools.partial(_give_up, scratch)
+    meeting = Meeting(node.rendezvous, node.run_id, node.index, config.num_nodes)
     heartbeat = Heartbeat(node.rendezvous, node.run_id, node.index, config.num_nodes, give_up)
     try:
+        meeting.wait()
         # When a round begins, the nodes have met: from then on, silence means that one is gone.
         rounds = Rounds(Patience(scratch).begin_round, heartbeat.start)
         elastic_launch(launch_config(config, node, rounds), sys.executable)(*RANK)

@@ -93,7 +93,7 @@ class ChildWatch:
         meta = found["metadata"]
         key = OwnerKey(meta["namespace"], meta["labels"][self._label])
         if is_deleted:
-            self._memory.drop(found)
+            self._memory.drop(meta["uid"])
         else:
             self._memory.keep(self._path, self._child, found)
         if is_deleted or self._child.wakes(found):

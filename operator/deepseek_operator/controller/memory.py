@@ -6,7 +6,7 @@ report what goes on.  If there is more to do, the pass is repeated over the clus
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Generic
@@ -33,6 +33,7 @@ class Memory:
         self._kind, self._clock = kind, clock
         self._owners: dict[OwnerKey, tuple[int, bytes]] = {}  # with their version
         self._children: dict[OwnerKey, dict[str, tuple[str, bytes]]] = {}  # with the name of their watch
+        self._owner_of: dict[str, OwnerKey] = {}  # by the uid of the child
         self._heard: dict[str, float | None] = {}  # when each watch last told something; None: it does not know all yet
 
     def expect(self, watch: str) -> None:
@@ -45,24 +46,26 @@ class Memory:
 
     def keep(self, watch: str, child: Child, found: Manifest) -> str:
         """Keep a child in its present state.  Returns its uid."""
-        uid = str(found["metadata"]["uid"])
-        self._children.setdefault(self._key(found), {})[uid] = watch, _packed(child, found)
+        meta = found["metadata"]
+        uid, key = str(meta["uid"]), OwnerKey(meta["namespace"], meta["labels"][self._kind.labels.name])
+        if self._owner_of.get(uid, key) != key:
+            self.drop(uid)  # somebody changed the label that names its owner
+        self._owner_of[uid] = key
+        self._children.setdefault(key, {})[uid] = watch, _packed(child, found)
         return uid
 
-    def drop(self, found: Manifest) -> None:
+    def drop(self, uid: str) -> None:
         """A child was deleted."""
-        key = self._key(found)
-        children = self._children.get(key, {})
-        children.pop(found["metadata"]["uid"], None)
-        if not children:
-            self._children.pop(key, None)
+        if key := self._owner_of.pop(uid, None):
+            del self._children[key][uid]
+            if not self._children[key]:
+                del self._children[key]
 
     def keep_only(self, watch: str, uids: Collection[str]) -> None:
         """A list showed that these are all children that the watch is about."""
-        for key, children in tuple(self._children.items()):
-            left = {uid: kept for uid, kept in children.items() if kept[0] != watch or uid in uids}
-            if len(left) != len(children):
-                self._children[key] = left
+        for children in tuple(self._children.values()):
+            for uid in [uid for uid, (name, _) in children.items() if name == watch and uid not in uids]:
+                self.drop(uid)
 
     def saw(self, sighting: Sighting) -> None:
         """Keep an owner in its present state."""
@@ -73,10 +76,13 @@ class Memory:
         elif sighting.is_owner:
             self._owners.pop(sighting.key, None)
 
-    def keep_owners(self, keys: Collection[OwnerKey]) -> None:
-        """A list showed that these are all owners that exist."""
-        for key in [key for key in self._owners if key not in keys]:
-            del self._owners[key]
+    def owners(self) -> tuple[OwnerKey, ...]:
+        return tuple(self._owners)
+
+    def forget(self, keys: Iterable[OwnerKey]) -> None:
+        """A list showed that these owners are gone."""
+        for key in keys:
+            self._owners.pop(key, None)
 
     def of(self, key: OwnerKey, written: str = "") -> tuple[Manifest, ...]:
         """The owner, then its children.  Empty if one of them is not known, or may be old.
@@ -91,9 +97,6 @@ class Memory:
     def _is_fresh(self) -> bool:
         oldest = self._clock() - FRESH_S
         return all(heard is not None and heard >= oldest for heard in self._heard.values())
-
-    def _key(self, found: Manifest) -> OwnerKey:
-        return OwnerKey(found["metadata"]["namespace"], found["metadata"]["labels"][self._kind.labels.name])
 
 
 def _packed(child: Child, found: Manifest) -> bytes:

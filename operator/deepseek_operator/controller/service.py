@@ -149,6 +149,7 @@ class Operator:
             await asyncio.sleep(TICK_S)
             self.health.ticked()
             self._queue.revive()
+            known = self._memory.owners()
             try:
                 found = await contained(versions(self._api, self._kind.name, self._options.namespaces))
             except Exception as error:
@@ -156,7 +157,7 @@ class Operator:
                     "objects of kind %s could not be listed: %s: %s", self._kind.name, type(error).__name__, error
                 )
                 continue
-            self._memory.keep_owners(found)
+            self._memory.forget(key for key in known if key not in found)
             missed = self.health.listed(found)
             metrics.MISSED_EVENTS.inc(len(missed))
             for key in missed:

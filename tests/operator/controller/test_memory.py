@@ -150,7 +150,7 @@ async def test_whatever_asks_for_more_than_a_report_is_looked_at_again(happening
 
 async def test_pods_that_the_memory_does_not_know_yet_are_asked_for() -> None:
     world = await a_job_with_pods()
-    world.memory.drop(world.pods[1])
+    world.memory.drop(world.pods[1]["metadata"]["uid"])
     await world.a_pass()
     assert (world.looks, world.log) == (len(WATCHES), [])
 
@@ -208,16 +208,22 @@ def test_a_deleted_job_is_forgotten(memory: Known) -> None:
 
 
 def test_a_job_whose_deletion_no_event_reported_is_forgotten_after_a_list(memory: Known) -> None:
-    memory[0].keep_owners({KEY})
-    assert memory[0].of(KEY)
-    memory[0].keep_owners(())
+    assert memory[0].owners() == (KEY,)
+    memory[0].forget(memory[0].owners())
     assert memory[0].of(KEY) == ()
 
 
 def test_a_job_without_children_is_looked_at(memory: Known) -> None:
-    memory[0].drop(a_worker_job())
+    uid = a_worker_job()["metadata"]["uid"]
+    memory[0].drop(uid)
     assert memory[0].of(KEY) == ()
-    memory[0].drop(a_worker_job())
+    memory[0].drop(uid)
+
+
+def test_a_child_whose_label_somebody_changed_has_one_owner(memory: Known) -> None:
+    memory[0].keep("pods", POD, a_pod())
+    memory[0].keep("pods", POD, merged(a_pod(), {"metadata": {"labels": {"training.dstj.io/job-name": "another"}}}))
+    assert [manifest["kind"] for manifest in memory[0].of(KEY)[1:]] == ["Job"]
 
 
 def test_a_list_tells_only_of_what_its_own_watch_is_about(memory: Known) -> None:

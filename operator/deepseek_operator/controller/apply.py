@@ -29,12 +29,22 @@ async def apply(api: Api, kind: AnyKind, manifest: Manifest, *, is_new: bool) ->
     """Create or change an object.  Raises RefusedError.  `is_new`: it is believed that nothing has its name."""
     if is_new and await _is_created(api, manifest):
         return
+    for is_last in (False, False, True):
+        try:
+            await _create_or_change(api, kind, manifest)
+            return
+        except ApiError as error:  # somebody wrote meanwhile: kube-controller-manager does, to a young worker job
+            if is_last or error.status != _CONFLICT:
+                raise
+
+
+async def _create_or_change(api: Api, kind: AnyKind, manifest: Manifest) -> None:
     found = await _read(api, manifest)
     if found is None:
         await _create(api, manifest)
     else:
         _require_ours(kind, manifest, found)
-        await _change(api, manifest, found["metadata"]["uid"])
+        await _change(api, manifest, found)
 
 
 async def _is_created(api: Api, manifest: Manifest) -> bool:
@@ -74,9 +84,12 @@ def _require_ours(kind: AnyKind, manifest: Manifest, found: Manifest) -> None:
             raise RefusedError(Refusal(Cause.TAKEN, f"{what} is somebody else's: {whose(found)}; {_WAY_OUT}"))
 
 
-async def _change(api: Api, manifest: Manifest, uid: str) -> None:
-    """Apply over the object with this uid.  The API server answers 409 if there is another one, or none, by now."""
-    meta = manifest["metadata"] | {"uid": uid}
+async def _change(api: Api, manifest: Manifest, found: Manifest) -> None:
+    """Apply over the object that was found.  The API server answers 409 if it is another one by now, or gone.
+
+    The version says this before the API server looks at the object, the uid where the object is gone.
+    """
+    meta = manifest["metadata"] | {field: found["metadata"][field] for field in ("uid", "resourceVersion")}
     try:
         await api.apply(manifest | {"metadata": meta})
     except ApiError as error:

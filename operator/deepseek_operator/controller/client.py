@@ -122,7 +122,7 @@ class Api:
     async def apply(self, manifest: Manifest, subresource: str = "") -> bytes:
         """Create or update by server-side apply, and take over fields that somebody else changed.
 
-        With a uid in its metadata, only the object with this uid is changed, and none is created.
+        With uid and resourceVersion in its metadata, only this object in this state is changed, and none is created.
         Returns the metadata of the object as JSON.  Nobody here needs the rest, which would cost the API server time.
         """
         meta = manifest["metadata"]
@@ -164,7 +164,7 @@ class Api:
         status, content = await within(self._deadline_s, asking)
         metrics.API_REQUESTS.labels(method, str(status)).inc()
         if not 200 <= status < 300:
-            raise _error(status, error_text(content))
+            raise _error(status, content)
         return content
 
     async def _answer(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
@@ -218,9 +218,11 @@ def _proxy(url: str) -> str | None:
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
-def _error(status: int, message: str) -> Exception:
-    """The error of an answer.  The API server has no code for a namespace that is being deleted, only these words."""
-    is_leaving = status == 403 and "because it is being terminated" in message
+def _error(status: int, content: bytes) -> Exception:
+    """The error of an answer.  A namespace that is gone has no code of its own, only these words."""
+    message = error_text(content)
+    causes = (_parsed(content).get("details") or {}).get("causes") or ()
+    is_leaving = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
     is_gone = status == 404 and message.startswith('namespaces "')
     return NamespaceLeavingError(message) if is_leaving or is_gone else ApiError(status, message)
 

@@ -28,7 +28,15 @@ def where(manifest: Manifest) -> str:
 
 def found(manifest: Manifest, *owners: Manifest, **meta: Any) -> Manifest:
     """What is there under the name of `manifest`."""
-    return {"metadata": {"name": manifest["metadata"]["name"], "uid": "its-uid", "ownerReferences": owners} | meta}
+    return {
+        "metadata": {
+            "name": manifest["metadata"]["name"],
+            "uid": "its-uid",
+            "resourceVersion": "7",
+            "ownerReferences": owners,
+        }
+        | meta
+    }
 
 
 def there_is(fake: FakeApi, manifest: Manifest, there: Manifest) -> None:
@@ -75,7 +83,7 @@ async def test_what_is_the_jobs_own_is_applied_by_force_if_it_is_still_the_one_t
     assert verbs(fake) == ["POST", "GET", "PATCH"][not is_new :]
     *_, (_, _, query, body, content_type) = fake.asked
     assert (query["force"], content_type) == ("true", "application/apply-patch+yaml")
-    assert body == merged(a_worker_job(), {"metadata": {"uid": "its-uid"}})
+    assert body == merged(a_worker_job(), {"metadata": {"uid": "its-uid", "resourceVersion": "7"}})
 
 
 @pytest.mark.parametrize("manifest", MADE, ids=lambda manifest: manifest["kind"])
@@ -185,6 +193,16 @@ async def test_what_is_there_is_applied_although_a_quota_refuses_to_create_it(
     fake.answers["POST", where(a_worker_job()).rpartition("/")[0]] = 403, {"message": "exceeded quota: team"}
     await cluster.apply(a_worker_job())
     assert verbs(fake) == ["POST", "GET", "PATCH"]
+
+
+async def test_an_object_that_changed_since_it_was_read_is_read_again(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    job = a_worker_job()
+    fake.answers["GET", where(job)] = 200, [found(job, OURS), found(job, DEPLOYMENT)]
+    fake.answers["PATCH", where(job)] = 409, {"message": "the object has been modified"}
+    assert (await refusal(cluster, job))[0] is Cause.TAKEN
+    assert verbs(fake) == ["GET", "PATCH", "GET"]
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503])

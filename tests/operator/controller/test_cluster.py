@@ -78,15 +78,18 @@ async def test_a_write_that_hangs_meets_its_deadline(api: Api, fake: FakeApi) ->
         await api.apply(a_worker_job())
 
 
-TERMINATED = "dstj-demo is forbidden: unable to create new content in namespace ml because it is being terminated"
+TERMINATED = {  # as kube-apiserver 1.34 answers
+    "message": "unable to create new content in namespace ml because it is being terminated",
+    "details": {"causes": [{"reason": "NamespaceTerminating", "message": "...", "field": "metadata.namespace"}]},
+}
 
 
-@pytest.mark.parametrize("answer", [(403, TERMINATED), (404, 'namespaces "ml" not found')])
+@pytest.mark.parametrize("answer", [(403, TERMINATED), (404, {"message": 'namespaces "ml" not found'})])
 async def test_nothing_more_is_made_in_a_namespace_that_is_being_deleted(
-    cluster: KubernetesCluster, fake: FakeApi, answer: tuple[int, str]
+    cluster: KubernetesCluster, fake: FakeApi, answer: tuple[int, Manifest]
 ) -> None:
     fake.answers["GET", JOB_PATH] = 200, a_training_job()
-    fake.answers["POST", "/api/v1/namespaces/ml/events"] = answer[0], {"message": answer[1]}
+    fake.answers["POST", "/api/v1/namespaces/ml/events"] = answer
     assert await cluster.fetch(KEY)
     with pytest.raises(NamespaceLeavingError):
         await cluster.emit(OWNER, Notice("AttemptFailed", "its pods were deleted"))
@@ -101,7 +104,7 @@ async def test_an_object_is_tried_once_in_a_namespace_that_is_being_deleted(
 ) -> None:
     cluster.saw(Sighting(KEY, "7", is_owner=True, owner=a_training_job(), is_new=True))
     await cluster.fetch(KEY)
-    fake.answers["POST", "/apis/batch/v1/namespaces/ml/jobs"] = 403, {"message": TERMINATED}
+    fake.answers["POST", "/apis/batch/v1/namespaces/ml/jobs"] = 403, TERMINATED
     with pytest.raises(NamespaceLeavingError):
         await cluster.apply(a_worker_job())
     assert len(fake.asked) == 1
@@ -111,7 +114,7 @@ async def test_a_namespace_that_is_being_deleted_is_looked_at_again_some_time(
     cluster: KubernetesCluster, fake: FakeApi
 ) -> None:
     fake.answers["GET", JOB_PATH] = 200, a_training_job()
-    fake.answers["POST", "/api/v1/namespaces/ml/events"] = 403, {"message": TERMINATED}
+    fake.answers["POST", "/api/v1/namespaces/ml/events"] = 403, TERMINATED
     with pytest.raises(NamespaceLeavingError):
         await cluster.emit(OWNER, Notice("AttemptFailed", "its pods were deleted"))
     cluster._now = lambda: NOW + timedelta(seconds=Settings().resync_s)

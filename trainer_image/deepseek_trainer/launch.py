@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from deepseek_trainer.contract.names import LEAVE_S, ExitCode, Paths, metrics_port, node_address, termination_log
-from deepseek_trainer.worker.failure import Failure, exit_with, run
+from deepseek_trainer.contract.names import LEAVE_S, ExitCode, Paths, metrics_port, node_address
+from deepseek_trainer.worker.failure import Failure, exit_with, leave_message, run
 from deepseek_trainer.worker.process import (
     PROFILE_SIGNAL,
     ProfileFlag,
@@ -161,8 +161,8 @@ def main() -> None:
     progress = scratch.last_progress()
     if failure is not None:
         exit_with(failure, progress)
-    if progress and (log := termination_log()):
-        log.write_text(json.dumps(progress))
+    if progress:
+        leave_message(json.dumps(progress).encode())
 
 
 if __name__ == "__main__":

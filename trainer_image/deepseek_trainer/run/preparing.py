@@ -7,6 +7,7 @@ from deepseek_trainer import tasks
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
 from deepseek_trainer.data.pointer import wait
 from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.storage.access import refuse_unwritable
 from deepseek_trainer.storage.commit import with_room
 from deepseek_trainer.worker.training_config import load_config
 from deepseek_trainer.worker.vaults import data_vault, follow_rotation
@@ -17,6 +18,7 @@ def prepare_node() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)
+    refuse_unwritable(paths)
     follow_rotation(config, paths)
     vault = data_vault(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import TryAgainError, UnreadableError
+from deepseek_trainer.storage.access import DENIED, denied
 from deepseek_trainer.storage.streams import Bytes
 
 _HINTS: Final = {
@@ -18,8 +19,6 @@ _HINTS: Final = {
     errno.EDQUOT: "the quota is used up: raise it, or let checkpoint.retention keep less",
     errno.EROFS: "the volume is mounted read-only: see the node's kernel log",
     errno.EIO: "the storage failed: see the node's kernel log; what was committed before is intact",
-    errno.EACCES: "the volume must be writable for the worker's user or its fsGroup",
-    errno.EPERM: "the volume must be writable for the worker's user or its fsGroup",
 }
 _UNREADABLE: Final = "see the kernel log of the machine; restore it from a backup"
 STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
@@ -40,10 +39,15 @@ class StorageError(TryAgainError):
 
 @contextmanager
 def storing(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError about `path`.  `needed` is the size to be written [bytes]."""
+    """Turn an OSError of the block into a StorageError about `path`.  `needed` is the size to be written [bytes].
+
+    What this user may not write becomes a ConfigError.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in DENIED:
+            raise denied(path, error) from error
         raise StorageError(path, error, needed) from error
 
 

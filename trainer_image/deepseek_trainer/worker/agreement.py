@@ -11,6 +11,7 @@ from deepseek_trainer.contract.errors import (
     NotFiniteError,
     TryAgainError,
 )
+from deepseek_trainer.storage.access import denied_on_volume
 from deepseek_trainer.storage.durable import STORAGE_ERRORS
 
 Exchange = Callable[[Any], list[Any]]  # a JSON value of each rank -> those of all ranks, in rank order
@@ -36,7 +37,7 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
         value = work()
     except OSError as error:
         # An error of the volume stays as it is: it ends this worker, and the others wait for its next attempt.
-        failure = error if error.errno in STORAGE_ERRORS else _try_again(error)
+        failure = denied_on_volume(error) or (error if error.errno in STORAGE_ERRORS else _try_again(error))
     except Exception as error:  # any error: the other ranks must not wait for this one
         failure = error
     outcomes = exchange({"value": value, "failure": _to_json(failure) if failure else None})

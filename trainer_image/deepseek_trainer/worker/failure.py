@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, Self
 from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
+from deepseek_trainer.storage.access import denied_on_volume
 from deepseek_trainer.storage.durable import STORAGE_ERRORS, replace_file
 
 MAX_MESSAGE: Final = 1024  # [characters]
@@ -27,6 +28,7 @@ class Failure(contract.Failure):
     @classmethod
     def of(cls, error: BaseException, rank: int | None = None) -> Self:
         """The failure that an exception means: its message if the error is ours, else the end of the traceback."""
+        error = denied_on_volume(error) or error
         if isinstance(error, JobError):
             return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
@@ -110,8 +112,16 @@ def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoR
 
 def _report(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
     print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+    leave_message(failure.to_json(progress), environ)
+
+
+def leave_message(content: bytes, environ: Mapping[str, str] = os.environ) -> None:
+    """Write the termination log, if there is one.  Where it cannot be written, the exit code has to do."""
     if log := termination_log(environ):
-        log.write_bytes(failure.to_json(progress))
+        try:
+            log.write_bytes(content)
+        except OSError as error:
+            print(f"{log} cannot be written: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def run(main: Callable[[], None]) -> None:

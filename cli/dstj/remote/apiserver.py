@@ -11,7 +11,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from deepseek_operator.api.names import API_VERSION, GROUP, KIND, PLURAL
-from deepseek_operator.controller.client import APPLY, DEADLINE_S, Api, ApiError, error_text, path
+from deepseek_operator.controller.client import APPLY, DEADLINE_S, AnswerError, Api, ApiError, error_text, path
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH
 from deepseek_trainer.contract.errors import ConfigError, JobError, TryAgainError
 from dstj.jobfile import Manifest, is_label
@@ -113,7 +113,7 @@ class ApiServer:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except ApiError as error:
+        except AnswerError as error:
             raise _refusal(what, error, self.target) from error
         except TimeoutError as error:
             raise self._unreachable(f"no answer within {DEADLINE_S:.0f} s") from error
@@ -125,7 +125,7 @@ class ApiServer:
         return TryAgainError(f"{self.target.url} (context {self.target.context}): {reason}", hint=hint)
 
 
-def _refusal(what: str, error: ApiError, target: Target) -> JobError:
+def _refusal(what: str, error: AnswerError, target: Target) -> JobError:
     """The error, with a way out, that an answer other than success means."""
     kind: type[JobError] = ConfigError
     match error.status:

@@ -55,15 +55,19 @@ class Page(NamedTuple):
     items: tuple[Manifest, ...]
 
 
-class ApiError(Exception):
-    """The API server answered with an error."""
+class AnswerError(Exception):
+    """The API server did not do what it was asked for."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status, self.message = status, message
 
 
-class NamespaceLeavingError(Exception):
+class ApiError(AnswerError):
+    """The API server answered with an error."""
+
+
+class NamespaceLeavingError(AnswerError):
     """The namespace is being deleted, with everything in it, and takes nothing new; or it is gone."""
 
 
@@ -224,7 +228,7 @@ def _error(status: int, content: bytes) -> Exception:
     causes = (_parsed(content).get("details") or {}).get("causes") or ()
     is_leaving = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
     is_gone = status == 404 and message.startswith('namespaces "')
-    return NamespaceLeavingError(message) if is_leaving or is_gone else ApiError(status, message)
+    return (NamespaceLeavingError if is_leaving or is_gone else ApiError)(status, message)
 
 
 def error_text(content: bytes) -> str:

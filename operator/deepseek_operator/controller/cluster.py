@@ -75,7 +75,7 @@ class KubernetesCluster(Generic[Object, Seen]):
             manifest = await self._api.get(path(API_VERSION, self._kind.name, key.namespace, key.name))
         self.count(key, manifest)
         if manifest and self._is_leaving(key.namespace):
-            raise NamespaceLeavingError(f"namespace {key.namespace} is being deleted")
+            raise NamespaceLeavingError(403, f"namespace {key.namespace} is being deleted")
         return manifest
 
     async def look(self, owner: Object) -> Seen:

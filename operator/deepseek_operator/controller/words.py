@@ -5,6 +5,7 @@ two Go structures.  People need the field and the rule.
 """
 
 import json
+from itertools import takewhile
 from typing import Any, Final
 
 from deepseek_trainer.contract.rules import MAX_SHOWN
@@ -18,7 +19,8 @@ def in_plain_words(status: dict[str, Any]) -> str:
     causes = (status.get("details") or {}).get("causes") or ()
     if causes and all(cause.get("field") for cause in causes):
         return "; ".join(dict.fromkeys(_cause(cause) for cause in causes))[:MAX_WORDS]
-    return str(status.get("message", "")).partition("\n")[0][:MAX_WORDS]
+    first, *others = str(status.get("message", "")).splitlines() or ("",)
+    return " ".join([first, *takewhile(lambda line: "{" not in line, others)])[:MAX_WORDS]
 
 
 def _cause(cause: dict[str, str]) -> str:

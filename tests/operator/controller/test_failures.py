@@ -128,7 +128,7 @@ async def test_a_finished_job_keeps_its_last_word() -> None:
 
 async def test_a_namespace_that_is_being_deleted_costs_one_try_and_a_quiet_wait(api: Api) -> None:
     cluster = Hindered(a_training_job())
-    cluster.error = NamespaceLeavingError("it is being terminated")
+    cluster.error = NamespaceLeavingError(403, "it is being terminated")
     operator = an_operator(api, cluster)
     for _ in range(TOLD_AFTER + 1):
         assert await pass_over(operator) == Settings().resync_s

@@ -1,7 +1,9 @@
 """What rank 0 tells the outside while it runs: /progress (JSON) for the operator, /metrics for Prometheus."""
 
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
@@ -108,6 +110,35 @@ def _show(gauges: dict[str, Gauge], facts: dict[str, Any]) -> None:
             gauge.set(value)
 
 
+class _Server(ThreadingHTTPServer):
+    """Listens on an IPv4 or IPv6 address; on `::` for both."""
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _listening(node_address: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    if _is_loopback(node_address):
+        return _Server(node_address, port, handler)
+    try:
+        return _Server("::", port, handler)
+    except OSError:  # the kernel has no IPv6
+        return _Server("", port, handler)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # a name, as in a pod
+        return False
+
+
 def serve(progress: Progress, node_address: str, port: int) -> None:
     """Serve in a daemon thread: on loopback if the node is there, else everywhere, where the NetworkPolicy guards."""
 
@@ -129,5 +160,5 @@ def serve(progress: Progress, node_address: str, port: int) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             """Requests are not part of the run's story."""
 
-    server = ThreadingHTTPServer((node_address if node_address.startswith("127.") else "", port), Handler)
+    server = _listening(node_address, port, Handler)
     threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()

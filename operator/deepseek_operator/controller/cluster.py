@@ -74,8 +74,8 @@ class KubernetesCluster(Generic[Object, Seen]):
         else:
             manifest = await self._api.get(path(API_VERSION, self._kind.name, key.namespace, key.name))
         self.count(key, manifest)
-        if manifest and self._is_leaving(key.namespace):
-            raise NamespaceLeavingError(403, f"namespace {key.namespace} is being deleted")
+        if manifest:
+            self._require_staying(key.namespace)
         return manifest
 
     async def look(self, owner: Object) -> Seen:
@@ -140,16 +140,19 @@ class KubernetesCluster(Generic[Object, Seen]):
     @contextmanager
     def _leaving_noticed(self, namespace: str) -> Iterator[None]:
         """Remember a namespace that is being deleted, so that no other pass tries to make something in it."""
+        self._require_staying(namespace)
         try:
             yield
         except NamespaceLeavingError:
             self._leaving[namespace] = self._now() + timedelta(seconds=self._settings.resync_s)
             raise
 
-    def _is_leaving(self, namespace: str) -> bool:
-        if namespace in self._leaving and self._leaving[namespace] <= self._now():
-            del self._leaving[namespace]
-        return namespace in self._leaving
+    def _require_staying(self, namespace: str) -> None:
+        if namespace not in self._leaving:
+            return
+        if self._leaving[namespace] > self._now():
+            raise NamespaceLeavingError(403, f"namespace {namespace} is being deleted")
+        del self._leaving[namespace]
 
     def _is_new(self, manifest: Manifest) -> bool:
         """Whether the object is for an owner for which nothing was made yet."""

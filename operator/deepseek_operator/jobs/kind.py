@@ -8,7 +8,7 @@ from deepseek_operator.api.names import KIND, PLURAL
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.decide import decide, failing, invalid, refused
 from deepseek_operator.jobs.finish import finished, finished_with_pods, leaving
-from deepseek_operator.jobs.look import POD, WORKER_JOB, Live, look
+from deepseek_operator.jobs.look import POD, POLICY, WORKER_JOB, Live, look
 from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.outcome import JobPlan
 from deepseek_operator.jobs.status import JobStatus
@@ -42,7 +42,7 @@ JOBS: Final[Kind[TrainingJob, Observed | None, JobStatus]] = Kind(
     name=KIND,
     plural=PLURAL,
     labels=OwnerLabels(labels.JOB_NAME, labels.JOB_UID),
-    children=(WORKER_JOB, POD),
+    children=(WORKER_JOB, POD, POLICY),
     outlive=frozenset({"PersistentVolumeClaim"}),
     keeps=lambda child: labels.index_of(child) == 0,  # the pod of node 0 holds the last progress of its attempt
     read=TrainingJob.read,

@@ -32,6 +32,8 @@ WORKER_JOB: Final = Child("batch/v1", "Job", spec=("parallelism", "suspend"), wa
 POD: Final = Child(
     "v1", "Pod", spec=("nodeName",), annotations=(labels.COMPLETION_INDEX,), wakes=has_machine, leaves_words=True
 )
+# Of our own policies there is no news but their deletion.
+POLICY: Final = Child("networking.k8s.io/v1", "NetworkPolicy", spec=("podSelector",), wakes=lambda _: False)
 
 
 class World(Protocol):
@@ -76,7 +78,7 @@ class Live:
     settings: Settings
     now: datetime
     metrics_port: int = METRICS_PORT
-    known: Sequence[Manifest] | None = None  # worker jobs and pods as the watches saw them; None: ask for them
+    known: Sequence[Manifest] | None = None  # what was made for the job as the watches saw it; None: ask for it
 
     async def profile(self, name: str) -> Manifest | None:
         if self.known is not None:
@@ -95,7 +97,7 @@ class Live:
             departed=self.reads.departed(owner),
             progress=await self._progress(current),
             warnings=await self._warnings(newest, current) if newest else (),
-            isolated=await self._is_isolated(owner) if newest and self._needs_policy(current) else None,
+            isolated=await self._is_isolated(owner) if newest else None,
             quotas=quotas,
             limit_ranges=await self.reads.listed("v1", "LimitRange", owner.namespace) if quotas else (),
             default_priority=await self._default_priority(quotas),
@@ -117,10 +119,6 @@ class Live:
             if active <= sum(not is_finished(pod) for pod in pods):
                 return jobs, pods
         return await gathered(*(self.reads.children(owner, child) for child in (WORKER_JOB, POD)))
-
-    def _needs_policy(self, pods: Iterable[Manifest]) -> bool:
-        """Whether to look at the policy: where all is asked for, and while pods may run."""
-        return self.known is None or any(has_machine(pod) for pod in pods)
 
     async def _progress(self, pods: Iterable[Manifest]) -> Progress | None:
         """The progress that rank 0 reports, or None if it does not answer."""
@@ -156,11 +154,19 @@ class Live:
         return tuple(event for event in found if event.name in claims)
 
     async def _is_isolated(self, owner: Owner) -> bool:
-        policy = await self.reads.get("networking.k8s.io/v1", "NetworkPolicy", owner.namespace, child_name(owner))
+        policy = await self._policy(owner)
         if policy is None or controller_of(policy).get("uid") != owner.uid:
             return False  # somebody else's policy may let anybody in, and go at any time
         selected: Manifest | None = policy["spec"].get("podSelector", {}).get("matchLabels")
         return selected == {labels.JOB_UID: owner.uid}
+
+    async def _policy(self, owner: Owner) -> Manifest | None:
+        """What has the name of the job's policy."""
+        name = child_name(owner)
+        if self.known is None:
+            return await self.reads.get(POLICY.api_version, POLICY.kind, owner.namespace, name)
+        policies = (each for each in self.known if each["kind"] == POLICY.kind)
+        return next((policy for policy in policies if policy["metadata"]["name"] == name), None)
 
 
 def _of(owner: Owner, found: Iterable[Manifest]) -> tuple[Manifest, ...]:

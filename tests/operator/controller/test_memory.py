@@ -9,14 +9,14 @@ import pytest
 from deepseek_operator.controller.memory import FRESH_S, ChangeNeededError, Memory, Remembered, careful
 from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.jobs.kind import JOBS
-from deepseek_operator.jobs.look import POD, WORKER_JOB
+from deepseek_operator.jobs.look import POD, POLICY, WORKER_JOB
 from deepseek_operator.objects.kind import Child
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Sighting
 from support.builders.operator import NOW, SETTINGS, FakeCluster, a_pod, a_training_job, a_worker_job, merged
 from support.fakes.clock import FakeTime
 
 KEY = OwnerKey("ml", "demo")
-WATCHES = {"jobs": WORKER_JOB, "pods": POD}
+WATCHES = {"Job": WORKER_JOB, "Pod": POD, "NetworkPolicy": POLICY}
 
 
 @dataclass
@@ -33,9 +33,6 @@ class Reads:
     async def quotas(self, _: str) -> tuple[Manifest, ...]:
         self.world.looks += 1
         return ()
-
-    async def get(self, *_: str) -> Manifest:
-        return self.world.children["NetworkPolicy", "dstj-demo"]
 
     def departed(self, _: Owner) -> tuple[Manifest, ...]:
         return ()
@@ -70,10 +67,10 @@ class World(FakeCluster):
         """The watches tell all that there is."""
         assert self.job is not None
         self.memory.saw(Sighting(KEY, "7", is_owner=True, owner=merged(self.job, {"metadata": {"managedFields": [1]}})))
-        for kind, found in (("jobs", list(self.children.values())), ("pods", self.pods)):
-            for each in found:
-                if each["kind"] in {"Job", "Pod"}:
-                    self.memory.keep(kind, WATCHES[kind], each)
+        for kind, child in WATCHES.items():
+            for each in (*self.children.values(), *self.pods):
+                if each["kind"] == kind:
+                    self.memory.keep(kind, child, each)
             self.memory.heard(kind)
 
     async def a_pass(self) -> float | None:
@@ -135,9 +132,25 @@ def the_worker_job_is_deleted(world: World) -> None:
     world.children["Job", "demo-a1"]["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
 
 
+def its_policy_is_deleted(world: World) -> None:
+    world.memory.drop(world.children.pop(("NetworkPolicy", "dstj-demo"))["metadata"]["uid"])
+
+
+def somebody_takes_its_policy_over(world: World) -> None:
+    world.children["NetworkPolicy", "dstj-demo"]["metadata"]["ownerReferences"] = []
+
+
 @pytest.mark.parametrize(
     "happening",
-    [the_job_fails, the_job_completes, somebody_suspends_it, a_pod_cannot_be_placed, the_worker_job_is_deleted],
+    [
+        its_policy_is_deleted,
+        somebody_takes_its_policy_over,
+        the_job_fails,
+        the_job_completes,
+        somebody_suspends_it,
+        a_pod_cannot_be_placed,
+        the_worker_job_is_deleted,
+    ],
 )
 async def test_whatever_asks_for_more_than_a_report_is_looked_at_again(happening: Callable[[World], None]) -> None:
     world = await a_job_with_pods()
@@ -152,7 +165,7 @@ async def test_pods_that_the_memory_does_not_know_yet_are_asked_for() -> None:
     world = await a_job_with_pods()
     world.memory.drop(world.pods[1]["metadata"]["uid"])
     await world.a_pass()
-    assert (world.looks, world.log) == (len(WATCHES), [])
+    assert (world.looks, world.log) == (2, []), "worker jobs and pods"
 
 
 def test_only_what_decisions_read_is_kept() -> None:

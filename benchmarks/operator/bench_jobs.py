@@ -8,6 +8,7 @@ kopf, which writes none, ends at the last pod.  Latencies are per job, from its 
 (audit log), until its last pod and its status were seen (watches).  Writes, requests and what is called `in_all` count
 on until the operator has written nothing for 20 s.  It has its own rights, and a Lease, which is not counted.
 
+With `--until running`, pods get ready as soon as they are made, and a round ends when every job is reported to run.
 `--limits default` leaves kube-controller-manager at its 20 requests a second; `raised` allows it 500.  Medians over the
 rounds, and the ratio to bare kopf.
 """
@@ -55,33 +56,46 @@ class Result:
     by_kind: dict[str, float] = field(default_factory=dict)
 
 
-def one_round(program: str, jobs: int, nodes: int, *, raised: bool) -> Result:
-    with control_plane(raised=raised) as plane:
-        return asyncio.run(measure(plane, program, jobs, nodes))
+@dataclass(frozen=True)
+class Setting:
+    jobs: int
+    nodes: int  # pods of each job
+    limits: str  # of kube-controller-manager: raised, default
+    until: str  # what the status has to tell of: pods, running
+
+    def is_right(self, status: Manifest) -> bool:
+        if self.until == "running":
+            return bool(status.get("phase") == "Running")
+        return bool(status.get("replicas") == self.nodes)
 
 
-async def measure(plane: Plane, program: str, jobs: int, nodes: int) -> Result:
+def one_round(program: str, setting: Setting) -> Result:
+    with control_plane(raised=setting.limits == "raised") as plane:
+        return asyncio.run(measure(plane, program, setting))
+
+
+async def measure(plane: Plane, program: str, setting: Setting) -> Result:
     async with load_on(plane) as load:
         await load.prepare(plane, has_all_rights=program == "floor")  # kopf wants more
         with operator(plane, program) as process:
             await asyncio.sleep(SILENCE_S)  # its watches have begun
-            return await measure_load(plane, load, process, training_jobs(jobs, nodes), program)
+            return await measure_load(plane, load, process, setting, has_status=program == "product")
 
 
-async def measure_load(plane: Plane, load: Load, process: Operator, manifests: list[Manifest], program: str) -> Result:
+async def measure_load(plane: Plane, load: Load, process: Operator, setting: Setting, *, has_status: bool) -> Result:
     pids = {**plane.processes, "operator": process.pid, "load": os.getpid()}
-    names, jobs, nodes = (
-        [name_of(job) for job in manifests],
-        len(manifests),
-        manifests[0]["spec"]["trainer"]["numNodes"],
-    )
-    pods = asyncio.create_task(load.all_pods_made(names, nodes))
-    statuses = asyncio.create_task(load.all_pods_reported(names, nodes)) if program == "product" else pods
+    jobs, manifests = setting.jobs, training_jobs(setting.jobs, setting.nodes)
+    names = [name_of(job) for job in manifests]
+    kubelet = asyncio.create_task(load.run_all("127.0.0.1")) if setting.until == "running" else None
+    pods = asyncio.create_task(load.all_pods_made(names, setting.nodes))
+    statuses = asyncio.create_task(load.all_reported(names, setting.is_right)) if has_status else pods
     before, start = usage(pids), time.time()
     sent = await load.apply(manifests)
     made, told = await pods, await statuses
     after, end = usage(pids), time.time()
     await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, start, QUIET_S)
+    if kubelet:
+        kubelet.cancel()
     in_all = usage(pids)
     used = {name: seconds - before[name] for name, seconds in after.items()}
     found = list(requests(plane.audit_log, start))
@@ -140,15 +154,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("product", "floor"))
     parser.add_argument("--limits", choices=("raised", "default"), default="raised", help="of kube-controller-manager")
+    parser.add_argument("--until", choices=("pods", "running"), default="pods", help="what the status has to tell of")
     arguments = parser.parse_args()
     programs = (arguments.only,) if arguments.only else ("floor", "product")
-    raised = arguments.limits == "raised"
+    setting = Setting(arguments.jobs, arguments.nodes, arguments.limits, arguments.until)
     results: dict[str, list[Result]] = {program: [] for program in programs}
     for _ in range(arguments.rounds):
         for program in programs:
-            results[program].append(one_round(program, arguments.jobs, arguments.nodes, raised=raised))
+            results[program].append(one_round(program, setting))
             print(f"{program}: {results[program][-1]}", flush=True)
-    setting = f"{arguments.jobs} jobs of {arguments.nodes} pods, {arguments.limits} limits"
     print(f"\n{setting}, {arguments.rounds} rounds, medians")
     report(results)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,15 @@ class Load:
 
     async def all_pods_reported(self, expected: Iterable[Name], nodes: int) -> dict[Name, float]:
         """Watch until the status of each job tells of `nodes` pods; when it first did [s since the epoch]."""
+        return await self.all_reported(expected, lambda status: bool(status.get("replicas") == nodes))
+
+    async def all_reported(self, expected: Iterable[Name], is_right: Callable[[Manifest], bool]) -> dict[Name, float]:
+        """Watch until the status of each job is right; when it first was [s since the epoch]."""
         left, done = set(expected), dict[Name, float]()
         while left:
             async for event in self._watched(f"{JOBS}/deepseektrainingjobs"):
                 job = event["object"]
-                if name_of(job) in left and job.get("status", {}).get("replicas") == nodes:
+                if name_of(job) in left and is_right(job.get("status", {})):
                     left.remove(name_of(job))
                     done[name_of(job)] = time.time()
                 if not left:
@@ -144,6 +148,12 @@ class Load:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         async with self._session.patch(f"{where}/status", data=json.dumps(body), headers=headers) as answer:
             answer.raise_for_status()
+
+    async def run_all(self, address: str) -> None:
+        """Get each pod ready as soon as it is made, until cancelled."""
+        while True:
+            async for meta in self._watched_pods():
+                await self.run({"metadata": meta}, address)
 
     async def items(self, path: str) -> list[Manifest]:
         async with self._session.get(path) as answer:

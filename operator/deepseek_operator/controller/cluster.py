@@ -24,6 +24,7 @@ from deepseek_trainer.contract.times import rfc3339
 log = logging.getLogger(__name__)
 
 MAX_DELETED: Final = 10_000  # deleted owners that are remembered, at 200 bytes each
+PAUSE_S: Final = 5.0  # between two reports that tell of no transition: pods come and get ready one after the other
 MAX_NOTICE: Final = 1024  # [characters]; the API server refuses events with longer messages
 
 
@@ -45,8 +46,8 @@ class KubernetesCluster(Generic[Object, Seen]):
         self._phases: dict[OwnerKey, str] = {}
         self._created: dict[OwnerKey, Manifest] = {}  # created owners that a watch reported, before their first pass
         self._untouched: dict[OwnerKey, str] = {}  # their uids during their first pass
-        # The resourceVersion of the status that was written last, and whether that pass saw the present spec.
-        self._written: dict[OwnerKey, tuple[str, bool]] = {}
+        # The resourceVersion of the status that was written last, whether that pass saw the present spec, and when.
+        self._written: dict[OwnerKey, tuple[str, bool, datetime]] = {}
         self._departed: dict[OwnerKey, Manifest] = {}  # the last deleted child that the kind keeps
         self._leaving: dict[str, datetime] = {}  # namespaces that are being deleted, and until when to believe it
         self._deleted: dict[OwnerKey, None] = {}  # the owners deleted last, of which something may be left
@@ -183,15 +184,21 @@ class KubernetesCluster(Generic[Object, Seen]):
         self.count(owner.key, {"status": status})
         # This pass did not see a spec that changed in between, so the event of that change must wake the next pass.
         saw_spec = written["generation"] == status["observedGeneration"]
-        self._written[owner.key] = written["resourceVersion"], saw_spec
+        self._written[owner.key] = written["resourceVersion"], saw_spec, self._now()
 
     def is_echo(self, sighting: Sighting) -> bool:
         """Whether the sighting shows only a status that was written here, by a pass that saw the present spec."""
-        return self._written.get(sighting.key) == (sighting.version, True)
+        return self._written.get(sighting.key, ())[:2] == (sighting.version, True)
 
     def written(self, key: OwnerKey) -> str:
         """The resourceVersion of the owner's status that was written here last, or ''."""
-        return self._written.get(key, ("", False))[0]
+        return self._written[key][0] if key in self._written else ""
+
+    def pause_s(self, key: OwnerKey) -> float:
+        """The time to wait until the status of the owner is written again for what is worth no notice."""
+        if key not in self._written:
+            return 0.0
+        return max(0.0, PAUSE_S - (self._now() - self._written[key][2]).total_seconds())
 
     async def emit(self, owner: Owner, notice: Notice) -> None:
         metrics.TRANSITIONS.labels(notice.reason).inc()

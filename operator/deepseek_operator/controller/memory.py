@@ -142,13 +142,18 @@ class Remembered(Generic[Object, Seen]):
     apply = delete = _act
 
 
-def careful(kind: Kind[Object, Seen, Status]) -> Kind[Object, Seen, Status]:
-    """The kind, with plans that only report what goes on.  Other plans raise ChangeNeededError."""
+def careful(kind: Kind[Object, Seen, Status], pause_s: Callable[[OwnerKey], float]) -> Kind[Object, Seen, Status]:
+    """The kind, with plans that only report what goes on.  Other plans raise ChangeNeededError.
+
+    What is worth no notice, such as one more pod that is ready, is reported after a pause since the last report.
+    """
 
     def decide(thing: Object, seen: Seen, settings: Settings, now: datetime) -> Plan[Status]:
         plan = kind.decide(thing, seen, settings, now)
         if plan.apply or plan.delete or not plan.only_watches:
             raise ChangeNeededError
+        if not plan.notices and (left := pause_s(thing.owner.key)) > 0:
+            return replace(plan, report=False, look_again=min(left, plan.look_again or left))
         return plan
 
     return replace(kind, decide=decide)

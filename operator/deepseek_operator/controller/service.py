@@ -63,7 +63,7 @@ class Operator:
 
     def __init__(self, kind: AnyKind, options: Options, api: Api, cluster: KubernetesCluster[Any, Any]) -> None:
         self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
-        self._memory, self._careful = Memory(kind), careful(kind)
+        self._memory, self._careful = Memory(kind), careful(kind, cluster.pause_s)
         self._queue = WorkQueue(self._pass)
         self._failures = Failures(self._tell)
         self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)

@@ -166,6 +166,19 @@ async def test_the_event_of_an_own_write_is_an_echo_unless_the_spec_changed_befo
     assert not cluster.is_echo(Sighting(KEY, "8"))
 
 
+async def test_a_report_of_no_transition_waits_a_while_after_the_last_one(
+    cluster: KubernetesCluster, fake: FakeApi
+) -> None:
+    assert cluster.pause_s(KEY) == 0
+    fake.answers["PATCH", f"{JOB_PATH}/status"] = written("8")
+    await cluster.set_status(OWNER, {"phase": "Running", "observedGeneration": 1})
+    pauses = []
+    for seconds in (0, 2, 5, 60):
+        cluster._now = lambda: NOW + timedelta(seconds=seconds)  # noqa: B023
+        pauses.append(cluster.pause_s(KEY))
+    assert pauses == [5, 3, 0, 0]
+
+
 @pytest.mark.parametrize("status", [404, 409])
 async def test_the_status_of_a_job_that_is_gone_is_dropped(
     cluster: KubernetesCluster, fake: FakeApi, status: int

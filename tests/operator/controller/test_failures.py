@@ -78,6 +78,9 @@ class Hindered(FakeCluster):
     def written(self, _: OwnerKey) -> str:
         return ""
 
+    def pause_s(self, _: OwnerKey) -> float:
+        return 0.0
+
 
 async def pass_over(operator: Operator) -> Any:
     try:

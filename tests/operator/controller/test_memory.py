@@ -11,7 +11,7 @@ from deepseek_operator.controller.reconcile import reconcile
 from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.look import POD, POLICY, WORKER_JOB
 from deepseek_operator.objects.kind import Child
-from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Sighting
+from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Sighting, WarningEvent
 from support.builders.operator import NOW, SETTINGS, FakeCluster, a_pod, a_training_job, a_worker_job, merged
 from support.fakes.clock import FakeTime
 
@@ -40,6 +40,9 @@ class Reads:
     async def page(self, *_: Any) -> bytes | None:
         return None
 
+    async def warnings(self, _: Manifest) -> tuple[WarningEvent, ...]:
+        return ()
+
     async def set_status(self, owner: Owner, status: Manifest) -> None:
         await self.world.set_status(owner, status)
 
@@ -55,6 +58,7 @@ class World(FakeCluster):
         self.time = FakeTime()
         self.memory = Memory(JOBS, self.time.clock)
         self.looks = 0
+        self.pause_s = 0.0  # since the last report
         self.reads = Reads(self)
         for watch in WATCHES:
             self.memory.expect(watch)
@@ -78,7 +82,7 @@ class World(FakeCluster):
         found = self.memory.of(KEY)
         assert found, "the memory does not know the job"
         remembered = Remembered(JOBS, found, self.reads, SETTINGS, NOW)
-        return await reconcile(careful(JOBS), KEY, remembered, SETTINGS, NOW)
+        return await reconcile(careful(JOBS, lambda _: self.pause_s), KEY, remembered, SETTINGS, NOW)
 
 
 async def a_job_with_pods(phase: str = "Pending", machine: str | None = None) -> World:
@@ -109,6 +113,24 @@ async def test_a_pass_over_the_memory_reports_what_goes_on() -> None:
     await world.a_pass()
     assert (world.looks, world.log) == (0, ["status", "event AllNodesReady"])
     assert world.status.phase == "Running"
+
+
+async def test_one_more_pod_is_reported_after_a_pause_and_a_transition_at_once() -> None:
+    world = await a_job_with_pods()
+    world.pause_s = 3.0
+    world.pods = [a_pod(0, "Running"), a_pod(1, "Pending")]
+    world.tell()
+    assert await world.a_pass() == world.pause_s
+    assert world.log == []
+    world.pods = [a_pod(index, "Running") for index in range(2)]
+    world.tell()
+    await world.a_pass()
+    assert world.log == ["status", "event AllNodesReady"]
+    world.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    world.pause_s = 0.0
+    world.tell()
+    await world.a_pass()
+    assert world.log[2:] == ["status", "event PodsStarting"]
 
 
 def the_job_fails(world: World) -> None:

@@ -186,6 +186,7 @@ async def test_a_job_with_a_sidecar_that_never_ends_succeeds_and_frees_its_machi
     await jobs.until(is_at("Running"))
     await jobs.report(pod, containerStatuses=[proxy, ended(0)])
     await jobs.until(lambda status: status["phase"] == "Succeeded")
+    jobs.wait(15)
     await jobs.until(lambda status: status["replicas"] == 0)
     assert await jobs.pods() == []
 
@@ -200,6 +201,7 @@ async def test_a_job_with_a_sidecar_fails_when_its_trainer_does(jobs: Jobs) -> N
     await jobs.report(pod, containerStatuses=[proxy, ended(64)])
     status = await jobs.until(lambda status: status["phase"] == "Failed")
     assert (reason_of(status), status["lastFailure"]["exitCode"]) == ("NotRetryable", 64)
+    jobs.wait(15)
     await jobs.until(lambda status: status["replicas"] == 0)
 
 

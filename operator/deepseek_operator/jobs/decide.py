@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from deepseek_operator.jobs import labels
+from deepseek_operator.jobs import attempts, labels
 from deepseek_operator.jobs.backoff import unpaused
 from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.failure import failure_of, job_condition
@@ -116,7 +116,7 @@ def _out_of_time(facts: Facts) -> JobPlan:
     reason, limit = "DeadlineExceeded", facts.job.spec.run_policy.active_deadline_seconds
     message = f"ran for {running_seconds(facts.status, facts.now)} s; runPolicy.activeDeadlineSeconds is {limit}"
     if not facts.has_workers:
-        return gave_up(facts, facts.status, reason, message)
+        return gave_up(facts, attempts.stopped(facts.status, reason, facts.now), reason, message)
     phase = facts.status.phase or Phase.PENDING
     return stop(facts, Outcome(phase, reason, f"stopping: {message}", is_warning=True))
 

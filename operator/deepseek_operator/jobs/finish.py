@@ -28,7 +28,7 @@ def finished(job: TrainingJob, now: datetime) -> JobPlan:
 def finished_with_pods(job: TrainingJob, observed: Observed, settings: Settings, now: datetime) -> JobPlan:
     """Plan a pass over a finished job that had pods left: containers that others have put into them run on.
 
-    They would keep their machines, so their worker job is deleted.
+    They would keep their machines.  If they do not end in a short time, their worker job is deleted.
     """
     facts = Facts(job, observed, settings, now, job.status)
     left = len(facts.unfinished_pods)
@@ -38,7 +38,9 @@ def finished_with_pods(job: TrainingJob, observed: Observed, settings: Settings,
     if not left:
         return plan
     soon = min(settings.progress_interval_s, plan.look_again or settings.progress_interval_s)
-    return replace(plan, delete=(*plan.delete, *facts.live_jobs), look_again=soon)
+    end = job.status.completion_time or now
+    settled = (now - end).total_seconds() >= settings.progress_interval_s
+    return replace(plan, delete=(*plan.delete, *(facts.live_jobs if settled else ())), look_again=soon)
 
 
 def leaving(job: TrainingJob, observed: Observed, settings: Settings, now: datetime) -> JobPlan:

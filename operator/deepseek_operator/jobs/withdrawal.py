@@ -8,7 +8,7 @@ from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.outcome import JobPlan, Outcome
 from deepseek_operator.jobs.plans import next_time, planned, stop
 from deepseek_operator.jobs.status import JobStatus, Phase
-from deepseek_operator.objects.blockers import QUOTA_EXCEEDED
+from deepseek_operator.objects.blockers import NO_PRIORITY_CLASS, QUOTA_EXCEEDED
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.pods import has_machine, is_finished
 from deepseek_operator.objects.quota import spread
@@ -17,7 +17,7 @@ from deepseek_operator.objects.quota import spread
 def withdrawal(facts: Facts, outcome: Outcome) -> JobPlan | None:
     """Plan to take back the worker job of the current attempt.  None: it goes on with `outcome`."""
     assert facts.worker_job is not None
-    if _is_outdated(facts, facts.worker_job):
+    if not facts.pods and (_is_in_another_queue(facts, facts.worker_job) or _lacks_priority(facts, outcome)):
         return _make_anew(facts)
     if outcome.reason == QUOTA_EXCEEDED and _has_waited_with_half(facts, facts.worker_job):
         return _give_back(facts, outcome.message)
@@ -26,14 +26,21 @@ def withdrawal(facts: Facts, outcome: Outcome) -> JobPlan | None:
     return None
 
 
-def _is_outdated(facts: Facts, worker_job: Manifest) -> bool:
-    """Whether the worker job has no pods yet, and another queue or priority than the job asks for by now."""
-    if facts.pods:
-        return False
-    pod = worker_job["spec"].get("template", {}).get("spec")  # the list of a start leaves it out
-    has = labels.of_queue(worker_job["metadata"].get("labels", {})), pod and pod.get("priorityClassName")
-    wanted = labels.of_queue(facts.job.labels), pod and facts.job.spec.scheduling.priority_class_name
-    return has != wanted
+def _is_in_another_queue(facts: Facts, worker_job: Manifest) -> bool:
+    """Whether the worker job waits in another queue than the job names by now.
+
+    Labels that the job does not have may come from somebody else, such as Kueue's default queue.
+    """
+    has, wanted = worker_job["metadata"].get("labels", {}), labels.of_queue(facts.job.labels)
+    return any(has.get(label) != value for label, value in wanted.items())
+
+
+def _lacks_priority(facts: Facts, outcome: Outcome) -> bool:
+    """Whether the pods are refused for a PriorityClass that the job names no longer."""
+    assert facts.worker_job is not None
+    pod = facts.worker_job["spec"].get("template", {}).get("spec", {})  # the list of a start leaves it out
+    has_changed = pod.get("priorityClassName") != facts.job.spec.scheduling.priority_class_name
+    return outcome.reason == NO_PRIORITY_CLASS and bool(pod) and has_changed
 
 
 def _has_waited_with_half(facts: Facts, worker_job: Manifest) -> bool:

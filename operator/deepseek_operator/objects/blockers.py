@@ -10,6 +10,7 @@ from deepseek_operator.objects.quota import QUOTA_FIX
 
 QUOTA_EXCEEDED: Final = "QuotaExceeded"
 UNSCHEDULABLE: Final = "Unschedulable"
+NO_PRIORITY_CLASS: Final = "PriorityClassNotFound"
 _IMAGE_FIX: Final = "check the image of the job or its profile, and that the machines may pull it"
 _WAITING_FIXES: Final = {
     "ErrImagePull": _IMAGE_FIX,
@@ -58,7 +59,7 @@ def _refusal(message: str) -> tuple[str, str]:
     if "exceeded quota" in message:
         return QUOTA_EXCEEDED, QUOTA_FIX
     if "no PriorityClass with name" in message:
-        return "PriorityClassNotFound", _PRIORITY_FIX
+        return NO_PRIORITY_CLASS, _PRIORITY_FIX
     return "PodsRefused", "an admission policy of the cluster refuses the pods"
 
 

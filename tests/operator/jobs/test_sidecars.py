@@ -45,7 +45,8 @@ def test_the_machines_of_a_finished_job_are_freed_after_its_end_was_written() ->
     observed = seen(ended(0, 0), ended(1, 0))
     done = a_pass(RUNNING, observed, at=15)
     assert (done.delete, done.look_again, done.status.replica_statuses.nodes.active) == ((), 0.0, 2)
-    freeing = a_pass(done.status, observed, at=15)
+    assert a_pass(done.status, observed, at=29).delete == (), "a pod that is seen late may have ended"
+    freeing = a_pass(done.status, observed, at=30)
     assert [ref.name for ref in freeing.delete] == ["demo-a1"]
     assert freeing.status.phase is Phase.SUCCEEDED
     gone = a_pass(freeing.status, Observed(), at=45)
@@ -66,7 +67,7 @@ def test_a_failure_that_no_retry_can_help_ends_the_job_and_frees_its_machines() 
     observed = seen(ended(0, 64), ended(1, 75))
     failed = a_pass(RUNNING, observed, at=15)
     assert (failed.status.phase, failed.status.is_finished) == (Phase.FAILED, True)
-    assert [ref.name for ref in a_pass(failed.status, observed, at=16).delete] == ["demo-a1"]
+    assert [ref.name for ref in a_pass(failed.status, observed, at=30).delete] == ["demo-a1"]
 
 
 def test_a_sidecar_that_fails_after_the_trainers_succeeded_spoils_nothing() -> None:

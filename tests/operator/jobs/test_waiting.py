@@ -11,7 +11,7 @@ from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.plan import Plan
-from support.builders.operator import NOW, SETTINGS, a_job, a_pod, a_worker_job, beside, terminated, training
+from support.builders.operator import NOW, SETTINGS, a_job, a_pod, a_warning, a_worker_job, beside, terminated, training
 
 PEER_GONE = '{"reason": "PeerGone"}'
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
@@ -180,10 +180,20 @@ def test_a_worker_job_with_pods_stays_in_its_queue() -> None:
     assert queued(QUEUED, JobStatus(phase=Phase.RUNNING, attempt=1), running).status.phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize("wanted", [{}, {"kueue.x-k8s.io/queue-name": "team-a"}])
+def test_a_queue_that_somebody_else_has_given_the_worker_job_is_left_alone(wanted: dict[str, str]) -> None:
+    job = a_worker_job(suspend=True, queue="team-a")
+    job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] = "low"
+    plan = queued(wanted, JobStatus(phase=Phase.QUEUED, attempt=1), Observed(worker_jobs=(job,), isolated=True))
+    assert plan.status.phase is Phase.QUEUED
+    assert "'team-a'" in plan.status.message
+
+
 def test_a_worker_job_without_pods_is_made_anew_when_its_priority_changes() -> None:
     job = a_worker_job()
     job["spec"]["template"] = {"spec": {"priorityClassName": "missing"}}
-    observed = Observed(worker_jobs=(job,), isolated=True)
+    refused = a_warning("FailedCreate", "no PriorityClass with name missing was found")
+    observed = Observed(worker_jobs=(job,), warnings=(refused,), isolated=True)
     plan = queued({}, STARTING, observed, scheduling={"priorityClassName": "high"})
     assert (plan.status.phase, reason_of(plan)) == (Phase.PENDING, "WorkerJobOutdated")
     same = queued({}, STARTING, observed, scheduling={"priorityClassName": "missing"})

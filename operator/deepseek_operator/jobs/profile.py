@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from deepseek_operator.api.isolation import EgressRule
+from deepseek_operator.jobs.image import Image
 from deepseek_operator.jobs.pod_metadata import MetadataPrefix, PodMetadata
 from deepseek_operator.jobs.resources import (
     Accelerator,
@@ -21,9 +22,6 @@ from deepseek_operator.jobs.resources import (
 from deepseek_operator.jobs.scheduling import Affinity, SpreadConstraint, Toleration
 from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import DnsName
-
-# Only ASCII is allowed, because a look-alike letter would name another registry.
-Image = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}$", max_length=512)]
 
 VARIABLE: Final = "(NCCL|GLOO|TORCH|PYTORCH|UCX|FI)_[A-Z0-9_]+"
 # The launcher sets the first.  The others unpickle files, run a command and send mail.

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from deepseek_operator.api.isolation import NetworkSpec
+from deepseek_operator.jobs.image import Image
 from deepseek_operator.jobs.pod_metadata import PodMetadata
-from deepseek_operator.jobs.profile import Image
 from deepseek_operator.jobs.resources import Quantity, Resources, accelerators_of
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
 from deepseek_trainer.contract.config import JobIdentity, TrainingConfig

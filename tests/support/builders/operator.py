@@ -256,10 +256,10 @@ class FakeCluster:
     # What kube-controller-manager, the kubelet and people do.
 
     def start_pods(self, phase: str = "Running") -> None:
-        """Every worker job gets its pods."""
+        """Every worker job that is not over gets its pods."""
         for (kind, _), job in self.children.items():
-            attempt = labels.attempt_of(job)
-            if kind == "Job" and not any(labels.attempt_of(pod) == attempt for pod in self.pods):
+            attempt, is_over = labels.attempt_of(job), bool(job.get("status", {}).get("conditions"))
+            if kind == "Job" and not is_over and not any(labels.attempt_of(pod) == attempt for pod in self.pods):
                 self.pods += [a_pod(index, phase, attempt=attempt) for index in range(job["spec"]["parallelism"])]
 
     def finish(self, attempt: int, condition: str, exit_code: int = 0, **details: Any) -> None:

@@ -32,6 +32,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, str]:
     parser.add_argument("--operator-namespace", default=_own_namespace(), help="where the Lease is (default: its own)")
     parser.add_argument("--dns-namespace", default=Settings().dns_namespace, help="namespace of the cluster's DNS pods")
     parser.add_argument("--dns-port", type=int, action="append", default=[], help="port of theirs; may be repeated")
+    parser.add_argument(
+        "--placement-wait",
+        type=float,
+        default=Settings().placement_wait_s,
+        metavar="SECONDS",
+        help="pods give machines back after so long if others of their job find none (default: 300)",
+    )
     parser.add_argument("--port", type=int, default=8080, help="port of /metrics and /healthz (default: 8080)")
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     args = parser.parse_args(argv)
@@ -39,6 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, str]:
         operator_namespace=args.operator_namespace,
         dns_namespace=args.dns_namespace,
         dns_ports=tuple(args.dns_port) or Settings().dns_ports,
+        placement_wait_s=args.placement_wait,
     )
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
     return Options(tuple(args.namespace), args.leader_elect, identity, args.port, settings), args.log_level

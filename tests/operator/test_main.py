@@ -15,6 +15,11 @@ def test_namespaces_may_be_repeated() -> None:
     assert (options.leader_elect, options.settings.operator_namespace, level) == (True, "ops", "INFO")
 
 
+def test_the_wait_for_machines_is_a_setting() -> None:
+    assert parse(["--all-namespaces"])[0].settings.placement_wait_s == 300
+    assert parse(["--all-namespaces", "--placement-wait", "60"])[0].settings.placement_wait_s == 60
+
+
 def test_all_namespaces_are_none_named() -> None:
     assert parse(["--all-namespaces"])[0].namespaces == ()
 

@@ -249,6 +249,33 @@ async def test_a_role_without_quotas_costs_the_look_at_them_and_no_more(
         await cluster.quotas("ml")
 
 
+async def test_events_about_objects_of_a_kind_are_told_newest_first(cluster: KubernetesCluster, fake: FakeApi) -> None:
+    def event(name: str, at: str) -> Manifest:
+        about = {"kind": "PersistentVolumeClaim", "name": name}
+        return {
+            "reason": "FailedBinding",
+            "message": f"no volume at {at}",
+            "lastTimestamp": at,
+            "involvedObject": about,
+        }
+
+    events = [event("old", "2026-01-02T03:00:00Z"), event("new", "2026-01-02T03:01:00Z")]
+    fake.answers["GET", "/api/v1/namespaces/ml/events"] = 200, {"items": events}
+    assert [event.name for event in await cluster.events("ml", "PersistentVolumeClaim")] == ["new", "old"]
+
+
+async def test_a_role_without_a_right_to_list_costs_that_list_alone(
+    cluster: KubernetesCluster, fake: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    fake.answers["GET", where] = 403, {"message": "priorityclasses is forbidden"}
+    assert await cluster.listed("scheduling.k8s.io/v1", "PriorityClass", "") == ()
+    assert "no PriorityClass can be listed: 403: priorityclasses is forbidden" in caplog.text
+    fake.answers["GET", where] = 500, {"message": "busy"}
+    with pytest.raises(ApiError, match="busy"):
+        await cluster.listed("scheduling.k8s.io/v1", "PriorityClass", "")
+
+
 async def test_a_page_is_read_from_a_pod_that_has_an_address(cluster: KubernetesCluster, fake: FakeApi) -> None:
     fake.answers["GET", "/progress"] = 200, {"step": 7}
     port = int(fake.url.rsplit(":", 1)[1])

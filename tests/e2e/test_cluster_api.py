@@ -14,6 +14,7 @@ from deepseek_operator import crd
 from deepseek_operator.api.names import API_VERSION, PROFILE_PLURAL
 from support.builders.operator import a_profile_manifest, merged
 from support.cluster import kube
+from support.cluster.api import path_of
 from support.cluster.kube import Manifest, Namespace, TrainingJob, a_job
 from support.samples import profiles
 from support.samples.api import BOUNDS, IMMUTABLE, MUTABLE, NAMES, RULES
@@ -139,8 +140,8 @@ def test_a_dry_run_names_the_field_of_a_profile_that_is_out_of_bounds(inside: Ma
 
 def test_a_job_has_no_scale_that_would_be_refused(team: Namespace) -> None:
     a_suspended_job(team, "unscaled")
-    scaled = kube.refused("-n", team.name, "scale", "dstj/unscaled", "--replicas=4")
-    assert "could not find the requested resource" in scaled
+    path = path_of(team.name, "deepseektrainingjobs", "unscaled")
+    assert [kube.server().answer("GET", f"{path}{part}")[0] for part in ("/status", "/scale")] == [200, 404]
 
 
 @pytest.mark.parametrize(("name", "is_good"), NAMES)

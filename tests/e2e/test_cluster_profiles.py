@@ -272,8 +272,12 @@ def registry_on(node: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_job_trains_as_the_user_that_the_namespace_gives(namespace: Namespace, images: Any) -> None:
     """Here nobody gives one, so it is the image's; no group owns the volumes."""
     namespace.claim("texts", kube.ROOT / "examples" / "texts")
-    with profiled(namespace, image=images.trainer, security={"userFrom": "Namespace"}):
-        job = TrainingJob(namespace, example("pretrain-tiny", trainer={"profile": namespace.name, "numNodes": 1}))
+    spec = kube.profile(namespace.name, images.trainer)["spec"] | {"security": {"userFrom": "Namespace"}}
+    with profiled(namespace, **spec):
+        brief = {"optimization": {"maxSteps": 4}, "evaluation": {"generations": 0, "maxRows": 8}}
+        job = TrainingJob(
+            namespace, example("pretrain-tiny", trainer={"profile": namespace.name, "numNodes": 1}, **brief)
+        )
         (pod,) = pods_of(job, 1)
         assert pod["spec"]["securityContext"].keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
         job.wait_for("Succeeded", 300)

@@ -105,7 +105,7 @@ def test_nodes_meet_and_their_ranks_sum(hosts: Path, stack: str, tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"sum-{rank}").read_text() for rank in range(2)] == ["2", "2"]

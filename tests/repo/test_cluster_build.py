@@ -72,3 +72,12 @@ def test_programs_of_older_sources_are_deleted_but_for_the_newest_and_those_that
     done = ran("import build; build.forget_older()", XDG_CACHE_HOME=str(tmp_path), DSTJ_CLUSTER_STATE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in builds.iterdir()) == ["newest", "running"]
+
+
+def test_a_firewall_of_other_sources_is_not_built(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text('#!/bin/sh\necho \'{"Sum": "h1:other", "Dir": "/"}\'\n')
+    go.chmod(go.stat().st_mode | stat.S_IXUSR)
+    done = ran("import build; build.firewall()", PATH=f"{tmp_path}:{os.environ['PATH']}", XDG_CACHE_HOME=str(tmp_path))
+    assert "kube-router/v2@v2.1.0 has the checksum h1:other, not h1:" in done.stderr
+    assert not [*tmp_path.rglob("kube-router")]

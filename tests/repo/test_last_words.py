@@ -9,8 +9,8 @@ from support.cluster import kube, last_words
 pytest_plugins = ["pytester"]
 PLAIN = ("-p", "no:cacheprovider", "-p", "no:asyncio")
 COMPONENTS = {
-    "control": ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns", "provisioner"),
-    "node-0": ("containerd", "kubelet", "kube-proxy", "gpus"),
+    "control": ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "provisioner"),
+    "node-0": ("containerd", "kubelet", "kube-proxy", "gpus", "kube-router"),
 }
 CONFTEST = Path(__file__).parents[1] / "e2e" / "conftest.py"
 

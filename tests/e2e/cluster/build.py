@@ -1,11 +1,13 @@
-"""The programs of the cluster: Debian's container tools, and one Go program built from `kube/`."""
+"""The programs of the cluster: Debian's container tools, one Go program built from `kube/`, and a firewall."""
 
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,14 @@ from layout import CACHE, PROGRAMS, SOURCE
 from shell import ClusterError, run, run_shown, say
 
 VERSION = "v1.34.4"
+FIREWALL = "github.com/cloudnativelabs/kube-router/v2@v2.1.0"
+FIREWALL_SUM = "h1:xWsptKtmZ44L+NjwFKoFAFlVdxCz8fka9A/eYJe95Ok="  # of its sources, as a go.sum would say it
+# Its rules name IPv6 sets without their prefix, and ip6tables refuses them: its issue 1653.
+FIREWALL_FIX = (
+    "pkg/controllers/netpol/policy.go",
+    r"(--match-set\", )(\w+)",
+    r"\1npc.ipSetHandlers[ipFamily].Name(\2)",
+)
 COMPONENTS = (
     "coredns",
     "etcd",
@@ -34,6 +44,7 @@ PACKAGE_OF = {
     "containerd": "containerd",
     "runc": "runc",
     "iptables": "iptables",
+    "ipset": "ipset",
     "conntrack": "conntrack",
     "buildah": "buildah",
     "mmdebstrap": "mmdebstrap",
@@ -90,7 +101,7 @@ def forget_older() -> None:
 
 
 def content_hash() -> str:
-    digest = hashlib.sha256(VERSION.encode())
+    digest = hashlib.sha256(f"{VERSION} {FIREWALL_SUM} {FIREWALL_FIX}".encode())
     for path in sorted(SOURCE.rglob("*")):
         if path.suffix == ".go" or path.name in ("go.mod", "go.sum"):
             digest.update(f"{path.relative_to(SOURCE)}\0".encode() + path.read_bytes() + b"\0")
@@ -108,22 +119,58 @@ def build(directory: Path) -> None:
     for component in COMPONENTS:
         (directory / component).unlink(missing_ok=True)
         (directory / component).symlink_to("kube")
+    (directory / "kube-router").unlink(missing_ok=True)
+    (directory / "kube-router").symlink_to(firewall())
     write_pause_image(directory / "pause.tar", (directory / "pause").read_bytes())
     (directory / "complete").touch()
 
 
-def go_build(target: Path, package: str) -> None:
+def firewall() -> Path:
+    """kube-router, built once, whatever becomes of `kube/`.
+
+    It is built inside its own module, whose go.sum has the checksums of all that it uses; FIREWALL_SUM has its own.
+    """
+    key = hashlib.sha256(f"{FIREWALL_SUM} {FIREWALL_FIX}".encode()).hexdigest()[:16]
+    target = CACHE / "modules" / key / "kube-router"
+    if not target.exists():
+        say("building kube-router: 1 to 2 minutes on 2 cores")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            source = Path(shutil.copytree(firewall_source(), f"{scratch}/source", copy_function=shutil.copyfile))
+            mend(source)
+            go_build(Path(scratch) / "built", "./cmd/kube-router", source)
+            (Path(scratch) / "built").replace(target)
+    return target
+
+
+def mend(source: Path) -> None:
+    name, mistake, instead = FIREWALL_FIX
+    text, count = re.subn(mistake, instead, (source / name).read_text())
+    if not count:
+        raise ClusterError(f"{FIREWALL}: nothing in {name} looks like {mistake!r}: is it mended there?")
+    (source / name).write_text(text)
+
+
+def firewall_source() -> Path:
+    """Where Go keeps the module's files, which nobody may write there."""
+    found = json.loads(run("go", "mod", "download", "-json", FIREWALL, cwd="/"))
+    if found["Sum"] != FIREWALL_SUM:
+        raise ClusterError(f"{FIREWALL} has the checksum {found['Sum']}, not {FIREWALL_SUM}: these are other sources")
+    return Path(found["Dir"])
+
+
+def go_build(target: Path, package: str, source: Path = SOURCE) -> None:
     stamps = [
         f"-X k8s.io/{module}.gitVersion={VERSION}" for module in ("component-base/version", "client-go/pkg/version")
     ]
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", " ".join(["-s", "-w", *stamps])]
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
-    run("go", "mod", "download", cwd=SOURCE, env=environment)
-    total = len(run("go", "list", "-deps", package, cwd=SOURCE, env=environment).split())
+    run("go", "mod", "download", cwd=source, env=environment)
+    total = len(run("go", "list", "-deps", package, cwd=source, env=environment).split())
     run_shown(
         *("nice", "-n", "5", "go", "build", "-v", *flags, "-o", target, package),
         describe=lambda said: f"{len(said)} of at most {total} packages",
-        cwd=SOURCE,
+        cwd=source,
         env=environment,
     )
 

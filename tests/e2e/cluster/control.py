@@ -1,15 +1,17 @@
 """What runs on the control machine, with which settings."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from layout import AUDIT_LOG, CONTROL, DNS_SERVICE, KUBECONFIG, PODS, SERVICES, STATE, VOLUMES
+from layout import AUDIT_LOG, CONTROL, KUBECONFIG, PODS, SERVICES, STATE, VOLUMES, Network
 from machines import Plan
 from pki import PKI
 
 ETCD = "127.0.0.1:2379"
 API = f"{CONTROL.ip}:6443"
 CONFIG = STATE / CONTROL.name
+FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 
 
 def plan(programs: Path) -> Plan:
@@ -19,7 +21,7 @@ def plan(programs: Path) -> Plan:
         "name": CONTROL.name,
         "logs": str(CONTROL.logs),
         # A frame that only passes the bridge is none of kube-proxy's business here.
-        "sysctls": {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "0"},
+        "sysctls": FORWARDING | {"net/bridge/bridge-nf-call-iptables": "0", "net/bridge/bridge-nf-call-ip6tables": "0"},
         "mounts": [["tmpfs", "/run"]],
         "components": [
             component(programs, "etcd", None, f"--data-dir={STATE}/etcd"),
@@ -28,7 +30,6 @@ def plan(programs: Path) -> Plan:
             component(
                 programs, "kube-scheduler", API, f"--kubeconfig={PKI}/kube-scheduler.conf", "--leader-elect=false"
             ),
-            component(programs, "coredns", API, "-conf", str(CONFIG / "Corefile")),
             component(programs, "provisioner", API, f"--kubeconfig={KUBECONFIG}", f"--dir={VOLUMES}"),
             component(programs, "kube-proxy", API, f"--config={CONFIG}/kube-proxy.json"),
         ],
@@ -37,6 +38,11 @@ def plan(programs: Path) -> Plan:
 
 def component(programs: Path, name: str, after: str | None, *flags: str) -> dict[str, object]:
     return {"name": name, "after": after, "command": [str(programs / name), *flags]}
+
+
+def listed(networks: Iterable[Network]) -> str:
+    """As components take them: one of each family that there is."""
+    return ",".join(map(str, networks))
 
 
 def api_server_flags() -> list[str]:
@@ -51,7 +57,7 @@ def api_server_flags() -> list[str]:
         f"--service-account-key-file={PKI}/service-accounts.pub",
         f"--service-account-signing-key-file={PKI}/service-accounts.key",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-        f"--service-cluster-ip-range={SERVICES}",
+        f"--service-cluster-ip-range={listed(SERVICES)}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
@@ -90,7 +96,6 @@ def write_configs() -> None:
     VOLUMES.mkdir(parents=True, exist_ok=True)
     (CONFIG / "audit-policy.json").write_text(json.dumps(audit_policy()))
     (CONFIG / "kube-proxy.json").write_text(json.dumps(proxy_config(CONTROL.name)))
-    (CONFIG / "Corefile").write_text(corefile())
 
 
 def audit_policy() -> dict[str, object]:
@@ -110,44 +115,7 @@ def proxy_config(hostname: str) -> dict[str, object]:
         "clientConnection": {"kubeconfig": f"{PKI}/kube-proxy.conf"},
         "mode": "iptables",
         "iptables": {"minSyncPeriod": "0s"},
-        "clusterCIDR": str(PODS),
+        "clusterCIDR": listed(PODS),
         "hostnameOverride": hostname,
         "conntrack": {"maxPerCore": 0},  # the limit is the host's
     }
-
-
-def corefile() -> str:
-    source = f"endpoint https://{API}\n    kubeconfig {KUBECONFIG} dstj\n    ttl 1"
-    return (
-        f".:53 {{\n  errors\n  ready\n  kubernetes cluster.local in-addr.arpa {{\n    {source}\n  }}\n  cache 1\n}}\n"
-    )
-
-
-def addons() -> dict[str, object]:
-    """The cluster's name service, by the address that every pod is told, and its default storage class."""
-    dns = {"name": "kube-dns", "namespace": "kube-system"}
-    ports = [
-        {"name": name, "port": 53, "protocol": protocol} for name, protocol in (("dns", "UDP"), ("dns-tcp", "TCP"))
-    ]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": dns,
-        "spec": {"clusterIP": DNS_SERVICE, "ports": ports},
-    }
-    slice_of_service = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": dns | {"labels": {"kubernetes.io/service-name": "kube-dns"}},
-        "addressType": "IPv4",
-        "ports": ports,
-        "endpoints": [{"addresses": [CONTROL.ip], "conditions": {"ready": True}}],
-    }
-    default = {"storageclass.kubernetes.io/is-default-class": "true"}
-    storage = {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {"name": "local", "annotations": default},
-        "provisioner": "dstj.io/hostpath",
-    }
-    return {"apiVersion": "v1", "kind": "List", "items": [service, slice_of_service, storage]}

@@ -2,9 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Final
+
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
 
 HERE: Final = Path(__file__).resolve().parent
 SOURCE: Final = HERE / "kube"
@@ -17,12 +20,17 @@ VOLUMES: Final = STATE / "volumes"  # every PersistentVolume is a directory in h
 CGROUP: Final = "dstj-cluster"
 
 HOST_INTERFACE: Final = "dstj0"  # the only thing that the cluster adds to the host's network
-HOST: Final = IPv4Interface("10.243.0.254/24")
-PODS: Final = IPv4Network("10.244.0.0/16")
-SERVICES: Final = IPv4Network("10.96.0.0/16")
+HAS_IPV6: Final = Path("/proc/sys/net/ipv6").exists()
+PODS: Final = (IPv4Network("10.244.0.0/16"), IPv6Network("fd00:244::/48"))[: 1 + HAS_IPV6]
+SERVICES: Final = (IPv4Network("10.96.0.0/16"), IPv6Network("fd00:96::/112"))[: 1 + HAS_IPV6]
 KUBERNETES_SERVICE: Final = "10.96.0.1"
 DNS_SERVICE: Final = "10.96.0.10"
 GPUS_PER_NODE: Final = 4
+
+
+def addresses_of(number: int) -> tuple[Interface, ...]:
+    """Of the machine with that number on the cluster's own network."""
+    return (IPv4Interface(f"10.243.0.{number}/24"), IPv6Interface(f"fd00:243::{number}/64"))[: 1 + HAS_IPV6]
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,16 @@ class Machine:
     """One set of namespaces that stands for a computer: its own network, mounts and processes."""
 
     name: str
-    address: IPv4Interface
+    number: int
+
+    @property
+    def addresses(self) -> tuple[Interface, ...]:
+        """One of IPv4; where the kernel has it, one of IPv6."""
+        return addresses_of(self.number)
 
     @property
     def ip(self) -> str:
-        return str(self.address.ip)
+        return str(self.addresses[0].ip)
 
     @property
     def namespace(self) -> str:
@@ -53,17 +66,17 @@ class Machine:
 class Node(Machine):
     """A machine that runs pods."""
 
-    pods: IPv4Network
-
     @property
-    def gateway(self) -> IPv4Interface:
-        return IPv4Interface(f"{self.pods[1]}/{self.pods.prefixlen}")
+    def pods(self) -> tuple[Network, ...]:
+        """The addresses of its pods, in both families."""
+        index = self.number - FIRST_NODE
+        return (IPv4Network(f"10.244.{index}.0/24"), IPv6Network(f"fd00:244:0:{index}::/64"))[: 1 + HAS_IPV6]
 
 
-CONTROL: Final = Machine("control", IPv4Interface("10.243.0.1/24"))
-NODES: Final = tuple(
-    Node(f"node-{i}", IPv4Interface(f"10.243.0.{10 + i}/24"), IPv4Network(f"10.244.{i}.0/24")) for i in range(2)
-)
+FIRST_NODE: Final = 10
+CONTROL: Final = Machine("control", 1)
+NODES: Final = tuple(Node(f"node-{i}", FIRST_NODE + i) for i in range(2))
+HOST: Final = addresses_of(254)
 API_SERVER: Final = f"https://{CONTROL.ip}:6443"
 
 

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import addons
 import api
 import build
 import control
@@ -16,11 +18,11 @@ import machines
 import worker
 from layout import CONTROL, GPUS_PER_NODE, KUBECONFIG, NODES, PROGRAMS, STATE, Node
 from pki import make_certificates
-from shell import ClusterError, run, say, wait_until
+from shell import ClusterError, run, say, succeeds, wait_until
 
 
 def up() -> None:
-    """Start what is not running; returns when pods can be scheduled on both nodes."""
+    """Start what is not running, or runs otherwise than it should; returns when pods can be scheduled on both nodes."""
     began = time.monotonic()
     build.install_packages()
     programs = build.programs()
@@ -28,14 +30,16 @@ def up() -> None:
     PROGRAMS.unlink(missing_ok=True)
     PROGRAMS.symlink_to(programs)
     make_certificates()
-    if not machines.is_on(CONTROL):
+    plan = control.plan(programs)
+    if not machines.runs(CONTROL, plan):
         for node in NODES:
             machines.power_off(node)  # it hangs on the old control machine's bridge
-        machines.power_on(CONTROL, control.plan(programs))
+        machines.power_on(CONTROL, plan)
     with ended_components_shown():
         for node in NODES:
             start_node(node)
         await_api_server()
+        apply_addons(programs)
         for node in NODES:
             await_node(node)
     say(f"ready after {time.monotonic() - began:.1f} s: export KUBECONFIG={KUBECONFIG}")
@@ -43,10 +47,11 @@ def up() -> None:
 
 def start_node(node: Node) -> None:
     """Switch a node on; the images that it once had are still on its disk."""
-    if machines.is_on(node):
-        return
     programs = build.programs()
-    machines.power_on(node, worker.plan(node, programs))
+    plan = worker.plan(node, programs)
+    if machines.runs(node, plan):
+        return
+    machines.power_on(node, plan)
     images.await_containerd(node)
     if worker.PAUSE_IMAGE not in images.digests(node):
         images.import_archive(node, (programs / "pause.tar").read_bytes())
@@ -69,16 +74,38 @@ def await_api_server() -> None:
     wait_until("the API server is ready", lambda: api.get("/readyz") == "ok", 90)
     # Namespaces and their accounts are made a moment after the API server is ready.
     wait_until("namespace kube-system", lambda: api.get("/api/v1/namespaces/kube-system") is not None, 30)
-    # Forced, because an object that somebody has edited must not keep the cluster from starting.
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(control.addons()))
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     wait_until("service accounts", lambda: api.get(account) is not None, 30)
+
+
+def apply_addons(programs: Path) -> None:
+    """Forced, because an object that somebody has edited must not keep the cluster from starting."""
+    wanted = json.dumps(addons.addons(programs, worker.PAUSE_IMAGE))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=wanted)
+    # Of a cluster that was made when names were served by the control machine.
+    api.request("DELETE", f"/apis/discovery.k8s.io/v1/namespaces/{addons.SYSTEM}/endpointslices/kube-dns")
 
 
 def await_node(node: Node) -> None:
     """Ready since this start of the machine: after a restart the old condition stands for a while."""
     booted = int(machines.pid_file(node).stat().st_mtime)
     wait_until(f"{node.name} is ready with its GPUs", lambda: is_ready(node, booted), 90)
+    firewall = machines.command_in(node, "iptables", "--wait", "--list-rules", "KUBE-ROUTER-FORWARD")
+    wait_until(f"the firewall of {node.name} is up", lambda: succeeds(*firewall), 60)
+    wait_until(f"{node.name} serves names", lambda: serves_names(node), 60)
+
+
+def serves_names(node: Node) -> bool:
+    where = f"labelSelector=k8s-app%3Dkube-dns&fieldSelector=spec.nodeName%3D{node.name}"
+    found = api.get(f"/api/v1/namespaces/{addons.SYSTEM}/pods?{where}") or {"items": []}
+    addresses = [pod["status"]["podIP"] for pod in found["items"] if pod["status"].get("podIP")]
+    return any(listens(address, 53) for address in addresses)
+
+
+def listens(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((address, port)) == 0
 
 
 def is_ready(node: Node, since: float = 0) -> bool:

@@ -21,7 +21,7 @@ def power_on(machine: Machine, plan: Plan) -> None:
     power_off(machine)
     machine.logs.mkdir(parents=True, exist_ok=True)
     machine.plan.parent.mkdir(parents=True, exist_ok=True)
-    machine.plan.write_text(json.dumps(plan, indent=1))
+    machine.plan.write_text(as_text(plan))
     network.attach(machine)
     for directory in cgroups(machine):
         directory.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,15 @@ def power_off(machine: Machine) -> None:
 
 def is_on(machine: Machine) -> bool:
     return init_pid(machine) is not None
+
+
+def runs(machine: Machine, plan: Plan) -> bool:
+    """Whether it is on and was started from such a plan, not from one of an older checkout."""
+    return is_on(machine) and machine.plan.read_text() == as_text(plan)
+
+
+def as_text(plan: Plan) -> str:
+    return json.dumps(plan, indent=1)
 
 
 def command_in(machine: Machine, *command: str) -> list[str]:

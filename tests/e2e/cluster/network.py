@@ -3,12 +3,15 @@
 host 10.243.0.254 ── dstj0 ─┐
 node-0 10.243.0.10 ── eth0 ─┼─ br0 10.243.0.1 (control)
 node-1 10.243.0.11 ── eth0 ─┘
+
+Where the kernel has IPv6, 10.243.0.N is fd00:243::N as well.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from layout import CONTROL, HOST, HOST_INTERFACE, NODES, SERVICES, Machine, Node
+from layout import CONTROL, HAS_IPV6, HOST, HOST_INTERFACE, NODES, SERVICES, Interface, Machine, Network, Node
 from shell import run, succeeds
 
 BRIDGE = "br0"
@@ -25,7 +28,7 @@ def attach(machine: Machine) -> None:
         lay_cable(machine)
     for other in NODES:
         if other != machine:
-            add_route(machine.namespace, other)
+            add_routes(other.pods, other, "-n", machine.namespace)
 
 
 def detach(machine: Machine) -> None:
@@ -49,15 +52,15 @@ def namespaces() -> list[str]:
 def lay_bridge() -> None:
     inner = CONTROL.namespace
     run("ip", "-n", inner, "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
-    run("ip", "-n", inner, "address", "add", str(CONTROL.address), "dev", BRIDGE)
+    add_addresses(CONTROL.addresses, BRIDGE, "-n", inner)
     run("ip", "-n", inner, "link", "set", BRIDGE, "up")
     run("ip", "link", "add", HOST_INTERFACE, "type", "veth", "peer", "name", "host", "netns", inner)
     run("ip", "-n", inner, "link", "set", "host", "master", BRIDGE, "up")
-    run("ip", "address", "add", str(HOST), "dev", HOST_INTERFACE)
+    add_addresses(HOST, HOST_INTERFACE)
     run("ip", "link", "set", HOST_INTERFACE, "up")
-    run("ip", "route", "add", str(SERVICES), "via", CONTROL.ip)
+    add_routes(SERVICES, CONTROL)
     for node in NODES:
-        add_route(None, node)
+        add_routes(node.pods, node)
 
 
 def lay_cable(machine: Machine) -> None:
@@ -78,21 +81,37 @@ def lay_cable(machine: Machine) -> None:
         machine.namespace,
     )
     run("ip", "-n", outer, "link", "set", machine.name, "master", BRIDGE, "up")
-    run("ip", "-n", machine.namespace, "address", "add", str(machine.address), "dev", "eth0")
+    add_addresses(machine.addresses, "eth0", "-n", machine.namespace)
     run("ip", "-n", machine.namespace, "link", "set", "eth0", "up")
+    if HAS_IPV6:
+        close_link_local(machine)
 
 
-def add_route(namespace: str | None, node: Node) -> None:
-    where = ["-n", namespace] if namespace else []
-    run("ip", *where, "route", "add", str(node.pods), "via", node.ip)
+def close_link_local(machine: Machine) -> None:
+    """The kernel gives each pod an address that no NetworkPolicy knows; by it neighbours would answer, and the node."""
+    for chain in ("FORWARD", "INPUT"):
+        rule = ("-A", chain, "-d", "fe80::/10", "!", "-p", "ipv6-icmp", "-j", "REJECT")
+        run("ip", "netns", "exec", machine.namespace, "ip6tables", "--wait", *rule)
+
+
+def add_addresses(addresses: Iterable[Interface], device: str, *where: str) -> None:
+    """Without asking first whether somebody has one of them, which takes a second."""
+    for address in addresses:
+        at_once = ["nodad"] if address.version == 6 else []
+        run("ip", *where, "address", "add", str(address), "dev", device, *at_once)
+
+
+def add_routes(networks: Iterable[Network], by: Machine, *where: str) -> None:
+    for network, gateway in zip(networks, by.addresses, strict=True):
+        run("ip", *where, "route", "add", str(network), "via", str(gateway.ip))
 
 
 def cni_config(node: Node) -> str:
-    """A bridge on the node, addresses from the node's range, no way out of the cluster."""
+    """A bridge on the node, addresses from the node's ranges, no way out of the cluster."""
     ipam = {
         "type": "host-local",
-        "ranges": [[{"subnet": str(node.pods), "gateway": str(node.gateway.ip)}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
+        "ranges": [[{"subnet": str(pods), "gateway": str(pods[1])}] for pods in node.pods],
+        "routes": [{"dst": {4: "0.0.0.0/0", 6: "::/0"}[pods.version]} for pods in node.pods],
     }
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": ipam}
     return json.dumps({"cniVersion": "0.4.0", "name": "dstj", "plugins": [bridge]})

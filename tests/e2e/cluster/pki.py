@@ -14,10 +14,22 @@ SERVICE = ("kubernetes", "default", "svc", "cluster", "local")
 NAMES = ",".join(f"DNS:{'.'.join(SERVICE[:length])}" for length in (1, 2, 3, 5))
 
 
+CLIENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kube-router")
+
+
 def make_certificates() -> None:
-    """Once for a state directory; an interrupted run starts over."""
-    if COMPLETE.exists():
-        return
+    """Once for a state directory, and later for clients that are new; an interrupted run starts over."""
+    complete = COMPLETE.exists()
+    if not complete:
+        make_authority()
+    for client in CLIENTS:
+        if not complete or not (PKI / f"{client}.conf").exists():
+            sign(client, f"/CN=system:{client}")
+    COMPLETE.touch()
+
+
+def make_authority() -> None:
+    """Whom the cluster trusts, the certificates of its servers, and its admin's."""
     PKI.mkdir(parents=True, exist_ok=True, mode=0o700)
     new_key("ca")
     openssl(
@@ -39,11 +51,8 @@ def make_certificates() -> None:
     for node in NODES:
         sign(node.name, f"/O=system:nodes/CN=system:node:{node.name}", f"DNS:{node.name},IP:{node.ip}")
     sign("admin", "/O=system:masters/CN=admin")
-    for component in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
-        sign(component, f"/CN=system:{component}")
     new_key("service-accounts")
     openssl("pkey", "-in", PKI / "service-accounts.key", "-pubout", "-out", PKI / "service-accounts.pub")
-    COMPLETE.touch()
 
 
 def sign(name: str, subject: str, also: str = "DNS:localhost") -> None:

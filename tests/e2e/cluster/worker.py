@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import network
-from control import API, component, proxy_config
-from layout import CGROUP, DNS_SERVICE, GPUS_PER_NODE, STATE, Node
+from control import API, FORWARDING, component, listed, proxy_config
+from layout import CGROUP, DNS_SERVICE, GPUS_PER_NODE, HAS_IPV6, SERVICES, STATE, Node
 from machines import Plan
 from pki import PKI
 
@@ -22,20 +22,40 @@ def plan(node: Node, programs: Path) -> Plan:
     """Everything that the node's first process has to know."""
     disk = STATE / node.name
     write_configs(node, disk)
-    kubelet = [f"--kubeconfig={PKI}/{node.name}.conf", f"--config={disk}/kubelet.json", f"--node-ip={node.ip}"]
+    kubelet = [f"--kubeconfig={PKI}/{node.name}.conf", f"--config={disk}/kubelet.json", f"--node-ip={node_ips(node)}"]
     return {
         "name": node.name,
         "logs": str(node.logs),
-        # Pod to service to pod on one node: the answer passes only the bridge, and kube-proxy must see it.
-        "sysctls": {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"},
+        # Between pods of one node frames pass only the bridge; kube-proxy and the firewall must see them.
+        "sysctls": FORWARDING | {"net/bridge/bridge-nf-call-iptables": "1", "net/bridge/bridge-nf-call-ip6tables": "1"},
         "mounts": mounts(disk),
         "components": [
             {"name": "containerd", "after": None, "command": ["containerd", "--config", f"{disk}/containerd.toml"]},
             component(programs, "kube-proxy", API, f"--config={disk}/kube-proxy.json"),
             component(programs, "kubelet", CONTAINERD_SOCKET, *kubelet, f"--hostname-override={node.name}"),
             component(programs, "gpus", None, f"--count={GPUS_PER_NODE}"),
+            component(programs, "kube-router", f"{node.ip}:10250", *firewall_flags(node)),
         ],
     }
+
+
+def node_ips(node: Node) -> str:
+    return ",".join(str(address.ip) for address in node.addresses)
+
+
+def firewall_flags(node: Node) -> list[str]:
+    """Of kube-router only what enforces NetworkPolicies; routes and services are others' business here."""
+    return [
+        f"--kubeconfig={PKI}/kube-router.conf",
+        f"--hostname-override={node.name}",
+        "--run-firewall=true",
+        "--run-router=false",
+        "--run-service-proxy=false",
+        f"--enable-ipv6={str(HAS_IPV6).lower()}",
+        f"--service-cluster-ip-range={listed(SERVICES)}",
+        "--metrics-port=0",
+        "--health-port=0",
+    ]
 
 
 def mounts(disk: Path) -> list[list[str]]:

@@ -76,6 +76,8 @@ def build(name: str, dockerfile: Path, context: Path) -> None:
         site.append(f"--volume={PACKAGE_CACHE}:/root/.cache/uv")
     buildah("rm", "--all")  # what a build that was stopped has left half made: gigabytes
     make_room()
+    if not buildah_knows(name):  # else most of its layers are there
+        need_room(STORAGE, BUILD_BYTES)
     say(f"building {name}: seconds where nothing has changed, up to 5 minutes for the trainer's")
     with buildah_command() as command:
         run_shown(
@@ -94,7 +96,6 @@ def make_room() -> None:
     if STORAGE.is_dir() and shutil.disk_usage(STORAGE).free < ROOM_BYTES:
         say("little space is left: forgetting images that nothing names")
         buildah("rmi", "--prune", "--force")
-    need_room(STORAGE, BUILD_BYTES)
 
 
 def base_image() -> str:

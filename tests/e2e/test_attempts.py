@@ -33,6 +33,10 @@ def reason_of(status: Manifest) -> str:
     return next((str(c["reason"]) for c in status.get("conditions", ()) if c["type"] == "Running"), "")
 
 
+def active(status: Manifest) -> int:
+    return int(status["replicaStatuses"]["nodes"]["active"])
+
+
 def is_at(phase: str, attempt: int = 1) -> Any:
     return lambda status: (status.get("phase"), status.get("attempt")) == (phase, attempt)
 
@@ -119,7 +123,7 @@ async def test_of_two_jobs_with_half_of_their_machines_one_lets_go(jobs: Jobs) -
     (first,) = given_back
     status = await jobs.status(first)
     assert (status["notPlaced"], status["restarts"]["job"]) == (1, 0)
-    await jobs.until(lambda status: status["replicas"] == 0, first)
+    await jobs.until(lambda status: active(status) == 0, first)
     assert await jobs.worker_job(f"{first}-a1") is None
     other = "b" if first == "a" else "a"
     _, waiting = await jobs.pods(f"{other}-a1")
@@ -165,7 +169,7 @@ async def test_a_queued_job_moves_to_the_queue_that_its_label_names_now(jobs: Jo
     await jobs.api.request("PATCH", where, body=held, content_type="application/merge-patch+json")
     status = await jobs.until(is_at("Queued"))
     assert "'team-a'" in status["message"]
-    await jobs.until(lambda status: status["replicas"] == 0)
+    await jobs.until(lambda status: active(status) == 0)
     await jobs.change({"metadata": {"labels": {QUEUE: "team-b"}}})
 
     def has_moved(status: Manifest) -> bool:
@@ -187,7 +191,7 @@ async def test_a_job_with_a_sidecar_that_never_ends_succeeds_and_frees_its_machi
     await jobs.report(pod, containerStatuses=[proxy, ended(0)])
     await jobs.until(lambda status: status["phase"] == "Succeeded")
     jobs.wait(15)
-    await jobs.until(lambda status: status["replicas"] == 0)
+    await jobs.until(lambda status: active(status) == 0)
     assert await jobs.pods() == []
 
 
@@ -202,7 +206,7 @@ async def test_a_job_with_a_sidecar_fails_when_its_trainer_does(jobs: Jobs) -> N
     status = await jobs.until(lambda status: status["phase"] == "Failed")
     assert (reason_of(status), status["lastFailure"]["exitCode"]) == ("NotRetryable", 64)
     jobs.wait(15)
-    await jobs.until(lambda status: status["replicas"] == 0)
+    await jobs.until(lambda status: active(status) == 0)
 
 
 async def test_a_missing_priority_class_is_named_and_another_one_is_taken_at_once(jobs: Jobs) -> None:
@@ -210,7 +214,7 @@ async def test_a_missing_priority_class_is_named_and_another_one_is_taken_at_onc
     status = await jobs.until(lambda status: reason_of(status) == "PriorityClassNotFound")
     assert "no PriorityClass with name no-such-class" in status["message"]
     await jobs.change({"spec": {"scheduling": None}})
-    await jobs.until(lambda status: status["replicas"] == 2)
+    await jobs.until(lambda status: active(status) == 2)
 
 
 async def test_a_missing_storage_class_is_named_by_the_event_about_the_claim(jobs: Jobs) -> None:

@@ -17,11 +17,27 @@ from shell import ClusterError, run, run_shown, say
 VERSION = "v1.34.4"
 FIREWALL = "github.com/cloudnativelabs/kube-router/v2@v2.1.0"
 FIREWALL_SUM = "h1:xWsptKtmZ44L+NjwFKoFAFlVdxCz8fka9A/eYJe95Ok="  # of its sources, as a go.sum would say it
-# Its rules name IPv6 sets without their prefix, and ip6tables refuses them: its issue 1653.
-FIREWALL_FIX = (
-    "pkg/controllers/netpol/policy.go",
-    r"(--match-set\", )(\w+)",
-    r"\1npc.ipSetHandlers[ipFamily].Name(\2)",
+# Without these edits it keeps to no policy by IPv6, and to old ones by both: file, mistake, correction.
+FIREWALL_EDITS = (
+    # Rules name IPv6 sets without their prefix, and ip6tables refuses them all: its issue 1653.
+    (
+        "pkg/controllers/netpol/policy.go",
+        r'(--match-set", )(\w+)',
+        r"\1npc.ipSetHandlers[ipFamily].Name(\2)",
+    ),
+    # Policies say nothing of ICMP, and without it isolated pods do not find their neighbours.
+    (
+        "pkg/controllers/netpol/pod.go",
+        r'(comment = "\\"rule for stateful firewall for pod)',
+        r'if ipFamily == api.IPv6Protocol { filterTableRules.WriteString("-I " + podFwChainName + '
+        r'" 1 -p ipv6-icmp -j ACCEPT \\n") }\n\1',
+    ),
+    # Each family writes the sets of the other back as it had read them before.
+    (
+        "pkg/utils/ipset.go",
+        r'(content := strings.Split\(line, " "\)\n)',
+        r'\1if len(content) > 1 && strings.HasPrefix(content[1], IPv6SetPrefix+":") != ipset.isIpv6 { continue }\n',
+    ),
 )
 COMPONENTS = (
     "coredns",
@@ -101,7 +117,7 @@ def forget_older() -> None:
 
 
 def content_hash() -> str:
-    digest = hashlib.sha256(f"{VERSION} {FIREWALL_SUM} {FIREWALL_FIX}".encode())
+    digest = hashlib.sha256(f"{VERSION} {FIREWALL_SUM} {FIREWALL_EDITS}".encode())
     for path in sorted(SOURCE.rglob("*")):
         if path.suffix == ".go" or path.name in ("go.mod", "go.sum"):
             digest.update(f"{path.relative_to(SOURCE)}\0".encode() + path.read_bytes() + b"\0")
@@ -130,7 +146,7 @@ def firewall() -> Path:
 
     It is built inside its own module, whose go.sum has the checksums of all that it uses; FIREWALL_SUM has its own.
     """
-    key = hashlib.sha256(f"{FIREWALL_SUM} {FIREWALL_FIX}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{FIREWALL_SUM} {FIREWALL_EDITS}".encode()).hexdigest()[:16]
     target = CACHE / "modules" / key / "kube-router"
     if not target.exists():
         say("building kube-router: 1 to 2 minutes on 2 cores")
@@ -144,11 +160,11 @@ def firewall() -> Path:
 
 
 def mend(source: Path) -> None:
-    name, mistake, instead = FIREWALL_FIX
-    text, count = re.subn(mistake, instead, (source / name).read_text())
-    if not count:
-        raise ClusterError(f"{FIREWALL}: nothing in {name} looks like {mistake!r}: is it mended there?")
-    (source / name).write_text(text)
+    for name, mistake, correction in FIREWALL_EDITS:
+        text, count = re.subn(mistake, correction, (source / name).read_text())
+        if not count:
+            raise ClusterError(f"{FIREWALL}: nothing in {name} looks like {mistake!r}: is it mended there?")
+        (source / name).write_text(text)
 
 
 def firewall_source() -> Path:

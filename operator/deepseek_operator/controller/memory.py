@@ -6,6 +6,7 @@ report what goes on.  If there is more to do, the pass is repeated over the clus
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +27,7 @@ class ChangeNeededError(Exception):
 class Memory:
     """For each owner its manifest, and its children by uid.
 
-    They are kept as JSON, without what no decision reads: thousands of them would not fit into memory as objects.
+    They are kept as compressed JSON, without what no decision reads: as objects, thousands would take too much memory.
     """
 
     def __init__(self, kind: AnyKind, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +52,7 @@ class Memory:
         if self._owner_of.get(uid, key) != key:
             self.drop(uid)  # somebody changed the label that names its owner
         self._owner_of[uid] = key
-        self._children.setdefault(key, {})[uid] = watch, _packed(child, found)
+        self._children.setdefault(key, {})[uid] = watch, _packed(_read_of(child, found))
         return uid
 
     def drop(self, uid: str) -> None:
@@ -71,8 +72,7 @@ class Memory:
         """Keep an owner in its present state."""
         if sighting.owner:
             meta = {name: value for name, value in sighting.owner["metadata"].items() if name != "managedFields"}
-            packed = json.dumps(sighting.owner | {"metadata": meta}).encode()
-            self._owners[sighting.key] = _number(sighting.version), packed
+            self._owners[sighting.key] = _number(sighting.version), _packed(sighting.owner | {"metadata": meta})
         elif sighting.is_owner:
             self._owners.pop(sighting.key, None)
 
@@ -92,18 +92,28 @@ class Memory:
         owner, children = self._owners.get(key), self._children.get(key)
         if not owner or not children or not self._is_fresh() or owner[0] < _number(written):
             return ()
-        return tuple(json.loads(packed) for packed in (owner[1], *(packed for _, packed in children.values())))
+        return tuple(_unpacked(packed) for packed in (owner[1], *(packed for _, packed in children.values())))
 
     def _is_fresh(self) -> bool:
         oldest = self._clock() - FRESH_S
         return all(heard is not None and heard >= oldest for heard in self._heard.values())
 
 
-def _packed(child: Child, found: Manifest) -> bytes:
+def _packed(manifest: Manifest) -> bytes:
+    return zlib.compress(json.dumps(manifest).encode(), 1)
+
+
+def _unpacked(packed: bytes) -> Manifest:
+    manifest: Manifest = json.loads(zlib.decompress(packed))
+    return manifest
+
+
+def _read_of(child: Child, found: Manifest) -> Manifest:
+    """What decisions read of a child."""
     meta = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
     meta["annotations"] = _only(child.annotations, meta.get("annotations", {}))
     known = {"apiVersion": child.api_version, "kind": child.kind, "status": found.get("status", {})}
-    return json.dumps(known | {"metadata": meta, "spec": _only(child.spec, found.get("spec", {}))}).encode()
+    return known | {"metadata": meta, "spec": _only(child.spec, found.get("spec", {}))}
 
 
 def _only(names: Collection[str], fields: Manifest) -> Manifest:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,21 +57,21 @@ def requests(log: Path, since: float = 0.0) -> Iterator[Request]:
             )
 
 
-def await_silence(log: Path, user: str, since: float, silence_s: float = SILENCE_S) -> None:
-    """Until a user that may have written after `since` [s since the epoch] has not for so long."""
+def await_silence(log: Path, users: Container[str], since: float, silence_s: float = SILENCE_S) -> None:
+    """Until users who may have written after `since` [s since the epoch] have not for so long."""
     while True:
-        answered = [request.answered for request in requests(log, since) if request.user == user and request.is_write]
+        answered = [request.answered for request in requests(log, since) if request.user in users and request.is_write]
         if time.time() - max(answered, default=since) > silence_s:
             return
         time.sleep(silence_s / 3)
 
 
-def writes_of(user: str, found: Iterable[Request]) -> Counter[str]:
-    """Writes of a user by verb, resource and, where it was refused, code."""
+def writes_of(users: Container[str], found: Iterable[Request]) -> Counter[str]:
+    """Writes of these users by verb, resource and, where it was refused, code."""
     return Counter(
         f"{request.verb} {request.resource}" + ("" if request.code < 300 else f" {request.code}")
         for request in found
-        if request.user == user and request.is_write
+        if request.user in users and request.is_write
     )
 
 

@@ -1,16 +1,22 @@
-"""From `apply` to a right status: our operator beside one that is bare kopf, on a real API server without nodes.
+"""From `apply` to a right status: our operator beside others', on a real API server without nodes.
 
-    python benchmarks/operator/bench_jobs.py [--jobs 200] [--nodes 2] [--rounds 3] [--only product] [--limits default]
+    python benchmarks/operator/bench_jobs.py [--jobs 200] [--nodes 2] [--rounds 3] [--only product]
+        [--limits default] [--until running] [--peer trainer] [--peer training-operator]
 
-Each round gives each operator a fresh control plane with what the chart installs, and applies all jobs at once, 16
-requests at a time, over four namespaces.  A round ends when the status of every job tells of all its pods; that of bare
-kopf, which writes none, ends at the last pod.  Latencies are per job, from its request: until its last child was made
-(audit log), until its last pod and its status were seen (watches).  Writes, requests and what is called `in_all` count
-on until the operator has written nothing for 20 s.  It has its own rights, and a Lease, which is not counted.
+Each round gives each operator a fresh control plane with what is installed with it, and applies all jobs at once, 16
+requests at a time, over four namespaces.  `floor` is bare kopf; a peer (peers.py) is fetched and built before its first
+run, which takes Go, the module proxy and minutes.
 
-With `--until running`, pods get ready as soon as they are made, and a round ends when every job is reported to run.
-`--limits default` leaves kube-controller-manager at its 20 requests a second; `raised` allows it 500.  Medians over the
-rounds, and the ratio to bare kopf.
+A round ends when the status of every job tells of all its pods.  That of bare kopf, which writes none, and that of
+training-operator, whose status counts running pods only, ends at the last pod; Trainer's tells that a job's pods are
+active, not how many.  With `--until running`, pods get ready as soon as they are made, and a round ends when every job
+is reported to run, by its pods.  Latencies are per job, from its request: until its last child was made (audit log),
+until its last pod and its status were seen (watches).  Writes, requests and what is called `in_all` count on until the
+operator has written nothing for 20 s.  Each has its own rights, and a Lease where it takes one, which is not counted.
+
+`--limits default` leaves kube-controller-manager and the peers at their own limits, which is 20 requests a second for
+the former; `raised` allows all of them 500, and 20 workers where more than one can be had.  Medians over the rounds,
+and the ratio to the first column.
 """
 
 import argparse
@@ -22,12 +28,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from audit import SILENCE_S, Request, await_silence, requests, writes_of
-from load import Load, Manifest, Name, load_on, name_of, training_jobs
-from plane import OPERATOR, Plane, control_plane
-from processes import Operator, cpu_s, machine_cpu_s, memory_mb, operator
+from contestants import CONTESTANTS, prepare, running
+from load import Load, Name, copies, job_of, load_on, name_of
+from peer_programs import built
+from peers import PEERS, Contestant
+from plane import Plane, control_plane
+from processes import cpu_s, machine_cpu_s, memory_mb
 
 QUIET_S = 20.0  # longer than the pause between two passes over a job
-CHILDREN = frozenset({"jobs", "networkpolicies", "persistentvolumeclaims", "serviceaccounts", "services"})
+CHILDREN = frozenset(
+    {"jobs", "jobsets", "networkpolicies", "persistentvolumeclaims", "pods", "serviceaccounts", "services"}
+)
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Result:
     status_p99_s: float
     writes_per_job: float
     requests_per_job: float
-    operator_cpu_s: float  # until the end, as the next three
+    operator_cpu_s: float  # of all its programs until the end, as the next three
     api_server_cpu_s: float
     controllers_cpu_s: float
     etcd_cpu_s: float
@@ -60,50 +71,48 @@ class Result:
 class Setting:
     jobs: int
     nodes: int  # pods of each job
-    limits: str  # of kube-controller-manager: raised, default
+    limits: str  # of kube-controller-manager and of peers: raised, default
     until: str  # what the status has to tell of: pods, running
 
-    def is_right(self, status: Manifest) -> bool:
-        if self.until == "running":
-            return bool(status.get("phase") == "Running")
-        return bool(status.get("replicas") == self.nodes)
+
+def one_round(contestant: Contestant, setting: Setting) -> Result:
+    with control_plane(contestant.users, raised=setting.limits == "raised") as plane:
+        return asyncio.run(measure(plane, contestant, setting))
 
 
-def one_round(program: str, setting: Setting) -> Result:
-    with control_plane(raised=setting.limits == "raised") as plane:
-        return asyncio.run(measure(plane, program, setting))
-
-
-async def measure(plane: Plane, program: str, setting: Setting) -> Result:
+async def measure(plane: Plane, contestant: Contestant, setting: Setting) -> Result:
     async with load_on(plane) as load:
-        await load.prepare(plane, has_all_rights=program == "floor")  # kopf wants more
-        with operator(plane, program) as process:
+        await prepare(contestant, load, plane)
+        with running(contestant, plane, raised=setting.limits == "raised") as programs:
             await asyncio.sleep(SILENCE_S)  # its watches have begun
-            return await measure_load(plane, load, process, setting, has_status=program == "product")
+            return await measure_load(plane, load, contestant, programs, setting)
 
 
-async def measure_load(plane: Plane, load: Load, process: Operator, setting: Setting, *, has_status: bool) -> Result:
-    pids = {**plane.processes, "operator": process.pid, "load": os.getpid()}
-    jobs, manifests = setting.jobs, training_jobs(setting.jobs, setting.nodes)
+async def measure_load(
+    plane: Plane, load: Load, contestant: Contestant, programs: Mapping[str, int], setting: Setting
+) -> Result:
+    pids = {**plane.processes, **programs, "load": os.getpid()}
+    jobs, manifests = setting.jobs, copies(contestant.job(setting.nodes), setting.jobs)
     names = [name_of(job) for job in manifests]
     kubelet = asyncio.create_task(load.run_all("127.0.0.1")) if setting.until == "running" else None
     pods = asyncio.create_task(load.all_pods_made(names, setting.nodes))
-    statuses = asyncio.create_task(load.all_reported(names, setting.is_right)) if has_status else pods
+    statuses = asyncio.create_task(reported(load, contestant, names, setting))
     before, start = usage(pids), time.time()
-    sent = await load.apply(manifests)
-    made, told = await pods, await statuses
+    sent = await load.apply(manifests, contestant.plural)
+    made, right = await pods, await statuses
+    told = {name: max(at, right.get(name, 0.0)) for name, at in made.items()}
     after, end = usage(pids), time.time()
-    await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, start, QUIET_S)
+    await asyncio.to_thread(await_silence, plane.audit_log, contestant.users, start, QUIET_S)
     if kubelet:
         kubelet.cancel()
     in_all = usage(pids)
     used = {name: seconds - before[name] for name, seconds in after.items()}
     found = list(requests(plane.audit_log, start))
-    ours = [request for request in found if request.user == OPERATOR and request.is_counted]
-    children = [last - sent[name] for name, last in last_children(ours).items()]
+    theirs = [request for request in found if request.user in contestant.users and request.is_counted]
+    children = [last - sent[name] for name, last in last_children(theirs).items()]
     to_pods, to_status = ([seen[name] - sent[name] for name in names] for seen in (made, told))
     first = min(sent.values())
-    counted = writes_of(OPERATOR, found)
+    counted = writes_of(contestant.users, found)
     return Result(
         jobs / (max(told.values()) - first),
         max(told.values()) - first,
@@ -115,17 +124,25 @@ async def measure_load(plane: Plane, load: Load, process: Operator, setting: Set
         percentile(to_status, 50),
         percentile(to_status, 99),
         counted.total() / jobs,
-        len(ours) / jobs,
-        used["operator"],
+        len(theirs) / jobs,
+        sum(used[name] for name in programs),
         used["kube-apiserver"],
         used["kube-controller-manager"],
         used["etcd"],
         (used["machine"] - sum(used[name] for name in pids)) / (end - start),
-        in_all["operator"] - before["operator"],
+        sum(in_all[name] - before[name] for name in programs),
         in_all["kube-apiserver"] - before["kube-apiserver"],
-        memory_mb(process.pid),
+        sum(memory_mb(pid) for pid in programs.values()),
         {what: count / jobs for what, count in counted.most_common()},
     )
+
+
+async def reported(load: Load, contestant: Contestant, names: list[Name], setting: Setting) -> dict[Name, float]:
+    """When the status of each job was right [s since the epoch]; nothing where no status ever tells of that."""
+    is_right = contestant.is_right.get(setting.until)
+    if is_right is None:
+        return {}
+    return await load.all_reported(contestant.path, names, lambda status: is_right(status, setting.nodes))
 
 
 def usage(pids: Mapping[str, int]) -> dict[str, float]:
@@ -138,7 +155,7 @@ def last_children(found: Iterable[Request]) -> dict[Name, float]:
     last: dict[Name, float] = {}
     for request in found:
         if request.resource in CHILDREN and request.code == 201:
-            job = request.namespace, request.name.removeprefix("dstj-").removesuffix("-a1")
+            job = job_of(request.namespace, request.name)
             last[job] = max(last.get(job, 0.0), request.answered)
     return last
 
@@ -153,26 +170,32 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2, help="pods of each job")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("product", "floor"))
-    parser.add_argument("--limits", choices=("raised", "default"), default="raised", help="of kube-controller-manager")
+    parser.add_argument("--limits", choices=("raised", "default"), default="raised", help="of controllers and peers")
     parser.add_argument("--until", choices=("pods", "running"), default="pods", help="what the status has to tell of")
+    parser.add_argument("--peer", action="append", choices=[peer.name for peer in PEERS], default=[])
     arguments = parser.parse_args()
-    programs = (arguments.only,) if arguments.only else ("floor", "product")
+    contestants = ((arguments.only,) if arguments.only else ("floor", "product")) + tuple(arguments.peer)
+    for component in [component for name in contestants for component in CONTESTANTS[name].components]:
+        built(component)
     setting = Setting(arguments.jobs, arguments.nodes, arguments.limits, arguments.until)
-    results: dict[str, list[Result]] = {program: [] for program in programs}
+    results: dict[str, list[Result]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
-        for program in programs:
-            results[program].append(one_round(program, setting))
-            print(f"{program}: {results[program][-1]}", flush=True)
+        for name in contestants:
+            results[name].append(one_round(CONTESTANTS[name], setting))
+            print(f"{name}: {results[name][-1]}", flush=True)
     print(f"\n{setting}, {arguments.rounds} rounds, medians")
     report(results)
 
 
 def report(results: dict[str, list[Result]]) -> None:
-    print(f"{'':22}" + "".join(f"{program:>12}" for program in results) + ("       ratio" if len(results) > 1 else ""))
+    print(f"{'':24}" + "".join(f"{name:>20}" for name in results))
     for name in [part.name for part in fields(Result) if part.name != "by_kind"]:
         medians = [statistics.median(getattr(result, name) for result in each) for each in results.values()]
-        ratio = f"{medians[-1] / medians[0]:12.2f}" if len(medians) > 1 and medians[0] else ""
-        print(f"{name:22}" + "".join(f"{median:12.2f}" for median in medians) + ratio)
+        print(f"{name:24}" + "".join(f"{_beside(median, medians[0]):>20}" for median in medians))
+
+
+def _beside(value: float, first: float) -> str:
+    return f"{value:.2f} ({value / first:.2f})" if first else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ async def start_all(plane: Plane, jobs: int, nodes: int) -> None:
             manifests = training_jobs(jobs, nodes)
             await load.apply(manifests)
             await load.all_pods_reported(map(name_of, manifests), nodes)
-            await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, begun)
+            await asyncio.to_thread(await_silence, plane.audit_log, (OPERATOR,), begun)
     print(f"{jobs} jobs of {nodes} pods started in {time.time() - begun:.0f} s", file=sys.stderr)
 
 
@@ -43,7 +43,7 @@ def measure(plane: Plane, jobs: int) -> None:
         peak, now = max(peak, memory_mb(process.pid)), memory_mb(process.pid, "VmRSS")
     found = list(requests(plane.audit_log, begun))
     asked = sum(request.is_counted for request in found if request.user == OPERATOR)
-    writes = writes_of(OPERATOR, found)
+    writes = writes_of((OPERATOR,), found)
     print(f"{jobs} jobs: {seconds:.1f} s from the start of the process to the last pass, {cpu:.1f} s of CPU")
     print(f"memory {peak:.0f} MB at most, {now:.0f} MB {AFTER_S:.0f} s later")
     print(f"{asked} requests, {writes.total()} writes {dict(writes)}")

@@ -53,7 +53,7 @@ async def measure(plane: Plane, jobs: int, nodes: int, minutes: float) -> None:
                 await load.all_pods_reported(map(name_of, manifests), nodes)
                 await run_pods(load)
                 await asyncio.sleep(30)  # progress is read every 15 s
-                await asyncio.to_thread(await_silence, plane.audit_log, OPERATOR, time.time() - 30)
+                await asyncio.to_thread(await_silence, plane.audit_log, (OPERATOR,), time.time() - 30)
                 await watch_steadily(plane, process, jobs, minutes)
     finally:
         await server.cleanup()
@@ -64,7 +64,7 @@ async def watch_steadily(plane: Plane, process: Operator, jobs: int, minutes: fl
     await asyncio.sleep(60 * minutes)
     seconds = time.time() - begun
     found = [request for request in requests(plane.audit_log, begun) if request.user == OPERATOR]
-    writes = writes_of(OPERATOR, found)
+    writes = writes_of((OPERATOR,), found)
     asked = Counter(f"{request.verb} {request.resource}" for request in found if request.is_counted)
     print(f"{jobs} jobs, half of them running, {minutes:g} minutes: {writes.total()} writes {dict(writes)}")
     print(f"{asked.total() / seconds:.1f} requests/s: {dict(asked.most_common())}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -11,19 +12,20 @@ from typing import Any
 import aiohttp
 import chart
 import yaml
+from peers import Contestant, Manifest
 from plane import OPERATOR, PATIENCE_S, Plane
 
 from deepseek_operator.controller.client import JSON, METADATA
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "/apis/training.dstj.io/v1alpha1"
+PLURAL = "deepseektrainingjobs"
 NAMESPACES = tuple(f"team-{i}" for i in range(4))
 WORKERS = 16  # requests at a time
-Manifest = dict[str, Any]
 Name = tuple[str, str]  # namespace, job
 
 
-def training_job(namespace: str, name: str, nodes: int) -> Manifest:
+def training_job(nodes: int) -> Manifest:
     """A job with what jobs have: a profile, a base model, sealed checkpoints, isolation."""
     spec = {
         "trainer": {"profile": "cpu", "numNodes": nodes},
@@ -33,17 +35,37 @@ def training_job(namespace: str, name: str, nodes: int) -> Manifest:
         "optimization": {"maxSteps": 100, "globalBatchSize": nodes, "learningRate": 0.001},
         "checkpoint": {"encryption": {"keyRef": {"secretName": "key"}}},
     }
-    meta = {"namespace": namespace, "name": name}
-    return {"apiVersion": JOBS.removeprefix("/apis/"), "kind": "DeepSeekTrainingJob", "metadata": meta, "spec": spec}
+    return {"apiVersion": JOBS.removeprefix("/apis/"), "kind": "DeepSeekTrainingJob", "spec": spec}
+
+
+def tells_of_pods(status: Manifest, nodes: int) -> bool:
+    return bool(status.get("replicas") == nodes)
+
+
+def tells_of_running(status: Manifest, _: int) -> bool:
+    return bool(status.get("phase") == "Running")
+
+
+OURS = Contestant("product", (OPERATOR,), PLURAL, training_job, {"pods": tells_of_pods, "running": tells_of_running})
+
+
+def copies(job: Manifest, count: int) -> list[Manifest]:
+    """So many of one job, over all namespaces."""
+    names = [{"namespace": NAMESPACES[i % len(NAMESPACES)], "name": f"job-{i:04}"} for i in range(count)]
+    return [job | {"metadata": name} for name in names]
 
 
 def training_jobs(jobs: int, nodes: int) -> list[Manifest]:
-    """So many, over all namespaces."""
-    return [training_job(NAMESPACES[i % len(NAMESPACES)], f"job-{i:04}", nodes) for i in range(jobs)]
+    return copies(training_job(nodes), jobs)
 
 
 def name_of(manifest: Manifest) -> Name:
     return manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+def job_of(namespace: str, child: str) -> Name:
+    """The job of something that was made for it: every operator begins the names of its children with the job's."""
+    return namespace, re.sub(r"^(?:dstj-)?(job-\d+).*", r"\1", child)
 
 
 class Load:
@@ -57,15 +79,18 @@ class Load:
             await self._create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
             await self._wait_for(f"{JOBS}/{crd['spec']['names']['plural']}")
         await self._create(f"{JOBS}/trainingprofiles", yaml.safe_load((ROOT / "examples/profile-cpu.yaml").read_text()))
-        for namespace in NAMESPACES:
-            await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-            await self._wait_for(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+        await self.make_namespaces()
         await self._install_chart(plane)
         if has_all_rights:
             role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
             subject = {"kind": "ServiceAccount", "namespace": chart.NAMESPACE, "name": chart.RELEASE}
             binding = {"metadata": {"name": "all-rights"}, "roleRef": role, "subjects": [subject]}
             await self._create(chart.COLLECTIONS["ClusterRoleBinding"], binding)
+
+    async def make_namespaces(self) -> None:
+        for namespace in NAMESPACES:
+            await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+            await self._wait_for(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
 
     async def _install_chart(self, plane: Plane) -> None:
         """All but the pods of the operator, and a kubeconfig with the token that it has in a cluster."""
@@ -79,15 +104,15 @@ class Load:
         config["users"][0]["user"] = {"token": answer["status"]["token"]}
         plane.kubeconfig("operator").write_text(json.dumps(config))
 
-    async def apply(self, jobs: Iterable[Manifest]) -> dict[Name, float]:
-        """Create all; the time at which each was sent [s since the epoch]."""
+    async def apply(self, jobs: Iterable[Manifest], plural: str = PLURAL) -> dict[Name, float]:
+        """Create all, which are of one kind; the time at which each was sent [s since the epoch]."""
         sent: dict[Name, float] = {}
         left = iter(jobs)
 
         async def work() -> None:
             for job in left:
                 sent[name_of(job)] = time.time()
-                await self._create(f"{JOBS}/namespaces/{name_of(job)[0]}/deepseektrainingjobs", job)
+                await self._create(f"/apis/{job['apiVersion']}/namespaces/{name_of(job)[0]}/{plural}", job)
 
         await asyncio.gather(*(work() for _ in range(WORKERS)))
         return sent
@@ -98,7 +123,7 @@ class Load:
         done: dict[Name, float] = {}
         while len(done) < len(pods):  # the API server ends a watch that cannot keep up; the next one tells all again
             async for meta in self._watched_pods():
-                job = meta["namespace"], meta["labels"]["batch.kubernetes.io/job-name"].removesuffix("-a1")
+                job = job_of(meta["namespace"], meta["name"])
                 pods[job].add(meta["name"])
                 if len(pods[job]) == nodes:
                     done.setdefault(job, time.time())
@@ -108,13 +133,15 @@ class Load:
 
     async def all_pods_reported(self, expected: Iterable[Name], nodes: int) -> dict[Name, float]:
         """Watch until the status of each job tells of `nodes` pods; when it first did [s since the epoch]."""
-        return await self.all_reported(expected, lambda status: bool(status.get("replicas") == nodes))
+        return await self.all_reported(OURS.path, expected, lambda status: tells_of_pods(status, nodes))
 
-    async def all_reported(self, expected: Iterable[Name], is_right: Callable[[Manifest], bool]) -> dict[Name, float]:
+    async def all_reported(
+        self, path: str, expected: Iterable[Name], is_right: Callable[[Manifest], bool]
+    ) -> dict[Name, float]:
         """Watch until the status of each job is right; when it first was [s since the epoch]."""
         left, done = set(expected), dict[Name, float]()
         while left:
-            async for event in self._watched(f"{JOBS}/deepseektrainingjobs"):
+            async for event in self._watched(path):
                 job = event["object"]
                 if name_of(job) in left and is_right(job.get("status", {})):
                     left.remove(name_of(job))
@@ -124,14 +151,14 @@ class Load:
         return done
 
     async def _watched_pods(self) -> AsyncIterator[Manifest]:
-        """Metadata of the worker jobs' pods as they are made, until the watch ends."""
-        async for event in self._watched("/api/v1/pods", METADATA, labelSelector="batch.kubernetes.io/job-name"):
+        """Metadata of pods as they are made, until the watch ends."""
+        async for event in self._watched("/api/v1/pods", METADATA):
             if event["type"] == "ADDED":
                 yield event["object"]["metadata"]
 
-    async def _watched(self, path: str, accept: str = JSON, **query: str) -> AsyncIterator[Manifest]:
+    async def _watched(self, path: str, accept: str = JSON) -> AsyncIterator[Manifest]:
         """Events about what there is and what follows, until the watch ends."""
-        query |= {"watch": "true", "resourceVersion": "0"}
+        query = {"watch": "true", "resourceVersion": "0"}
         headers, timeout = {"Accept": accept}, aiohttp.ClientTimeout(total=None)
         async with self._session.get(path, params=query, headers=headers, timeout=timeout) as stream:
             async for line in stream.content:

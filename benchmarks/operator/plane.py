@@ -33,12 +33,7 @@ pki.sign("load", "/O=system:masters/CN=load")
 print(build.programs())
 """
 # The API server encodes all that it logs: of pods and their controllers, that would be part of what is measured.
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "users": [OPERATOR]}, {"level": "None"}],
-}
+AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"]}
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Plane:
     """A running control plane; each user's kubeconfig is `<user>.conf` in `pki`."""
 
     directory: Path
+    programs: Path
     port: int
     processes: dict[str, int]  # component: process id
 
@@ -61,6 +57,10 @@ class Plane:
     def audit_log(self) -> Path:
         return self.directory / "audit.log"
 
+    @property
+    def kubectl(self) -> Path:
+        return self.programs / "kubectl"
+
     def kubeconfig(self, user: str) -> Path:
         return self.pki / f"{user}.conf"
 
@@ -71,15 +71,16 @@ class Plane:
 
 
 @contextmanager
-def control_plane(*, raised: bool = True) -> Iterator[Plane]:
+def control_plane(users: Sequence[str] = (OPERATOR,), *, raised: bool = True) -> Iterator[Plane]:
     """Start it empty; end its processes and remove its state afterwards.
 
+    `users`: whose requests are in the audit log.
     `raised`: the controllers may ask more often than by default, 500 times a second instead of 20.
     """
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=MEMORY if MEMORY.is_dir() else None))
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        programs, port = _prepare(directory), free_ports(1)[0]
+        programs, port = _prepare(directory, users), free_ports(1)[0]
         _point_kubeconfigs(directory / "pki", f"https://127.0.0.1:{port}")
         for name, flags, listens in (
             ("etcd", [f"--data-dir={directory}/etcd"], ETCD_PORT),
@@ -89,7 +90,7 @@ def control_plane(*, raised: bool = True) -> Iterator[Plane]:
             with (directory / f"{name}.log").open("wb") as log:
                 running[name] = subprocess.Popen([programs / name, *flags], stdout=log, stderr=log)
             _wait_for(listens, running[name])
-        plane = Plane(directory, port, {name: process.pid for name, process in running.items()})
+        plane = Plane(directory, programs, port, {name: process.pid for name, process in running.items()})
         _wait_until_ready(plane)
         yield plane
     finally:
@@ -99,7 +100,7 @@ def control_plane(*, raised: bool = True) -> Iterator[Plane]:
         shutil.rmtree(directory)
 
 
-def _prepare(directory: Path) -> Path:
+def _prepare(directory: Path, users: Sequence[str]) -> Path:
     """Certificates and the audit policy; returns the directory of the programs.
 
     The former in a process of its own, because the modules of tests/e2e/cluster learn from the environment where their
@@ -107,7 +108,8 @@ def _prepare(directory: Path) -> Path:
     """
     if not _is_free(ETCD_PORT):
         raise SystemExit(f"port {ETCD_PORT} of 127.0.0.1 is in use: another benchmark runs, or an etcd; end it first")
-    (directory / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
+    rules = [{"level": "Metadata", "users": list(users)}, {"level": "None"}]
+    (directory / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY | {"rules": rules}))
     command = [sys.executable, "-c", PREPARE]
     environment = os.environ | {"DSTJ_CLUSTER_STATE": str(directory), "PYTHONPATH": str(CLUSTER)}
     return Path(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())

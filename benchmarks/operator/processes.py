@@ -39,18 +39,18 @@ def operator(plane: Plane, program: str, *options: str) -> Iterator[Operator]:
             [sys.executable, *modules[program], *flags], env=environment, stdout=log, stderr=log, cwd="/"
         )
     try:
-        _wait_until_healthy(process, port)
+        wait_until_healthy(process, port)
         yield Operator(process.pid, port)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, path: str = "healthz") -> None:
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5).close()
             return
         except (urllib.error.URLError, OSError):
             if process.poll() is not None or time.monotonic() > end:

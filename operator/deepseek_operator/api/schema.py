@@ -25,6 +25,7 @@ _KEPT: Final[tuple[str, ...]] = (
     "minItems",
     "maxItems",
     "maxProperties",
+    "x-kubernetes-validations",
 )
 
 

@@ -172,6 +172,9 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
+    ("must be NAME@sha256:", image("r/a"), {"trainer": {"image": "r/a:latest"}}),
+    # A Cyrillic o.
+    ("must be NAME@sha256:", image("registry.local:5000/a-b/c_d:v1.2"), image("registry.l\u043ecal/a")),
     ("give exactly one of image", {"trainer": {"image": None, "profile": "cpu"}}, {"trainer": {"profile": "cpu"}}),
     ("give exactly one of image", {}, {"trainer": {"image": None}}),
     ("numProcPerNode must equal", gpus("2", 2), gpus("1", 2)),
@@ -257,8 +260,6 @@ IMMUTABLE: dict[str, dict[str, Any]] = {
 # What the schema itself limits: inside, outside.
 BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"trainer": {"numNodes": 1}}, {"trainer": {"numNodes": 0}}),
-    (image("r/a"), {"trainer": {"image": "r/a:latest"}}),
-    (image("registry.local:5000/a-b/c_d:v1.2"), image("registry.l\u043ecal/a")),  # a Cyrillic o
     (
         {"trainer": {"resourcesPerNode": {"limits": {"cpu": 4}}}},
         {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLUSTER = Path(__file__).resolve().parents[1] / "e2e" / "cluster"
@@ -61,23 +62,12 @@ def test_a_disk_that_is_too_small_is_named_before_the_build(tmp_path: Path) -> N
     assert "make room, or let XDG_CACHE_HOME and DSTJ_CLUSTER_STATE name another disk" in done.stderr
 
 
-def test_programs_of_older_sources_are_deleted_but_for_the_newest_and_those_that_run(tmp_path: Path) -> None:
+def test_programs_that_nobody_has_used_for_a_week_are_deleted(tmp_path: Path) -> None:
     builds = tmp_path / "dstj" / "cluster"
-    for age, name in enumerate(["running", "old", "older", "newest"]):
+    for name, days in {"of-today": 0, "of-this-week": 6, "unused": 8}.items():
         (builds / name).mkdir(parents=True)
         (builds / name / "complete").touch()
-        os.utime(builds / name / "complete", times=(100 - age, 100 - age))
-    os.utime(builds / "newest" / "complete")
-    (tmp_path / "bin").symlink_to(builds / "running")
-    done = ran("import build; build.forget_older()", XDG_CACHE_HOME=str(tmp_path), DSTJ_CLUSTER_STATE=str(tmp_path))
+        os.utime(builds / name / "complete", times=2 * (time.time() - days * 24 * 3600,))
+    done = ran("import build; build.forget_unused()", XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in builds.iterdir()) == ["newest", "running"]
-
-
-def test_a_firewall_of_other_sources_is_not_built(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    go.write_text('#!/bin/sh\necho \'{"Sum": "h1:other", "Dir": "/"}\'\n')
-    go.chmod(go.stat().st_mode | stat.S_IXUSR)
-    done = ran("import build; build.firewall()", PATH=f"{tmp_path}:{os.environ['PATH']}", XDG_CACHE_HOME=str(tmp_path))
-    assert "kube-router/v2@v2.1.0 has the checksum h1:other, not h1:" in done.stderr
-    assert not [*tmp_path.rglob("kube-router")]
+    assert sorted(path.name for path in builds.iterdir()) == ["of-this-week", "of-today"]

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from layout import CACHE, PROGRAMS, SOURCE
+from layout import CACHE, SOURCE
 from shell import ClusterError, run, run_shown, say
 
 VERSION = "v1.34.4"
@@ -52,7 +52,7 @@ COMPONENTS = (
     "provisioner",
 )
 BUILD_BYTES = 6 << 30  # sources, Go's cache and the programs
-KEPT = 1  # of the older builds
+UNUSED_S = 7 * 24 * 3600.0
 PATIENCE_S = 600.0
 LOCK_PAUSE_S = 5.0
 LOCK_HELD = ("Could not get lock", "Unable to acquire the dpkg frontend lock", "Unable to lock directory")
@@ -103,16 +103,16 @@ def programs() -> Path:
     """Directory with one name per component, built when the sources have changed."""
     directory = CACHE / content_hash()
     if not (directory / "complete").exists():
-        forget_older()
+        forget_unused()
         build(directory)
+    (directory / "complete").touch()
     return directory
 
 
-def forget_older() -> None:
-    """Delete all programs but the newest ones, which another checkout may use, and those that run."""
-    found = sorted(CACHE.glob("*/complete"), key=lambda mark: mark.stat().st_mtime, reverse=True)
-    for mark in found[KEPT:]:
-        if mark.parent != PROGRAMS.resolve():
+def forget_unused() -> None:
+    """Delete the programs of sources that nobody has used for long, in any checkout and by any cluster."""
+    for mark in (*CACHE.glob("*/complete"), *CACHE.glob("modules/*/kube-router")):
+        if time.time() - mark.stat().st_mtime > UNUSED_S:
             shutil.rmtree(mark.parent)
 
 

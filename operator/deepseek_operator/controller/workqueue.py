@@ -63,6 +63,9 @@ class WorkQueue:
         self._wake: dict[OwnerKey, asyncio.Event] = {}
         self._tasks: dict[OwnerKey, asyncio.Task[None]] = {}
         self._due: dict[OwnerKey, float] = {}
+        self._rested: dict[
+            OwnerKey, float
+        ] = {}  # when the last pass over a key ended, of those that just have none left
         self._newest = -math.inf  # when the newest first pass over any key ended
 
     def add(self, key: OwnerKey) -> None:
@@ -104,17 +107,28 @@ class WorkQueue:
             await asyncio.wait(tasks)
 
     async def _run(self, key: OwnerKey) -> None:
-        wake, failures, is_new = self._wake[key], 0, True
+        wake, failures, pause = self._wake[key], 0, self._pause_left(key)
+        is_new = pause <= 0
+        if not is_new:
+            await self._wait(asyncio.Event(), pause)
         while True:
             wake.clear()
             delay, failures = await self._pass(key, failures, is_new=is_new)
             was_new, is_new = is_new and not failures, False
             if delay is None and not wake.is_set():
+                self._rested[key] = self._clock()
                 break
             if delay != 0:
                 await (self._settle_first() if was_new else self._wait(asyncio.Event(), SETTLE_S))
                 await self._wait(wake, delay)
         del self._wake[key], self._tasks[key]
+
+    def _pause_left(self, key: OwnerKey) -> float:
+        """The seconds that are left of the pause after the last pass over `key`, or 0."""
+        now = self._clock()
+        while self._rested and next(iter(self._rested.values())) <= now - SETTLE_S:
+            del self._rested[next(iter(self._rested))]
+        return self._rested.pop(key, now - SETTLE_S) + SETTLE_S - now
 
     def _ended(self, key: OwnerKey, task: asyncio.Task[None]) -> None:
         """Count a pass as due from now on if `task` ended before its work did."""

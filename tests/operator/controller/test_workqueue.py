@@ -72,6 +72,13 @@ async def test_events_gather_after_a_pass(passes: Passes) -> None:
     assert passes.times() == [0, FIRST_SETTLE_S, FIRST_SETTLE_S + SETTLE_S]
 
 
+async def test_events_gather_after_a_pass_that_was_to_be_the_last(passes: Passes) -> None:
+    for _ in range(40):
+        passes.queue.add(A)
+        await passes.time.advance(0.25)
+    assert len(passes.times()) == 11, "one a second, however many events come in ten"
+
+
 @pytest.mark.parametrize(("others", "second"), [(2, 0.5 + FIRST_SETTLE_S), (50, PATIENCE_S)])
 async def test_a_second_look_waits_while_other_keys_come_but_not_for_ever(
     passes: Passes, others: int, second: float

@@ -38,7 +38,7 @@ def denied_on_volume(error: BaseException, paths: Paths | None = None) -> Config
 def refuse_unwritable(paths: Paths) -> None:
     """Raise ConfigError if this user cannot write to the work volume, or to one of its directories."""
     for place in _existing(paths.work, paths.prepared, paths.checkpoints, paths.export, paths.logs):
-        if os.access(place, os.W_OK | os.X_OK):
+        if os.access(place, os.W_OK | os.X_OK, effective_ids=True):
             continue
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             raise ConfigError(

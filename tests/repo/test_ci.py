@@ -33,7 +33,8 @@ class Run:
         (directory / "bin" / "make").chmod(0o755)
         environ = os.environ | {"PATH": f"{directory / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(directory / "tmp")}
         self.process = subprocess.Popen(
-            [directory / ".ci" / "run"],
+            # Whoever started the tests may ignore signals, as nohup does, and the script would inherit that.
+            ["env", "--default-signal", directory / ".ci" / "run"],
             env=environ | actions,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,8 +1,11 @@
 """Jobs that do not fit into what is left of a quota, or into any machine: all of a job or nothing, and why not."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from deepseek_operator.jobs.resources import GPU
+from support.builders.operator import merged
 from support.cluster import kube
 from support.cluster.kube import Namespace, TrainingJob, a_job, example
 from support.cluster.obstacles import LACKING, NO_IMAGE, goes_on, looks_now, reason_of, told
@@ -89,17 +92,27 @@ def test_of_two_jobs_at_the_edge_of_a_quota_one_has_all_its_pods_and_the_other_f
     assert waiting.status["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
 
 
-def test_half_of_a_job_is_given_back_and_costs_no_attempt(namespace: Namespace) -> None:
-    """What a LimitRange adds to pods is not known to the operator: the surest way to half of a job."""
-    limits = [{"type": "Container", "defaultRequest": {"ephemeral-storage": "1Gi"}}]
-    made = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"}, "spec": {"limits": limits}}
-    namespace.apply(made)
-    quota(namespace, **{"requests.ephemeral-storage": "1Gi"})
-    job = TrainingJob(namespace, a_job("half", LACKING))
+@pytest.fixture
+def heavy_profile(namespace: Namespace) -> Iterator[str]:
+    """A profile whose RuntimeClass adds as much memory to a pod as the profile asks for."""
+    name = namespace.name
+    overhead = {"podFixed": {"memory": "1Gi"}}
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": "runc"}
+    kube.apply(
+        runtime | {"overhead": overhead}, merged(kube.profile(name, NO_IMAGE), {"spec": {"runtimeClassName": name}})
+    )
+    yield name
+    kube.kubectl("delete", f"trainingprofile/{name}", f"runtimeclass/{name}")
+
+
+def test_half_of_a_job_is_given_back_and_costs_no_attempt(namespace: Namespace, heavy_profile: str) -> None:
+    """What a RuntimeClass adds to pods is not known to the operator: the surest way to half of a job."""
+    quota(namespace, **{"requests.memory": "2Gi"})
+    job = TrainingJob(namespace, a_job("half", LACKING | {"trainer": {"image": None, "profile": heavy_profile}}))
     first = kube.wait_until("the worker job", lambda: namespace.get("jobs", "half-a1"), 60)["metadata"]["uid"]
     assert "exceeded quota: quota" in told(job, "QuotaExceeded")
     kube.wait_until("it is given back", lambda: uid_of(namespace.get("jobs", "half-a1")) != first, 120)
-    quota(namespace, **{"requests.ephemeral-storage": "2Gi"})
+    quota(namespace, **{"requests.memory": "4Gi"})
     looks_now(job)
     kube.wait_until(f"all pods: {job.status}", lambda: len(job.pods) == 2, 180)
     assert job.status["attempt"] == 1

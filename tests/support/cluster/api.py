@@ -3,6 +3,7 @@
 import http.client
 import json
 import ssl
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from deepseek_operator.api.names import API_VERSION
 
+IDLE_S = 20.0
 Manifest = dict[str, Any]
 # Where the API server has the resources that tests read.
 CORE = ("events", "persistentvolumeclaims", "pods", "resourcequotas", "serviceaccounts", "services")
@@ -37,10 +39,13 @@ class Server:
         tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
         self._connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=tls)
-        self._headers = headers
+        self._headers, self._used = headers, 0.0
 
     def answer(self, method: str, path: str, body: str = "", kind: str = "application/json") -> tuple[int, str]:
         """Status and text.  Raises OSError where nobody answers; the next call connects anew."""
+        if time.monotonic() - self._used > IDLE_S:
+            self._connection.close()  # before the server does, and a write could not be told from one that was done
+        self._used = time.monotonic()
         try:
             self._connection.request(method, path, body, {"Content-Type": kind, **self._headers})
             answer = self._connection.getresponse()

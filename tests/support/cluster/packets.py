@@ -101,7 +101,15 @@ def settled(look: Callable[[], Answers], wanted: Answers, rounds: int = 6) -> li
 
 def run_in(pod: Manifest, *command: str) -> str:
     meta, container = pod["metadata"], pod["spec"]["containers"][0]["name"]
-    return kube.kubectl("exec", "-n", meta["namespace"], meta["name"], "-c", container, "--", *command)
+    where = ("exec", "-n", meta["namespace"], meta["name"], "-c", container, "--")
+    for _ in range(15):  # a kubelet that has just started learns of its pods a moment later
+        try:
+            return kube.kubectl(*where, *command)
+        except AssertionError as error:
+            if "unable to upgrade connection" not in str(error):
+                raise
+        sleep(1)
+    return kube.kubectl(*where, *command)
 
 
 def image() -> str:

@@ -1,20 +1,12 @@
 """Where the pods of an attempt may run, and how they spread over machines."""
 
-from collections.abc import Iterable
-from itertools import product
-from typing import Any, Final
-
 from deepseek_operator.jobs import labels
-from deepseek_operator.jobs.affinity import excluding
+from deepseek_operator.jobs.affinity import MACHINE, REQUIRED, excluding, joined
 from deepseek_operator.jobs.blueprint import Blueprint
 from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.spec import AccessMode
 from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract.rules import Model
-
-MACHINE: Final = "kubernetes.io/hostname"
-_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
-_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def placement(blueprint: Blueprint) -> Manifest:
@@ -26,42 +18,6 @@ def placement(blueprint: Blueprint) -> Manifest:
         **(_of_profile(blueprint.profile) if blueprint.profile else {}),
     }
     return {name: value for name, value in fields.items() if value}
-
-
-def joined(*affinities: Manifest) -> Manifest:
-    """An affinity that asks for everything that each of `affinities` asks for."""
-    made: Manifest = {}
-    if nodes := _joined_nodes([each["nodeAffinity"] for each in affinities if "nodeAffinity" in each]):
-        made["nodeAffinity"] = nodes
-    for kind in ("podAffinity", "podAntiAffinity"):
-        given = [each[kind] for each in affinities if kind in each]
-        lists = {when: _chained(given, when) for when in (_REQUIRED, _PREFERRED)}
-        if present := {when: terms for when, terms in lists.items() if terms}:
-            made[kind] = present
-    return made
-
-
-def _joined_nodes(given: list[Manifest]) -> Manifest:
-    """Of required terms one must hold, so that those of several affinities are multiplied out."""
-    made: Manifest = {}
-    if choices := [each[_REQUIRED]["nodeSelectorTerms"] for each in given if _REQUIRED in each]:
-        made[_REQUIRED] = {"nodeSelectorTerms": [_merged(terms) for terms in product(*choices)]}
-    if preferred := _chained(given, _PREFERRED):
-        made[_PREFERRED] = preferred
-    return made
-
-
-def _merged(terms: Iterable[Manifest]) -> Manifest:
-    """One term that holds where all of `terms` hold."""
-    made: Manifest = {}
-    for term in terms:
-        for field, requirements in term.items():
-            made[field] = [*made.get(field, ()), *requirements]
-    return made
-
-
-def _chained(given: Iterable[Manifest], field: str) -> list[Any]:
-    return [item for each in given for item in each.get(field, ())]
 
 
 def _affinities(blueprint: Blueprint) -> list[Manifest]:
@@ -78,7 +34,7 @@ def _shares_a_machine(blueprint: Blueprint) -> bool:
 
 def _on_one_machine(blueprint: Blueprint) -> Manifest:
     term = {"topologyKey": MACHINE, "labelSelector": _own_pods(blueprint)}
-    return {"podAffinity": {_REQUIRED: [term]}}
+    return {"podAffinity": {REQUIRED: [term]}}
 
 
 def _spread(blueprint: Blueprint) -> list[Manifest]:

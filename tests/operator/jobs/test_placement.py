@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from deepseek_operator.jobs import labels
+from deepseek_operator.jobs.affinity import joined
 from deepseek_operator.jobs.blueprint import Blueprint
-from deepseek_operator.jobs.placement import joined, placement
+from deepseek_operator.jobs.placement import placement
 from deepseek_operator.objects.observed import Manifest
 from support.builders.operator import OWNER, SETTINGS, a_profile, a_spec, merged
 

@@ -19,6 +19,7 @@ from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.jobs.worker_job import TRAIN
 from deepseek_operator.objects.blockers import UNSCHEDULABLE, Blocker, blocker_of
 from deepseek_operator.objects.observed import Manifest, Ref, ref
+from deepseek_operator.objects.ownership import controller_of
 from deepseek_operator.objects.pods import (
     has_started,
     has_succeeded,
@@ -258,7 +259,7 @@ class Facts:
     def _jobs(self) -> tuple[Manifest, ...]:
         """The worker jobs that this job controls.  Labels alone do not count, because anybody can set them."""
         uid = self.job.owner.uid
-        return tuple(job for job in self.observed.worker_jobs if _controller(job).get("uid") == uid)
+        return tuple(job for job in self.observed.worker_jobs if controller_of(job).get("uid") == uid)
 
     @cached_property
     def _pods(self) -> tuple[Manifest, ...]:
@@ -271,7 +272,7 @@ class Facts:
         return tuple(
             pod
             for pod in self.observed.pods
-            if (_controller(pod).get("kind"), _controller(pod).get("name")) == controller(pod)
+            if (controller_of(pod).get("kind"), controller_of(pod).get("name")) == controller(pod)
         )
 
     @cached_property
@@ -284,8 +285,3 @@ class Facts:
             succeeded=sum(has_succeeded(pod, TRAIN) for pod in self.pods),
             failed=phases.count("Failed"),
         )
-
-
-def _controller(manifest: Manifest) -> Manifest:
-    references = manifest["metadata"].get("ownerReferences", ())
-    return next((reference for reference in references if reference.get("controller")), {})

@@ -35,8 +35,14 @@ def node_address(environ: Mapping[str, str] = os.environ) -> str:
     """
     if address := environ.get(ENV_NODE_ADDRESS):
         return address
-    host, _, domain = environ[ENV_RENDEZVOUS].rpartition(":")[0].partition(".")
+    host, _, domain = host_and_port(environ[ENV_RENDEZVOUS])[0].partition(".")
     return f"{host.removesuffix('0')}{environ[ENV_NODE_INDEX]}.{domain}"
+
+
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """The parts of `host:port`, where an IPv6 address stands in brackets."""
+    host, _, port = endpoint.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def metrics_port(environ: Mapping[str, str] = os.environ) -> int:

@@ -15,6 +15,8 @@ from typing import Final
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
 
+from deepseek_trainer.contract.names import host_and_port
+
 BEAT_S: Final = 5.0
 SILENCE_S: Final = 30.0  # longer than a network hiccup, shorter than the node controller's patience (50 s)
 LEAVE_S: Final = 5.0
@@ -41,8 +43,7 @@ class Heartbeat:
         beat_s: float = BEAT_S,
         silence_s: float = SILENCE_S,
     ) -> None:
-        host, _, port = endpoint.rpartition(":")
-        self._host, self._port, self._index = host.strip("[]"), int(port), index
+        (self._host, self._port), self._index = host_and_port(endpoint), index
         self._keys = {i: f"{prefix}/beat/{i}" for i in range(num_nodes)}
         self._list = f"{prefix}/silent"
         self._on_silence, self._beat_s, self._silence_s = on_silence, beat_s, silence_s

@@ -11,6 +11,8 @@ from typing import Final
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
 
+from deepseek_trainer.contract.names import host_and_port
+
 POLL_S: Final = 1.0
 REPORT_EVERY_S: Final = 60.0
 CONNECT: Final = timedelta(seconds=60)  # then the address of node 0 is looked up again
@@ -20,8 +22,7 @@ class Meeting:
     """The place on node 0 where nodes report.  torchrun's agent uses the same server later."""
 
     def __init__(self, endpoint: str, prefix: str, index: int, num_nodes: int) -> None:
-        host, _, port = endpoint.rpartition(":")
-        self._host, self._port, self._index = host.strip("[]"), int(port), index
+        (self._host, self._port), self._index = host_and_port(endpoint), index
         self._here, self._all = f"{prefix}/here", f"{prefix}/all"
         self._num_nodes, self._missing = num_nodes, list(range(num_nodes))
         self._said, self._said_at = "", 0.0  # what was last said of the missing nodes, and when [s]

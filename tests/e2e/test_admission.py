@@ -10,30 +10,19 @@ import pytest
 
 from support.builders.operator import SPEC, merged
 from support.cluster import kube
-from support.cluster.kube import Manifest, Namespace
+from support.cluster.kube import PAUSE, Manifest, Namespace
 
 OPERATOR = f"system:serviceaccount:{kube.OPERATOR_NAMESPACE}:{kube.RELEASE}"
 JOB_CONTROLLER = "system:serviceaccount:kube-system:job-controller"
 SPOOFED = {"training.dstj.io/job-uid": "5d2f2c1e-0000-4000-8000-000000000001"}
-POD_SPEC = {
-    "restartPolicy": "Never",
-    "securityContext": {"runAsNonRoot": True, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
-    "containers": [
-        {
-            "name": "pause",
-            "image": "localhost/pause:1",
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-    ],
-}
 
 
 def a_pod(**labels: str) -> Manifest:
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "labels": labels}, "spec": POD_SPEC}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "labels": labels}, "spec": PAUSE}
 
 
 def a_batch_job(labels: Manifest, pod_labels: Manifest) -> Manifest:
-    template = {"metadata": {"labels": pod_labels}, "spec": POD_SPEC}
+    template = {"metadata": {"labels": pod_labels}, "spec": PAUSE}
     meta = {"name": "job", "labels": labels}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": template}}
 

@@ -12,21 +12,10 @@ import pytest
 from deepseek_operator.controller.workqueue import CONCURRENCY
 from support.builders.operator import merged
 from support.cluster import kube
-from support.cluster.kube import AUDIT_LOG, OPERATOR_NAMESPACE, RELEASE, Manifest, Namespace, TrainingJob, a_job
+from support.cluster.kube import AUDIT_LOG, OPERATOR_NAMESPACE, PAUSE, RELEASE, Manifest, Namespace, TrainingJob, a_job
 from support.cluster.obstacles import LACKING, looks_now, told
 
 CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-PAUSE = {
-    "restartPolicy": "Never",
-    "securityContext": {"runAsNonRoot": True, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
-    "containers": [
-        {
-            "name": "pause",
-            "image": "localhost/pause:1",
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-    ],
-}
 THEIRS: dict[str, tuple[str, str, Manifest]] = {  # resource: apiVersion, kind, what it holds
     "serviceaccounts": ("v1", "ServiceAccount", {}),
     "networkpolicies": (

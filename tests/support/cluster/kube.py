@@ -34,6 +34,17 @@ CHART = ROOT / "helm" / "deepseek-operator"
 RELEASE = "deepseek-operator"
 OPERATOR_NAMESPACE = "deepseek-system"
 SELECTOR = "app.kubernetes.io/name=deepseek-operator,pod-template-hash"  # not the pod of `helm test`
+PAUSE = {  # the spec of a pod that does nothing, as namespaces under the `restricted` standard let it
+    "restartPolicy": "Never",
+    "securityContext": {"runAsNonRoot": True, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
+    "containers": [
+        {
+            "name": "pause",
+            "image": "localhost/pause:1",
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+    ],
+}
 
 
 def cluster(*arguments: str) -> str:

@@ -104,13 +104,11 @@ class KubernetesCluster(Generic[Object, Seen]):
     async def warnings(self, manifest: Manifest) -> tuple[WarningEvent, ...]:
         meta = manifest["metadata"]
         found = await self._events(meta["namespace"], f"involvedObject.uid={meta['uid']},type=Warning")
-        told = ((event.get("reason", ""), event.get("message", "")) for event in found)
-        return tuple(WarningEvent(manifest["kind"], meta["name"], reason, message) for reason, message in told)
+        return tuple(_warning(manifest["kind"], meta["name"], event) for event in found)
 
     async def events(self, namespace: str, kind: str) -> tuple[WarningEvent, ...]:
         found = await self._events(namespace, f"involvedObject.kind={kind}")
-        told = ((each.get("involvedObject", {}).get("name", ""), each) for each in found)
-        return tuple(WarningEvent(kind, name, e.get("reason", ""), e.get("message", "")) for name, e in told)
+        return tuple(_warning(kind, event.get("involvedObject", {}).get("name", ""), event) for event in found)
 
     async def _events(self, namespace: str, selector: str) -> list[Manifest]:
         """The events that `selector` selects, newest first."""
@@ -256,6 +254,10 @@ class KubernetesCluster(Generic[Object, Seen]):
                 raise
             log.warning("the quotas of %s cannot be read: %s", namespace, error)  # the role is that of an older chart
             return ()
+
+
+def _warning(kind: str, name: str, event: Manifest) -> WarningEvent:
+    return WarningEvent(kind, name, event.get("reason", ""), event.get("message", ""))
 
 
 def last_words_of(pod: Manifest) -> Manifest:

@@ -8,32 +8,32 @@ from deepseek_operator.objects.observed import OwnerKey
 
 log = logging.getLogger(__name__)
 
-TOLD_AFTER: Final = 3  # passes that failed in a row: one or two come with every update of an API server
+REPORTED_AFTER: Final = 3  # passes that failed in a row: one or two come with every update of an API server
 MAX_ERROR: Final = 1024  # [characters]
 
-Tell = Callable[[OwnerKey, str], Awaitable[None]]
+Report = Callable[[OwnerKey, str], Awaitable[None]]
 
 
 class Failures:
     """Counts the passes over each owner that failed in a row.  It keeps nothing about owners whose passes succeed."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._counts: dict[OwnerKey, int] = {}
-        self._told: set[OwnerKey] = set()
+        self._reported: set[OwnerKey] = set()
 
     def ended(self, key: OwnerKey) -> None:
         """A pass over `key` did not fail."""
         self._counts.pop(key, None)
-        self._told.discard(key)
+        self._reported.discard(key)
 
     async def failed(self, key: OwnerKey, error: Exception) -> None:
         """A pass over `key` failed.  While the API server is away nothing can be told, so it is tried once more."""
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        if count < TOLD_AFTER or key in self._told:
+        if count < REPORTED_AFTER or key in self._reported:
             return
         try:
-            await self._tell(key, " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR])
-            self._told.add(key)
+            await self._report(key, " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR])
+            self._reported.add(key)
         except Exception as another:
             log.debug("the failures over %s could not be told", key, exc_info=another)

@@ -65,7 +65,7 @@ class Operator:
         self._kind, self._options, self._api, self._cluster = kind, options, api, cluster
         self._memory, self._careful = Memory(kind), careful(kind, cluster.pause_s)
         self._queue = WorkQueue(self._pass)
-        self._failures = Failures(self._tell)
+        self._failures = Failures(self._report)
         self.health = Health(time.monotonic, self._queue.oldest_s, TICK_S)
         metrics.QUEUE_DEPTH.set_function(lambda: len(self._queue))
         metrics.QUEUE_OLDEST.set_function(self._queue.oldest_s)
@@ -130,7 +130,7 @@ class Operator:
         self._failures.ended(key)
         return delay
 
-    async def _tell(self, key: OwnerKey, error: str) -> None:
+    async def _report(self, key: OwnerKey, error: str) -> None:
         await report_failure(self._kind, key, self._cluster, error, datetime.now(UTC))
 
     async def _look(self, key: OwnerKey) -> float | None:

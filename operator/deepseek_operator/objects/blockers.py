@@ -66,8 +66,8 @@ def _refusal(message: str) -> tuple[str, str]:
 def waits_for_claim(pod: Manifest) -> bool:
     """Whether a pod without a machine may wait for a claim.  Its condition says so, or there is none yet."""
     found = (c for c in pod.get("status", {}).get("conditions", ()) if c["type"] == "PodScheduled")
-    told = next((c.get("message", "").lower() for c in found), None)
-    return told is None or "persistentvolumeclaim" in told or "storageclass" in told
+    message = next((c.get("message", "").lower() for c in found), None)
+    return message is None or "persistentvolumeclaim" in message or "storageclass" in message
 
 
 def claims_of(pod: Manifest) -> frozenset[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_operator.controller import metrics, service
 from deepseek_operator.controller.client import Api, ApiError, NamespaceLeavingError
-from deepseek_operator.controller.failures import MAX_ERROR, TOLD_AFTER, Failures
+from deepseek_operator.controller.failures import MAX_ERROR, REPORTED_AFTER, Failures
 from deepseek_operator.controller.reconcile import reconcile, report_failure
 from deepseek_operator.controller.service import Operator, Options
 from deepseek_operator.jobs.kind import JOBS
@@ -29,14 +29,14 @@ class Told(list[str]):
 async def test_only_errors_that_last_are_told_and_only_once() -> None:
     told = Told()
     failures = Failures(told)
-    for number in range(1, TOLD_AFTER + 5):
+    for number in range(1, REPORTED_AFTER + 5):
         await failures.failed(KEY, ApiError(500, f"request {number}"))
-        assert len(told) == (number >= TOLD_AFTER)
-    assert told == [f"ApiError: 500: request {TOLD_AFTER}"]
+        assert len(told) == (number >= REPORTED_AFTER)
+    assert told == [f"ApiError: 500: request {REPORTED_AFTER}"]
     failures.ended(KEY)
     await failures.failed(KEY, WEBHOOK)
     assert len(told) == 1
-    for _ in range(TOLD_AFTER):
+    for _ in range(REPORTED_AFTER):
         await failures.failed(KEY, WEBHOOK)
     assert len(told) == 2
 
@@ -44,7 +44,7 @@ async def test_only_errors_that_last_are_told_and_only_once() -> None:
 async def test_an_error_is_told_on_one_line_and_bounded() -> None:
     told = Told()
     failures = Failures(told)
-    for _ in range(TOLD_AFTER):
+    for _ in range(REPORTED_AFTER):
         await failures.failed(KEY, ValueError("a\n" * 10_000))
     assert told[0].startswith("ValueError: a a a")
     assert len(told[0]) == MAX_ERROR
@@ -60,7 +60,7 @@ async def test_what_could_not_be_told_is_told_after_the_next_failure() -> None:
         await told(key, error)
 
     failures = Failures(tell)
-    for _ in range(TOLD_AFTER + 1):
+    for _ in range(REPORTED_AFTER + 1):
         await failures.failed(KEY, WEBHOOK)
     assert len(told) == 1
 
@@ -96,7 +96,7 @@ def an_operator(api: Api, cluster: Hindered) -> Operator:
 async def test_a_webhook_that_is_down_is_named_in_the_status_and_by_one_event_until_it_is_back(api: Api) -> None:
     cluster = Hindered(a_training_job())
     operator = an_operator(api, cluster)
-    for _ in range(TOLD_AFTER + 3):
+    for _ in range(REPORTED_AFTER + 3):
         assert await pass_over(operator) is WEBHOOK
     assert 'failed calling webhook "mjob.kb.io"' in cluster.status.message
     assert [(notice.reason, notice.type) for notice in cluster.notices] == [("PassFailed", "Warning")]
@@ -133,7 +133,7 @@ async def test_a_namespace_that_is_being_deleted_costs_one_try_and_a_quiet_wait(
     cluster = Hindered(a_training_job())
     cluster.error = NamespaceLeavingError(403, "it is being terminated")
     operator = an_operator(api, cluster)
-    for _ in range(TOLD_AFTER + 1):
+    for _ in range(REPORTED_AFTER + 1):
         assert await pass_over(operator) == Settings().resync_s
     assert cluster.notices == []
     assert cluster.status.message == ""

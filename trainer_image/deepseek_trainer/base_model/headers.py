@@ -36,7 +36,7 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
             raise ConfigError(f"{source}: {file} has {key}, of which config.json knows nothing", hint=_HINT)
         if shape != wanted[name]:
             raise ConfigError(
-                f"{source}: {file}: {key} has shape {_told(shape)}, by config.json it is {_told(wanted[name])}",
+                f"{source}: {file}: {key} has shape {_text(shape)}, by config.json it is {_text(wanted[name])}",
                 hint=_HINT,
             )
     tied = (family.embedding, family.head) if settings.get("tie_word_embeddings") else ()
@@ -76,5 +76,5 @@ def _shapes_in(path: Path) -> dict[str, Shape]:
         return {key: extent.shape for key, extent in extents(read_at, size, path.name).items()}
 
 
-def _told(shape: Shape) -> str:
+def _text(shape: Shape) -> str:
     return " x ".join(map(str, shape))

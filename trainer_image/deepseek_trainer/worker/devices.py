@@ -49,8 +49,8 @@ def require_devices(error: type[JobError] = ConfigError, environ: Mapping[str, s
 def _require_accelerators(asked: str, sight: Sight, error: type[JobError]) -> None:
     count, _, name = asked.partition(" ")
     if sight.count < int(count):
-        told = f": {sight.problem}" if sight.problem else ""
-        problem = f"torch sees {sight.count} of the {count} {name} that the pod asked for{told}"
+        cause = f": {sight.problem}" if sight.problem else ""
+        problem = f"torch sees {sight.count} of the {count} {name} that the pod asked for{cause}"
         raise error(problem, hint=_way_out(name, sight))
 
 

@@ -39,7 +39,7 @@ def training_job(nodes: int) -> Manifest:
 
 
 def tells_of_pods(status: Manifest, nodes: int) -> bool:
-    return bool(status.get("replicas") == nodes)
+    return bool(status.get("replicaStatuses", {}).get("nodes", {}).get("active") == nodes)
 
 
 def tells_of_running(status: Manifest, _: int) -> bool:

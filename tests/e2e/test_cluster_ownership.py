@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from deepseek_operator.controller.workqueue import CONCURRENCY
-from support.builders.operator import merged
 from support.cluster import kube
 from support.cluster.kube import AUDIT_LOG, OPERATOR_NAMESPACE, PAUSE, RELEASE, Manifest, Namespace, TrainingJob, a_job
 from support.cluster.obstacles import LACKING, looks_now, told
@@ -81,10 +80,8 @@ def test_a_job_starts_by_itself_when_the_name_is_free(team: Namespace) -> None:
 def test_a_policy_of_somebody_else_is_no_isolation(team: Namespace) -> None:
     job = TrainingJob(team, a_job("replaced", {}))
     kube.wait_until("its worker job", lambda: team.get("jobs", "replaced-a1"), 20)
-    team.kubectl("delete", "networkpolicy", "dstj-replaced")
-    uid = str((job.found or {})["metadata"]["uid"])
-    theirs = their_object("networkpolicies", "replaced")
-    team.apply(merged(theirs, {"spec": {"podSelector": {"matchLabels": {"a": None, "training.dstj.io/job-uid": uid}}}}))
+    in_one_step = {"metadata": {"ownerReferences": None, "labels": {"app": "web"}}}  # else the operator is first
+    team.kubectl("patch", "networkpolicy", "dstj-replaced", "--type=merge", f"--patch={json.dumps(in_one_step)}")
 
     def is_told() -> bool:
         looks_now(job)

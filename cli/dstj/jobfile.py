@@ -20,7 +20,8 @@ from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.rules import Model, shown, unknown_fields
+from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.rules import Model, unknown_fields
 
 Manifest = dict[str, Any]
 

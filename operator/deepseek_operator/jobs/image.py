@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
 
-from deepseek_trainer.contract.rules import shown
+from deepseek_trainer.contract.foreign import shown
 
 # Only ASCII is allowed, because a look-alike letter would name another registry.
 _BY_DIGEST: Final = "^[a-zA-Z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}$"

@@ -10,7 +10,7 @@ from deepseek_operator.jobs.profile import Limits, ProfileSpec
 from deepseek_operator.jobs.resources import Resources, accelerators_of
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.quota import amount
-from deepseek_trainer.contract.rules import shown
+from deepseek_trainer.contract.foreign import shown
 
 _UNLIMITED: Final = ("cpu", "memory", "ephemeral-storage")  # without a limit, what the machine has
 _WAY_OUT: Final = ": ask for less, or pick another profile"

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, Field
 
-from deepseek_trainer.contract.rules import Model, Rule, shown
+from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.rules import Model, Rule
 
 _QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.objects.observed import Owner, holders
-from deepseek_trainer.contract.rules import Rule, shown
+from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.rules import Rule
 
 _NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's names of errors
 _NAME: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"

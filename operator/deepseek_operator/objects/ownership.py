@@ -11,7 +11,7 @@ from typing import Any, Final
 from deepseek_operator.api.names import API_VERSION, OPERATOR
 from deepseek_operator.objects.kind import AnyKind
 from deepseek_operator.objects.observed import Manifest
-from deepseek_trainer.contract.rules import shown
+from deepseek_trainer.contract.foreign import shown
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MAX_NAMED: Final = 4  # labels or managers in a message

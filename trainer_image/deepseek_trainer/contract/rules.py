@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import to_jsonable_python
 
+from deepseek_trainer.contract.foreign import shown
+
 
 class _Free:
     """The type of FREE."""
@@ -17,7 +19,6 @@ class _Free:
 
 # Marks a field that may change without another model coming out: contract/shaping.py.  All others count.
 FREE: Final = _Free()
-MAX_SHOWN: Final = 60  # [characters] of a value in a message
 _FIELD: Final = re.compile(r"[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)*(?:\[[^\]]+\])?")
 
 
@@ -53,12 +54,6 @@ class Model(BaseModel):
             if rule.holds is not None and not rule.holds(self):
                 raise ValueError(f"{rule.message}; given: {_given(self, rule.message)}")
         return self
-
-
-def shown(value: Any) -> str:
-    """`value` in quotes, on one line, cut at 60 characters."""
-    text = repr(value[: MAX_SHOWN + 1] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _given(model: Model, message: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from deepseek_trainer.contract.rules import FREE, Model, shown
+from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.rules import FREE, Model
 
 Json = dict[str, Any]
 

@@ -11,8 +11,8 @@ from deepseek_trainer.base_model.source import Source
 from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.method import MethodSpec, MethodType
-from deepseek_trainer.contract.rules import shown
 from deepseek_trainer.model.loading import ParameterCount
 from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
 from deepseek_trainer.tasks.task import Usage

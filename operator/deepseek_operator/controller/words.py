@@ -8,7 +8,7 @@ import json
 from itertools import takewhile
 from typing import Any, Final
 
-from deepseek_trainer.contract.rules import MAX_SHOWN
+from deepseek_trainer.contract.foreign import MAX_SHOWN
 
 MAX_WORDS: Final = 1024  # [characters]
 _QUOTING: Final = frozenset({"Invalid value", "Unsupported value", "Duplicate value", "Not found"})

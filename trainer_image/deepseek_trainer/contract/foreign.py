@@ -7,8 +7,6 @@ import json
 import sys
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 MAX_SHOWN: Final = 60  # [characters] of a value in a message
 
@@ -24,6 +22,8 @@ def parsed(content: str | bytes | bytearray) -> Any:
 
     Raises ValueError where it is not JSON, which has no NaN and no infinity, and where it is nested more than 200 deep.
     """
+    from pydantic_core import from_json  # noqa: PLC0415 time that only who parses such documents needs
+
     return from_json(content, allow_inf_nan=False)
 
 

@@ -4,12 +4,19 @@ A key never does two things: what seals files neither names them nor authenticat
 without salt, with the purpose as info: who has one derived key learns nothing about the key or about another one.
 """
 
+from typing import Protocol
+
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from deepseek_trainer.storage.keys import Key
+
+class Secret(Protocol):
+    """A `Key` (storage/keys.py), which itself derives from its bytes what it wraps with."""
+
+    @property
+    def material(self) -> bytes: ...
 
 
-def derived(key: Key, purpose: str, length: int = 32) -> bytes:
+def derived(key: Secret, purpose: str, length: int = 32) -> bytes:
     """`length` secret bytes that belong to `key` and `purpose` alone."""
     return HKDF(hashes.SHA256(), length, salt=None, info=f"dstj/{purpose}".encode()).derive(key.material)

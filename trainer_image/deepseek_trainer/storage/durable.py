@@ -22,6 +22,7 @@ _HINTS: Final = {
 }
 _UNREADABLE: Final = "see the kernel log of the machine; restore it from a backup"
 STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
+PARTIAL: Final = ".partial-"  # in the names of files that are being written; no other file has such a name
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -114,7 +115,7 @@ def remove(path: Path, *, ignore_errors: bool = False) -> None:
 
 def beside(path: Path) -> Path:
     """A path in the same directory that nobody else uses."""
-    return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+    return path.with_name(f"{path.name}{PARTIAL}{uuid.uuid4().hex}")
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from deepseek_trainer.contract.errors import TryAgainError, UnreadableError
 from deepseek_trainer.storage.access import DENIED, denied
+from deepseek_trainer.storage.renaming import PARTIAL, put_new
 from deepseek_trainer.storage.streams import Bytes
 
 _HINTS: Final = {
@@ -22,8 +23,6 @@ _HINTS: Final = {
 }
 _UNREADABLE: Final = "see the kernel log of the machine; restore it from a backup"
 STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
-PARTIAL: Final = ".partial-"  # in the names of files that are being written; no other file has such a name
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class StorageError(TryAgainError):
@@ -133,17 +132,12 @@ def keep_owner(partial: Path, path: Path) -> None:
 
 
 def publish_file(path: Path, content: bytes, *, like: Path | None = None) -> bool:
-    """Make `path` with its whole content at once, owned as `like` is; returns False if somebody else was faster."""
+    """Make `path` with its whole content at once, owned as `like` is; returns False if somebody else was faster.
+
+    Then `path` has the content of another one.  Of several who try at once exactly one gets True.
+    """
     with _written_beside(path, content, like or path) as partial:
-        try:
-            path.hardlink_to(partial)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS or path.exists():
-                raise
-            partial.rename(path)
-    return True
+        return put_new(partial, path)
 
 
 @contextmanager

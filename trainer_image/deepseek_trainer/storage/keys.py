@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.storage.derivation import derived
-from deepseek_trainer.storage.durable import PARTIAL, publish_file, sync
+from deepseek_trainer.storage.durable import publish_file, sync
 from deepseek_trainer.storage.kek import UnwrapError
 from deepseek_trainer.storage.opening import opened
+from deepseek_trainer.storage.renaming import PARTIAL
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12

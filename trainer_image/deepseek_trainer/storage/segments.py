@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SEGMENT_BYTES = 1 << 20  # of ciphertext, tag and (in segment 0) header included; part of the format
+KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 SALT_BYTES: Final = 32
 PREFIX_BYTES: Final = 7
@@ -38,9 +39,10 @@ class Cipher:
 
     def __init__(self, key: bytes, randomness: bytes, associated_data: bytes) -> None:
         """`randomness` is the salt and the nonce prefix of the file's header."""
-        assert len(key) == 32, "AES-256"
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"AES-256 has keys of {KEY_BYTES} bytes, not {len(key)}")
         salt, self._prefix = randomness[:SALT_BYTES], randomness[SALT_BYTES:]
-        self._gcm = AESGCM(HKDF(hashes.SHA256(), 32, salt, associated_data).derive(key))
+        self._gcm = AESGCM(HKDF(hashes.SHA256(), KEY_BYTES, salt, associated_data).derive(key))
         self.salt = salt.hex()
 
     def seal(self, index: int, is_last: bool, plain: memoryview, sealed: memoryview) -> None:

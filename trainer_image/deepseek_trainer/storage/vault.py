@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, reading, storing, sync
 from deepseek_trainer.storage.job_keys import JobKeys
@@ -212,7 +213,8 @@ def associated_data(job: str, purpose: str, name: str, *, directory: str = "", c
     """What a sealed file is bound to: seven lines of UTF-8 without a final newline.  An absent value is `-`."""
     step, rank = ("-" if number is None else str(number) for number in (context.step, context.rank))
     lines = ("dstj-sealed/1", job, purpose, directory or "-", step, rank, name)
-    assert not any("\n" in line for line in lines), "a line is one value"
+    if any("\n" in line for line in lines):  # a name with a line break could pass for another job's file
+        raise IntegrityError(f"a sealed file is bound to single lines, not to {shown(name)}", hint="see who named it")
     return "\n".join(lines).encode()
 
 

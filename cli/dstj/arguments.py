@@ -209,7 +209,7 @@ def _logs(commands: "Commands") -> None:
 
 
 def _keys(commands: "Commands") -> None:
-    group = _group(commands, "keys", "make, rotate, show and destroy the keys that seal checkpoints")
+    group = _group(commands, "keys", "make, rotate, share, show and destroy the keys that seal checkpoints")
     generate = _command(group, "generate", "dstj.commands.keys:generate", "make a key-encryption key for local runs")
     generate.add_argument("--secret", required=True, metavar="NAME", help="as in encryption.keyRef.secretName")
     generate.add_argument("--key", default="kek", help="entry of the secret, as in keyRef.key (default: kek)")
@@ -219,6 +219,12 @@ def _keys(commands: "Commands") -> None:
     _source(rotate)
     rotate.add_argument("--new-key-dir", metavar="DIR", help="with --directory: directory with the new key")
     rotate.add_argument("--key", metavar="KEY", help="which file of --new-key-dir (default: the only one)")
+    grant = _command(group, "grant", "dstj.commands.keys:grant", "let another key, such as one in escrow, open a job")
+    _source(grant)
+    grant.add_argument("--kek", required=True, metavar="FILE", help="the other key")
+    revoke = _command(group, "revoke", "dstj.commands.keys:revoke", "let a key open a job no longer")
+    _source(revoke)
+    revoke.add_argument("--kek-id", required=True, metavar="ID", help="id of the key, as `dstj keys inspect` shows it")
     inspect = _command(
         group, "inspect", "dstj.commands.key_table:inspect", "show ids of keys and what they wrap, never a key"
     )

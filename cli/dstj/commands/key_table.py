@@ -10,8 +10,9 @@ from pathlib import Path
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
-from deepseek_trainer.storage.keyring import read_keyring
-from deepseek_trainer.storage.keys import key_files, read_kek
+from deepseek_trainer.storage.keyring import Keyring, read_keyring
+from deepseek_trainer.storage.keyring_format import Content, Content1
+from deepseek_trainer.storage.keys import Key, keks_in, key_files, read_kek
 from dstj.local.work import Work, work_of
 from dstj.screen.table import lines
 
@@ -30,7 +31,7 @@ def inspect(arguments: Namespace) -> int:
         print(f"keys in {work.key_dir}")
         _print([KEYS, *(_key_row(file, *ids[file]) for file in files)])
     if arguments.name or arguments.directory:
-        _print_keyring(work.keyring, {key: file for file, (key, _) in ids.items()})
+        _print_keyring(work.keyring, work.key_dir, {key: file for file, (key, _) in ids.items()})
     return ExitCode.DONE
 
 
@@ -57,13 +58,34 @@ def _key_row(file: Path, key: str, problem: str) -> Row:
     return key, file.name, _mode(status), str(status.st_uid), changed, problem or "ok"
 
 
-def _print_keyring(path: Path, files: Mapping[str, Path]) -> None:
-    owner, keys = read_keyring(path)
-    print(f"keyring {path} of {owner}, mode {_mode(path.stat())}")
-    uses = ["seals new files", *["reads older files"] * (len(keys) - 1)]
-    held = [files[key.kek].name if key.kek in files else "not here" for key in keys]
-    rows = zip(keys, held, uses, strict=True)
-    _print([DATA_KEYS, *((key.id, key.created, key.kek, file, use) for key, file, use in rows)])
+def _print_keyring(path: Path, key_dir: Path | None, files: Mapping[str, Path]) -> None:
+    content = read_keyring(path)
+    print(f"keyring {path} of {content.job}, mode {_mode(path.stat())}, {content.format}")
+    wrapped = sorted(_wrapped(content), key=lambda each: each[0] != content.primary)
+    rows = []
+    for key, created, kek in wrapped:
+        use = "seals new files" if key == content.primary else "reads older files"
+        rows.append((key, created, kek, files[kek].name if kek in files else "not here", use))
+    _print([DATA_KEYS, *rows])
+    if key_dir and set(content.keks) & files.keys():
+        print(f"  {_state(path, content.job, keks_in(key_dir))}")
+
+
+def _wrapped(content: Content | Content1) -> list[tuple[str, str, str]]:
+    """Each data key, when it was made, and a key that wraps it."""
+    if isinstance(content, Content1):
+        return [(key.id, key.created, key.kek) for key in content.keys]
+    return [(key.id, key.created, kek) for key in content.keys for kek in content.keks]
+
+
+def _state(path: Path, job: str, keks: Sequence[Key]) -> str:
+    try:
+        ring = Keyring.open(path, job, keks)
+    except IntegrityError as error:
+        return error.problem
+    if not ring.is_current:
+        return "not authenticated, as in all keyrings of its format: dstj keys rotate writes the newer one"
+    return f"authentic: {ring.opener.id} opens it"
 
 
 def _print(rows: Sequence[Row]) -> None:

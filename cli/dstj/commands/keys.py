@@ -1,18 +1,22 @@
-"""`dstj keys`: makes key-encryption keys for local runs, rotates them, and destroys a job's data key."""
+"""`dstj keys`: makes key-encryption keys for local runs, says which of them open a job, and destroys its data key."""
 
 import re
 from argparse import Namespace
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
 from deepseek_trainer.storage.keys import Key, generate_kek, keks_in, key_files, read_kek
+from deepseek_trainer.storage.renaming import PARTIAL
+from deepseek_trainer.storage.rotation import grant as grant_keyring
 from deepseek_trainer.storage.rotation import renew
+from deepseek_trainer.storage.rotation import revoke as revoke_keyring
 from deepseek_trainer.storage.rotation import rotate as rotate_keyring
 from deepseek_trainer.storage.rotation import shred as shred_keyring
 from dstj.local.home import Home
-from dstj.local.work import directory_of, key_file, not_running
+from dstj.local.work import Work, directory_of, key_file, not_running, work_of
 
 SECRET_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ENTRY_NAME = re.compile(r"[-._a-zA-Z0-9]+")
@@ -24,6 +28,8 @@ def generate(arguments: Namespace) -> int:
         raise ConfigError(f"--secret {arguments.secret}: must be a DNS name", hint="for example --secret my-job-key")
     if not ENTRY_NAME.fullmatch(arguments.key) or arguments.key.startswith("."):
         raise ConfigError(f"--key {arguments.key}: must be letters, digits, '-', '_' or '.'", hint="leave it out: kek")
+    _refuse_partial("--secret", arguments.secret)
+    _refuse_partial("--key", arguments.key)
     home = Home.from_env()
     home.make()
     path = home.secret(arguments.secret) / arguments.key
@@ -33,6 +39,13 @@ def generate(arguments: Namespace) -> int:
     print("for a cluster:")
     print(f"  kubectl create secret generic {arguments.secret} --from-file={arguments.key}={path}")
     return ExitCode.DONE
+
+
+def _refuse_partial(option: str, name: str) -> None:
+    if PARTIAL in name:
+        raise ConfigError(
+            f"{option} {name}: names with {PARTIAL!r} are those of files that are being written", hint="choose another"
+        )
 
 
 def rotate(arguments: Namespace) -> int:
@@ -68,7 +81,8 @@ def _rotate_directory(arguments: Namespace) -> None:
             hint="--key-dir DIR with the old key, --new-key-dir DIR with the new one",
         )
     keyring = Path(arguments.directory) / KEYRING
-    owner, keks, new = owner_of(keyring), keks_in(Path(arguments.key_dir)), _new_key(arguments)
+    owner, new = owner_of(keyring), _new_key(arguments)
+    keks = keks_in(Path(arguments.key_dir), may_be_weak=True)
     is_new = rotate_keyring(keyring, keks, new)
     print(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
     print("destroy the old key and its copies when no backup of the volume needs it")
@@ -85,6 +99,35 @@ def _new_key(arguments: Namespace) -> Key:
     return read_kek(files[0])
 
 
+def grant(arguments: Namespace) -> int:
+    """Let another key open a job, such as one that a security officer keeps."""
+    work, kek = _opened_by_keys(arguments), read_kek(Path(arguments.kek))
+    is_new = grant_keyring(work.keyring, _keks(work), kek)
+    print(f"{owner_of(work.keyring)}: key {kek.id} opens it" + ("" if is_new else " already"))
+    return ExitCode.DONE
+
+
+def revoke(arguments: Namespace) -> int:
+    """Let a key open a job no longer."""
+    work = _opened_by_keys(arguments)
+    revoke_keyring(work.keyring, _keks(work), arguments.kek_id)
+    print(f"{owner_of(work.keyring)}: key {arguments.kek_id} opens it no longer")
+    print("it still opens copies of the old keyring, with all that the job seals: destroy it, or those copies")
+    return ExitCode.DONE
+
+
+def _opened_by_keys(arguments: Namespace) -> Work:
+    work = work_of(arguments)
+    _keyring(f"--directory {arguments.directory}" if arguments.directory else arguments.name, work.directory)
+    return work
+
+
+def _keks(work: Work) -> list[Key]:
+    if work.key_dir is None:
+        raise ConfigError(f"{work.directory}: needs a key that opens it", hint="--key-dir DIR with such a key")
+    return keks_in(work.key_dir)
+
+
 def shred(arguments: Namespace) -> int:
     """Destroy the data key of a job.  What it sealed stays on the disk and can never be read again."""
     which = f"--directory {arguments.directory}" if arguments.directory else arguments.name
@@ -96,8 +139,10 @@ def shred(arguments: Namespace) -> int:
         )
     with not_running(arguments):
         job = arguments.name or owner_of(keyring)
-        shred_keyring(keyring)
+        left = shred_keyring(keyring)
     print(f"{job}: the data key is destroyed; destroy backups of {keyring} as well")
+    for name in left:
+        print(f"{shown(name)} beside it is no keyring of the job, and was left alone")
     return ExitCode.DONE
 
 

@@ -9,7 +9,8 @@ from deepseek_trainer.storage.keyring import KEYRING, Keyring
 from deepseek_trainer.storage.keys import generate_kek, read_kek
 from dstj.local.store import store
 from support.builders.cli import a_job, job_home
-from support.builders.vault import a_state, a_vault
+from support.builders.keyrings import a_keyring_1
+from support.builders.vault import a_key_file, a_state, a_vault
 
 
 def test_generate_makes_a_private_key_and_says_how_a_cluster_gets_it(run_dstj, place, capsys):
@@ -225,3 +226,111 @@ def test_inspect_shows_a_key_directory_or_a_volume_alone(run_dstj, volume, capsy
 def test_inspect_of_nothing_says_what_can_be_named(run_dstj, place, capsys):
     assert run_dstj("keys", "inspect") == 64
     assert "NAME, --directory DIR or --key-dir DIR" in capsys.readouterr().err
+
+
+def test_a_key_in_escrow_opens_a_job_once_it_is_granted_and_no_longer_once_it_is_revoked(
+    run_dstj, sealed_job, place, capsys
+):
+    own, escrow = read_kek(place / ".dstj/secrets/s/kek"), generate_kek(place / "escrow/kek")
+    assert run_dstj("keys", "grant", "tiny", "--kek", place / "escrow/kek") == 0
+    assert f"default/tiny: key {escrow.id} opens it\n" in capsys.readouterr().out
+    assert Keyring.open(sealed_job, "default/tiny", [escrow])
+    assert run_dstj("keys", "grant", "tiny", "--kek", place / "escrow/kek") == 0
+    assert "opens it already" in capsys.readouterr().out
+    assert run_dstj("keys", "inspect", "tiny") == 0
+    shown = capsys.readouterr().out
+    assert f"authentic: {own.id} opens it" in shown
+    assert [line.split()[2:4] for line in shown.splitlines() if "seals new files" in line] == [
+        [own.id, "kek"],
+        [escrow.id, "not"],
+    ]
+    assert shown_nowhere(shown, own, escrow)
+    assert run_dstj("keys", "revoke", "tiny", "--kek-id", escrow.id) == 0
+    assert f"key {escrow.id} opens it no longer" in capsys.readouterr().out
+    assert run_dstj("keys", "revoke", "tiny", "--kek-id", own.id) == 64
+    assert "the last key that opens" in capsys.readouterr().err
+
+
+def test_rotation_of_a_job_keeps_the_key_in_escrow(run_dstj, sealed_job, place):
+    escrow = generate_kek(place / "escrow/kek")
+    run_dstj("keys", "grant", "tiny", "--kek", place / "escrow/kek")
+    assert run_dstj("keys", "rotate", "tiny") == 0
+    assert Keyring.open(sealed_job, "default/tiny", [escrow])
+    assert Keyring.open(sealed_job, "default/tiny", [read_kek(place / ".dstj/secrets/s/kek")])
+
+
+def test_a_key_in_escrow_alone_reads_a_volume_and_grants_to_another(run_dstj, volume):
+    words = ("--directory", volume / "work")
+    assert run_dstj("keys", "grant", *words, "--key-dir", volume / "old", "--kek", volume / "new/kek") == 0
+    assert run_dstj("checkpoint", "verify", *words, "--key-dir", volume / "new") == 0
+    generate_kek(volume / "third/kek")
+    assert run_dstj("keys", "grant", *words, "--key-dir", volume / "new", "--kek", volume / "third/kek") == 0
+    assert run_dstj("keys", "revoke", *words, "--key-dir", volume / "third", "--kek-id", "0" * 16) == 64
+    assert run_dstj("checkpoint", "verify", *words, "--key-dir", volume / "third") == 0
+
+
+def test_a_grant_to_a_volume_needs_a_key_that_opens_it(run_dstj, volume, capsys):
+    words = ("--directory", volume / "work", "--kek", volume / "new/kek")
+    assert run_dstj("keys", "grant", *words) == 64
+    assert "--key-dir DIR with such a key" in capsys.readouterr().err
+    assert run_dstj("keys", "grant", *words, "--key-dir", volume / "new") == 77
+    assert "wrong key" in capsys.readouterr().err
+
+
+def test_no_weak_key_is_granted(run_dstj, sealed_job, place, capsys):
+    a_key_file(place / "escrow/kek", b"correct horse battery staple 42!")
+    assert run_dstj("keys", "grant", "tiny", "--kek", place / "escrow/kek") == 77
+    assert "is text, and a key-encryption key is 32 random bytes" in capsys.readouterr().err
+
+
+def test_rotate_leads_a_job_away_from_a_weak_key(run_dstj, place, capsys):
+    weak = a_key_file(place / ".dstj/secrets/s/kek", bytes(32))
+    home = job_home()
+    store(home, a_job(checkpoint={"encryption": {"keyRef": {"secretName": "s"}}}) | {"status": {}})
+    path = a_keyring_1(home.paths.work, job="default/tiny", kek=read_kek(weak, may_be_weak=True))
+    assert run_dstj("keys", "inspect", "tiny") == 0
+    assert "has 1 different bytes" in capsys.readouterr().out
+    assert run_dstj("keys", "rotate", "tiny") == 0
+    assert Keyring.open(path, "default/tiny", [read_kek(weak)])
+
+
+def test_inspect_says_that_a_keyring_was_changed_or_is_of_a_format_that_cannot_tell(run_dstj, volume, capsys):
+    words = ("keys", "inspect", "--directory", volume / "work", "--key-dir", volume / "old")
+    path = volume / "work" / KEYRING
+    path.write_text(path.read_text().replace('"created": "20', '"created": "19'))
+    assert run_dstj(*words) == 0
+    assert "it does not authenticate: it was changed" in capsys.readouterr().out
+    a_keyring_1(volume / "work", kek=read_kek(volume / "old/kek"))
+    assert run_dstj(*words) == 0
+    assert "not authenticated, as in all keyrings of its format" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, '{"format": "\\u001b[31m\\n"}', "[]"])
+@pytest.mark.parametrize("command", ["inspect", "rotate", "grant", "revoke", "shred"])
+def test_what_is_no_keyring_ends_every_command_in_a_line(run_dstj, sealed_job, capsys, command, content):
+    sealed_job.write_text(content)
+    generate_kek(sealed_job.parent / "escrow/kek")
+    options = {
+        "grant": ["--kek", sealed_job.parent / "escrow/kek"],
+        "revoke": ["--kek-id", "0" * 16],
+        "shred": ["--yes"],
+    }
+    assert run_dstj("keys", command, "tiny", *options.get(command, [])) == 77
+    said = capsys.readouterr().err
+    assert "is not a dstj-keyring/2 keyring" in said
+    assert "\x1b" not in said
+    assert len(said) < 1000
+
+
+def test_shred_names_what_it_left_alone(run_dstj, sealed_job, capsys):
+    (sealed_job.parent / f"{KEYRING}.partial-\x1b[31m").mkdir()
+    assert run_dstj("keys", "shred", "tiny", "--yes") == 0
+    shown = capsys.readouterr().out
+    assert r"'keyring.json.partial-\x1b[31m' beside it is no keyring of the job, and was left alone" in shown
+
+
+@pytest.mark.parametrize("options", [["--secret", "s", "--key", "kek.partial-x"], ["--secret", "s.partial-x"]])
+def test_generate_makes_no_name_of_a_file_that_is_being_written(run_dstj, place, capsys, options):
+    assert run_dstj("keys", "generate", *options) == 64
+    assert "names with '.partial-'" in capsys.readouterr().err
+    assert not (place / ".dstj").exists()

@@ -10,14 +10,14 @@ import traceback
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.storage import keys
 from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.keyring import Keyring, owner_of
-from deepseek_trainer.storage.keys import generate_kek, keks_in, read_kek
+from deepseek_trainer.storage.keys import Key, generate_kek, keks_in, read_kek
 from deepseek_trainer.storage.rotation import rotate, shred
+from support.builders.keyrings import a_keyring
 from support.builders.vault import JOB, KEK, OTHER_KEK, a_key_file
 
 
@@ -118,11 +118,9 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes, prob
         read_kek(a_key_file(tmp_path / "kek", content))
 
 
-def test_a_keyring_opens_under_its_key_and_has_a_standard_wrapping(keyring: Keyring) -> None:
+def test_a_keyring_opens_under_its_key(keyring: Keyring) -> None:
     again = Keyring.open(keyring.path, JOB, [OTHER_KEK, KEK])
     assert again.keys[0].material == keyring.keys[0].material
-    entry = json.loads(keyring.path.read_text())["keys"][0]
-    assert aes_key_unwrap_with_padding(KEK.material, bytes.fromhex(entry["wrapped"])) == keyring.keys[0].material
 
 
 def test_a_wrong_key_is_refused_with_the_ids_of_both(keyring: Keyring) -> None:
@@ -135,23 +133,6 @@ def test_a_keyring_of_another_job_is_refused(keyring: Keyring) -> None:
         Keyring.open(keyring.path, "lab/other", [KEK])
 
 
-@pytest.mark.parametrize("field", ["wrapped", "id"])
-def test_a_changed_keyring_is_refused(keyring: Keyring, field: str) -> None:
-    content = json.loads(keyring.path.read_text())
-    value = content["keys"][0][field]
-    content["keys"][0][field] = ("0" if value[0] != "0" else "1") + value[1:]
-    keyring.path.write_text(json.dumps(content))
-    with pytest.raises(IntegrityError, match="was changed"):
-        Keyring.open(keyring.path, JOB, [KEK])
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "dstj-keyring/9", "keys": [], "job": "a/b"}'])
-def test_what_is_no_keyring_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "keyring.json").write_text(content)
-    with pytest.raises(IntegrityError, match="not a dstj-keyring/1 keyring"):
-        Keyring.open(tmp_path / "keyring.json", JOB, [KEK])
-
-
 def test_rotation_keeps_the_data_key_and_needs_the_new_one(keyring: Keyring) -> None:
     created = json.loads(keyring.path.read_text())["keys"][0]["created"]
     assert rotate(keyring.path, [KEK], OTHER_KEK)
@@ -162,18 +143,16 @@ def test_rotation_keeps_the_data_key_and_needs_the_new_one(keyring: Keyring) -> 
     assert [path.name for path in keyring.path.parent.iterdir()] == ["keyring.json"]
 
 
-def test_the_primary_of_several_data_keys_comes_first(keyring: Keyring, tmp_path: Path) -> None:
-    newer = Keyring.create(tmp_path / "newer.json", JOB, KEK)
-    content, extra = json.loads(keyring.path.read_text()), json.loads(newer.path.read_text())
-    content["keys"] += extra["keys"]
-    content["primary"] = extra["primary"]
-    keyring.path.write_text(json.dumps(content))
-    assert [key.id for key in Keyring.open(keyring.path, JOB, [KEK]).keys] == [newer.keys[0].id, keyring.keys[0].id]
+def test_the_primary_of_several_data_keys_comes_first(tmp_path: Path) -> None:
+    keys = [Key.random() for _ in range(4)]
+    path = a_keyring(tmp_path, keys=keys).path
+    assert rotate(path, [KEK], OTHER_KEK)
+    assert [key.id for key in Keyring.open(path, JOB, [OTHER_KEK]).keys] == [key.id for key in keys]
 
 
 def test_a_shredded_keyring_says_so_and_holds_nothing(keyring: Keyring) -> None:
-    wrapped = json.loads(keyring.path.read_text())["keys"][0]["wrapped"]
-    shred(keyring.path)
+    (wrapped,) = json.loads(keyring.path.read_text())["recipients"][0]["wrapped"].values()
+    assert shred(keyring.path) == []
     assert wrapped not in keyring.path.read_text()
     with pytest.raises(IntegrityError, match="was shredded"):
         Keyring.open(keyring.path, JOB, [KEK])

@@ -17,7 +17,7 @@ from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.keyring import KEYRING, Keyring
 from support.builders.vault import JOB, KEK
 
-MAKERS, ROUNDS = 6, 30
+MAKERS, ROUNDS = 6, 15
 Made = tuple[int, object]
 
 

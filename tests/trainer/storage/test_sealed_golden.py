@@ -27,7 +27,7 @@ from deepseek_trainer.checkpoints import store
 from deepseek_trainer.checkpoints.dcp import Piece
 from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.store import Part
-from deepseek_trainer.storage import keys
+from deepseek_trainer.storage import keyring
 from deepseek_trainer.storage.keyring import Keyring
 from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.sealing import SealedWriter
@@ -221,5 +221,5 @@ def fix_luck(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "urandom", fixed.randbytes)
     patch.setattr(secrets, "token_bytes", fixed.randbytes)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=fixed.randbytes(16)))
-    for module in (keys, store):
+    for module in (keyring, store):
         patch.setattr(module, "utc_now", lambda: "2026-11-21T00:00:00Z")

@@ -117,9 +117,12 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}{PARTIAL}{uuid.uuid4().hex}")
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Give `path` a new content.  After a crash it has the old content or the new one."""
-    with _written_beside(path, content, path) as partial:
+def replace_file(path: Path, content: bytes, *, written: Path | None = None) -> None:
+    """Give `path` a new content.  After a crash it has the old content or the new one.
+
+    It is written to the new file `written` beside it, by default under a name that nobody else uses.
+    """
+    with _written_beside(path, content, path, written) as partial:
         partial.replace(path)
 
 
@@ -131,18 +134,18 @@ def keep_owner(partial: Path, path: Path) -> None:
             os.chown(partial, old.st_uid, old.st_gid)
 
 
-def publish_file(path: Path, content: bytes, *, like: Path | None = None) -> bool:
+def publish_file(path: Path, content: bytes, *, like: Path | None = None, written: Path | None = None) -> bool:
     """Make `path` with its whole content at once, owned as `like` is; returns False if somebody else was faster.
 
     Then `path` has the content of another one.  Of several who try at once exactly one gets True.
     """
-    with _written_beside(path, content, like or path) as partial:
+    with _written_beside(path, content, like or path, written) as partial:
         return put_new(partial, path)
 
 
 @contextmanager
-def _written_beside(path: Path, content: bytes, like: Path) -> Iterator[Path]:
-    partial = beside(path)
+def _written_beside(path: Path, content: bytes, like: Path, written: Path | None) -> Iterator[Path]:
+    partial = written or beside(path)
     with storing(path, len(content)):
         try:
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepseek_trainer.storage.kek import Kek
 from deepseek_trainer.storage.keyring import Keyring
 from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.rotation import rotate
@@ -11,7 +12,7 @@ from deepseek_trainer.storage.rotation import rotate
 class JobKeys:
     """A job's keyring, which is made when the first file is sealed."""
 
-    def __init__(self, path: Path, job: str, keks: Sequence[Key]) -> None:
+    def __init__(self, path: Path, job: str, keks: Sequence[Kek]) -> None:
         """Opens the keyring if it exists, so that a wrong key is refused before any work is done."""
         self._path, self._job, self._keks = path, job, keks
         self._keyring = Keyring.open(path, job, keks) if path.exists() else None
@@ -20,7 +21,10 @@ class JobKeys:
         return f"JobKeys({self._path}, {self._job})"
 
     def rotate(self) -> None:
-        """Wrap the job's DEKs under the first KEK.  Does nothing if the job has none, or it wraps them already."""
+        """Wrap the job's DEKs under the first KEK.  Does nothing if the job has none, or it wraps them already.
+
+        A keyring of format 1 becomes one of format 2.
+        """
         if self._path.exists():
             rotate(self._path, self._keks, self._keks[0])
 

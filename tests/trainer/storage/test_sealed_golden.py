@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from safetensors.numpy import load
 
@@ -30,17 +31,19 @@ from deepseek_trainer.checkpoints.store import Part
 from deepseek_trainer.storage import keyring
 from deepseek_trainer.storage.keyring import Keyring
 from deepseek_trainer.storage.keys import Key
+from deepseek_trainer.storage.rotation import grant
 from deepseek_trainer.storage.sealing import SealedWriter
 from deepseek_trainer.storage.unsealing import SealedReader
 from deepseek_trainer.storage.vault import associated_data
-from support.builders.vault import KEK, a_state, a_store, weights_of
+from support.builders.vault import KEK, OTHER_KEK, a_state, a_store, weights_of
 from support.judges.tink import tink_stream
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 VECTORS = GOLDEN / "sealed_v1" / "vectors.json"  # sealed files are the same in all versions
-STORES = [GOLDEN / "sealed_v1" / "work", GOLDEN / "sealed_v2" / "work"]
-TWO_RANKS = GOLDEN / "sealed_v2" / "two_ranks"
-OF_ALL_VERSIONS = pytest.mark.parametrize("work", STORES, ids=["v1", "v2"])
+STORES = [GOLDEN / f"sealed_v{version}" / "work" for version in (1, 2, 3)]
+TWO_RANKS = [GOLDEN / f"sealed_v{version}" / "two_ranks" for version in (2, 3)]
+OF_ALL_VERSIONS = pytest.mark.parametrize("work", STORES, ids=["v1", "v2", "v3"])
+OF_TWO_RANKS = pytest.mark.parametrize("work", TWO_RANKS, ids=["v2", "v3"])
 SIZES = (0, 1, 100, 1_048_519, 1_048_520, 1_048_521, 2_097_080, 2_097_081)
 SHOWN = 256  # longest sealed file that the vectors hold in full [bytes]
 
@@ -109,13 +112,46 @@ def test_golden_keyring_opens(work: Path) -> None:
     assert key.id == json.loads((work / "keyring.json").read_text())["primary"]
 
 
+def test_golden_keyring_opens_for_its_second_recipient() -> None:
+    keyrings = [Keyring.open(STORES[-1] / "keyring.json", "lab/demo", [kek]) for kek in (KEK, OTHER_KEK)]
+    assert [each.opener.id for each in keyrings] == [KEK.id, OTHER_KEK.id]
+    assert len({each.keys[0].material for each in keyrings}) == 1
+
+
+def dek_of(path: Path, kek: bytes) -> bytes:
+    """The data key of a keyring, by the words of docs/checkpoint-format.md."""
+    keyring = json.loads(path.read_text())
+    (entry,) = keyring["keys"]
+    if keyring["format"] == "dstj-keyring/1":
+        dek = aes_key_unwrap_with_padding(kek, bytes.fromhex(entry["wrapped"]))
+    else:
+        dek = dek_of_format_2(keyring, kek)
+    assert hmac.digest(dek, b"dstj key id v1", "sha256")[:8].hex() == entry["id"] == keyring["primary"]
+    return dek
+
+
+def dek_of_format_2(keyring: dict[str, Any], kek: bytes) -> bytes:
+    (entry,), kek_id = keyring["keys"], hmac.digest(kek, b"dstj key id v1", "sha256")[:8].hex()
+    (ours,) = [each for each in keyring["recipients"] if each["kek"] == kek_id]
+    wrapped = bytes.fromhex(ours["wrapped"][entry["id"]])
+    bound_to = f"dstj-keyring/2\nlab/demo\n{entry['id']}".encode()
+    dek = AESGCM(hkdf(kek, b"dstj/wrap")).decrypt(wrapped[:12], wrapped[12:], bound_to)
+    assert hkdf(dek, b"dstj/commitment").hex() == entry["commitment"]
+    rest = {key: value for key, value in keyring.items() if key != "mac"}
+    authenticated = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+    assert hmac.digest(hkdf(dek, b"dstj/keyring mac"), authenticated, "sha256").hex() == keyring["mac"]
+    return dek
+
+
+def hkdf(key: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869) without salt, 32 bytes."""
+    return hmac.digest(hmac.digest(bytes(32), key, "sha256"), info + b"\1", "sha256")
+
+
 @OF_ALL_VERSIONS
 def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code(work: Path) -> None:
-    """docs/checkpoint-format.md, followed by hand with Tink, AES-KWP and safetensors."""
-    kek = bytes.fromhex(json.loads(VECTORS.read_text())["kek"])
-    (entry,) = json.loads((work / "keyring.json").read_text())["keys"]
-    dek = aes_key_unwrap_with_padding(kek, bytes.fromhex(entry["wrapped"]))
-    assert hmac.digest(dek, b"dstj key id v1", "sha256")[:8].hex() == entry["id"]
+    """docs/checkpoint-format.md, followed by hand with Tink, AES-GCM, AES-KWP and safetensors."""
+    dek = dek_of(work / "keyring.json", bytes.fromhex(json.loads(VECTORS.read_text())["kek"]))
 
     def opened(name: str, step: str, rank: str) -> bytes:
         bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n{step}\n{rank}\n{name.rpartition('/')[2]}"
@@ -144,13 +180,15 @@ def test_golden_store_opens_with_what_its_page_says_and_none_of_our_code(work: P
     assert json.loads(opened("step-00000007/rank-00000.json", "7", "0")) == {"scheduler": {"step": 7}}
 
 
-def test_golden_tensor_of_two_ranks_is_put_together_by_what_its_page_says(request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--update-golden"):
+@OF_TWO_RANKS
+def test_golden_tensor_of_two_ranks_is_put_together_by_what_its_page_says(
+    work: Path, request: pytest.FixtureRequest
+) -> None:
+    if request.config.getoption("--update-golden") and work == TWO_RANKS[-1]:
         with pytest.MonkeyPatch.context() as patch:
             rewrite_two_ranks(patch)
-    (entry,) = json.loads((TWO_RANKS / "keyring.json").read_text())["keys"]
-    dek = aes_key_unwrap_with_padding(KEK.material, bytes.fromhex(entry["wrapped"]))
-    directory = TWO_RANKS / "checkpoints/step-00000003"
+    dek = dek_of(work / "keyring.json", KEK.material)
+    directory = work / "checkpoints/step-00000003"
 
     def opened(name: str, rank: str) -> bytes:
         bound_to = f"dstj-sealed/1\nlab/demo\ncheckpoint\n-\n3\n{rank}\n{name}"
@@ -184,8 +222,8 @@ def values_of(file: bytes, name: str, shape: list[int]) -> Any:
 def rewrite_two_ranks(patch: pytest.MonkeyPatch) -> None:
     """Both ranks in this thread, one after the other, so that the bytes are the same each time."""
     fix_luck(patch)
-    shutil.rmtree(TWO_RANKS, ignore_errors=True)
-    store = a_store(TWO_RANKS, world_size=2, exchange=lambda value: [value, value])
+    shutil.rmtree(TWO_RANKS[-1], ignore_errors=True)
+    store = a_store(TWO_RANKS[-1], world_size=2, exchange=lambda value: [value, value])
     content = torch.arange(9, dtype=torch.float32).reshape(3, 3)
     blocks = {0: content[:2], 1: content[2:]}
     parts = []
@@ -206,10 +244,12 @@ def rewrite_store(patch: pytest.MonkeyPatch) -> None:
     store = a_store(STORES[-1])
     for step in (6, 7):
         store.save(step, a_state(step) | {"scheduler": {"step": step}}, {"cursor": "00ff"})
+    grant(STORES[-1] / "keyring.json", [KEK], OTHER_KEK)
 
 
-def test_golden_store_of_two_ranks_loads_whole_on_one(tmp_path: Path) -> None:
-    shutil.copytree(TWO_RANKS, tmp_path / "work")
+@OF_TWO_RANKS
+def test_golden_store_of_two_ranks_loads_whole_on_one(tmp_path: Path, work: Path) -> None:
+    shutil.copytree(work, tmp_path / "work")
     store = a_store(tmp_path / "work")
     info = store.latest()
     assert info is not None

@@ -10,6 +10,7 @@ import pytest
 
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.storage.durable import keep_owner
 from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.keyring import KEYRING, Keyring
 from deepseek_trainer.storage.keys import keks_beside, keks_in, read_kek
@@ -65,6 +66,18 @@ def test_what_root_replaces_on_the_volume_of_a_pod_stays_the_pods(tmp_path: Path
     vault.replace(tmp_path / "file", b"new")
     owners = {(each.stat().st_uid, each.stat().st_gid) for each in (path, file, *key.parent.iterdir())}
     assert owners == {(10001, 10002)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_gives_nothing_away_that_a_link_leads_to(tmp_path: Path) -> None:
+    """Who can write to the volume can put a link in the place of the file that root has just made."""
+    theirs, old = tmp_path / "theirs", tmp_path / "old"
+    theirs.touch()
+    old.touch()
+    os.chown(old, 10001, 10002)
+    (tmp_path / "partial").symlink_to(theirs)
+    keep_owner(tmp_path / "partial", old)
+    assert (theirs.stat().st_uid, theirs.stat().st_gid) == (0, 0)
 
 
 def test_a_keyring_that_does_not_open_is_not_rotated(tmp_path: Path) -> None:

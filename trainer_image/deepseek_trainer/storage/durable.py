@@ -127,11 +127,14 @@ def replace_file(path: Path, content: bytes, *, written: Path | None = None) -> 
 
 
 def keep_owner(partial: Path, path: Path) -> None:
-    """Give `partial` the owner of `path`, if that exists.  The pod must be able to read what root replaces for it."""
-    if os.geteuid() == 0 and path.exists():
-        old, new = path.stat(), partial.stat()
+    """Give `partial` the owner of `path`, if that exists.  The pod must be able to read what root replaces for it.
+
+    A link that somebody puts in the place of `partial` is not followed: root would give away what it leads to.
+    """
+    if os.geteuid() == 0 and os.path.lexists(path):
+        old, new = path.lstat(), partial.lstat()
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            os.chown(partial, old.st_uid, old.st_gid)
+            os.chown(partial, old.st_uid, old.st_gid, follow_symlinks=False)
 
 
 def publish_file(path: Path, content: bytes, *, like: Path | None = None, written: Path | None = None) -> bool:

@@ -177,6 +177,14 @@ def test_right_digest_is_accepted_and_a_wrong_one_refused(tmp_path, tokenizer, m
     assert list(paths.prepared.iterdir()) == []
 
 
+def test_sealed_job_is_not_told_the_digest_of_another_base(tmp_path, tokenizer):
+    paths, base = paths_with_base(tmp_path)
+    a_directory(base, tokenizer)
+    config = with_digest("0" * 64).model_copy(update={"checkpoint": a_config(checkpoint=sealed(paths)).checkpoint})
+    with pytest.raises(IntegrityError, match=f"SHA-256 is another one, the job expects {'0' * 64}"):
+        prepared(config, paths)
+
+
 def test_missing_model_is_refused_with_its_claim_and_what_lies_beside(tmp_path):
     paths, base = paths_with_base(tmp_path)
     (base.parent / "bse").mkdir()

@@ -106,6 +106,12 @@ def test_state_of_other_data_is_refused():
     assert error.value.code == 65
 
 
+def test_state_that_an_earlier_version_wrote_under_another_name_of_the_data_is_resumed():
+    state, name = a_cursor().advanced().state(), "ab" * 20
+    resumed = Cursor.from_state(state, rows=23, global_batch=8, data_digest=name, earlier=DIGEST)
+    assert (resumed.consumed, resumed.data_digest) == (8, name)
+
+
 def test_state_of_another_length_is_refused():
     with pytest.raises(IntegrityError, match="has 31 bytes"):
         Cursor.from_state(bytes(31), rows=23, global_batch=8, data_digest=DIGEST)

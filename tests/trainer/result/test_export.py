@@ -126,6 +126,15 @@ def test_model_card_tells_origin_result_and_checksums_and_no_sample(job):
         assert hashlib.sha256((target / name).read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.parametrize(("of_sealed_data", "is_told"), [(True, False), (False, True)])
+def test_model_card_in_the_clear_tells_no_digest_of_a_sealed_base(tmp_path, of_sealed_data, is_told):
+    export = {"formats": ["Merged"], "sealed": False}
+    data = a_config().data.model_dump(mode="json", by_alias=True, exclude_none=True) | {"sealed": of_sealed_data}
+    job = a_job(tmp_path, is_sealed=True, export=export, data=data)
+    digest = hashlib.sha256(job[1].claim("models", "base").read_bytes()).hexdigest()
+    assert (digest in (exported(*job) / "README.md").read_text()) is is_told
+
+
 def test_report_holds_the_answers_and_tells_which_weights_gave_them(job):
     report = (exported(*job) / "report.html").read_text()
     assert "a secret answer" in report

@@ -39,7 +39,7 @@ from support.builders.data import CLAIM, RUN_ID, pairs, prepare, texts, write_js
 from support.builders.loop import ALONE
 from support.builders.model import a_gguf, a_tokenizer, tiny_model
 from support.builders.run import a_job, a_worker, events, trained
-from support.builders.vault import a_state, a_store
+from support.builders.vault import a_state, a_store, a_vault
 
 A_BASE = BaseModelSource(claim_name="models", path="base")
 LEARNING = {"maxSteps": 2, "globalBatchSize": 2, "learningRate": 0.001, "schedule": "Constant"}
@@ -363,8 +363,9 @@ def test_what_was_learned_beside_another_base_is_refused(paths: Paths, name: str
     saved_by(paths.root, "another-1", 1, 2, parts=BESIDE_BASE[name], baseDigest=OLD)
     with pytest.raises(ConfigError) as caught:
         checkpoint_to_resume(a_rank(paths.root, resume_from, NEW, **BESIDE_BASE[name]))
+    old, new = map(a_vault(paths.root).name_of, (OLD, NEW))
     assert str(caught.value) == (
-        f"the checkpoint of step 2 was trained beside the base model {OLD}, the job's is {NEW} (hint: give model.base "
+        f"the checkpoint of step 2 was trained beside the base model {old}, the job's is {new} (hint: give model.base "
         "back what it held, or start over with checkpoint.resumeFrom: None)"
     )
     assert caught.value.code == 64
@@ -379,7 +380,8 @@ def test_all_weights_are_trained_on_whatever_the_base_is_now(paths: Paths):
 
 def test_what_an_earlier_job_learned_from_another_base_is_trained_on_only_when_asked_for(paths: Paths):
     saved_by(paths.root, "another-1", 1, baseDigest=OLD)
-    with pytest.raises(ConfigError, match=rf"now SHA-256 of model.base: '{NEW[:9]}.* instead of '{OLD[:9]}"):
+    old, new = map(a_vault(paths.root).name_of, (OLD, NEW))
+    with pytest.raises(ConfigError, match=rf"now SHA-256 of model.base: '{new}' instead of '{old}'"):
         checkpoint_to_resume(a_rank(paths.root, "Latest", NEW))
     assert checkpoint_to_resume(a_rank(paths.root, "1", NEW))
 

@@ -56,7 +56,7 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     train it, IntegrityError where it is not the one that the job names by digest.
     """
     source = _existing(_base(config), paths)
-    target = prepared_model(config, paths)
+    target = prepared_model(config, paths, vault)
     if target.exists():
         refuse_misfit(config, _prepared_settings(target, vault))
         return target
@@ -72,10 +72,10 @@ def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensi
         return None
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
-    return read_dimensions(_prepared_settings(prepared_model(config, paths), vault))
+    return read_dimensions(_prepared_settings(prepared_model(config, paths, vault), vault))
 
 
-def prepared_model(config: TrainingConfig, paths: Paths) -> Path:
+def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     """Where the prepared base model is, or will be.
 
     Named after what a `stat` of the source tells (name, size, time of change), so that no rank reads
@@ -86,7 +86,8 @@ def prepared_model(config: TrainingConfig, paths: Paths) -> Path:
     files = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
     facts = [FORMAT, str(config.job), config.seals_data, base.model_dump(mode="json")]
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return paths.prepared / f"model-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}"
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return paths.prepared / f"model-{vault.name_of(digest)}"
 
 
 def source_model(source: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -107,7 +108,7 @@ def read_source(directory: Path, vault: Vault) -> Source:
 
 def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | None:
     """SHA-256 of what the prepared base model was made from; None from scratch."""
-    return None if config.model.base is None else read_source(prepared_model(config, paths), vault).sha256
+    return None if config.model.base is None else read_source(prepared_model(config, paths, vault), vault).sha256
 
 
 def _prepared_settings(directory: Path, vault: Vault) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _existing(base: BaseModelSource, paths: Paths) -> Path:
 def _prepare_gguf(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
     _refuse_pickle(source)
     base = _base(job)
-    digest = _verified(base, digest_of(source))
+    digest = _verified(base, digest_of(source), vault)
     gguf = open_gguf(source)
     config, tokenizer = gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
     _check_vocabulary(config, tokenizer)
@@ -151,7 +152,7 @@ def _prepare_directory(source: Path, job: TrainingConfig, directory: Path, vault
     config, tokenizer, weights = _checked_directory(source)
     refuse_misfit(job, config)
     digests = file_digests(source)
-    digest = _verified(base, listing_digest(digests))
+    digest = _verified(base, listing_digest(digests), vault)
     for name in weights:
         vault.write(directory / name, _same_bytes(source / name, digests[name]))
     _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, weights))
@@ -172,10 +173,11 @@ def _finish(
         vault.write(directory / name, content)
 
 
-def _verified(base: BaseModelSource, actual: str) -> str:
+def _verified(base: BaseModelSource, actual: str, vault: Vault) -> str:
     if base.sha256 not in (None, actual):
+        found = "another one" if vault.sealed else actual
         raise IntegrityError(
-            f"model.base {base.claim_name}/{base.path}: SHA-256 is {actual}, the job expects {base.sha256}",
+            f"model.base {base.claim_name}/{base.path}: SHA-256 is {found}, the job expects {base.sha256}",
             hint="the file is not the one that was approved, or model.base.sha256 is out of date",
         )
     return actual

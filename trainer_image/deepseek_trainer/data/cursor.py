@@ -81,18 +81,26 @@ class Cursor:
 
     @classmethod
     def from_state(
-        cls, state: bytes, *, rows: int, global_batch: int, data_digest: str, order: Order | None = None
+        cls,
+        state: bytes,
+        *,
+        rows: int,
+        global_batch: int,
+        data_digest: str,
+        earlier: str | None = None,
+        order: Order | None = None,
     ) -> Self:
         """The cursor that `state()` came from, over the same data in the same order.
 
-        Raises DataError for other data, or another order of them.
+        `earlier` is the digest by which earlier versions called these data.  Raises DataError for other data, or
+        another order of them.
         """
         if len(state) != STATE_BYTES:
             raise IntegrityError(f"data cursor has {len(state)} bytes: it must have {STATE_BYTES}")
         seed, consumed, prefix = _STATE.unpack(state)
-        if prefix != bytes.fromhex(data_digest)[:16]:
+        if prefix not in [bytes.fromhex(each)[:16] for each in (data_digest, earlier or data_digest)]:
             raise DataError(
-                f"the checkpoint was trained on data {prefix.hex()}, the prepared data are {data_digest[:32]}: "
+                "the checkpoint was trained on other data than those that were prepared now: "
                 "a run cannot go on with other data, nor with other shares or another order of them",
                 hint="restore the data and what orders them (data.sources, data.balanceBy, data.curriculum), or "
                 "start over with checkpoint.resumeFrom: None",

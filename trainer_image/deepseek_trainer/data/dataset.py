@@ -84,12 +84,13 @@ class Rows(Generic[B]):
 class Prepared(Generic[B]):
     """A job's prepared data.
 
-    `digest` (64 hex digits) names their content and everything that shaped it, but not the order in which rows are
-    read.  `order.digest(digest)` names both.
+    `name`, that of their directory, stands for their content and everything that shaped it, but not for the order in
+    which rows are read.  `order.digest(name)` stands for both.  `digest` is what the name was made of.
     """
 
     train: Rows[B]
     validation: Rows[B]
+    name: str
     digest: str
     counts: Mapping[str, SplitCounts]  # "train", "validation"
     sources: tuple[SourceRows, ...]  # of a mix, or the classes of balanceBy
@@ -99,12 +100,12 @@ class Prepared(Generic[B]):
 def prepared_directory(paths: Paths, vault: Vault, environ: Mapping[str, str] = os.environ) -> Path:
     """The directory that this attempt's `prepare` filled.  Raises TryAgainError if there is none."""
     run_id = environ[ENV_RUN_ID]
-    digest = pointed_to(paths, run_id, vault)
-    if digest is None:
+    name = pointed_to(paths, run_id, vault)
+    if name is None:
         raise TryAgainError(
             f"run {run_id} has no prepared data below {paths.prepared}", hint="run deepseek_trainer.prepare first"
         )
-    return paths.prepared / digest
+    return paths.prepared / name
 
 
 def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout: Layout[B]) -> Prepared[B]:
@@ -117,7 +118,7 @@ def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout:
     )
     records = [layout.records_of_row(source.counts) for source in manifest.sources] if config.data.balance_by else ()
     order = _order(config.data, manifest, directory, vault, records)
-    return Prepared(train, validation, directory.name, manifest.counts, manifest.sources, order)
+    return Prepared(train, validation, directory.name, manifest.digest, manifest.counts, manifest.sources, order)
 
 
 def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault, records_of_row: Sequence[float]) -> Order:

@@ -24,44 +24,44 @@ DEADLINE_S: Final = 24 * 3600.0
 REPORT_EVERY_S: Final = 60.0
 
 
-def point(paths: Paths, run_id: str, digest: str, vault: Vault) -> None:
-    """Point the nodes of this run to `prepared/<digest>`.
+def point(paths: Paths, run_id: str, name: str, vault: Vault) -> None:
+    """Point the nodes of this run to `prepared/<name>`.
 
     Raises TryAgainError if the run was pointed elsewhere before: its input has changed since.
     """
     home = _home(paths, run_id)
     if not home.exists():
         with committed(home) as partial:
-            vault.write(partial / POINTER, json.dumps({"runId": run_id, "data": digest}).encode())
-    if (known := pointed_to(paths, run_id, vault)) != digest:
+            vault.write(partial / POINTER, json.dumps({"runId": run_id, "data": name}).encode())
+    if pointed_to(paths, run_id, vault) != name:
         raise TryAgainError(
-            f"the data changed while run {run_id} used them: they were {known}, now they are {digest}",
+            f"the data changed while run {run_id} used them",
             hint="do not change data that a job trains on; the next attempt takes them as they are then",
         )
 
 
 def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
-    """The digest of this run's prepared data; None while there are none."""
+    """The name of this run's prepared data; None while there are none."""
     home = _home(paths, run_id)
     if not home.exists():
         return None
     try:
         pointer = json.loads(bytes(vault.read(home / POINTER)))
-        digest, owner = str(pointer["data"]), pointer["runId"]
+        name, owner = str(pointer["data"]), pointer["runId"]
     except (ValueError, KeyError, TypeError):
         raise IntegrityError(f"{home / POINTER} is not a pointer to prepared data", hint=f"delete {home}") from None
     if owner != run_id:
         raise IntegrityError(f"{home / POINTER} belongs to run {owner}, not to {run_id}", hint=f"delete {home}")
-    return digest
+    return name
 
 
 def wait(paths: Paths, run_id: str, vault: Vault, deadline_s: float = DEADLINE_S) -> str:
-    """The digest of this run's prepared data, as soon as node 0 has left a pointer.
+    """The name of this run's prepared data, as soon as node 0 has left a pointer.
 
     Raises TryAgainError after `deadline_s`.
     """
     start = reported = time.monotonic()
-    while (digest := pointed_to(paths, run_id, vault)) is None:
+    while (name := pointed_to(paths, run_id, vault)) is None:
         now = time.monotonic()
         if now - start >= deadline_s:
             raise TryAgainError(
@@ -72,7 +72,7 @@ def wait(paths: Paths, run_id: str, vault: Vault, deadline_s: float = DEADLINE_S
             log.info("waiting for node 0 to prepare the data: %.0f s", now - start)
             reported = now
         time.sleep(POLL_S)
-    return digest
+    return name
 
 
 def _home(paths: Paths, run_id: str) -> Path:

@@ -1,7 +1,7 @@
 """Turns the base model and the data into what training reads.
 
-Node 0 does the work, and the other nodes wait for it.  A directory is named by a digest of all that shapes its content,
-so that what is there already is used again.
+Node 0 does the work, and the other nodes wait for it.  A directory is named after a digest of all that shapes its
+content, so that what is there already is used again (`Vault.name_of`).
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.curriculum import by_difficulty, graded
 from deepseek_trainer.data.draws import RowArray
+from deepseek_trainer.data.earlier import remove_telling
 from deepseek_trainer.data.inputs import SPLITS, TRAIN, Inputs
 from deepseek_trainer.data.pointer import point
 from deepseek_trainer.data.preparer import Preparer
@@ -52,8 +53,10 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
     paths.prepared.mkdir(parents=True, exist_ok=True)
     inputs = Inputs.find(config, paths, preparer.reading)  # before the model: a bad record costs seconds, not minutes
     preparer.refuse(inputs)
+    remove_telling(paths.prepared, vault)
     model = None if config.model.base is None else prepare_model(config, paths, vault)
-    directory = paths.prepared / data_digest(config, inputs, preparer.shaping(model, vault))
+    digest = data_digest(config, inputs, preparer.shaping(model, vault))
+    directory = paths.prepared / vault.name_of(digest)
     if directory.exists():
         log.info(
             "prepared data %s are there already: %s", directory.name[:12], _summary(read_manifest(directory, vault))
@@ -61,7 +64,7 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
     else:
         with committed(directory) as partial:
             preparer.begin(inputs, model, partial, vault)
-            _Writer(config, inputs, preparer, vault, partial).write(directory.name)
+            _Writer(config, inputs, preparer, vault, partial).write(digest)
     if config.method.type is MethodType.AUTO:
         _log_choice(config, read_manifest(directory, vault).counts[TRAIN].records)
     point(paths, run_id, directory.name, vault)

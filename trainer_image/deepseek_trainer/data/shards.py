@@ -1,6 +1,6 @@
 """Rows on disk: shard files, and the manifest that lists them.
 
-A prepared directory, named by its digest:
+A prepared directory, named after its digest (`Vault.name_of`):
 
     manifest.json          format, digest, counts, shards; written last
     train-00000.rows ...   rows of the task's dtype, at most SHARD_BYTES a file; one source or class after the other
@@ -88,7 +88,7 @@ class SourceRows:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a prepared directory holds.  `digest` is the directory's name, `facts` are the task's: how rows look."""
+    """What a prepared directory holds.  `digest` names the directory, `facts` are the task's: how rows look."""
 
     digest: str
     facts: Json
@@ -146,8 +146,9 @@ def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
 def read_manifest(directory: Path, vault: Vault) -> Manifest:
     """The manifest in `directory`.  Raises IntegrityError if it belongs to another directory."""
     manifest = Manifest.from_json(bytes(vault.read(directory / MANIFEST)))
-    if manifest.digest != directory.name:
-        raise IntegrityError(f"{directory} holds prepared data {manifest.digest}", hint=_AGAIN)
+    name = vault.name_of(manifest.digest)
+    if name != directory.name:
+        raise IntegrityError(f"{directory} holds prepared data {name}", hint=_AGAIN)
     return manifest
 
 

@@ -43,7 +43,7 @@ def load_model(
     if config.model.architecture is not None:
         model = scratch_model(config.model.architecture, config.data.sequence_length, config.optimization.seed)
     else:
-        model = load_base(prepared_model(config, paths), vault, dtype)
+        model = load_base(prepared_model(config, paths, vault), vault, dtype)
     return model.to(device=device, dtype=dtype).train()
 
 

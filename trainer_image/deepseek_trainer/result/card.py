@@ -74,7 +74,8 @@ def summary(story: Story) -> dict[str, Any]:
         "Nodes": story.config.num_nodes,
         "Processes": story.config.world_size,
     }
-    if story.source:
+    if story.source and (story.config.seals_export or not story.config.seals_data):
+        # A sealed base is not to be guessed by a card in the clear.
         facts["Base model SHA-256"] = story.source.sha256
     return facts
 

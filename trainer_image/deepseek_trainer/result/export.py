@@ -156,7 +156,8 @@ def _source(config: TrainingConfig, paths: Paths) -> Source | None:
     """Where the base model came from; None from scratch."""
     if config.model.base is None:
         return None
-    return read_source(prepared_model(config, paths), data_vault(config, paths))
+    vault = data_vault(config, paths)
+    return read_source(prepared_model(config, paths, vault), vault)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -50,22 +50,24 @@ class Position:
             seed=optimization.seed,
             rows=len(prepared.train),
             global_batch=optimization.global_batch_size,
-            data_digest=prepared.order.digest(prepared.digest),
+            data_digest=prepared.order.digest(prepared.name),
             order=prepared.order,
         )
         return cls(cursor, RunState())
 
-    def of(self, info: CheckpointInfo) -> Self:
+    @classmethod
+    def of(cls, rank: Rank, info: CheckpointInfo) -> Self:
         """The position in a checkpoint, over the same data.  Raises DataError for other data."""
-        place = self.cursor
+        place, prepared = cls.first(rank).cursor, rank.prepared
         cursor = Cursor.from_state(
             bytes.fromhex(info.meta["cursor"]),
             rows=place.rows,
             global_batch=place.global_batch,
             data_digest=place.data_digest,
+            earlier=prepared.order.digest(prepared.digest),
             order=place.order,
         )
-        return type(self)(cursor, RunState.from_json(info.meta["run"]))
+        return cls(cursor, RunState.from_json(info.meta["run"]))
 
 
 def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:
@@ -95,7 +97,7 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
 def _position(rank: Rank, info: CheckpointInfo | None) -> Position:
     if info is None:
         return Position.first(rank)
-    position = Position.first(rank).of(info)
+    position = Position.of(rank, info)
     refuse_ended(rank, info, position.state)
     if changed_settings(rank, info) and not is_own(info):
         position.state.forget_best()

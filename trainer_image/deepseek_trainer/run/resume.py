@@ -23,7 +23,7 @@ def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
     if info is None:
         return None
     if rank.learns_beside_base:
-        refuse_other_base(rank.base_digest, info)
+        refuse_other_base(rank.base_digest, info, rank.store.vault.name_of)
     if not (is_named or is_own(info)):
         _refuse_unasked(rank, info)
     return info
@@ -71,7 +71,8 @@ def _other_base(rank: Rank, info: CheckpointInfo) -> list[Change]:
     before = info.meta.get("baseDigest")
     if before in (None, rank.base_digest):
         return []
-    return [Change("SHA-256 of model.base", before, rank.base_digest)]
+    name_of = rank.store.vault.name_of
+    return [Change("SHA-256 of model.base", name_of(before), rank.base_digest and name_of(rank.base_digest))]
 
 
 def _ways_out(info: CheckpointInfo) -> str:

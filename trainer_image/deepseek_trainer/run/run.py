@@ -148,7 +148,7 @@ def _results(rank: Rank, loop: Loop, chosen: tuple[int, str], after: Json) -> Re
         weights=weights,
         requested=rank.requested.method.type,
         trained=trained(step, rank.legs, rank.requested),
-        data={"digest": prepared.digest}
+        data={"name": prepared.name}
         | {split: counts.to_json() for split, counts in prepared.counts.items()}
         | {drawn: _drawn(prepared, loop.cursor.consumed)},
         before=before["scores"],

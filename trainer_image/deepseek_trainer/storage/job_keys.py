@@ -1,12 +1,17 @@
 """The keys of one job: its keyring, and the KEKs that open it."""
 
+import hmac
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+from deepseek_trainer.storage.derivation import derived
 from deepseek_trainer.storage.kek import Kek
 from deepseek_trainer.storage.keyring import Keyring
 from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.rotation import rotate
+
+NAME_BYTES: Final = 20  # its 40 digits tell a name from a SHA-256, by which earlier versions named
 
 
 class JobKeys:
@@ -37,3 +42,8 @@ class JobKeys:
         """All DEKs, the primary first.  Raises IntegrityError where there is no keyring."""
         self._keyring = self._keyring or Keyring.open(self._path, self._job, self._keks)
         return self._keyring.keys
+
+    def name_of(self, digest: str) -> str:
+        """What stands for `digest` where everybody can read it: nobody without the key can compute it."""
+        key = derived(self.to_seal(), "names v1")
+        return hmac.digest(key, digest.encode(), "sha256")[:NAME_BYTES].hex()

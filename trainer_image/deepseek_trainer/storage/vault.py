@@ -86,6 +86,14 @@ class Vault:
         """The id of the key that seals new files; None in the clear."""
         return self._keys.to_seal().id if self._keys else None
 
+    def name_of(self, digest: str) -> str:
+        """What a name, a log line or a report calls the content that has the hex SHA-256 `digest`.
+
+        In the clear that is the digest.  Beside sealed content a digest would let everybody test guesses, so there it
+        is a MAC of the digest under a key of the job: the same at every attempt, another one in every job.
+        """
+        return self._keys.name_of(digest) if self._keys else digest
+
     def on_disk(self, path: Path) -> Path:
         """The file that holds the content of `path`."""
         return path.with_name(path.name + SUFFIX) if self.sealed else path

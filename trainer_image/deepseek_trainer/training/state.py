@@ -1,7 +1,7 @@
 """All that a resumed run needs to go on as if nothing had happened."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -95,12 +95,16 @@ def refuse_other_model(wanted: Shapes, found: Shapes) -> None:
         )
 
 
-def refuse_other_base(wanted: str | None, info: CheckpointInfo) -> None:
-    """Raise ConfigError if a checkpoint was trained beside another base model.  Old ones do not record theirs."""
+def refuse_other_base(wanted: str | None, info: CheckpointInfo, name_of: Callable[[str], str]) -> None:
+    """Raise ConfigError if a checkpoint was trained beside another base model.  Old ones do not record theirs.
+
+    `name_of` says what to call a digest where others read it.
+    """
     found = info.meta.get("baseDigest")
     if found not in (None, wanted):
         raise ConfigError(
-            f"the checkpoint of step {info.step} was trained beside the base model {found}, the job's is {wanted}",
+            f"the checkpoint of step {info.step} was trained beside the base model {name_of(found)}, the job's "
+            f"is {wanted and name_of(wanted)}",
             hint="give model.base back what it held, or start over with checkpoint.resumeFrom: None",
         )
 

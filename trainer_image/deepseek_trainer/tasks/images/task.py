@@ -48,7 +48,7 @@ class ImageTask(Task[ImageBatch]):
         """The base model's own, or from -1 to 1."""
         if self._config.model.base is None:
             return Normalisation.plain(self._images.channels)
-        return Normalisation.of_base(prepared_model(self._config, self._paths), self._vault, self._images.channels)
+        return Normalisation.of_base(self._base, self._vault, self._images.channels)
 
     @property
     def usage(self) -> Usage:
@@ -71,7 +71,7 @@ class ImageTask(Task[ImageBatch]):
         vision, seed = self._config.model.vision, self._config.optimization.seed
         if vision is not None:
             return scratch_model(vision, self._images, self.classes, seed).train()
-        return base_model(prepared_model(self._config, self._paths), self._vault, self.classes, seed).train()
+        return base_model(self._base, self._vault, self.classes, seed).train()
 
     def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[ImageBatch]:
         return ImageLoss(model, autocast, optimization, self.normalisation)
@@ -97,6 +97,10 @@ class ImageTask(Task[ImageBatch]):
     def _images(self) -> ImagesSpec:
         assert self._config.data.images is not None, "the spec asks for images with format Images"
         return self._config.data.images
+
+    @property
+    def _base(self) -> Path:
+        return prepared_model(self._config, self._paths, self._vault)
 
     def _scores(self, rows: Rows[ImageBatch], model: nn.Module, mine: Sequence[int]) -> list[list[float]]:
         """Log-probability of each class, for each of the rows."""

@@ -50,7 +50,7 @@ class LanguageTask(Task[TokenBatch]):
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The base model's, or the one that was trained on the data."""
         base = self._config.model.base
-        home = self._directory if base is None else prepared_model(self._config, self._paths)
+        home = self._directory if base is None else prepared_model(self._config, self._paths, self._vault)
         return load_tokenizer(home, self._vault)
 
     @cached_property

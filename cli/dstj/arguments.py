@@ -31,10 +31,12 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports wrong arguments, and help that cannot be written, like every other error."""
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
-        print(self.format_help(), end="", file=file)  # argparse itself would hide that the disk is full
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"dstj: error: {message}\ndstj: hint: {self.prog} --help\n")
+        from deepseek_trainer.contract.foreign import one_line
+
+        self.exit(2, f"dstj: error: {one_line(message)}\ndstj: hint: {self.prog} --help\n")
 
 
 def parser() -> Parser:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dstj.arguments import parser
-from dstj.screen.errors import print_error
 
 CTRL_C = 130  # 128 + SIGINT, as a shell reports it
 READER_GONE = 141  # 128 + SIGPIPE
@@ -35,8 +34,10 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as end:  # --help, or wrong arguments
         return int(end.code or 0)
+    from deepseek_trainer.contract.lines import guard_logs
     from deepseek_trainer.worker.process import forbid_core_dumps
 
+    guard_logs()
     forbid_core_dumps()  # they would hold the keys that a command reads
     return int(_command(arguments.target)(arguments))
 
@@ -58,6 +59,7 @@ def _report(error: Exception) -> int:
     """Print an error that the user can mend; returns its exit code.  A bug of ours goes on up, for its traceback."""
     from deepseek_trainer.contract.errors import JobError
     from deepseek_trainer.contract.names import ExitCode
+    from dstj.screen.errors import print_error
 
     match error:
         case ExceptionGroup(exceptions=[*errors]) if all(isinstance(e, JobError) for e in errors):

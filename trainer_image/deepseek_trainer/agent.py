@@ -21,6 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from deepseek_trainer.budget.ladder import ladder
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ADAPTING, PEER_GONE, PeerGoneError
+from deepseek_trainer.contract.lines import guard_logs
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RENDEZVOUS, ENV_RUN_ID, ExitCode, Paths, node_address
 from deepseek_trainer.worker.failure import Failure, run
 from deepseek_trainer.worker.heartbeat import Heartbeat
@@ -101,6 +102,7 @@ def main() -> None:
     die_with_parent()
     forbid_core_dumps()
     ignore_profile()
+    guard_logs()
     paths = Paths.from_env()
     scratch = Scratch(paths.scratch)
     try:

@@ -5,8 +5,9 @@ import sys
 import warnings
 from typing import NoReturn
 
+from deepseek_trainer.contract.lines import guard_logs
 from deepseek_trainer.contract.names import Paths
-from deepseek_trainer.worker.failure import Failure
+from deepseek_trainer.worker.failure import Failure, tell
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested, die_with_parent, forbid_core_dumps
 from deepseek_trainer.worker.scratch import Scratch
 
@@ -19,6 +20,7 @@ def main() -> None:
     scratch = Scratch(paths.scratch)
     # From here on the launcher may pass signals on: the handlers are in place.
     restarts = scratch.record(int(os.environ["LOCAL_RANK"]))
+    guard_logs()
     _quieten()
     try:
         from deepseek_trainer.run.run import run  # noqa: PLC0415 seconds of import, after the handler
@@ -38,7 +40,7 @@ def _leave(failure: Failure, scratch: Scratch) -> None:
     """
     try:
         failure.save(scratch.failure)
-        print(f"rank {failure.rank}: {failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+        tell(failure, f"rank {failure.rank}: ")
     finally:
         _end(failure.exit_code)
 

@@ -9,6 +9,7 @@ from deepseek_trainer.checkpoints.catalog import verify as verify_whole
 from deepseek_trainer.checkpoints.unseal import decrypt as decrypt_to
 from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.errors import DataError, IntegrityError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.streams import Advance
@@ -26,7 +27,7 @@ def show(arguments: Namespace) -> int:
     """Print a line for each checkpoint, with the reason for those that must not be used."""
     found, _ = _found(work_of(arguments))
     for line in lines([HEAD, *map(_row, found)]):
-        print(line)
+        say(line)
     return ExitCode.DONE
 
 
@@ -58,7 +59,7 @@ def _is_authentic(each: CheckpointInfo | Refused, vault: Vault, advance: Advance
     except IntegrityError as error:
         print_error(f"step {each.step}: {error.problem}", error.hint)
         return False
-    print(f"step {each.step}: ok, {each.size_bytes / MIB:.1f} MiB in {time.monotonic() - started:.1f} s", flush=True)
+    say(f"step {each.step}: ok, {each.size_bytes / MIB:.1f} MiB in {time.monotonic() - started:.1f} s", flush=True)
     return True
 
 
@@ -72,7 +73,7 @@ def decrypt(arguments: Namespace) -> int:
         raise DataError(f"no checkpoint of step {step} that can be trusted", hint=f"steps that can be: {steps}")
     with bar("decrypting", good[step].size_bytes) as advance:
         decrypt_to(good[step], vault, Path(arguments.to), advance)
-    print(f"step {step} is in {arguments.to}, in the clear: readable by you only; delete it after use")
+    say(f"step {step} is in {arguments.to}, in the clear: readable by you only; delete it after use")
     return ExitCode.DONE
 
 
@@ -84,7 +85,7 @@ def result(arguments: Namespace) -> int:
     vault = work.vault(Purpose.EXPORT, sealed=any(path.suffix == SUFFIX for path in files))
     with bar("decrypting", sum(path.stat().st_size for path in files)) as advance:
         decrypt_result(source, vault, Path(arguments.to), advance)
-    print(f"{source} is in {arguments.to}, in the clear")
+    say(f"{source} is in {arguments.to}, in the clear")
     return ExitCode.DONE
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.volume import VolumePath
@@ -43,7 +44,7 @@ Check = Callable[[], str | Warned]  # raises JobError if something cannot work
 def doctor(arguments: Namespace) -> int:
     """Print a line for each check, with the way out if it is not ok.  The exit code is that of the first failure."""
     if arguments.digest:
-        print(_digest(Path(arguments.digest)))
+        say(_digest(Path(arguments.digest)))
         return ExitCode.DONE
     home = Home.from_env()
     codes = [_run(name, check) for name, check in _machine_checks(home)]
@@ -76,9 +77,9 @@ def _run(name: str, check: Check) -> ExitCode:
 
 
 def _line(level: str, name: str, text: str, hint: str) -> None:
-    print(f"{level:<5} {name:<10} {text}")
+    say(f"{level:<5} {name:<10} {text}")
     if hint:
-        print(f"{'':<16} -> {hint}")
+        say(f"{'':<16} -> {hint}")
 
 
 def _machine_checks(home: Home) -> Iterator[tuple[str, Check]]:

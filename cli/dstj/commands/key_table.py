@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
 from deepseek_trainer.storage.keyring import Keyring, read_keyring
@@ -28,7 +29,7 @@ def inspect(arguments: Namespace) -> int:
     files = key_files(work.key_dir) if work.key_dir else []
     ids = {file: _id_or_problem(file) for file in files}
     if work.key_dir:
-        print(f"keys in {work.key_dir}")
+        say(f"keys in {work.key_dir}")
         _print([KEYS, *(_key_row(file, *ids[file]) for file in files)])
     if arguments.name or arguments.directory:
         _print_keyring(work.keyring, work.key_dir, {key: file for file, (key, _) in ids.items()})
@@ -60,15 +61,15 @@ def _key_row(file: Path, key: str, problem: str) -> Row:
 
 def _print_keyring(path: Path, key_dir: Path | None, files: Mapping[str, Path]) -> None:
     content = read_keyring(path)
-    print(f"keyring {path} of {content.job}, mode {_mode(path.stat())}, {content.format}")
+    say(f"keyring {path} of {content.job}, mode {_mode(path.stat())}, {content.format}")
     wrapped = sorted(_wrapped(content), key=lambda each: each[0] != content.primary)
     rows = []
     for key, created, kek in wrapped:
         use = "seals new files" if key == content.primary else "reads older files"
         rows.append((key, created, kek, files[kek].name if kek in files else "not here", use))
-    _print([DATA_KEYS, *rows])
+    _say([DATA_KEYS, *rows])
     if key_dir and set(content.keks) & files.keys():
-        print(f"  {_state(path, content.job, keks_in(key_dir))}")
+        say(f"  {_state(path, content.job, keks_in(key_dir))}")
 
 
 def _wrapped(content: Content | Content1) -> list[tuple[str, str, str]]:
@@ -90,7 +91,7 @@ def _state(path: Path, job: str, keks: Sequence[Key]) -> str:
 
 def _print(rows: Sequence[Row]) -> None:
     for line in lines(rows):
-        print(f"  {line}")
+        say(f"  {line}")
 
 
 def _mode(status: os.stat_result) -> str:

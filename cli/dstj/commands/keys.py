@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
 from deepseek_trainer.storage.keys import Key, generate_kek, keks_in, key_files, read_kek
@@ -34,10 +35,10 @@ def generate(arguments: Namespace) -> int:
     home.make()
     path = home.secret(arguments.secret) / arguments.key
     key = generate_kek(path)
-    print(f"key {key.id} is in {path}")
-    print("keep a copy in a safe place: without it nothing that it sealed can be read")
-    print("for a cluster:")
-    print(f"  kubectl create secret generic {arguments.secret} --from-file={arguments.key}={path}")
+    say(f"key {key.id} is in {path}")
+    say("keep a copy in a safe place: without it nothing that it sealed can be read")
+    say("for a cluster:")
+    say(f"  kubectl create secret generic {arguments.secret} --from-file={arguments.key}={path}")
     return ExitCode.DONE
 
 
@@ -69,9 +70,9 @@ def _rotate_local(arguments: Namespace) -> None:
     if file is None:
         raise ConfigError(f"{name}: the job names no key", hint="give checkpoint.encryption.keyRef")
     old, new = renew(keyring, file)
-    print(f"{name}: key {new.id} in {file} wraps the data key")
-    print("keep a copy of it in a safe place")
-    print(f"key {old.id} is now in {file}-{old.id}: destroy it when no other job and no backup needs it")
+    say(f"{name}: key {new.id} in {file} wraps the data key")
+    say("keep a copy of it in a safe place")
+    say(f"key {old.id} is now in {file}-{old.id}: destroy it when no other job and no backup needs it")
 
 
 def _rotate_directory(arguments: Namespace) -> None:
@@ -84,8 +85,8 @@ def _rotate_directory(arguments: Namespace) -> None:
     owner, new = owner_of(keyring), _new_key(arguments)
     keks = keks_in(Path(arguments.key_dir), may_be_weak=True)
     is_new = rotate_keyring(keyring, keks, new)
-    print(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
-    print("destroy the old key and its copies when no backup of the volume needs it")
+    say(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
+    say("destroy the old key and its copies when no backup of the volume needs it")
 
 
 def _new_key(arguments: Namespace) -> Key:
@@ -103,7 +104,7 @@ def grant(arguments: Namespace) -> int:
     """Let another key open a job, such as one that a security officer keeps."""
     work, kek = _opened_by_keys(arguments), read_kek(Path(arguments.kek))
     is_new = grant_keyring(work.keyring, _keks(work), kek)
-    print(f"{owner_of(work.keyring)}: key {kek.id} opens it" + ("" if is_new else " already"))
+    say(f"{owner_of(work.keyring)}: key {kek.id} opens it" + ("" if is_new else " already"))
     return ExitCode.DONE
 
 
@@ -111,8 +112,8 @@ def revoke(arguments: Namespace) -> int:
     """Let a key open a job no longer."""
     work = _opened_by_keys(arguments)
     revoke_keyring(work.keyring, _keks(work), arguments.kek_id)
-    print(f"{owner_of(work.keyring)}: key {arguments.kek_id} opens it no longer")
-    print("it still opens copies of the old keyring, with all that the job seals: destroy it, or those copies")
+    say(f"{owner_of(work.keyring)}: key {arguments.kek_id} opens it no longer")
+    say("it still opens copies of the old keyring, with all that the job seals: destroy it, or those copies")
     return ExitCode.DONE
 
 
@@ -140,9 +141,9 @@ def shred(arguments: Namespace) -> int:
     with not_running(arguments):
         job = arguments.name or owner_of(keyring)
         left = shred_keyring(keyring)
-    print(f"{job}: the data key is destroyed; destroy backups of {keyring} as well")
+    say(f"{job}: the data key is destroyed; destroy backups of {keyring} as well")
     for name in left:
-        print(f"{shown(name)} beside it is no keyring of the job, and was left alone")
+        say(f"{shown(name)} beside it is no keyring of the job, and was left alone")
     return ExitCode.DONE
 
 

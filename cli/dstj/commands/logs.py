@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.local.home import Home, JobHome
 from dstj.remote.context import ask, is_remote
@@ -37,7 +38,8 @@ class Log:
             new = file.read()
         whole = new if is_last_look else new[: new.rfind(b"\n") + 1]
         self.read += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
+        text = whole.decode(errors="replace").replace("\r\n", "\n").removesuffix("\n")
+        for line in text.split("\n") if whole else ():
             yield f"[{self.node} {self.path.stem}] {line}"
 
 
@@ -62,7 +64,7 @@ def _local(place: JobHome, arguments: Namespace) -> int:
         is_last_look = not (arguments.follow and place.is_locked)
         for log in _selected(place, attempt, arguments):
             for line in seen.setdefault(log.path, log).lines(is_last_look=is_last_look):
-                print(line)
+                say(line)
         sys.stdout.flush()
         if is_last_look:
             break

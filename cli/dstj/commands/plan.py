@@ -16,6 +16,7 @@ from deepseek_trainer.budget.estimate import PROGRAM, Setup, largest_rows, memor
 from deepseek_trainer.budget.perf import GPUS, gpu_named, model_flops
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision, Strategy
 from dstj.commands import forecast
@@ -122,7 +123,8 @@ def plan(arguments: Namespace) -> int:
         dimensions = forecast.dimensions(config, paths)
         found = Plan(config, target, dimensions, forecast.rows_at_hand(config, paths))
     speed = Speed.of(found, arguments.mfu, arguments.flops_per_second)
-    print("\n".join([*lines([*_run(found, speed)]), "", *lines([*_memory(found)])]))
+    for line in (*lines([*_run(found, speed)]), "", *lines([*_memory(found)])):
+        say(line)
     _refuse_large(found)
     return ExitCode.DONE
 

@@ -7,6 +7,7 @@ from typing import Final
 from deepseek_trainer.checkpoints.catalog import read_head, step_directory
 from deepseek_trainer.checkpoints.ledger import Ledger
 from deepseek_trainer.contract.errors import ConfigError, DataError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.vault import Vault
@@ -64,9 +65,9 @@ def _prune(work: Work, vault: Vault, retention: Retention) -> None:
 def _print_deleted(sizes: dict[int, int], kept: tuple[int, ...]) -> None:
     gone = [step for step in sizes if step not in kept]
     for step in gone:
-        print(f"step {step}: deleted, {sizes[step] / MIB:.1f} MiB")
+        say(f"step {step}: deleted, {sizes[step] / MIB:.1f} MiB")
     freed, left = sum(sizes[step] for step in gone), ", ".join(map(str, kept)) or "none"
-    print(f"{len(gone)} deleted, {freed / MIB:.1f} MiB freed; kept: {left}")
+    say(f"{len(gone)} deleted, {freed / MIB:.1f} MiB freed; kept: {left}")
 
 
 def _size_bytes(directory: Path) -> int:

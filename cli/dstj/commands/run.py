@@ -13,6 +13,7 @@ from deepseek_operator.jobs.kind import JOBS
 from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from dstj.jobfile import Job, load_job
 from dstj.local.claims import sources
 from dstj.local.cluster import LocalCluster
@@ -50,7 +51,7 @@ def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> i
     cluster = LocalCluster(manifest, place, found, procs_per_node=procs, profiles=job.profiles)
     stopped_by = _driven(cluster, plain=arguments.plain)
     if stopped_by is not None and not is_finished(manifest):
-        print(f"{job.name}: suspended; to go on: {_command(arguments)}")
+        say(f"{job.name}: suspended; to go on: {_command(arguments)}")
         return SIGNALS[stopped_by]
     return print_outcome(manifest, place)
 

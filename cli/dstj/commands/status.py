@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_operator.jobs.blueprint import child_name
 from deepseek_operator.objects.observed import Owner
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode, Paths
 from dstj.local.home import Home, JobHome
 from dstj.local.kubelet import Manifest
@@ -38,7 +39,7 @@ def _local(home: Home, arguments: Namespace) -> int:
     elif jobs:
         _print_table(_row(manifest, is_orphan=_is_orphaned(place, manifest)) for place, manifest in jobs)
     else:
-        print(f"no jobs in {home.directory}; dstj run FILE makes one; dstj status -n NAMESPACE lists a cluster's")
+        say(f"no jobs in {home.directory}; dstj run FILE makes one; dstj status -n NAMESPACE lists a cluster's")
     return ExitCode.DONE
 
 
@@ -50,11 +51,11 @@ async def _of_cluster(server: "ApiServer", arguments: Namespace) -> int:
         write_yaml(jobs, sys.stdout)
     elif arguments.name:
         for line in _remote_summary(jobs[0]):
-            print(line)
+            say(line)
     elif jobs:
         _print_table(_row(manifest) for manifest in sorted(jobs, key=lambda job: str(job["metadata"]["name"])))
     else:
-        print(f"no jobs in namespace {server.namespace} ({server.target.context}); dstj submit FILE makes one")
+        say(f"no jobs in namespace {server.namespace} ({server.target.context}); dstj submit FILE makes one")
     return ExitCode.DONE
 
 
@@ -77,13 +78,13 @@ def _remote_summary(manifest: Manifest) -> Iterator[str]:
 
 def _print_one(place: JobHome, manifest: Manifest) -> None:
     for line in summary(manifest, place):
-        print(line)
+        say(line)
     now = view(manifest)
     if now.progress:
-        print(f"  progress      {now.progress}")
+        say(f"  progress      {now.progress}")
     if _is_orphaned(place, manifest):
-        print("  its `dstj run` was killed: the same command goes on")
-    print(f"  logs          dstj logs {place.directory.name}")
+        say("  its `dstj run` was killed: the same command goes on")
+    say(f"  logs          dstj logs {place.directory.name}")
 
 
 HEAD = ("NAME", "PHASE", "STEP", "LOSS", "ATTEMPT", "RESTARTS", "CHECKPOINT")
@@ -91,7 +92,7 @@ HEAD = ("NAME", "PHASE", "STEP", "LOSS", "ATTEMPT", "RESTARTS", "CHECKPOINT")
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
     for line in lines([HEAD, *rows]):
-        print(line)
+        say(line)
 
 
 def _row(manifest: Manifest, *, is_orphan: bool = False) -> tuple[str, ...]:

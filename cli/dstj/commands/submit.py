@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_operator.api.names import KIND
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Document, Manifest, checked, documents
 from dstj.local.home import Home
@@ -36,10 +37,10 @@ async def _apply(server: "ApiServer", ours: Sequence[Document], arguments: Names
     where = f"context {server.target.context}" + (", dry run" if arguments.dry_run else "")
     for manifest in manifests:
         before, after = await server.apply(manifest, dry_run=arguments.dry_run)
-        print(f"{_title(manifest)}: {_outcome(before, after)} ({where})")
+        say(f"{_title(manifest)}: {_outcome(before, after)} ({where})")
     jobs = [manifest["metadata"] for manifest in manifests if manifest["kind"] == KIND]
     if jobs and not arguments.dry_run:
-        print(f"next: dstj status {jobs[-1]['name']} -n {jobs[-1]['namespace']}")
+        say(f"next: dstj status {jobs[-1]['name']} -n {jobs[-1]['namespace']}")
 
 
 def _manifest(document: Document, default: str, given: str | None) -> Manifest:
@@ -75,7 +76,7 @@ def _wanted(manifest: Manifest) -> tuple[Any, ...]:
 def _print_left_out(path: Path) -> None:
     kinds = [str(document.kind) for document in documents(path) if not document.is_ours]
     if kinds:
-        print(f"left out: {', '.join(kinds)}; kubectl apply -f {path} applies all that is in the file")
+        say(f"left out: {', '.join(kinds)}; kubectl apply -f {path} applies all that is in the file")
 
 
 def suspend(arguments: Namespace) -> int:
@@ -99,11 +100,11 @@ def _set_suspend(arguments: Namespace, value: bool, outcome: str) -> int:
         if phase in ("Succeeded", "Failed"):
             raise ConfigError(f"{name}: {phase} already", hint="give a new job another name, or delete this one first")
         if job["spec"].get("suspend", False) is value:
-            print(f"{name}: unchanged, suspend is {str(value).lower()} already")
+            say(f"{name}: unchanged, suspend is {str(value).lower()} already")
             return
         await server.suspend(arguments.name, value)
-        print(f"{name}: {outcome}")
-        print(f"next: dstj status {arguments.name} -n {server.namespace}")
+        say(f"{name}: {outcome}")
+        say(f"next: dstj status {arguments.name} -n {server.namespace}")
 
     ask(change, arguments.namespace)
     return ExitCode.DONE

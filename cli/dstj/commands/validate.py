@@ -10,6 +10,7 @@ from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Job, checked, load_job
 from dstj.local.store import write_yaml
@@ -24,7 +25,7 @@ def validate(arguments: Namespace) -> int:
             print_error(error.problem, error.hint)
             code = ExitCode.CONFIG
         if not file.errors:
-            print(f"{file.path}: ok")
+            say(f"{file.path}: ok")
     return code
 
 

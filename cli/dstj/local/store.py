@@ -48,7 +48,12 @@ class _Dumper(yaml.CSafeDumper):
 
 
 def write_yaml(manifests: Iterable[Manifest], file: TextIO) -> None:
-    yaml.dump_all(manifests, file, _Dumper, sort_keys=False, allow_unicode=True)
+    """Write what YAML itself leaves as it is, such as letters that are written from right to left, as escapes."""
+    manifests = list(manifests)
+    text = yaml.dump_all(manifests, None, _Dumper, sort_keys=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():
+        text = yaml.dump_all(manifests, None, _Dumper, sort_keys=False)
+    file.write(text)
 
 
 def admitted(job: Job, old: Manifest | None) -> Manifest:

@@ -7,6 +7,7 @@ from typing import Final
 
 from deepseek_operator.jobs import labels
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Manifest
 from dstj.remote.apiserver import ApiServer
@@ -24,7 +25,7 @@ async def pod_logs(server: ApiServer, arguments: Namespace, containers: tuple[st
         if await _has_started(server, pod, container, follow=arguments.follow):
             found = True
             async for line in server.log(pod["metadata"]["name"], container, follow=arguments.follow):
-                print(f"[{node} {container}] {line}")
+                say(f"[{node} {container}] {line}")
                 sys.stdout.flush()
     if not found:
         raise ConfigError(

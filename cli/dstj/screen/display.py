@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deepseek_trainer.contract.foreign import one_line
+from deepseek_trainer.contract.lines import say
 from dstj.local.kubelet import Manifest
 from dstj.screen.view import View, view
 
@@ -59,7 +61,7 @@ class Lines:
         return True
 
     def note(self, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+        say(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
     def close(self) -> None:
         """Nothing to do: lines stay on the screen."""
@@ -81,7 +83,7 @@ class Panel:
         self._live.update(_panel(now), refresh=True)
 
     def note(self, text: str) -> None:
-        self._live.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False, highlight=False)
+        self._live.console.print(f"[{time.strftime('%H:%M:%S')}] {one_line(text)}", markup=False, highlight=False)
 
     def close(self) -> None:
         self._live.stop()

@@ -2,9 +2,11 @@
 
 import sys
 
+from deepseek_trainer.contract.lines import say
+
 
 def print_error(problem: str, hint: str = "") -> None:
     """Print one error on stderr."""
-    print(f"dstj: error: {problem}", file=sys.stderr)
+    say(f"dstj: error: {problem}", file=sys.stderr)
     if hint:
-        print(f"dstj: hint: {hint}", file=sys.stderr)
+        say(f"dstj: hint: {hint}", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.local.home import JobHome
 from dstj.local.kubelet import Manifest
@@ -31,9 +32,9 @@ def print_outcome(manifest: Manifest, home: JobHome, *, hint: str = "") -> int:
     if manifest["status"].get("phase") == "Failed":
         raise failure(manifest, home, hint)
     for line in summary(manifest, home):
-        print(line)
+        say(line)
     if hint:
-        print(hint)
+        say(hint)
     return ExitCode.DONE
 
 

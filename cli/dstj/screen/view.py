@@ -1,10 +1,11 @@
-"""Picks from a job's object what a person wants to see."""
+"""Picks from a job's object what a person wants to see, without what would move a terminal's cursor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from deepseek_trainer.contract.foreign import one_line
 from dstj.local.kubelet import Manifest
 
 MIB = 1024 * 1024
@@ -45,15 +46,15 @@ def view(manifest: Manifest) -> View:
     trainer = status.get("trainerStatus") or {}
     remaining = trainer.get("estimatedRemainingSeconds")
     return View(
-        name=manifest["metadata"]["name"],
-        phase=status.get("phase") or "Pending",
-        message=status.get("message") or "",
+        name=one_line(manifest["metadata"]["name"]),
+        phase=one_line(status.get("phase") or "Pending"),
+        message=one_line(status.get("message") or ""),
         attempt=status.get("attempt") or 0,
         restarts=restarts(status.get("restarts") or {}),
-        stage=trainer.get("stage") or "",
+        stage=one_line(trainer.get("stage") or ""),
         step=trainer.get("step"),
         max_steps=trainer.get("maxSteps"),
-        metrics={metric["name"]: metric["value"] for metric in trainer.get("metrics") or ()},
+        metrics={metric["name"]: one_line(metric["value"]) for metric in trainer.get("metrics") or ()},
         eta=str(timedelta(seconds=remaining)) if remaining is not None else None,
         checkpoint=checkpoint(status.get("lastCheckpoint")),
     )

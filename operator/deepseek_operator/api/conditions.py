@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
+from deepseek_trainer.contract.foreign import legible, one_line
 from deepseek_trainer.contract.rules import Model
 from deepseek_trainer.contract.times import rfc3339
+
+MAX_TEXT: Final = 32768  # [characters]
+MAX_WORD: Final = 253  # [characters] of a name or a reason, which others may have chosen
 
 
 def whole_seconds(time: datetime) -> datetime:
@@ -16,7 +20,8 @@ def whole_seconds(time: datetime) -> datetime:
 
 
 Time = Annotated[datetime, AfterValidator(whole_seconds), PlainSerializer(rfc3339, return_type=str, when_used="json")]
-Text = Annotated[str, Field(max_length=32768)]
+Text = Annotated[str, AfterValidator(lambda text: legible(text)[:MAX_TEXT]), Field(max_length=MAX_TEXT)]
+Word = Annotated[str, AfterValidator(lambda word: one_line(word, MAX_WORD))]
 
 
 class Condition(Model):
@@ -28,7 +33,7 @@ class Condition(Model):
     status: Annotated[Literal["True", "False", "Unknown"], Field(description="True, False or Unknown.")]
     observed_generation: Annotated[int, Field(ge=0, description="Generation of the spec that it was computed for.")] = 0
     last_transition_time: Annotated[Time, Field(description="When status last changed.")]
-    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word for machines.")]
+    reason: Annotated[Word, Field(max_length=1024, description="Why, as one CamelCase word for machines.")]
     message: Annotated[Text, Field(description="Why, for people, with the way out.")] = ""
 
 

@@ -19,6 +19,7 @@ from deepseek_operator.controller.shared_reads import Shared
 from deepseek_operator.objects.kind import Child, Kind, Object, Seen
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Ref, Sighting, WarningEvent
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.foreign import one_line
 from deepseek_trainer.contract.times import rfc3339
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class KubernetesCluster(Generic[Object, Seen]):
             "involvedObject": regarding,
             "type": notice.type,
             "reason": notice.reason,
-            "message": notice.message[:MAX_NOTICE],
+            "message": one_line(notice.message, MAX_NOTICE),
             "source": {"component": OPERATOR},
             "reportingComponent": OPERATOR,
             "firstTimestamp": time,

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from deepseek_operator.objects.observed import OwnerKey
+from deepseek_trainer.contract.foreign import one_line
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Failures:
         if count < REPORTED_AFTER or key in self._reported:
             return
         try:
-            await self._report(key, " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR])
+            await self._report(key, one_line(" ".join(f"{type(error).__name__}: {error}".split()), MAX_ERROR))
             self._reported.add(key)
         except Exception as another:
             log.debug("the failures over %s could not be told", key, exc_info=another)

@@ -1,8 +1,13 @@
-"""Log lines are JSON objects, one for each event."""
+"""Log lines are JSON objects, one for each event: printable and bounded, whatever others put into a message."""
 
 import json
 import logging
 from datetime import UTC, datetime
+from typing import Final
+
+from deepseek_trainer.contract.foreign import one_line
+
+MAX_TRACEBACK: Final = 16384  # [characters]
 
 
 class JsonFormatter(logging.Formatter):
@@ -11,10 +16,10 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": one_line(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK:]
         return json.dumps(line)
 
 

@@ -13,6 +13,7 @@ from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.observed import Notice
 from deepseek_operator.objects.plan import Plan
 from deepseek_trainer.contract.errors import STORAGE
+from deepseek_trainer.contract.foreign import one_line
 
 MAX_MESSAGE: Final = 4096  # [characters]
 
@@ -36,7 +37,7 @@ class Outcome:
 
 def plan_with(outcome: Outcome, job: TrainingJob, status: JobStatus, now: datetime) -> JobPlan:
     """A plan that only reports: `status` with the phase, message and conditions of `outcome`."""
-    message = outcome.message[:MAX_MESSAGE]
+    message = one_line(outcome.message, MAX_MESSAGE)
     status = status.model_copy(
         update={
             "observed_generation": job.generation,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from deepseek_operator.api.conditions import Condition, Text, Time
+from deepseek_operator.api.conditions import Condition, Text, Time, Word
 from deepseek_trainer.contract.rules import Model
 
 
@@ -76,16 +76,16 @@ class AttemptStatus(Model):
     running_time: Annotated[Time | None, Field(description="When all of its pods first ran at the same time.")] = None
     end_time: Annotated[Time | None, Field(description="When its end was seen; none while it goes on.")] = None
     node: Annotated[int | None, Field(ge=0, description="Index of the pod that ended it.")] = None
-    node_name: Annotated[str | None, Field(max_length=253, description="Kubernetes node of that pod.")] = None
+    node_name: Annotated[Word | None, Field(max_length=253, description="Kubernetes node of that pod.")] = None
     exit_code: Annotated[int | None, Field(description="Exit code of its trainer container.")] = None
-    reason: Annotated[str, Field(max_length=1024, description="Why it ended, as one CamelCase word.")] = ""
+    reason: Annotated[Word, Field(max_length=1024, description="Why it ended, as one CamelCase word.")] = ""
 
 
 class ExcludedNode(Model):
     """A Kubernetes node that the next attempts keep away from for a time."""
 
-    name: Annotated[str, Field(max_length=253, description="Name of the node.")]
-    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word.")]
+    name: Annotated[Word, Field(max_length=253, description="Name of the node.")]
+    reason: Annotated[Word, Field(max_length=1024, description="Why, as one CamelCase word.")]
     until: Annotated[Time, Field(description="When it may be used again.")]
 
 
@@ -95,10 +95,10 @@ class LastFailure(Model):
     attempt: Annotated[int, Field(ge=0, description="Attempt that it ended.")]
     rank: Annotated[int | None, Field(ge=0, description="Global rank that failed first, if known.")] = None
     node: Annotated[int | None, Field(ge=0, description="Index of the pod.")] = None
-    pod_name: Annotated[str | None, Field(max_length=253, description="Pod.")] = None
-    node_name: Annotated[str | None, Field(max_length=253, description="Kubernetes node that the pod ran on.")] = None
+    pod_name: Annotated[Word | None, Field(max_length=253, description="Pod.")] = None
+    node_name: Annotated[Word | None, Field(max_length=253, description="Kubernetes node that the pod ran on.")] = None
     exit_code: Annotated[int | None, Field(description="Exit code; docs/operations.md explains each.")] = None
-    reason: Annotated[str, Field(max_length=1024, description="Why, as one CamelCase word.")]
+    reason: Annotated[Word, Field(max_length=1024, description="Why, as one CamelCase word.")]
     message: Annotated[Text, Field(description="Last lines of the failed rank.")] = ""
     time: Annotated[Time, Field(description="When it was seen.")]
 
@@ -135,8 +135,8 @@ class LastCheckpoint(Model):
     time: Annotated[Time | None, Field(description="When it was committed.")] = None
     size_bytes: Annotated[int | None, Field(ge=0, description="Size in bytes.")] = None
     sealed: Annotated[bool, Field(description="Whether it is encrypted.")] = False
-    key_id: Annotated[str | None, Field(max_length=253, description="Id of the data key that sealed it.")] = None
-    manifest_digest: Annotated[str | None, Field(max_length=253, description="Digest of its manifest.")] = None
+    key_id: Annotated[Word | None, Field(max_length=253, description="Id of the data key that sealed it.")] = None
+    manifest_digest: Annotated[Word | None, Field(max_length=253, description="Digest of its manifest.")] = None
 
 
 class JobStatus(Model):

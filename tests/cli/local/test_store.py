@@ -1,5 +1,7 @@
 """status.yaml: what an API server would keep, number and refuse."""
 
+import io
+
 import pytest
 import yaml
 
@@ -7,7 +9,7 @@ from deepseek_operator.jobs.spec import IMMUTABLE
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from dstj.jobfile import load_job
 from dstj.local.home import Home
-from dstj.local.store import admitted, store, stored
+from dstj.local.store import admitted, store, stored, write_yaml
 from support.builders.cli import a_job, job_file
 
 OTHER = {
@@ -98,3 +100,12 @@ def test_damaged_file_is_reported_with_the_way_out(home, text):
     with pytest.raises(IntegrityError) as caught:
         stored(home)
     assert caught.value.hint == f"rm {home.status_file} forgets the last run and keeps its checkpoints"
+
+
+@pytest.mark.parametrize("name", ["Größe \u8bad\u7ec3", "\u202e", "\x1b[2J", "\x85", "a\nb", "\ufeff"])
+def test_an_object_is_printed_without_what_a_terminal_obeys_and_read_back_as_it_was(name):
+    output = io.StringIO()
+    write_yaml([{"metadata": {"name": name}}], output)
+    assert yaml.safe_load(output.getvalue()) == {"metadata": {"name": name}}
+    assert output.getvalue().replace("\n", "").isprintable()
+    assert name in output.getvalue() or not name.isprintable()

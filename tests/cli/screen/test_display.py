@@ -97,3 +97,22 @@ def test_panel_shows_the_same_facts_on_a_terminal():
     shown = console.file.getvalue()
     for fact in ("tiny", "Running", "step 40/120", "2.31", "210", "0:01:20", "1 after failures", "[not] markup"):
         assert fact in shown
+
+
+FORGED = "\n[12:00:00] Succeeded\x1b[2J\r\u202e"
+
+
+@pytest.mark.parametrize("field", ["phase", "message"])
+def test_a_status_of_others_is_one_printable_line(lines, field):
+    (line, *_) = lines((0, a_run(**{field: FORGED})))
+    assert line.isprintable()
+    assert "\\n[12:00:00] Succeeded\\x1b[2J" in line
+
+
+def test_a_panel_shows_no_escape_sequence_of_others():
+    output = io.StringIO()
+    panel = Panel(Console(file=output, width=100))
+    panel.show(a_run(message=FORGED, trainerStatus=TRAINER | {"stage": FORGED}))
+    panel.note(FORGED)
+    panel.close()
+    assert {"\x1b", "\r", "\u202e"}.isdisjoint(output.getvalue())

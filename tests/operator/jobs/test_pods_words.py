@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, Phase
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.plan import Plan
+from deepseek_trainer.contract.foreign import MAX_LINE
 from deepseek_trainer.contract.progress import Progress
 from support.builders.operator import NOW, SETTINGS, a_job, a_pod, a_worker_job, terminated
 
@@ -21,7 +23,15 @@ RUNNING = JobStatus(phase=Phase.RUNNING, attempt=1, running_since=NOW, running_s
 HALF_A_LETTER = "\ud800"
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=80) | st.sampled_from(
-    [HALF_A_LETTER, "a" * 5000, "0099-01-01T00:00:00Z", "0001-01-01T00:00:00", "9999-12-31T23:59:59-14:00", "NaN"]
+    [
+        HALF_A_LETTER,
+        "\n\x1b[2JReady\r\u202e",
+        "a" * 5000,
+        "0099-01-01T00:00:00Z",
+        "0001-01-01T00:00:00",
+        "9999-12-31T23:59:59-14:00",
+        "NaN",
+    ]
 )
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, 10**400, -(10**400), sys.float_info.max, 1e11])
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
@@ -39,11 +49,24 @@ ANSWERS = st.builds(lambda top, checkpoint: top | {"lastCheckpoint": checkpoint}
 LAST_WORDS = TEXTS | (ANSWERS | VALUES).map(json.dumps)
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts_in(each)
+
+
+def is_legible(text: str) -> bool:
+    """Whether it neither moves a cursor nor floods a screen."""
+    return all(line.isprintable() and len(line) <= MAX_LINE for line in text.split("\n"))
+
+
 def planned(observed: Observed, **spec: Any) -> Plan:
     """A pass over a job that has run for a minute; what is written has gone through the JSON of the API server."""
     plan = decide(a_job(spec, RUNNING), observed, SETTINGS, NOW)
     written = json.dumps(plan.status.manifest(), ensure_ascii=False, allow_nan=False).encode()
     assert JobStatus.model_validate(json.loads(written)) == plan.status
+    assert all(is_legible(text) for text in (*texts_in(json.loads(written)), *(n.message for n in plan.notices)))
     numbers = (value for part in json.loads(written).values() if isinstance(part, dict) for value in part.values())
     assert all(abs(number) < 2**63 for number in numbers if isinstance(number, int))
     return plan

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from deepseek_trainer.contract.foreign import MAX_LINE, one_line
 from deepseek_trainer.contract.names import ExitCode
 
 PEER_GONE: Final = "PeerGone"  # reason of a failure by PeerGoneError
@@ -14,14 +15,14 @@ class JobError(Exception):
     """Something outside our code is wrong; `code` says whether a retry can help.
 
     The message is one line, lower case, no full stop; `hint` is the next command or the nearest
-    good value.
+    good value.  Whatever others put into either, it stays one line, printable and bounded.
     """
 
     code = ExitCode.INTERNAL
 
     def __init__(self, problem: str, *, hint: str = "") -> None:
-        super().__init__(problem)
-        self.problem, self.hint = problem, hint
+        self.problem, self.hint = one_line(problem, MAX_LINE // 2), one_line(hint, MAX_LINE // 2)
+        super().__init__(self.problem)
 
     def __str__(self) -> str:
         return f"{self.problem} (hint: {self.hint})" if self.hint else self.problem

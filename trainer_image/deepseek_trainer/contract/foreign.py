@@ -9,12 +9,32 @@ from typing import Any, Final
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 MAX_SHOWN: Final = 60  # [characters] of a value in a message
+MAX_LINE: Final = 4096  # [characters] of a line in a log, on a terminal, in a status
+_GAP: Final = " [...] "
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
     """`value` in quotes, on one line, without control characters, cut at `limit` characters."""
     text = repr(value[: limit + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def one_line(text: str, limit: int = MAX_LINE) -> str:
+    """`text` without control characters, which are escaped; of a longer one the beginning and the end.
+
+    Unlike `shown` it is for whole messages: no quotes, and what it returns it leaves as it is.
+    """
+    text = _shortened(text, limit)
+    if text.isprintable():
+        return text
+    return _shortened("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), limit)
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    kept = limit - len(_GAP)
+    return f"{text[: kept - kept // 2]}{_GAP}{text[len(text) - kept // 2 :]}"
 
 
 def parsed(content: str | bytes | bytearray) -> Any:
@@ -37,12 +57,16 @@ def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
 
 
 def legible(words: object) -> str:
-    """`words` as a text that UTF-8 can hold: JSON can say half of a letter (`\\ud800`)."""
-    return str(words).encode(errors="replace").decode()
+    """`words` as lines that UTF-8 can hold and that are printable: JSON can say half of a letter (`\\ud800`)."""
+    return "\n".join(one_line(line) for line in _whole_letters(str(words)).replace("\r\n", "\n").split("\n"))
 
 
 def text(value: object) -> str | None:
-    return legible(value) if isinstance(value, str) else None
+    return one_line(_whole_letters(value)) if isinstance(value, str) else None
+
+
+def _whole_letters(words: str) -> str:
+    return words.encode(errors="replace").decode()
 
 
 def count(value: object) -> int | None:

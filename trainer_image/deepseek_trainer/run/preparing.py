@@ -4,6 +4,7 @@ import logging
 import os
 
 from deepseek_trainer import tasks
+from deepseek_trainer.contract.lines import guard_logs
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
 from deepseek_trainer.data.pointer import wait
 from deepseek_trainer.data.preparation import prepare
@@ -15,6 +16,7 @@ from deepseek_trainer.worker.vaults import data_vault, follow_rotation
 
 def prepare_node() -> None:
     """Returns when the base model and the data are complete, and the same for all nodes.  Raises JobError."""
+    guard_logs()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from deepseek_trainer.contract.lines import say
+
 Event = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def finite(value: Any) -> Any:
 
 def log(text: str) -> None:
     """`[2026-01-31 12:00:00] INFO: text` on stdout."""
-    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] INFO: {text}", flush=True)  # noqa: T201
+    say(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] INFO: {text}", flush=True)
 
 
 LOSS_NAMES = {"step": "train_loss", "evaluation": "val_loss"}

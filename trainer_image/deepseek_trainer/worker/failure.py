@@ -12,6 +12,8 @@ from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
+from deepseek_trainer.contract.foreign import one_line
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
 from deepseek_trainer.storage.access import denied_on_volume
 from deepseek_trainer.storage.durable import STORAGE_ERRORS, replace_file
@@ -30,16 +32,15 @@ class Failure(contract.Failure):
         """The failure that an exception means: its message if the error is ours, else the end of the traceback."""
         error = denied_on_volume(error) or error
         if isinstance(error, JobError):
-            return cls(error.code, type(error).__name__.removesuffix("Error"), str(error)[:MAX_MESSAGE], rank)
+            return cls(error.code, type(error).__name__.removesuffix("Error"), one_line(str(error), MAX_MESSAGE), rank)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-            text = f"{str(error)[:MAX_MESSAGE]} (hint: see the volume and the node's kernel log)"
+            text = f"{one_line(str(error), MAX_MESSAGE)} (hint: see the volume and the node's kernel log)"
             return cls(ExitCode.TRY_AGAIN, STORAGE, text, rank)
         if is_out_of_memory(error):
             hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
-            text = f"{first_line(error)[:MAX_MESSAGE] or 'out of memory'} (hint: {hint})"
+            text = f"{first_line(error) or 'out of memory'} (hint: {hint})"
             return cls(ExitCode.TRY_AGAIN, OUT_OF_MEMORY, text, rank)
-        lines = "".join(traceback.format_exception(error)).strip().splitlines()
-        return cls(ExitCode.INTERNAL, type(error).__name__, "\n".join(lines[-8:])[-MAX_MESSAGE:], rank)
+        return cls(ExitCode.INTERNAL, type(error).__name__, _traceback(error), rank)
 
     @classmethod
     def of_exit(cls, exit_code: int, rank: int | None = None) -> Self:
@@ -81,7 +82,15 @@ class Failure(contract.Failure):
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return one_line(str(error).partition("\n")[0], MAX_MESSAGE)
+
+
+def _traceback(error: BaseException) -> str:
+    """The last lines of the traceback.  What the error says of itself is one of them, however many it has."""
+    says = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    last = one_line(says, MAX_MESSAGE // 2)
+    lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()[-7:]
+    return "\n".join([*map(one_line, lines), last])[-MAX_MESSAGE:]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -111,8 +120,16 @@ def leave_with(failure: Failure, environ: Mapping[str, str] = os.environ) -> NoR
 
 
 def _report(failure: Failure, environ: Mapping[str, str], progress: Mapping[str, Any] | None = None) -> None:
-    print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+    tell(failure)
     leave_message(failure.to_json(progress), environ)
+
+
+def tell(failure: contract.Failure, who: str = "") -> None:
+    """Print a failure on stderr: a line, and an indented one for each line of a traceback."""
+    first, *others = failure.message.split("\n")
+    say(f"{who}{failure.reason}: {first}", file=sys.stderr, flush=True)
+    for line in others:
+        say(f"    {line}", file=sys.stderr, flush=True)
 
 
 def leave_message(content: bytes, environ: Mapping[str, str] = os.environ) -> None:
@@ -121,7 +138,7 @@ def leave_message(content: bytes, environ: Mapping[str, str] = os.environ) -> No
         try:
             log.write_bytes(content)
         except OSError as error:
-            print(f"{log} cannot be written: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{log} cannot be written: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
 
+from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import host_and_port
 
 POLL_S: Final = 1.0
@@ -70,4 +71,4 @@ class Meeting:
         now = time.monotonic()
         if text != self._said or now - self._said_at >= REPORT_EVERY_S:
             self._said, self._said_at = text, now
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            say(text, file=sys.stderr, flush=True)

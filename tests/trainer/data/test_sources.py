@@ -114,7 +114,7 @@ def test_a_bad_text_record_is_refused_by_file_line_and_fields(paths, line, messa
         ({"prompt": " ", "response": "y"}, "a.jsonl:1: field 'prompt' is empty"),
         ({"prompt": "x", "response": ""}, "a.jsonl:1: field 'response' is empty"),
         ({"prompt": ["x"], "response": "y"}, "field 'prompt' must be a string, this is a list"),
-        ({"prompt": "x", "response": True}, "field 'response' must be a string, this is true"),
+        ({"prompt": "x", "response": True}, "field 'response' must be a string, this is a boolean"),
         (
             {"prompt": "x", "response": "y", "mustContain": 1},
             "field 'mustContain' must be a string or a list of strings",

@@ -67,6 +67,11 @@ class TrainingConfig(Model):
         return self.checkpoint.encryption is not None
 
     @property
+    def is_private(self) -> bool:
+        """Whether messages name places in the data only, and nothing that stands there."""
+        return self.seals_checkpoints or self.seals_data
+
+    @property
     def seals_data(self) -> bool:
         return self.seals_checkpoints if self.data.sealed is None else self.data.sealed
 

@@ -33,7 +33,19 @@ class ConfigError(JobError):
 
 
 class DataError(JobError):
+    """Something is wrong with the data.  `problem` says where; `full` may also say what stands there.
+
+    What stands in the data of a job that seals anything is private, so `in_full` is for the other jobs.
+    """
+
     code = ExitCode.DATA
+
+    def __init__(self, problem: str, *, hint: str = "", full: str = "") -> None:
+        super().__init__(problem, hint=hint)
+        self._full = full or problem
+
+    def in_full(self) -> "DataError":
+        return DataError(self._full, hint=self.hint)
 
 
 class NotFiniteError(JobError):

@@ -1,54 +1,65 @@
-"""What messages say about a record's fields: names and kinds, never the content."""
+"""What messages say about a record's fields: numbers and kinds, never the content; names where nothing is sealed."""
 
 import difflib
 import json
 from typing import Any, Final, NoReturn
 
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import MAX_SHOWN, one_line, shown
 
 MAX_LABEL: Final = 256  # [characters], as evaluation.labels
 _SHOWN: Final = 10  # names of files or fields in a message
-_KINDS: Final = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+_KINDS: Final = {
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def some(names: list[str]) -> str:
-    """The first ten names, and how many more there are."""
+    """The first ten names, each on one line and cut, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(one_line(name, MAX_SHOWN) for name in names[:_SHOWN]) + more
 
 
 def kind(value: Any) -> str:
     """What kind of value it is, for messages that must not show its content."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
+    if value is None:
+        return "null"
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
 def refuse_missing(field: str, names: list[str], place: str, setting: str) -> NoReturn:
     """Raise DataError for a record or table without `field`, which `data.<setting>` names."""
     near = difflib.get_close_matches(field, names, n=1)
-    instead = f", did you mean {near[0]!r}" if near else ""
+    instead = f", did you mean {shown(near[0])}" if near else ""
+    number = f", did you mean field {names.index(near[0]) + 1}" if near else ""
+    missing = f"{place}: no field {shown(field)}"
     raise DataError(
-        f"{place}: no field {field!r}{instead}; it has: {some(names) or 'none'}",
+        f"{missing} among {len(names)}{number}",
         hint=f"set data.{setting} to the field's name",
+        full=f"{missing}{instead}; it has: {some(names) or 'none'}",
     )
 
 
 def refuse_twice(wanted: list[str], names: list[str], place: str) -> None:
     """Raise DataError if a table has one of the `wanted` columns more than once."""
     if twice := [name for name in wanted if names.count(name) > 1]:
-        raise DataError(f"{place}: more than one column is named {twice[0]!r}", hint="rename all but one of them")
+        raise DataError(f"{place}: more than one column is named {shown(twice[0])}", hint="rename all but one of them")
 
 
 def encodable(text: Any, field: str, place: str) -> str:
     """`text`, if it is a string that UTF-8 can encode.  JSON can spell half a surrogate pair, which UTF-8 cannot."""
     if not isinstance(text, str):
-        raise DataError(f"{place}: field {field!r} must be a string, this is {kind(text)}")
+        raise DataError(f"{place}: field {shown(field)} must be a string, this is {kind(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"{place}: field {field!r} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
+            f"{place}: field {shown(field)} has half a surrogate pair (\\ud800 to \\udfff): not Unicode text"
         ) from None
     return text
 
@@ -63,13 +74,13 @@ def label_of(value: dict[str, Any], field: str, place: str, setting: str = "bala
     found = value[field]
     if not isinstance(found, str | int):
         raise DataError(
-            f"{place}: field {field!r} must be a string, a whole number or a boolean, this is {kind(found)}",
+            f"{place}: field {shown(field)} must be a string, a whole number or a boolean, this is {kind(found)}",
             hint=f"set data.{setting} to the field that holds a record's class",
         )
     text = encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
     if not 0 < len(text) <= MAX_LABEL:
         raise DataError(
-            f"{place}: field {field!r} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
+            f"{place}: field {shown(field)} has {len(text)} characters: a class has 1 to {MAX_LABEL}",
             hint=f"set data.{setting} to the field that holds a record's class",
         )
     return text

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Final, Generic, Self
 
@@ -31,8 +32,9 @@ class Inputs(Generic[R]):
     def find(cls, config: TrainingConfig, paths: Paths, reading: Callable[[DataSpec], Reading[R]]) -> Self:
         """Raises DataError for bad places and files.  Holding out reads all records, and raises for bad ones, too."""
         spec, plain = config.data, unbalanced(config.data)
-        train = {name: Source.find(place, spec, paths, reading(spec)) for name, place in spec.training_places.items()}
-        validation = Source.find(spec.validation, plain, paths, reading(plain)) if spec.validation else None
+        found = partial(Source.find, paths=paths, is_private=config.is_private)
+        train = {name: found(place, spec, reading=reading(spec)) for name, place in spec.training_places.items()}
+        validation = found(spec.validation, plain, reading=reading(plain)) if spec.validation else None
         split = None
         if validation is None:
             records = chain.from_iterable(source.records() for source in train.values())

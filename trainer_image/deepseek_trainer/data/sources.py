@@ -37,9 +37,12 @@ class Source(Generic[R]):
     files: tuple[Path, ...]
     spec: DataSpec
     reading: Reading[R]
+    is_private: bool = False  # errors say where a bad record stands, and nothing that stands there
 
     @classmethod
-    def find(cls, place: VolumePath, spec: DataSpec, paths: Paths, reading: Reading[R]) -> Self:
+    def find(
+        cls, place: VolumePath, spec: DataSpec, paths: Paths, reading: Reading[R], *, is_private: bool = False
+    ) -> Self:
         """Raises DataError if claim, path or readable files are missing, or a link leads out of the claim."""
         claim = paths.claim(place.claim_name)
         if not claim.is_dir():
@@ -60,7 +63,7 @@ class Source(Generic[R]):
             _refuse_files(root, found, spec, reading)
         for file in files:
             _refuse_link_out(file, claim, place)
-        return cls(root if root.is_dir() else root.parent, files, spec, reading)
+        return cls(root if root.is_dir() else root.parent, files, spec, reading, is_private)
 
     def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[R]:
         """All records, or those of the `wanted` entries, files in name order.  Skips and raises as `numbered`."""
@@ -77,9 +80,10 @@ class Source(Generic[R]):
         for i, load in compress(enumerate(self._loads()), wanted):
             try:
                 found = load()
-            except DataError as error:
+            except DataError as bare:
+                error = bare if self.is_private else bare.in_full()
                 if self.spec.on_bad_record is BadRecord.FAIL:
-                    raise
+                    raise error from None
                 skipped(error)
                 first, bad = first or error, bad + 1
                 continue

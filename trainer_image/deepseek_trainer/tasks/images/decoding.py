@@ -8,6 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import MAX_SHOWN, one_line
 from deepseek_trainer.contract.images import ImagesSpec
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,8 +36,8 @@ def decoded(encoded: bytes, place: str, images: ImagesSpec) -> Pixels:
     except UnidentifiedImageError:
         raise DataError(f"{place} is no PNG or JPEG", hint=_WAY_OUT) from None
     except Exception as error:  # decoders raise whatever a broken file leads them to
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{place} is damaged: {what}", hint=_WAY_OUT) from None
+        what = one_line(str(error), 2 * MAX_SHOWN) or type(error).__name__
+        raise DataError(f"{place} is damaged", hint=_WAY_OUT, full=f"{place} is damaged: {what}") from None
     resized = plain.resize((images.width, images.height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(images.height, images.width, images.channels)
 

@@ -79,7 +79,7 @@ class ImagePreparer(Preparer[Picture]):
         return self.config.data.images
 
     def maker(self, place: str, *, fills_row: bool) -> "RowMaker":  # noqa: ARG002  a picture is a row
-        return RowMaker(place, self.config.data, self.classes, self.facts)
+        return RowMaker(place, self.config, self.classes, self.facts)
 
     def difficulty(self, row: RowArray) -> float:  # noqa: ARG002
         """All are of one size, and as hard as each other."""
@@ -95,7 +95,8 @@ class ImagePreparer(Preparer[Picture]):
 class RowMaker:
     """Decodes the pictures of one source or class."""
 
-    def __init__(self, place: str, spec: DataSpec, classes: Sequence[str], facts: Json) -> None:
+    def __init__(self, place: str, config: TrainingConfig, classes: Sequence[str], facts: Json) -> None:
+        spec, self._is_private = config.data, config.is_private
         assert spec.images is not None, "the spec asks for images with format Images"
         self._images, self._skips, self._dtype = spec.images, spec.on_bad_record is BadRecord.SKIP, dtype_of(facts)
         self._numbers = {name: number for number, name in enumerate(classes)}
@@ -114,9 +115,10 @@ class RowMaker:
         for picture in records:
             try:
                 good = picture.decoded(self._images)
-            except DataError as error:
+            except DataError as bare:
+                error = bare if self._is_private else bare.in_full()
                 if not self._skips:
-                    raise
+                    raise error from None
                 self.tally.skip(error)
                 first = first or error
                 continue

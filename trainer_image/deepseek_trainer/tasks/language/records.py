@@ -223,7 +223,9 @@ def _message(value: Any, place: str) -> Message:
         raise DataError(f"{place} must be an object, this is {kind(value)}", hint=_MESSAGE)
     for field in ("role", "content"):
         if field not in value:
-            raise DataError(f"{place}: no field {field!r}; it has: {some(list(value)) or 'none'}", hint=_MESSAGE)
+            missing = f"{place}: no field {field!r}"
+            names = some(list(value)) or "none"
+            raise DataError(f"{missing} among {len(value)}", hint=_MESSAGE, full=f"{missing}; it has: {names}")
     content = encodable(value["content"], "content", place)
     if value["role"] not in ROLES:
         raise DataError(f"{place}: field 'role' must be one of {', '.join(ROLES)}", hint=_MESSAGE)

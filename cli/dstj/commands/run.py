@@ -127,7 +127,8 @@ class Stop:
     def _request(self, number: signal.Signals) -> None:
         if self.signal is None:
             self.signal = number
-            self._screen.note("writing a checkpoint; Ctrl-C again to stop at once")
+            doing = "writing a checkpoint" if self._cluster.has_trained else "stopping: nothing is trained yet"
+            self._screen.note(f"{doing}; Ctrl-C again to stop at once")
             self._cluster.suspend()
         else:
             self._screen.note("stopping at once")

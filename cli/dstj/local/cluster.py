@@ -71,6 +71,11 @@ class LocalCluster:
         store(self._home, self.manifest)
         self._changed.set()
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether the pods that run have something to save."""
+        return any(job.has_trained for job in self._jobs)
+
     def kill(self) -> None:
         """Kill all pods at once."""
         for job in (*self._jobs, *self._leaving):
@@ -106,6 +111,8 @@ class LocalCluster:
         pods = tuple(pod for job in (*self._jobs, *self._leaving) for pod in job.pods)
         running = [job for job in self._jobs if not job.has_ended]
         progress = await _progress(running[-1].ports.metrics[0]) if running else None
+        if running:
+            running[-1].heard(progress)
         return Observed(worker_jobs=jobs, pods=pods, progress=progress)
 
     async def apply(self, manifest: Manifest) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import uuid4
 
 from deepseek_operator.concurrency import contained
 from deepseek_trainer.contract import names
+from deepseek_trainer.contract.progress import Progress
 from deepseek_trainer.contract.times import rfc3339
 from dstj.local.claims import Sources
 from dstj.local.home import JobHome
@@ -72,8 +74,14 @@ def loopback(index: int) -> str:
     return f"127.0.{(index + 1) // 256}.{(index + 1) % 256}"
 
 
+PREPARING: Final = "preparing"  # the stage of a trainer before its first evaluation or step
+NOTHING_TO_SAVE_S: Final = 5.0  # that a pod gets to leave then
+
+
 class LocalJob:
     """A Job object and its pods.  `manifest` always has the current state.  It starts at once."""
+
+    has_trained = False  # whether its trainer has come so far that there is something to save
 
     def __init__(self, manifest: Manifest, machine: Machine, changed: Callable[[], None]) -> None:
         now = datetime.now(UTC)
@@ -96,10 +104,21 @@ class LocalJob:
     def pods(self) -> tuple[Manifest, ...]:
         return tuple(pod.manifest for pod in self._pods)
 
-    def stop(self, grace_s: float | None = None) -> None:
-        """Stop every pod.  After `grace_s`, by default the template's grace period, they are killed."""
+    def heard(self, progress: Progress | None) -> None:
+        """Remember it if the trainer says that it has come past its preparation."""
+        if progress is not None and progress.stage not in (None, PREPARING):
+            self.has_trained = True
+
+    @property
+    def grace_s(self) -> float:
+        """How long its pods may take to leave: the template's grace period is for writing a checkpoint."""
         template = self.manifest["spec"]["template"]["spec"]
-        grace = template.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+        whole = float(template.get("terminationGracePeriodSeconds", 30))
+        return whole if self.has_trained else min(whole, NOTHING_TO_SAVE_S)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Stop every pod.  After `grace_s`, by default its own grace period, they are killed."""
+        grace = self.grace_s if grace_s is None else grace_s
         for pod in self._pods:
             if pod.phase in ("Pending", "Running"):
                 pod.stop(grace)

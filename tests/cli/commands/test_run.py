@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ signal.pause()
 STUBBORN = """
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGINT))
+os.kill(os.getppid(), signal.SIGINT)
+while True: signal.pause()
+"""
+# Sends Ctrl-C to dstj once, and hears no SIGTERM: a rank that hangs in a call of the kernel does not, either.
+DEAF = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.kill(os.getppid(), signal.SIGINT)
 while True: signal.pause()
 """
@@ -137,6 +145,15 @@ def test_run_suspends_on_a_signal_and_the_same_command_resumes(run_dstj, place, 
     assert run_dstj("run", file) == 0
     assert (job_status()["phase"], job_status()["attempt"]) == ("Succeeded", 2)
     assert job_status()["restarts"] == {"job": 0, "inPlace": 0, "disruption": 0}
+
+
+def test_one_ctrl_c_ends_a_run_within_seconds_whose_worker_hangs_before_it_has_trained(run_dstj, place, monkeypatch):
+    monkeypatch.setattr("dstj.local.worker_job.NOTHING_TO_SAVE_S", 0.3)
+    began = time.monotonic()
+    assert run_dstj("run", job_file(place), worker=DEAF) == 130
+    assert time.monotonic() - began < 10
+    assert job_status()["phase"] == "Suspended"
+    assert strays.members(ENV_ROOT, str(job_home().directory)) == []
 
 
 def test_run_ends_at_once_on_a_second_ctrl_c(run_dstj, place):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deepseek_operator.concurrency import StrayError, within
+from deepseek_trainer.contract.progress import Progress
 from dstj.local import worker_job
 from dstj.local.kubelet import index_of
 from dstj.local.pod import LocalPod
@@ -48,3 +49,24 @@ async def test_a_pod_that_cannot_run_stops_the_others_and_is_an_error(
     with pytest.raises(raised):
         _ = job.has_ended
     assert [index_of(pod) for pod in job.pods] == [0], "the other one was stopped, and has left"
+
+
+@pytest.mark.parametrize(
+    ("stages", "grace_s"),
+    [((), 5), (("preparing", None), 5), (("training",), 150), (("evaluating", None, "preparing"), 150)],
+)
+async def test_only_pods_with_something_to_save_get_the_time_to_do_it(
+    tmp_path, monkeypatch, stages: tuple[str | None, ...], grace_s: float
+) -> None:
+    async def run(_: LocalPod) -> None:
+        """Ends at once."""
+
+    monkeypatch.setattr(worker_job, "mount_all", lambda *_: None)
+    monkeypatch.setattr(LocalPod, "run", run)
+    manifest = a_manifest()
+    manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 150
+    home: Any = SimpleNamespace(directory=tmp_path, logs=tmp_path, scratch=tmp_path.joinpath)
+    job = LocalJob(manifest, Machine(home, Any, 1), asyncio.Event().set)
+    for stage in stages:
+        job.heard(Progress(stage=stage) if stage else None)
+    assert job.grace_s == grace_s

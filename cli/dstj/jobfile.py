@@ -22,12 +22,14 @@ from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.rules import Model, unknown_fields
+from deepseek_trainer.storage.opening import content_of
 
 Manifest = dict[str, Any]
 
 MODELS: dict[str, type[Model]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MAX_NAMESPACE_LENGTH = 63
+MAX_BYTES = 16 << 20  # of a file; an API server takes at most 3 MiB of an object
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,14 +117,14 @@ def documents(path: Path) -> list[Document]:
 
 
 def _text(path: Path) -> str:
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a directory", hint=f"name the files: {path}/*.yaml")
     try:
-        return path.read_text(encoding="utf-8")
+        return content_of(path, max_bytes=MAX_BYTES).decode()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = f"YAML files there: {', '.join(near[:5])}" if near else f"no YAML file in {path.parent.absolute()}"
         raise ConfigError(f"{path}: no such file", hint=hint) from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory", hint=f"name the files: {path}/*.yaml") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.storage.opening import opened
 from dstj.local.home import Home, JobHome
 from dstj.remote.context import ask, is_remote
 
@@ -33,7 +34,7 @@ class Log:
 
     def lines(self, *, is_last_look: bool) -> Iterator[str]:
         """The lines added since the last call.  An unfinished line waits for the next call, except on the last look."""
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             file.seek(self.read)
             new = file.read()
         whole = new if is_last_look else new[: new.rfind(b"\n") + 1]

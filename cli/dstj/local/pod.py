@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_operator.concurrency import gathered
+from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
+from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.worker.process import die_with_parent
 from dstj.local import strays
 from dstj.local.kubelet import Manifest, environment, terminated
@@ -161,7 +163,21 @@ def _started(command: list[str], variables: Mapping[str, str], directory: Path, 
 
 def _message(termination_log: Path, log: Path, code: int) -> str:
     """The container's termination message.  After a failure without one, it is the end of its log."""
-    text = termination_log.read_bytes()[:MESSAGE_BYTES] if termination_log.exists() else b""
-    if not text and code:
-        text = log.read_bytes()[-FALLBACK_BYTES:]
+    try:
+        text = _end_of(termination_log, MESSAGE_BYTES, from_start=True)
+        if not text and code:
+            text = _end_of(log, FALLBACK_BYTES)
+    except JobError as error:  # the container has put something else in the place of its file
+        return str(error)
     return text.decode(errors="replace").strip()
+
+
+def _end_of(file: Path, size: int, *, from_start: bool = False) -> bytes:
+    """At most `size` bytes of a file, its last ones unless `from_start`; none if it is not there."""
+    try:
+        with opened(file) as stream:
+            if not from_start:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - size))
+            return stream.read(size)
+    except FileNotFoundError:
+        return b""

@@ -1,6 +1,6 @@
 """Does an API server's work for one job in one file: keeps it, counts its generations, refuses forbidden changes."""
 
-import os
+import io
 from collections.abc import Iterable
 from typing import Any, TextIO
 from uuid import uuid4
@@ -10,7 +10,9 @@ import yaml
 from deepseek_operator.jobs.spec import IMMUTABLE, JobSpec
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.times import utc_now
-from dstj.jobfile import Job
+from deepseek_trainer.storage.durable import replace_file
+from deepseek_trainer.storage.opening import content_of
+from dstj.jobfile import MAX_BYTES, Job
 from dstj.local.home import JobHome
 from dstj.local.kubelet import Manifest
 
@@ -18,7 +20,8 @@ from dstj.local.kubelet import Manifest
 def stored(home: JobHome) -> Manifest | None:
     """The job as the last run left it; None if it was never run."""
     try:
-        content: Any = yaml.load(home.status_file.read_text(), yaml.CSafeLoader)
+        text = content_of(home.status_file, max_bytes=MAX_BYTES, refusal=IntegrityError).decode()
+        content: Any = yaml.load(text, yaml.CSafeLoader)
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -32,12 +35,9 @@ def stored(home: JobHome) -> Manifest | None:
 def store(home: JobHome, manifest: Manifest) -> None:
     """Replace status.yaml.  A reader sees the old or the new file, and a crash leaves one of them."""
     home.directory.mkdir(parents=True, exist_ok=True)
-    new = home.status_file.with_suffix(".new")
-    with new.open("w") as file:
-        write_yaml([manifest], file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(home.status_file)
+    text = io.StringIO()
+    write_yaml([manifest], text)
+    replace_file(home.status_file, text.getvalue().encode())
 
 
 class _Dumper(yaml.CSafeDumper):

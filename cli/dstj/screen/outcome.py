@@ -1,17 +1,19 @@
 """Prints how a job ended: the result and how good it is, or what failed and where the log is."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from deepseek_trainer.contract.errors import JobError
+from deepseek_trainer.contract.foreign import count, json_object, number
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.storage.opening import content_of
 from dstj.local.home import JobHome
 from dstj.local.kubelet import Manifest
 from dstj.screen.view import checkpoint, restarts
 
+MAX_EVENTS: Final = 256 << 20  # [bytes]
 OWN_CODES: Final = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.USAGE, ExitCode.STOPPED}
 
 
@@ -65,15 +67,22 @@ def summary(manifest: Manifest, home: JobHome) -> Iterator[str]:
 
 def _measures(events: Path) -> Iterator[tuple[str, str]]:
     """Measures before and after the training, from the trainer's event log."""
-    if not events.exists():
-        return
-    story = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
-    if losses := [event["loss"] for event in story if event["event"] in ("evaluation", "result")]:
+    story = _story(events)
+    if losses := [number(event.get("loss")) for event in story if event["event"] in ("evaluation", "result")]:
         yield "held-out loss", f"{_loss(losses[0])} before, {_loss(losses[-1])} after"
     if answers := [event for event in story if event["event"] == "answers"]:
         yield "right answers", f"{_right(answers[0])} before, {_right(answers[-1])} after"
-    if chosen := [event["accuracy"] for event in story if event["event"] == "classification"]:
+    if chosen := [number(event.get("accuracy")) or 0.0 for event in story if event["event"] == "classification"]:
         yield "right labels", f"{chosen[0]:.1%} before, {chosen[-1]:.1%} after"
+
+
+def _story(events: Path) -> list[dict[str, Any]]:
+    """What the trainer wrote; nothing where that is not to be read: the volume is the job's, and others write there."""
+    try:
+        lines = content_of(events, max_bytes=MAX_EVENTS).decode(errors="replace").splitlines()
+    except (OSError, JobError):
+        return []
+    return [event for line in lines if line.endswith("}") and (event := json_object(line)) and "event" in event]
 
 
 def _loss(value: float | None) -> str:
@@ -81,4 +90,4 @@ def _loss(value: float | None) -> str:
 
 
 def _right(event: dict[str, Any]) -> str:
-    return f"{event['right']} of {event['asked']}"
+    return f"{count(event.get('right'))} of {count(event.get('asked'))}"

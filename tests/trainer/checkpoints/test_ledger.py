@@ -201,14 +201,14 @@ def test_the_record_outlives_a_vault_that_is_opened_anew(tmp_path: Path) -> None
 
 @BOTH
 def test_links_out_of_the_store_go_and_what_they_lead_to_stays(tmp_path: Path, sealed: bool) -> None:
-    """Where a checkpoint to be pruned, what a crash left, and the record itself were replaced by links."""
+    """Where a checkpoint to be pruned and what a crash left were replaced by links."""
     checkpoints = with_steps(tmp_path, 1, 2, 3, sealed=sealed)
     outside = tmp_path / "outside"
     outside.mkdir()
     (head,) = checkpoints.glob("HEAD.json*")
-    for path in (checkpoints / "step-00000001", head):
-        path.rename(outside / path.name)
-        path.symlink_to(outside / path.name)
+    oldest = checkpoints / "step-00000001"
+    oldest.rename(outside / oldest.name)
+    oldest.symlink_to(outside / oldest.name)
     (checkpoints / "step-00000004.partial-1-ff").symlink_to(outside)
     before = content_of(outside)
     store = a_store(tmp_path, sealed=sealed)

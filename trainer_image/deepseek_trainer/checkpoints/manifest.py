@@ -6,6 +6,7 @@ Pure: JSON in, JSON out.  docs/checkpoint-format.md has the rules of recovery.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any, Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
@@ -38,6 +39,8 @@ class RankFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        if PurePath(data["name"]).name != data["name"]:
+            raise ValueError("a file of a checkpoint lies in its directory")
         record = FileRecord(data["name"], data["size"], data["plainSize"], data["digest"], data.get("salt"))
         return cls(data["rank"], record)
 

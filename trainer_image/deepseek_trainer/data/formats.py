@@ -5,6 +5,7 @@ A file is read as a stream, and a record is parsed when it is asked for, so that
 
 import csv
 import errno
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.data.fields import kind
 from deepseek_trainer.data.reading import Columns, Load, Reader, Value
+from deepseek_trainer.storage.opening import opened
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -55,7 +57,7 @@ def whole_text(field: str) -> Reader:
 
     def text(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
         def load() -> Value:
-            with readable(name), file.open("rb") as stream:
+            with readable(name), opened(file, refusal=DataError) as stream:
                 return {field: _decoded(stream.read(), name)}
 
         yield 1, load
@@ -64,7 +66,7 @@ def whole_text(field: str) -> Reader:
 
 
 def jsonl(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
-    with file.open("rb") as stream:
+    with opened(file, refusal=DataError) as stream:
         for number, line in enumerate(stream, 1):
             yield number, partial(_object, line.rstrip(b"\r\n"), f"{name}:{number}")
 
@@ -95,7 +97,8 @@ def _object(raw: bytes, place: str) -> Value | None:
 def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
     """RFC 4180 with a header: a quoted field may hold line ends, and quotes that are doubled."""
     csv.field_size_limit(sys.maxsize)  # for the whole process; the default, 128 KiB, is less than a long text
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    raw = opened(file, refusal=DataError)
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         header = _header(reader, name, columns)
         while header:
@@ -167,7 +170,7 @@ def _batches(file: Path, name: str, columns: Columns) -> Iterator["RecordBatch"]
     """
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
-    with file.open("rb") as stream, ParquetFile(stream, page_checksum_verification=True) as table:
+    with opened(file, refusal=DataError) as stream, ParquetFile(stream, page_checksum_verification=True) as table:
         wanted = columns(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
             yield from table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted)

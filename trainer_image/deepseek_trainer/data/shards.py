@@ -24,6 +24,7 @@ import numpy as np
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
+from deepseek_trainer.storage.opening import opened_own
 from deepseek_trainer.storage.vault import Vault
 
 FORMAT: Final = "dstj-data/1"
@@ -204,5 +205,7 @@ def _read_shard(shard: Shard, path: Path, dtype: np.dtype[np.void], vault: Vault
     with vault.open_reader(path) as reader:
         if reader.size != expected:
             raise IntegrityError(f"{path} has {reader.size} bytes, its manifest says {expected}", hint=_AGAIN)
-    content = vault.read(path, digest=shard.digest) if vault.sealed else np.memmap(path, np.uint8, mode="r")
-    return np.frombuffer(content, dtype)
+    if vault.sealed:
+        return np.frombuffer(vault.read(path, digest=shard.digest), dtype)
+    with opened_own(path) as file:
+        return np.frombuffer(np.memmap(file, np.uint8, mode="r"), dtype)

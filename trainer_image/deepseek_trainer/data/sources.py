@@ -20,6 +20,7 @@ from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.fields import some
 from deepseek_trainer.data.formats import read, readable
 from deepseek_trainer.data.reading import Load, R, Reading, Record
+from deepseek_trainer.storage.opening import opened
 
 Skipped = Callable[[DataError], None]  # called with the error of each bad record that is left out
 EVERY: Final[Iterable[bool]] = repeat(True)
@@ -104,8 +105,8 @@ class Source(Generic[R]):
 
     def _digest_of(self, file: Path) -> str:
         try:
-            with readable(self.name_of(file)), file.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            with readable(self.name_of(file)), opened(file, refusal=DataError) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # it has `readinto`
         except DataError:
             if self.spec.on_bad_record is BadRecord.FAIL:
                 raise
@@ -158,7 +159,7 @@ class Split:
 
 
 def _files(root: Path) -> list[Path] | None:
-    """The files at or below `root`, links to nowhere among them; None if `root` does not exist."""
+    """What lies at or below `root`, links to nowhere and FIFOs among them; None if `root` does not exist."""
     if root.is_dir():
         return sorted(_visible_files(root))
     return [root] if root.exists() else None
@@ -172,7 +173,7 @@ def _visible_files(directory: Path) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _visible_files(entry)
-        elif entry.is_file() or entry.is_symlink():
+        else:  # what is no file is refused when it is opened: to pass it over would be to train on less
             yield entry
 
 

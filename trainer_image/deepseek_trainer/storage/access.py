@@ -36,8 +36,13 @@ def denied_on_volume(error: BaseException, paths: Paths | None = None) -> Config
 
 
 def refuse_unwritable(paths: Paths) -> None:
-    """Raise ConfigError if this user cannot write to the work volume, or to one of its directories."""
-    for place in _existing(paths.work, paths.prepared, paths.checkpoints, paths.export, paths.logs):
+    """Raise ConfigError if this user cannot write to the work volume or a directory of it, or if one is a link."""
+    directories = (paths.prepared, paths.checkpoints, paths.export, paths.logs)
+    if links := [directory for directory in directories if directory.is_symlink()]:
+        raise ConfigError(
+            f"{links[0]} is a link", hint="on this volume nothing of the job is: what is written stays here"
+        )
+    for place in _existing(paths.work, *directories):
         if os.access(place, os.W_OK | os.X_OK, effective_ids=True):
             continue
         if os.statvfs(place).f_flag & os.ST_RDONLY:

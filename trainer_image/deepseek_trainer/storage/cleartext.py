@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.opening import opened_own
 from deepseek_trainer.storage.streams import Advance, Bytes, Sink, as_bytes, put, unwatched
 
 _CHUNK: Final = 1 << 20  # [bytes]
@@ -43,7 +44,7 @@ class ClearReader:
     salt: None = None
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = opened_own(path, buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
 
     def __enter__(self) -> Self:

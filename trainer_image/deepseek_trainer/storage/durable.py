@@ -97,7 +97,7 @@ class NewFile:
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO that somebody put there would hang it
     try:
         os.fsync(descriptor)
     finally:

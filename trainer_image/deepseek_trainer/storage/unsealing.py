@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.opening import opened_own
 from deepseek_trainer.storage.pool import borrowed, give_back, on_threads
 from deepseek_trainer.storage.segments import HEADER_BYTES, TAG_BYTES, Cipher, Layout, SegmentError
 from deepseek_trainer.storage.streams import Advance, unwatched
@@ -21,7 +22,7 @@ class SealedReader:
 
     def __init__(self, path: Path, key: bytes, associated_data: bytes) -> None:
         self.path = path
-        self._file = path.open("rb", buffering=0)
+        self._file = opened_own(path, buffering=0)
         try:
             self._open(key, associated_data)
         except BaseException:

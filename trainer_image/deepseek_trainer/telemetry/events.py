@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.contract.lines import say
+from deepseek_trainer.storage.opening import opened_to_append
 
 Event = dict[str, Any]
 
@@ -21,7 +22,7 @@ class EventLog:
     def __init__(self, path: Path, history: Iterable[Event] = ()) -> None:
         self.history: list[Event] = list(history)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", buffering=1)
+        self._file = opened_to_append(path)
 
     def emit(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "time": round(time.time(), 3), **fields}

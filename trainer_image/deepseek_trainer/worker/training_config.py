@@ -4,23 +4,28 @@ import hashlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import parsed
 from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.contract.rules import unknown_fields
+from deepseek_trainer.storage.opening import content_of
+
+MAX_BYTES: Final = 4 << 20  # of the config; the annotation that holds it has at most 256 KiB
 
 
 def load_config(path: Path) -> TrainingConfig:
     """Read the config.  Raises ConfigError, which names the field, if it is missing, malformed or not supported."""
     try:
-        data = json.loads(path.read_text())
+        data = parsed(content_of(path, max_bytes=MAX_BYTES))
     except FileNotFoundError:
         raise ConfigError(f"no training config at {path}", hint="the operator or `dstj run` writes it") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
+        raise ConfigError(f"{path} is not JSON: {error}", hint="the operator or `dstj run` writes it anew") from None
     if unknown := list(unknown_fields(TrainingConfig, data)):
         hint = "the operator is newer than this trainer image: update the image"
         raise ConfigError(f"{path}: {unknown[0]}", hint=hint)

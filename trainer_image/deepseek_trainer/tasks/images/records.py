@@ -13,6 +13,7 @@ from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.data.fields import kind, label_of, refuse_missing, refuse_twice
 from deepseek_trainer.data.formats import parquet_table, readable
 from deepseek_trainer.data.reading import Columns, Load, Reader, Reading, Value
+from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.tasks.images.decoding import Pixels, decoded
 
 MAX_BYTES: Final = 256 << 20  # of a file: whatever a camera writes is far smaller
@@ -70,7 +71,7 @@ def _picture_file(images: ImagesSpec) -> Reader:
     def one(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
         def load() -> Value:
             label = _folder(name)
-            with readable(name), file.open("rb") as stream:
+            with readable(name), opened(file, refusal=DataError) as stream:
                 encoded = stream.read(MAX_BYTES + 1)
             return {images.image_field: encoded, images.label_field: label}
 

@@ -14,6 +14,7 @@ from typing import Final
 from deepseek_trainer import tasks
 from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.misfit import refuse_misfit
+from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
@@ -109,11 +110,11 @@ def _rows(config: TrainingConfig, paths: Paths) -> Rows:
     return Rows(count * every, is_exact=every == 1)
 
 
-def _base(config: TrainingConfig, paths: Paths) -> Path:
+def _base(config: TrainingConfig, paths: Paths) -> Place:
     base = config.model.base
     assert base is not None, "the spec asks for exactly one of base and architecture"
-    place = paths.claim(base.claim_name, base.path)
-    if not place.exists():
+    place = Place(paths.claim(base.claim_name, base.path), paths.claim(base.claim_name))
+    if not place.path.exists():
         raise ConfigError(
             f"model.base: the claim {base.claim_name} has no {base.path or 'such volume'}: its size is not known",
             hint=f"--volume {base.claim_name}=DIR names the directory that holds it",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from deepseek_trainer.base_model.bounds import optional_size, size
 from deepseek_trainer.budget.dimensions import ATTENDED, Dimensions, Linear
-from deepseek_trainer.contract.errors import ConfigError
 
 Settings = Mapping[str, Any]  # the content of a config.json
 Shape = tuple[int, ...]
@@ -24,29 +24,25 @@ def dimensions(
     biased: Callable[[Settings], tuple[str, ...]],
     head_norms: tuple[str, ...],
 ) -> Dimensions:
-    try:
-        heads, hidden, intermediate = (
-            settings[name] for name in ("num_attention_heads", "hidden_size", "intermediate_size")
-        )
-        narrow = settings.get("num_key_value_heads") or key_value_heads or heads
-        size = settings.get("head_dim") or head_dim or hidden // heads
-        return Dimensions(
-            hidden=hidden,
-            layers=settings["num_hidden_layers"],
-            heads=heads,
-            key_value_heads=narrow,
-            head_dim=size,
-            intermediate=intermediate,
-            vocab=settings["vocab_size"],
-            tied=bool(settings.get("tie_word_embeddings")),
-            linear=_linear(hidden, heads * size, narrow * size, intermediate, biased(settings)),
-            norms=("input_layernorm", "post_attention_layernorm"),
-            head_norms=head_norms,
-        )
-    except KeyError as error:
-        raise ConfigError(
-            f"the base model's config.json lacks {error.args[0]}", hint="take it from the model's own release"
-        ) from None
+    """Raises ConfigError where config.json lacks one, or has one that no model has."""
+    heads, hidden, intermediate = (
+        size(settings, name) for name in ("num_attention_heads", "hidden_size", "intermediate_size")
+    )
+    narrow = optional_size(settings, "num_key_value_heads") or key_value_heads or heads
+    width = optional_size(settings, "head_dim") or head_dim or hidden // heads
+    return Dimensions(
+        hidden=hidden,
+        layers=size(settings, "num_hidden_layers"),
+        heads=heads,
+        key_value_heads=narrow,
+        head_dim=width,
+        intermediate=intermediate,
+        vocab=size(settings, "vocab_size"),
+        tied=bool(settings.get("tie_word_embeddings")),
+        linear=_linear(hidden, heads * width, narrow * width, intermediate, biased(settings)),
+        norms=("input_layernorm", "post_attention_layernorm"),
+        head_norms=head_norms,
+    )
 
 
 def _linear(hidden: int, queries: int, keys: int, intermediate: int, biased: tuple[str, ...]) -> tuple[Linear, ...]:

@@ -2,27 +2,32 @@
 
 import hashlib
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
+
+from deepseek_trainer.storage.opening import opened
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_digest(path: Path, claim: Path | None = None) -> str:
+    """Raises ConfigError where links lead out of the `claim`."""
+    with opened(path, below=claim) as file:
+        return hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, claim: Path | None = None) -> str:
     """Digest of a file, or of a directory's listing, in hex.
 
     For a directory the same as `sha256sum * | LC_ALL=C sort | sha256sum` in it: hidden files and
     subdirectories do not count.
     """
-    return file_digest(path) if path.is_file() else listing_digest(file_digests(path))
+    return file_digest(path, claim) if path.is_file() else listing_digest(file_digests(path, claim))
 
 
-def file_digests(directory: Path) -> dict[str, str]:
+def file_digests(directory: Path, claim: Path | None = None) -> dict[str, str]:
     """{name: digest} of a directory's files."""
     files = (path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
-    return {path.name: file_digest(path) for path in files}
+    return {path.name: file_digest(path, claim) for path in files}
 
 
 def listing_digest(digests: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ The table is data and pure functions, without torch and transformers, so that `d
 finds the named parts in a loaded model.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from deepseek_trainer.base_model import decoder
 from deepseek_trainer.base_model.decoder import Settings, Shape
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.model import Architecture
 
 
@@ -158,13 +160,18 @@ FAMILIES: Final = {
 
 def family_of(model_type: object, where: str = "the base model") -> Family:
     """Raises ConfigError where the model that is `where` is of no family in the table."""
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"{where} is a {model_type} model: of these the trainer knows neither the blocks nor their linear layers, "
-            "nor which weights and dimensions follow from config.json",
+            f"{where} is a {_word(model_type)} model: of these the trainer knows neither the blocks nor their linear "
+            "layers, nor which weights and dimensions follow from config.json",
             hint=f"models of type {', '.join(FAMILIES)} can be trained",
         )
-    return FAMILIES[str(model_type)]
+    return FAMILIES[model_type]
+
+
+def _word(model_type: object) -> str:
+    is_word = isinstance(model_type, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", model_type)
+    return str(model_type) if is_word else shown(model_type)
 
 
 def last_names(paths: Iterable[str]) -> list[str]:

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
 from deepseek_trainer.base_model.families import FAMILIES, Rotary, family_of
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 
 _HINT = "give the model as a directory with config.json, safetensors files and tokenizer.json"
 _FIELDS: Final = {  # GGUF metadata below the architecture's name: field of config.json
@@ -59,11 +61,12 @@ def model_config(gguf: GgufFile) -> dict[str, Any]:
     kind = gguf.metadata.get("general.architecture")
     known = [family.model_type for family in FAMILIES.values() if family.rotary_in_gguf]
     if kind not in known:
-        raise ConfigError(f"{gguf.path} holds a {kind} model: {', '.join(known)} can be converted", hint=_HINT)
+        raise ConfigError(f"{gguf.path} holds a {shown(kind)} model: {', '.join(known)} can be converted", hint=_HINT)
     _refuse_variants(gguf, kind)
     config = {ours: _field(gguf, f"{kind}.{theirs}") for theirs, ours in _FIELDS.items()}
+    refuse_out_of_bounds(config, f"{gguf.path}, as config.json,")
     heads = config["num_attention_heads"]
-    return config | {
+    config |= {
         "architectures": [family_of(kind).model_class],
         "model_type": kind,
         "num_key_value_heads": gguf.metadata.get(f"{kind}.attention.head_count_kv", heads),
@@ -75,6 +78,8 @@ def model_config(gguf: GgufFile) -> dict[str, Any]:
         "eos_token_id": gguf.metadata.get("tokenizer.ggml.eos_token_id"),
         "pad_token_id": gguf.metadata.get("tokenizer.ggml.padding_token_id"),
     }
+    refuse_out_of_bounds(config, f"{gguf.path}, as config.json,")
+    return config
 
 
 def weights(gguf: GgufFile) -> Iterator[tuple[str, GgufTensor]]:
@@ -95,10 +100,10 @@ def values(tensor: GgufTensor, config: Mapping[str, Any]) -> npt.NDArray[np.floa
 def tokenizer_files(gguf: GgufFile) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json, built from the metadata."""
     kind, pre = (_field(gguf, f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    if kind != "gpt2" or pre not in _SPLITS:
-        known = ", ".join(_SPLITS)
-        raise ConfigError(f"{gguf.path} has a {kind}/{pre} tokenizer: gpt2 with {known} can be converted", hint=_HINT)
-    tokens = _field(gguf, "tokenizer.ggml.tokens")
+    if kind != "gpt2" or not isinstance(pre, str) or pre not in _SPLITS:
+        known, found = ", ".join(_SPLITS), "/".join(shown(name).strip("'") for name in (kind, pre))
+        raise ConfigError(f"{gguf.path} has a {found} tokenizer: gpt2 with {known} can be converted", hint=_HINT)
+    tokens = _strings(gguf, "tokenizer.ggml.tokens")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": _field(gguf, f"{gguf.metadata['general.architecture']}.context_length"),
@@ -107,7 +112,7 @@ def tokenizer_files(gguf: GgufFile) -> dict[str, bytes]:
     }
     for role, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         if (token_id := gguf.metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
-            settings[f"{role}_token"] = tokens[token_id]
+            settings[f"{role}_token"] = _token(gguf, tokens, token_id)
     return {
         "tokenizer.json": _bpe(gguf, tokens, pre).to_str().encode(),
         "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
@@ -116,7 +121,7 @@ def tokenizer_files(gguf: GgufFile) -> dict[str, bytes]:
 
 def _bpe(gguf: GgufFile, tokens: list[str], pre: str) -> Tokenizer:
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
-    merges = [tuple(merge.split(" ", 1)) for merge in _field(gguf, "tokenizer.ggml.merges")]
+    merges = [(left, right) for left, _, right in (m.partition(" ") for m in _strings(gguf, "tokenizer.ggml.merges"))]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
     if pre in ("qwen2", "deepseek-r1-qwen"):
         tokenizer.normalizer = normalizers.NFC()
@@ -129,9 +134,8 @@ def _bpe(gguf: GgufFile, tokens: list[str], pre: str) -> Tokenizer:
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
     if gguf.metadata.get("tokenizer.ggml.add_bos_token"):
         bos_id = _field(gguf, "tokenizer.ggml.bos_token_id")
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos_id]} $A", special_tokens=[(tokens[bos_id], bos_id)]
-        )
+        begin = _token(gguf, tokens, bos_id)
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, bos_id)])
     return tokenizer
 
 
@@ -150,6 +154,21 @@ def _field(gguf: GgufFile, name: str) -> Any:
     return gguf.metadata[name]
 
 
+def _strings(gguf: GgufFile, name: str) -> list[str]:
+    found = _field(gguf, name)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ConfigError(f"{gguf.path} has metadata {name} that are no list of strings", hint=_HINT)
+    return found
+
+
+def _token(gguf: GgufFile, tokens: list[str], token_id: Any) -> str:
+    if type(token_id) is not int or not 0 <= token_id < len(tokens):
+        raise ConfigError(
+            f"{gguf.path} names the token {shown(token_id)}, and has those from 0 to {len(tokens) - 1}", hint=_HINT
+        )
+    return tokens[token_id]
+
+
 def _refuse_variants(gguf: GgufFile, kind: str) -> None:
     scaling = gguf.metadata.get(f"{kind}.rope.scaling.type", "none")
     if scaling != "none" or "rope_freqs.weight" in gguf.tensors:
@@ -164,7 +183,9 @@ def _weight_name(gguf: GgufFile, name: str) -> str:
         return f"{_OUTER[stem]}.{leaf}"
     block = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
     if block is None or block[2] not in _INNER:
-        raise ConfigError(f"{gguf.path} holds the tensor {name}, which a dense decoder has no place for", hint=_HINT)
+        raise ConfigError(
+            f"{gguf.path} holds the tensor {shown(name)}, which a dense decoder has no place for", hint=_HINT
+        )
     return f"model.layers.{block[1]}.{_INNER[block[2]]}.{leaf}"
 
 

@@ -3,6 +3,7 @@
 Without torch.  Names and shapes are those of transformers for the families of `families.FAMILIES`.
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -10,15 +11,27 @@ from typing import Final
 from deepseek_trainer.base_model.decoder import Settings, Shape
 from deepseek_trainer.base_model.families import Family, family_of
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.storage.tensorfile import extents
 
 _HINT: Final = "take config.json and all weights, and nothing else, from one release of the model"
+_MAX_NAME: Final = 200  # [characters] in a message
 _OLD_BUFFER: Final = "rotary_emb.inv_freq"  # that old releases of transformers saved, and all pass over
 
 
-def weights_in(directory: Path, names: Iterable[str]) -> dict[str, tuple[str, Shape]]:
-    """File and shape of each tensor in these safetensors files, by name; reads their headers alone."""
-    return {key: (name, shape) for name in names for key, shape in _shapes_in(directory / name).items()}
+def weights_in(directory: Path, names: Iterable[str], claim: Path | None = None) -> dict[str, tuple[str, Shape]]:
+    """File and shape of each tensor in these safetensors files, by name; reads their headers alone.
+
+    Raises ConfigError where links lead out of the `claim`, and for a tensor that lies in two files.
+    """
+    found: dict[str, tuple[str, Shape]] = {}
+    for name in names:
+        for key, shape in _shapes_in(directory / name, claim).items():
+            if key in found:
+                raise ConfigError(f"{directory}: {shown(key)} is both in {found[key][0]} and in {name}", hint=_HINT)
+            found[key] = (name, shape)
+    return found
 
 
 def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], settings: Settings) -> None:
@@ -28,12 +41,15 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
     """
     family = family_of(settings.get("model_type"), str(source))
     if family.weights is None:
+        _refuse_larger(source, found, settings)
         return
     wanted, names = family.weights(settings), _full_names(found, family)
     for key, name in sorted(names.items()):
         file, shape = found[key]
         if name not in wanted:
-            raise ConfigError(f"{source}: {file} has {key}, of which config.json knows nothing", hint=_HINT)
+            raise ConfigError(
+                f"{source}: {file} has {shown(key, _MAX_NAME)[1:-1]}, of which config.json knows nothing", hint=_HINT
+            )
         if shape != wanted[name]:
             raise ConfigError(
                 f"{source}: {file}: {key} has shape {_text(shape)}, by config.json it is {_text(wanted[name])}",
@@ -42,6 +58,22 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
     tied = (family.embedding, family.head) if settings.get("tie_word_embeddings") else ()
     if missing := sorted(wanted.keys() - names.values() - {f"{name}.weight" for name in tied}):
         raise ConfigError(f"{source} lacks {missing[0]}, which config.json asks for", hint=_HINT)
+
+
+def _refuse_larger(source: Path, found: Mapping[str, tuple[str, Shape]], settings: Settings) -> None:
+    """Raises ConfigError where config.json asks for more than the weights can be of: building that would take it."""
+    widest = max((size for _, shape in found.values() for size in shape), default=0)
+    for name in ("hidden_size", "intermediate_size", "embedding_size", "hidden_sizes", "patch_size"):
+        value = settings.get(name) or 0
+        if max(value if isinstance(value, list) else [value]) > widest:
+            raise ConfigError(
+                f"{source}: by config.json {name} is {value}, and no weight is wider than {widest}", hint=_HINT
+            )
+    blocks = sum(settings.get("depths") or [settings.get("num_hidden_layers") or 0])
+    if blocks > len(found):
+        raise ConfigError(
+            f"{source}: by config.json there are {blocks} blocks, and only {len(found)} weights", hint=_HINT
+        )
 
 
 def refuse_batch_norm(source: Path, found: Mapping[str, tuple[str, Shape]]) -> None:
@@ -65,9 +97,9 @@ def _full_names(found: Collection[str], family: Family) -> dict[str, str]:
     return {key: key if key.startswith(head) else f"{inside}{key}" for key in found if _OLD_BUFFER not in key}
 
 
-def _shapes_in(path: Path) -> dict[str, Shape]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
+def _shapes_in(path: Path, claim: Path | None) -> dict[str, Shape]:
+    with opened(path, below=claim) as file:
+        size = os.fstat(file.fileno()).st_size
 
         def read_at(offset: int, length: int) -> bytes:
             file.seek(offset)

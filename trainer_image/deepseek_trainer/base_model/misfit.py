@@ -1,5 +1,6 @@
 """Whether a base model can be trained as the job asks: found from its config.json, before its weights are read."""
 
+from deepseek_trainer.base_model.bounds import WHERE, refuse_out_of_bounds
 from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.families import FAMILIES, Family, family_of, last_names, read_dimensions
 from deepseek_trainer.budget.dimensions import Dimensions
@@ -11,10 +12,13 @@ from deepseek_trainer.contract.method import ALL_LINEAR, NF4_BLOCK, MethodSpec, 
 
 def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
     """Raises ConfigError where it cannot; `settings`: the content of the base model's config.json."""
+    refuse_out_of_bounds(settings)
     family, method = family_of(settings.get("model_type")), config.method
     _refuse_other_records(config, family)
     if config.data.images is not None:
         _refuse_other_images(config.data.images, settings)
+    if family.dimensions is not None:
+        _refuse_uneven(family.dimensions(settings))
     _refuse_long_rows(config.data.sequence_length, settings.get("max_position_embeddings"))
     if config.optimization.dropout:
         family.residual_for("optimization.dropout")
@@ -47,6 +51,19 @@ def _refuse_other_images(images: ImagesSpec, settings: Settings) -> None:
         raise ConfigError(
             f"data.images are {images.height} x {images.width} pixels: the base model takes {height} x {width}",
             hint=f"set data.images.height: {height} and data.images.width: {width}",
+        )
+
+
+def _refuse_uneven(dimensions: Dimensions) -> None:
+    """What transformers finds out in the first step of training."""
+    heads, key_value_heads, hint = dimensions.heads, dimensions.key_value_heads, "take it from the model's own release"
+    if heads % key_value_heads:
+        raise ConfigError(
+            f"{WHERE} has {heads} heads over {key_value_heads} of keys and values: it must be a multiple", hint=hint
+        )
+    if dimensions.head_dim % 2:
+        raise ConfigError(
+            f"{WHERE} has heads of {dimensions.head_dim}: positions are rotated in pairs, so it must be even", hint=hint
         )
 
 

@@ -16,26 +16,26 @@ import numpy as np
 
 from deepseek_trainer.base_model import gguf_model
 from deepseek_trainer.base_model.digest import digest_of, file_digests, listing_digest
-from deepseek_trainer.base_model.families import FAMILIES, family_of, read_dimensions, scratch_dimensions
+from deepseek_trainer.base_model.directory import CONFIG, checked_directory, refuse_pickle
+from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
+from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
-from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_weights, weights_in
+from deepseek_trainer.base_model.guard import place, understood
+from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.misfit import refuse_misfit
-from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
-from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
+from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
+from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.storage.tensorfile import Entry, stream
 from deepseek_trainer.storage.vault import Vault
 
-CONFIG: Final = "config.json"
-PREPROCESSOR: Final = "preprocessor_config.json"  # how pixels become what a model of images takes
 SOURCE: Final = "source.json"  # where it came from, its digest, its weight files
 FORMAT: Final = "dstj-model/1"
-_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _CHUNK = 16 << 20  # [bytes]
 
 
@@ -55,14 +55,15 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     Raises ConfigError where the model is missing, of a kind that cannot be trained, or not as the job wants to
     train it, IntegrityError where it is not the one that the job names by digest.
     """
-    source = _existing(_base(config), paths)
-    target = prepared_model(config, paths, vault)
-    if target.exists():
-        refuse_misfit(config, _prepared_settings(target, vault))
-        return target
-    with committed(target) as directory:
-        write = _prepare_gguf if source.is_file() else _prepare_directory
-        write(source, config, directory, vault)
+    base = _base(config)
+    with understood(paths.claim(base.claim_name, base.path)):
+        source, target = Place.find(base, paths), prepared_model(config, paths, vault)
+        if target.exists():
+            refuse_misfit(config, _prepared_settings(target, vault))
+            return target
+        with committed(target) as directory:
+            write = _prepare_directory if source.path.is_dir() else _prepare_gguf
+            write(source, config, directory, vault)
     return target
 
 
@@ -82,7 +83,7 @@ def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     the whole source to find it; what was written there was verified.
     """
     base = _base(config)
-    source = _existing(base, paths)
+    source = Place.find(base, paths).path
     files = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
     facts = [FORMAT, str(config.job), config.seals_data, base.model_dump(mode="json")]
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -90,14 +91,26 @@ def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     return paths.prepared / f"model-{vault.name_of(digest)}"
 
 
-def source_model(source: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def source_model(source: Place) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Content of config.json and of the tokenizer's files of a base model as it lies on its claim, unverified."""
-    if source.is_file():
-        _refuse_pickle(source)
-        gguf = open_gguf(source)
-        return gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
-    config, tokenizer, _ = _checked_directory(source)
-    return config, tokenizer
+    with understood(source.path):
+        if source.path.is_dir():
+            config, tokenizer, _ = checked_directory(source)
+            return config, tokenizer
+        _, config, tokenizer = _checked_gguf(source)
+        return config, tokenizer
+
+
+def _checked_gguf(source: Place) -> tuple[GgufFile, dict[str, Any], dict[str, bytes]]:
+    """The file, and what it means as configuration and tokenizer of a model that can be trained."""
+    refuse_pickle(source.path)
+    gguf = open_gguf(source.path, source.claim)
+    config = gguf_model.model_config(gguf)
+    found = {name: (source.path.name, tensor.shape) for name, tensor in gguf_model.weights(gguf)}
+    tokenizer = gguf_model.tokenizer_files(gguf)
+    refuse_unfit_tokenizer(tokenizer, config, source.path)
+    refuse_other_weights(source.path, found, config)
+    return gguf, config, tokenizer
 
 
 def read_source(directory: Path, vault: Vault) -> Source:
@@ -121,40 +134,24 @@ def _base(config: TrainingConfig) -> BaseModelSource:
     return config.model.base
 
 
-def _existing(base: BaseModelSource, paths: Paths) -> Path:
-    source = paths.claim(base.claim_name, base.path)
-    if source.exists():
-        return source
-    beside = source.parent
-    while not beside.exists():
-        beside = beside.parent
-    listed = ", ".join(sorted(path.name for path in beside.iterdir())[:20]) or "nothing"
-    raise ConfigError(
-        f"model.base: claim {base.claim_name} has no {base.path or 'such volume'}: {source} does not exist",
-        hint=f"{beside} holds {listed}",
-    )
-
-
-def _prepare_gguf(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
-    _refuse_pickle(source)
+def _prepare_gguf(source: Place, job: TrainingConfig, directory: Path, vault: Vault) -> None:
+    refuse_pickle(source.path)
     base = _base(job)
-    digest = _verified(base, digest_of(source), vault)
-    gguf = open_gguf(source)
-    config, tokenizer = gguf_model.model_config(gguf), gguf_model.tokenizer_files(gguf)
-    _check_vocabulary(config, tokenizer)
+    digest = _verified(base, digest_of(source.path, source.claim), vault)
+    gguf, config, tokenizer = _checked_gguf(source)
     refuse_misfit(job, config)
     vault.write(directory / "model.safetensors", stream(_entries(gguf, config)))
     _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, ("model.safetensors",)))
 
 
-def _prepare_directory(source: Path, job: TrainingConfig, directory: Path, vault: Vault) -> None:
+def _prepare_directory(source: Place, job: TrainingConfig, directory: Path, vault: Vault) -> None:
     base = _base(job)
-    config, tokenizer, weights = _checked_directory(source)
+    config, tokenizer, weights = checked_directory(source)
     refuse_misfit(job, config)
-    digests = file_digests(source)
+    digests = file_digests(source.path, source.claim)
     digest = _verified(base, listing_digest(digests), vault)
     for name in weights:
-        vault.write(directory / name, _same_bytes(source / name, digests[name]))
+        vault.write(directory / name, _same_bytes(source, name, digests[name]))
     _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, weights))
 
 
@@ -183,101 +180,18 @@ def _verified(base: BaseModelSource, actual: str, vault: Vault) -> str:
     return actual
 
 
-def _checked_directory(source: Path) -> tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]:
-    """Configuration, files beside it and names of the weight files of a model that can be trained."""
-    weights = _weight_files(source)
-    found = weights_in(source, weights)
-    refuse_batch_norm(source, found)
-    config = _json(source, CONFIG)
-    if "auto_map" in config:
-        raise ConfigError(
-            f"{source} brings code of its own (auto_map), which is never run",
-            hint=f"models of type {', '.join(FAMILIES)} need none",
-        )
-    family = family_of(config.get("model_type"), str(source))
-    if "quantization_config" in config:
-        raise ConfigError(f"{source} is quantised: its weights cannot be trained", hint="give the unquantised model")
-    beside = _preprocessor(source) if family.sees_images else _tokenizer_files(source)
-    if not family.sees_images:
-        _check_vocabulary(config, beside)
-    refuse_other_weights(source, found, config)
-    return config, beside, weights
-
-
-def _preprocessor(source: Path) -> dict[str, bytes]:
-    """Empty where there is none, so that nobody can take it away unseen from what is sealed."""
-    settings = _json(source, PREPROCESSOR) if (source / PREPROCESSOR).exists() else {}
-    return {PREPROCESSOR: json.dumps(settings).encode()}
-
-
-def _weight_files(source: Path) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in source.glob("*.safetensors")))
-    if not names:
-        for path in sorted(source.iterdir()):
-            _refuse_pickle(path)
-        raise ConfigError(
-            f"{source} has no *.safetensors files", hint="model.base.path names a directory or a .gguf file"
-        )
-    index = source / "model.safetensors.index.json"
-    if not index.exists():
-        return names
-    listed = tuple(sorted(set(_json(source, index.name)["weight_map"].values())))
-    if missing := sorted(set(listed) - set(names)):
-        raise ConfigError(f"{source} lacks {', '.join(missing)}, which {index.name} names", hint="copy the model again")
-    return listed
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix in _PICKLES:
-        raise ConfigError(
-            f"{path} is a pickle, which runs code when it is loaded: only safetensors and GGUF are read",
-            hint="convert it where it is trusted: model.save_pretrained(path) of transformers writes safetensors",
-        )
-
-
-def _json(source: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads((source / name).read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{source} has no {name}", hint="model.base.path names a model's own directory") from None
-    except ValueError as error:
-        raise ConfigError(f"{source / name} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source / name} is not a JSON object")
-    return content
-
-
-def _tokenizer_files(source: Path) -> dict[str, bytes]:
-    if not (source / TOKENIZER).exists():
-        raise ConfigError(
-            f"{source} has no {TOKENIZER}",
-            hint="AutoTokenizer.from_pretrained(path).save_pretrained(path) of transformers writes one",
-        )
-    settings = _json(source, SETTINGS)
-    template = source / "chat_template.jinja"
-    if template.exists():
-        settings["chat_template"] = template.read_text()
-    return dict(zip(TOKENIZER_NAMES, ((source / TOKENIZER).read_bytes(), json.dumps(settings).encode()), strict=True))
-
-
-def _check_vocabulary(config: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    highest = max(tokenizer_from(files).get_vocab().values())
-    if highest >= config["vocab_size"]:
-        raise ConfigError(
-            f"the tokenizer knows the token {highest}, the model has {config['vocab_size']} embeddings",
-            hint="take tokenizer and weights from the same release of the model",
-        )
-
-
-def _same_bytes(path: Path, digest: str) -> Iterator[bytes]:
+def _same_bytes(source: Place, name: str, digest: str) -> Iterator[bytes]:
     """The file in pieces; raises IntegrityError at the end if it is not what was verified a moment ago."""
     seen = hashlib.sha256()
-    with path.open("rb") as file:
+    path = source.path / name
+    with opened(path, below=source.claim) as file:
         while chunk := file.read(_CHUNK):
             seen.update(chunk)
             yield chunk
     if seen.hexdigest() != digest:
-        raise IntegrityError(f"{path} was changed while it was read", hint="nobody may write to the claim during a run")
+        raise IntegrityError(
+            f"{place(path)} was changed while it was read", hint="nobody may write to the claim during a run"
+        )
 
 
 def _entries(gguf: GgufFile, config: Mapping[str, Any]) -> list[Entry]:

@@ -11,7 +11,9 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import parsed, shown
 from deepseek_trainer.storage.vault import Vault
 
 TOKENIZER: Final = "tokenizer.json"
@@ -33,14 +35,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vault: V
 
 def tokenizer_from(files: Mapping[str, bytes]) -> PreTrainedTokenizerFast:
     """A tokenizer from the content of its two files.  Raises ConfigError where they are malformed."""
-    try:
+    with understood("the tokenizer"):
         backend = Tokenizer.from_str(files[TOKENIZER].decode())
-        settings = json.loads(files[SETTINGS])
+        backend.no_truncation()  # the job's own rules decide how long a row is
+        backend.no_padding()
+        settings = parsed(files[SETTINGS])
         return PreTrainedTokenizerFast(tokenizer_object=backend, **kept_settings(settings))
-    except ConfigError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ConfigError(f"the tokenizer cannot be read: {error}") from error
 
 
 def files_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
@@ -70,8 +70,29 @@ def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             hint="use a model that transformers knows by itself",
         )
     kept = {name: settings[name] for name in _KEPT if settings.get(name) is not None}
-    return kept | {name: _content(kept[name]) for name in _SPECIAL if name in kept}
+    _refuse_other_kinds(kept)
+    return kept | {name: _content(name, kept[name]) for name in _SPECIAL if name in kept}
 
 
-def _content(token: str | Mapping[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
+def _refuse_other_kinds(kept: Mapping[str, Any]) -> None:
+    template, longest = kept.get("chat_template", ""), kept.get("model_max_length", 1)
+    if not isinstance(template, str | list):
+        raise _refused("chat_template", template, "a string, or a list of named ones")
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 1:
+        raise _refused("model_max_length", longest, "a number above 0")
+    if not isinstance(kept.get("clean_up_tokenization_spaces", False), bool):
+        raise _refused("clean_up_tokenization_spaces", kept["clean_up_tokenization_spaces"], "true or false")
+
+
+def _content(name: str, token: Any) -> str:
+    content = token.get("content") if isinstance(token, Mapping) else token
+    if not isinstance(content, str):
+        raise _refused(name, token, "a string, or an object with its content")
+    return content
+
+
+def _refused(name: str, value: object, rule: str) -> ConfigError:
+    return ConfigError(
+        f"the base model's {SETTINGS} has {name} {shown(value)}: it must be {rule}",
+        hint="take it from the model's own release",
+    )

@@ -47,6 +47,20 @@ def parsed(content: str | bytes | bytearray) -> Any:
     return from_json(content, allow_inf_nan=False)
 
 
+def unambiguous(content: str | bytes | bytearray) -> Any:
+    """As `parsed`, and ValueError for an object that has a key twice: of those each reader takes another one."""
+    parsed(content)  # bounds the depth
+    return json.loads(content, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return found
+
+
 def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
     """The JSON object that `content` holds."""
     try:

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.data.draws import RowArray
@@ -53,7 +54,7 @@ class Preparer(ABC, Generic[R]):
         """Get what rows are made with, such as a tokenizer, from the prepared base `model`, or from the records."""
 
     @abstractmethod
-    def learn(self, inputs: Inputs[R], source: Path | None, enough: int) -> None:
+    def learn(self, inputs: Inputs[R], source: Place | None, enough: int) -> None:
         """As `begin`, for a forecast: from the base model at `source`, or from about `enough` bytes of records."""
 
     @property

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from deepseek_trainer.base_model.decoder import Settings
+from deepseek_trainer.base_model.directory import CONFIG
 from deepseek_trainer.base_model.families import family_of, scratch_settings
-from deepseek_trainer.base_model.source import CONFIG, prepared_model, read_source
+from deepseek_trainer.base_model.guard import understood
+from deepseek_trainer.base_model.source import prepared_model, read_source
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
@@ -56,8 +58,9 @@ def read_base(directory: Path, vault: Vault) -> tuple[Settings, dict[str, Tensor
     """The config.json of a prepared model, and its weights as they are stored."""
     settings = json.loads(bytes(vault.read(directory / CONFIG)))
     weights: dict[str, Tensor] = {}
-    for name in read_source(directory, vault).weights:
-        weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
+    with understood("the base model's weights"):
+        for name in read_source(directory, vault).weights:
+            weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
     return settings, weights
 
 
@@ -68,10 +71,11 @@ def filled(
 
     Raises ConfigError where the weights do not fit.
     """
-    kind = getattr(transformers, family_of(settings["model_type"]).model_class)
-    model, loading = kind.from_pretrained(
-        None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
-    )
+    with understood(f"the base model's {CONFIG}"):
+        kind = getattr(transformers, family_of(settings.get("model_type")).model_class)
+        model, loading = kind.from_pretrained(
+            None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
+        )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted({*map(str, loading[problem])} - drawn):
             raise ConfigError(

@@ -7,14 +7,17 @@ write it, and copies each tensor when it reads.
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import MAX_COUNT, shown, unambiguous
 
 ReadAt = Callable[[int, int], bytes | bytearray | memoryview]  # (offset, length) -> bytes, fewer at the end
 
+MAX_HEADER: Final = 100_000_000  # [bytes], as safetensors' own library
+_MAX_RANK: Final = 32  # dimensions of a tensor
 SIZES: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "U8": 1, "BOOL": 1}  # [bytes]
 
 
@@ -79,15 +82,43 @@ def extents(read_at: ReadAt, size: int, name: str) -> dict[str, Extent]:
     """
     try:
         (length,) = struct.unpack("<Q", read_at(0, 8))
-        header = json.loads(bytes(read_at(8, length)))
-        body = 8 + length
-        return {key: _extent(body, size, **facts) for key, facts in header.items() if key != "__metadata__"}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        if length > min(MAX_HEADER, size - 8):
+            raise ValueError(f"a header of {length:,} bytes cannot be in a file of {size:,}")
+        header = _object(unambiguous(bytes(read_at(8, length))))
+        found = {key: _extent(8 + length, size, key, facts) for key, facts in header.items() if key != "__metadata__"}
+        _refuse_overlap(found)
+    except (struct.error, ValueError) as error:
         raise ConfigError(f"{name} is not a safetensors file, or is cut short: {error}") from error
+    return found
 
 
-def _extent(body: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Extent:
-    start, end = data_offsets
-    if not 0 <= start <= end <= size - body or end - start != math.prod(shape) * SIZES[dtype]:
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("what should be an object is none")
+    return value
+
+
+def _extent(body: int, size: int, key: str, facts: Any) -> Extent:
+    told = _object(facts)
+    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        raise ValueError(f"{shown(key)} is of type {shown(dtype)}, and {', '.join(SIZES)} are read")
+    if not _are_counts(shape, _MAX_RANK) or not _are_counts(offsets, 2) or len(offsets) < 2:
+        raise ValueError(f"{shown(key)} has shape {shown(shape)} and offsets {shown(offsets)}")
+    start, end = offsets
+    if not start <= end <= size - body or end - start != math.prod(shape) * SIZES[dtype]:
         raise ValueError(f"a {dtype} tensor of shape {shape} cannot lie at bytes {start} to {end} of {size - body}")
     return Extent(dtype, tuple(shape), body + start, body + end)
+
+
+def _are_counts(value: Any, most: int) -> TypeGuard[list[int]]:
+    """Whether it is a list of at most so many numbers of things."""
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n <= MAX_COUNT for n in value)
+
+
+def _refuse_overlap(found: Mapping[str, Extent]) -> None:
+    end = 0
+    for key, extent in sorted(found.items(), key=lambda entry: (entry[1].start, entry[1].end)):
+        if extent.start < end:
+            raise ValueError(f"{shown(key)} begins inside of another tensor, at byte {extent.start:,}")
+        end = extent.end

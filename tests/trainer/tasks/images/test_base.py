@@ -19,8 +19,8 @@ from transformers import (
     ViTModel,
 )
 
+from deepseek_trainer.base_model.directory import PREPROCESSOR
 from deepseek_trainer.base_model.misfit import refuse_misfit
-from deepseek_trainer.base_model.source import PREPROCESSOR
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.names import Paths

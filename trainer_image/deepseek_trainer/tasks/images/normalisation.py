@@ -9,8 +9,9 @@ from math import isclose
 from pathlib import Path
 from typing import Any, Final, Self
 
-from deepseek_trainer.base_model.source import PREPROCESSOR
+from deepseek_trainer.base_model.directory import PREPROCESSOR
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import number, shown
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.storage.vault import Vault
 
@@ -35,13 +36,15 @@ class Normalisation:
         """As the prepared base says; from -1 to 1 where it says nothing.  Raises ConfigError for what is not done."""
         settings: dict[str, Any] = json.loads(bytes(vault.read(directory / PREPROCESSOR)))
         factor = settings.get("rescale_factor", BYTE) if settings.get("do_rescale", True) else 1
-        if not isclose(factor, BYTE, rel_tol=1e-3):
-            raise _unusable(f"rescale_factor {factor}", "pixels must be divided by 255")
+        if number(factor) is None or not isclose(factor, BYTE, rel_tol=1e-3):
+            raise _unusable(f"rescale_factor {shown(factor)}", "pixels must be divided by 255")
         if not settings.get("do_normalize", True):
             return cls((0.0,) * channels, (1.0,) * channels)
         mean, std = settings.get("image_mean", [0.5] * channels), settings.get("image_std", [0.5] * channels)
         if not (_fit(mean, channels) and _fit(std, channels) and min(std) > 0):
-            raise _unusable(f"image_mean {mean} and image_std {std}", f"each needs {channels} numbers, std above 0")
+            raise _unusable(
+                f"image_mean {shown(mean)} and image_std {shown(std)}", f"each needs {channels} numbers, std above 0"
+            )
         return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     def preprocessor(self, images: ImagesSpec) -> bytes:
@@ -62,7 +65,7 @@ class Normalisation:
 
 
 def _fit(values: Any, channels: int) -> bool:
-    return isinstance(values, list) and len(values) == channels and all(isinstance(v, int | float) for v in values)
+    return isinstance(values, list) and len(values) == channels and None not in map(number, values)
 
 
 def _unusable(what: str, rule: str) -> ConfigError:

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import BadRecord, DataSpec
 from deepseek_trainer.contract.errors import DataError
@@ -62,7 +63,7 @@ class ImagePreparer(Preparer[Picture]):
         if model is not None:
             Normalisation.of_base(model, vault, self.images.channels)
 
-    def learn(self, inputs: Inputs[Picture], source: Path | None, enough: int) -> None:  # noqa: ARG002
+    def learn(self, inputs: Inputs[Picture], source: Place | None, enough: int) -> None:  # noqa: ARG002
         self.refuse(inputs)
 
     @property

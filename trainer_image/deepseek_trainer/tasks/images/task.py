@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
-from deepseek_trainer.base_model.source import PREPROCESSOR, prepared_model
+from deepseek_trainer.base_model.directory import PREPROCESSOR
+from deepseek_trainer.base_model.source import prepared_model
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.names import Paths

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.base_model.source import source_model
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import load_tokenizer, save_tokenizer, tokenizer_from
@@ -70,7 +71,7 @@ class LanguagePreparer(Preparer[Record]):
         self.learn(inputs, None, TOKENIZER_BYTES)
         save_tokenizer(self.tokenizer, directory, vault)
 
-    def learn(self, inputs: Inputs[Record], source: Path | None, enough: int) -> None:
+    def learn(self, inputs: Inputs[Record], source: Place | None, enough: int) -> None:
         if source is not None:
             self.tokenizer = tokenizer_from(source_model(source)[1])
             return

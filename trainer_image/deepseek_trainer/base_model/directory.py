@@ -1,0 +1,126 @@
+"""A base model as a directory of safetensors files, checked before its weights are read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
+from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
+from deepseek_trainer.base_model.families import FAMILIES, family_of
+from deepseek_trainer.base_model.guard import place
+from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_weights, weights_in
+from deepseek_trainer.base_model.place import Place
+from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
+from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER
+from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
+
+CONFIG: Final = "config.json"
+PREPROCESSOR: Final = "preprocessor_config.json"  # how pixels become what a model of images takes
+INDEX: Final = "model.safetensors.index.json"
+TEMPLATE: Final = "chat_template.jinja"
+MAX_TOKENIZER: Final = 256 << 20  # [bytes]; the largest that exist are a tenth of that
+MAX_TEMPLATE: Final = 4 << 20  # [bytes]
+_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+
+
+def checked_directory(source: Place) -> tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]:
+    """Configuration, files beside it and names of the weight files of a model that can be trained.
+
+    Raises ConfigError for any other.
+    """
+    weights = _weight_files(source)
+    found = weights_in(source.path, weights, source.claim)
+    refuse_batch_norm(source.path, found)
+    config = source.json(CONFIG)
+    _refuse_untrainable(source, config)
+    beside = _beside(source, config)
+    refuse_other_weights(source.path, found, config)
+    return config, beside, weights
+
+
+def refuse_pickle(path: Path) -> None:
+    if path.suffix in _PICKLES:
+        raise ConfigError(
+            f"{place(path)} is a pickle, which runs code when it is loaded: only safetensors and GGUF are read",
+            hint="convert it where it is trusted: model.save_pretrained(path) of transformers writes safetensors",
+        )
+
+
+def _refuse_untrainable(source: Place, config: Mapping[str, Any]) -> None:
+    if "auto_map" in config:
+        raise ConfigError(
+            f"{source.path} brings code of its own (auto_map), which is never run",
+            hint=f"models of type {', '.join(FAMILIES)} need none",
+        )
+    family_of(config.get("model_type"), str(source.path))
+    if "quantization_config" in config:
+        raise ConfigError(
+            f"{source.path} is quantised: its weights cannot be trained", hint="give the unquantised model"
+        )
+    refuse_out_of_bounds(config, place(source.path / CONFIG))
+
+
+def _beside(source: Place, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """The other files that training needs."""
+    if family_of(config.get("model_type")).sees_images:
+        return _preprocessor(source)
+    files = _tokenizer_files(source)
+    refuse_unfit_tokenizer(files, config, source.path)
+    return files
+
+
+def _preprocessor(source: Place) -> dict[str, bytes]:
+    """Empty where there is none, so that nobody can take it away unseen from what is sealed."""
+    settings = source.json(PREPROCESSOR) if source.has(PREPROCESSOR) else {}
+    return {PREPROCESSOR: json.dumps(settings).encode()}
+
+
+def _weight_files(source: Place) -> tuple[str, ...]:
+    names = tuple(sorted(path.name for path in source.path.glob("*.safetensors")))
+    if not names:
+        for path in sorted(source.path.iterdir()):
+            refuse_pickle(path)
+        raise ConfigError(
+            f"{source.path} has no *.safetensors files", hint="model.base.path names a directory or a .gguf file"
+        )
+    return _indexed(source, names) if source.has(INDEX) else names
+
+
+def _indexed(source: Place, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the files in the directory that the index names."""
+    listed = source.json(INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise ConfigError(
+            f"{place(source.path / INDEX)} has no weight_map, or one with other values than names of files",
+            hint="copy the model again; without an index all *.safetensors files are read",
+        )
+    if missing := sorted(set(listed.values()) - set(names)):
+        raise ConfigError(
+            f"{source.path} lacks {', '.join(shown(name)[1:-1] for name in missing[:10])}, which {INDEX} names",
+            hint="copy the model again",
+        )
+    return tuple(sorted(set(listed.values())))
+
+
+def _tokenizer_files(source: Place) -> dict[str, bytes]:
+    if not source.has(TOKENIZER):
+        raise ConfigError(
+            f"{source.path} has no {TOKENIZER}",
+            hint="AutoTokenizer.from_pretrained(path).save_pretrained(path) of transformers writes one",
+        )
+    settings = source.json(SETTINGS)
+    if source.has(TEMPLATE):
+        settings["chat_template"] = _text(source, TEMPLATE)
+    content = (source.content(TOKENIZER, MAX_TOKENIZER), json.dumps(settings).encode())
+    return dict(zip(TOKENIZER_NAMES, content, strict=True))
+
+
+def _text(source: Place, name: str) -> str:
+    try:
+        return source.content(name, MAX_TEMPLATE).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{place(source.path / name)} is not UTF-8 at byte {error.start + 1}", hint="convert it to UTF-8"
+        ) from None

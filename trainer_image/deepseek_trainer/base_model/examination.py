@@ -1,0 +1,67 @@
+"""Tries a base model's tokenizer and chat template before the run: whether they work, within time and memory."""
+
+import logging
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import PreTrainedTokenizerFast
+
+from deepseek_trainer.base_model.bounds import size
+from deepseek_trainer.base_model.confined import confined
+from deepseek_trainer.base_model.guard import cause, place
+from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
+from deepseek_trainer.contract.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SECONDS: Final = 10  # of computing; the tokenizers and templates that exist take less than one
+_HINT: Final = "take tokenizer and chat template from the model's own release"
+_RUN: Final = 100  # characters of a kind in a row, at which a pattern that backtracks takes for ever
+_TEXTS: Final = (
+    "The pump-101 runs at 3.5 bar, isn't it?\n\n\tfor (i = 0; i < 10; i++) { größe += 2 * x[i]; }\r\n",
+    "盐窖在东翼下面。 😀",
+    " ".join(character * _RUN + "!" for character in string.printable),
+    (string.ascii_letters + string.digits) * 4,
+)
+_TURNS: Final = (("system", "Be short."), ("user", "Where is it?"), ("assistant", "There."), ("user", "And now?"))
+_SECTIONS: Final = ((1, 2), (1, 3), (1, 4), (0, 2), (0, 3), (0, 4))  # of these turns: what is rendered
+
+
+def refuse_unfit_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], source: Path) -> None:
+    """Raises ConfigError where the tokenizer does not work, or knows more tokens than the model has embeddings."""
+    what = f"the tokenizer of {place(source)}, or its chat template,"
+    highest = confined(lambda: _tried(files), what, seconds=SECONDS, hint=_HINT)
+    if highest >= (embeddings := size(config, "vocab_size")):
+        raise ConfigError(
+            f"the tokenizer knows the token {highest}, the model has {embeddings} embeddings",
+            hint="take tokenizer and weights from the same release of the model",
+        )
+
+
+def _tried(files: Mapping[str, bytes]) -> int:
+    """The highest token."""
+    tokenizer = tokenizer_from(files)
+    if not (vocabulary := tokenizer.get_vocab()):
+        raise ConfigError("the base model's tokenizer has no tokens", hint=_HINT)
+    backend = tokenizer.backend_tokenizer
+    for found in backend.encode_batch_fast([*_TEXTS], add_special_tokens=False):
+        backend.decode(found.ids)
+    tokenizer("", add_special_tokens=True)
+    if tokenizer.chat_template is not None:
+        _try_template(tokenizer)
+    return int(max(vocabulary.values()))
+
+
+def _try_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Only time and memory count: a template may refuse a conversation, which is told where a record is refused."""
+    for first, end in _SECTIONS:
+        messages = [{"role": role, "content": content} for role, content in _TURNS[first:end]]
+        opens = messages[-1]["role"] == "user"
+        try:
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens)
+        except MemoryError:
+            raise
+        except Exception as error:
+            log.debug("the chat template refuses a sample: %s", cause(error))

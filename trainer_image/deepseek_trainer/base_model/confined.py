@@ -20,13 +20,12 @@ from deepseek_trainer.worker.process import die_with_parent
 
 T = TypeVar("T")
 
-MEMORY: Final = 2 << 30  # [bytes] beyond what the process has when it begins
 _ANSWER: Final = 1 << 30  # [bytes] at most
 _PATIENCE: Final = 10  # [s] of waiting for each second of computing: the machine may be busy with other things
 _READ: Final = 1 << 20  # [bytes]
 
 
-def confined(work: Callable[[], T], what: str, *, seconds: int, hint: str, memory: int = MEMORY) -> T:
+def confined(work: Callable[[], T], what: str, *, seconds: int, hint: str, memory: int) -> T:
     """What `work` returns, which must be JSON.  It is done in a child process, so that it changes nothing here.
 
     Raises what `work` raises where that is a ConfigError, and ConfigError about `what` in place of any other error, and

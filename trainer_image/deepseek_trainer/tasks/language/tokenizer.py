@@ -5,8 +5,9 @@ tokenised by `prompt_ids` alone, so that training, evaluation and answers see th
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby, islice
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +15,19 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from deepseek_trainer.base_model.guard import understood
+from deepseek_trainer.base_model.patience import within
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.tasks.language.chat import QUESTION, Span, encoded, rendered, spans
+from deepseek_trainer.tasks.language.chat import (
+    QUESTION,
+    Section,
+    Span,
+    all_rendered,
+    encoded,
+    rendered,
+    sections,
+    spans,
+)
 from deepseek_trainer.tasks.language.conversation import ASSISTANT, USER, Conversation, Message, Question
 from deepseek_trainer.tasks.language.packing import Document
 from deepseek_trainer.tasks.language.records import Record
@@ -24,6 +36,8 @@ BEGIN: Final = "<|begin|>"
 END: Final = "<|end|>"
 PAD: Final = "<|pad|>"
 
+_SECONDS: Final = 60  # for a batch, and a second more for each
+_CHARACTERS: Final = 20_000  # of it: a core tokenises a hundred times as much in a second
 _BATCH_CHARACTERS: Final = 1 << 20  # tokenised at once, on all cores
 _PIECE_CHARACTERS: Final = 1 << 16  # longer texts are cut, to be tokenised in parallel
 # Every pre-tokeniser in use cuts after a lone line end anyway, so a cut here changes no token.
@@ -62,12 +76,14 @@ def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
     """The tokens that come before an answer to `prompt`."""
     if isinstance(prompt, tuple):
         return [token for ids, _ in _spans(tokenizer, prompt) for token in ids]
-    return _prompt_ids(tokenizer, [prompt])[0]
+    texts = [] if tokenizer.chat_template is None else [rendered(tokenizer, (Message(USER, prompt),))]
+    return _prompt_ids(tokenizer, [prompt], texts)[0]
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text's opening, which is to be continued."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    with understood("the tokenizer, on a text of the data,"):
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def response_ids(tokenizer: Any, response: str) -> list[int]:
@@ -105,12 +121,40 @@ def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:
             "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
         )
     for batch in _batches(records):
-        for kind, records_of_kind in groupby(batch, lambda record: type(record.prompt)):
-            tokenised = {type(None): _texts, str: _answers, tuple: _conversations}[kind]
-            yield from tokenised(tokenizer, list(records_of_kind))
+        texts = all_rendered(tokenizer, [section for record in batch for section in _sections(tokenizer, record)])
+        characters = sum(len(text) for record in batch for text in record.texts()) + sum(map(len, texts))
+        yield from within(
+            _SECONDS + characters / _CHARACTERS,
+            partial(_tokenised, tokenizer, batch, iter(texts)),
+            f"the tokenizer, from {batch[0].place} on,",
+            hint="take the tokenizer from the model's own release, or look at what is odd in these records",
+        )
 
 
-def _texts(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
+def _tokenised(tokenizer: Any, batch: list[Record], texts: Iterator[str]) -> list[Document]:
+    """`texts` are those of the sections of the records, in order."""
+    found: list[Document] = []
+    for kind, records_of_kind in groupby(batch, lambda record: type(record.prompt)):
+        tokenised = {type(None): _texts, str: _answers, tuple: _conversations}[kind]
+        found += tokenised(tokenizer, list(records_of_kind), texts)
+    return found
+
+
+def _sections(tokenizer: Any, record: Record) -> list[Section]:
+    """What the chat template has to render of a record."""
+    if tokenizer.chat_template is None or record.prompt is None:
+        return []
+    if isinstance(record.prompt, str):
+        return [((Message(USER, record.prompt),), record.place)]
+    return sections(_turns(record), record.place)
+
+
+def _turns(record: Record) -> Conversation:
+    assert isinstance(record.prompt, tuple), "one kind of record at a time"
+    return (*record.prompt, Message(ASSISTANT, record.text))
+
+
+def _texts(tokenizer: Any, records: list[Record], _: Iterator[str]) -> Iterator[Document]:
     cut = [list(_pieces(record.text)) for record in records]
     tokens = iter(encoded(tokenizer, [part for text in cut for part in text]))
     for text in cut:
@@ -118,19 +162,19 @@ def _texts(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
         yield Document(np.array(ids, np.uint32), np.ones(len(ids), np.bool_))
 
 
-def _answers(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
-    prompts = _prompt_ids(tokenizer, [str(record.prompt) for record in records])
+def _answers(tokenizer: Any, records: list[Record], texts: Iterator[str]) -> Iterator[Document]:
+    asked = [str(record.prompt) for record in records]
+    prompts = _prompt_ids(tokenizer, asked, [*islice(texts, len(asked))])
     answers = encoded(tokenizer, [record.text for record in records])
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = np.array([*prompt, *answer, tokenizer.eos_token_id], np.uint32)
         yield Document(ids, np.arange(len(ids)) >= len(prompt))
 
 
-def _conversations(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
+def _conversations(tokenizer: Any, records: list[Record], texts: Iterator[str]) -> Iterator[Document]:
     for record in records:
-        assert isinstance(record.prompt, tuple), "one kind of record at a time"
-        turns = (*record.prompt, Message(ASSISTANT, record.text))
-        yield _document(list(_spans(tokenizer, turns, record.place)), tokenizer.eos_token_id)
+        own = [*islice(texts, len(_sections(tokenizer, record)))]
+        yield _document(list(_spans(tokenizer, _turns(record), own, record.place)), tokenizer.eos_token_id)
 
 
 def _document(parts: list[Span], end: int) -> Document:
@@ -143,17 +187,20 @@ def _document(parts: list[Span], end: int) -> Document:
     return Document(ids, np.repeat([learned for _, learned in parts], [len(tokens) for tokens, _ in parts]))
 
 
-def _spans(tokenizer: Any, turns: Conversation, place: str = "the conversation") -> Iterator[Span]:
+def _spans(
+    tokenizer: Any, turns: Conversation, texts: Sequence[str] | None = None, place: str = "the conversation"
+) -> Iterator[Span]:
     if tokenizer.chat_template is None:
         yield _begin(tokenizer), False
-    yield from spans(tokenizer, turns, place)
+    yield from spans(tokenizer, turns, texts, place)
 
 
-def _prompt_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
+def _prompt_ids(tokenizer: Any, prompts: list[str], texts: list[str]) -> list[list[int]]:
+    """`texts` are what the chat template makes of them, if there is one."""
     if tokenizer.chat_template is None:
         begin = _begin(tokenizer)
         return [[*begin, *ids] for ids in encoded(tokenizer, [QUESTION.format(prompt=prompt) for prompt in prompts])]
-    return encoded(tokenizer, [rendered(tokenizer, (Message(USER, prompt),)) for prompt in prompts])
+    return encoded(tokenizer, texts)
 
 
 def _begin(tokenizer: Any) -> list[int]:

@@ -10,6 +10,7 @@ from deepseek_trainer.contract.errors import ConfigError, DataError
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.retention import Retention
+from deepseek_trainer.storage.trees import files_in
 from deepseek_trainer.storage.vault import Vault
 from dstj.commands.checkpoints import opened
 from dstj.local.home import Home
@@ -71,4 +72,4 @@ def _print_deleted(sizes: dict[int, int], kept: tuple[int, ...]) -> None:
 
 
 def _size_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files_in(directory))

@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import shutil
 import signal
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from deepseek_operator.jobs.spec import VolumeRetention
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.lines import say
+from deepseek_trainer.storage.durable import remove
 from dstj.jobfile import Job, load_job
 from dstj.local.claims import sources
 from dstj.local.cluster import LocalCluster
@@ -80,10 +80,10 @@ def _driven(cluster: LocalCluster, *, plain: bool) -> signal.Signals | None:
 def recreate(place: JobHome, job: Job) -> None:
     """Do what deleting the job in a cluster does: its state and logs go, its work volume only if the job says so."""
     place.status_file.unlink(missing_ok=True)
-    shutil.rmtree(place.logs, ignore_errors=True)
+    remove(place.logs, ignore_errors=True)
     volume = job.spec.checkpoint.volume
     if volume.claim_name is None and volume.when_deleted is VolumeRetention.DELETE:
-        shutil.rmtree(place.paths.work, ignore_errors=True)
+        remove(place.paths.work, ignore_errors=True)
 
 
 async def drive(cluster: LocalCluster, screen: Display) -> signal.Signals | None:

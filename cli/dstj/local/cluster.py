@@ -1,7 +1,6 @@
 """A cluster of one machine, over which the operator's own pass decides what happens, as over a real one."""
 
 import asyncio
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -13,6 +12,7 @@ from deepseek_operator.jobs.training_job import TrainingJob
 from deepseek_operator.objects.observed import Notice, Owner, OwnerKey, Ref
 from deepseek_trainer.contract.names import ENV_ROOT
 from deepseek_trainer.contract.progress import Progress
+from deepseek_trainer.storage.durable import remove
 from dstj.local import strays
 from dstj.local.claims import Sources
 from dstj.local.home import JobHome
@@ -61,7 +61,7 @@ class LocalCluster:
     def recover(self) -> None:
         """End the processes of a `dstj run` that was killed.  The next pass then finds its worker job gone."""
         strays.end_all(ENV_ROOT, str(self._home.directory))
-        shutil.rmtree(self._home.directory / "tmp", ignore_errors=True)
+        remove(self._home.directory / "tmp", ignore_errors=True)
         store(self._home, self.manifest)
 
     def suspend(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from deepseek_operator.concurrency import gathered
 from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
+from deepseek_trainer.storage.durable import remove
 from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.worker.process import die_with_parent
 from dstj.local import strays
@@ -76,7 +76,7 @@ class LocalPod:
             self._end("Failed" if any(codes) else "Succeeded")
         finally:
             strays.end_all(ENV_SCRATCH, str(self._scratch))
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove(self._scratch, ignore_errors=True)
 
     def stop(self, grace_s: float) -> None:
         """Send SIGTERM to each container's main process, as the kubelet does, and SIGKILL to all after `grace_s`."""

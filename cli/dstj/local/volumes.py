@@ -1,9 +1,9 @@
 """Mounts volumes without a kubelet, as links and files below the job's own directory."""
 
-import shutil
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import TryAgainError
+from deepseek_trainer.storage.durable import remove
 from dstj.local.claims import Sources
 from dstj.local.kubelet import Manifest, field_of, mounts
 
@@ -44,6 +44,6 @@ def _link_secret(place: Path, secret: Path) -> None:
     """Link the keys instead of copying them: a key that is deleted or rotated must not live on beside what it seals."""
     if place.is_symlink():
         place.unlink()
-    shutil.rmtree(place, ignore_errors=True)
+    remove(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(secret)

@@ -16,7 +16,8 @@ from deepseek_trainer.contract.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-SECONDS: Final = 10  # of computing; the tokenizers and templates that exist take less than one
+SECONDS: Final = 10  # of computing, and one more for each MiB: what exists takes a third of a second for it
+_BYTES_PER_SECOND: Final = 1 << 20
 MEMORY: Final = 2 << 30  # [bytes] beyond what the process has
 _HINT: Final = "take tokenizer and chat template from the model's own release"
 _RUN: Final = 100  # characters of a kind in a row, at which a pattern that backtracks takes for ever
@@ -33,7 +34,8 @@ _SECTIONS: Final = ((1, 2), (1, 3), (1, 4), (0, 2), (0, 3), (0, 4))  # of these 
 def refuse_unfit_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], source: Path) -> None:
     """Raises ConfigError where the tokenizer does not work, or knows more tokens than the model has embeddings."""
     what = f"the tokenizer of {place(source)}, or its chat template,"
-    highest = confined(lambda: _tried(files), what, seconds=SECONDS, memory=MEMORY, hint=_HINT)
+    seconds = SECONDS + sum(map(len, files.values())) // _BYTES_PER_SECOND
+    highest = confined(lambda: _tried(files), what, seconds=seconds, memory=MEMORY, hint=_HINT)
     if highest >= (embeddings := size(config, "vocab_size")):
         raise ConfigError(
             f"the tokenizer knows the token {highest}, the model has {embeddings} embeddings",

@@ -14,7 +14,7 @@ from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.streams import Advance, unwatched
 from deepseek_trainer.storage.vault import Context, Vault
 
-_STEP: Final = re.compile(r"step-(\d{8,})")
+_STEP: Final = re.compile(r"step-([0-9]{8,20})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,18 @@ def step_directory(directory: Path, step: int) -> Path:
 
 def steps_in(directory: Path) -> list[int]:
     """The steps of the complete checkpoints that lie there, in order, whether they can be trusted or not."""
-    matches = (_STEP.fullmatch(path.name) for path in directory.glob("step-*"))
-    return sorted(int(match[1]) for match in matches if match)
+    return sorted(step for path in directory.glob("step-*") if (step := _step_of(path)) is not None)
+
+
+def misnamed_in(directory: Path) -> list[Path]:
+    """What lies there by a name that is like a checkpoint's, but that we never give.  It is left alone."""
+    return sorted(path for path in directory.glob("step-*") if "." not in path.name and _step_of(path) is None)
+
+
+def _step_of(path: Path) -> int | None:
+    """The step of a checkpoint's directory; None by any other name, also for one of more zeros or other digits."""
+    match = _STEP.fullmatch(path.name)
+    return int(match[1]) if match and step_directory(path.parent, int(match[1])).name == path.name else None
 
 
 def read_head(directory: Path, vault: Vault) -> Head | None:

@@ -16,6 +16,7 @@ from deepseek_trainer.checkpoints.catalog import (
     CheckpointInfo,
     Refused,
     find,
+    misnamed_in,
     open_checkpoint,
     read_head,
     step_directory,
@@ -24,6 +25,7 @@ from deepseek_trainer.checkpoints.catalog import (
 )
 from deepseek_trainer.checkpoints.manifest import HEAD, MANIFEST, Commit, Head, Manifest
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, TryAgainError, UnreadableError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.commit import remove_leftovers, with_room
 from deepseek_trainer.storage.durable import reading, remove, storing, sync
@@ -55,6 +57,8 @@ class Ledger:
         with storing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             sync(self.directory.parent)
+        for path in misnamed_in(self.directory):
+            log.warning("leaving alone what has no name of a checkpoint: %s", shown(path.name))
         head = read_head(self.directory, self.vault) or Head(self.vault.job, self._owner)
         for step in steps_in(self.directory):
             if head.newest is None or step > head.newest.step:

@@ -5,7 +5,6 @@ renames the directory to `step-N` and records it in HEAD.json.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from deepseek_trainer.checkpoints.manifest import Manifest, RankFile, TensorInfo
 from deepseek_trainer.checkpoints.statefile import State, entries, join, split
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.times import utc_now
+from deepseek_trainer.storage.durable import remove
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Context, Vault
 from deepseek_trainer.worker.agreement import Exchange, agree, alone
@@ -99,7 +99,7 @@ class CheckpointStore:
             self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, written, meta)))
         except BaseException:
             if self._is_lead:
-                shutil.rmtree(partial, ignore_errors=True)
+                remove(partial, ignore_errors=True)
             raise
         return self._each(lambda: open_checkpoint(step_directory(self.directory, step), step, self.vault))
 

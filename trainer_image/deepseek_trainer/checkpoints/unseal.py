@@ -1,7 +1,6 @@
 """Writes checkpoints and results out in the clear, for people who hold the key."""
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import BinaryIO
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import MANIFEST
 from deepseek_trainer.contract.errors import ConfigError, DataError
-from deepseek_trainer.storage.durable import storing, sync
+from deepseek_trainer.storage.durable import remove, storing, sync
 from deepseek_trainer.storage.streams import Advance, Bytes, unwatched
+from deepseek_trainer.storage.trees import files_in
 from deepseek_trainer.storage.vault import SUFFIX, Context, Vault
 
 
@@ -30,7 +30,7 @@ def decrypt(info: CheckpointInfo, vault: Vault, target: Path, advance: Advance =
 
 def decrypt_result(source: Path, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
     """Write the files of an exported result, with its subdirectories, into the new directory `target`."""
-    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    files = [path.relative_to(source) for path in files_in(source)] if source.is_dir() else []
     if not files:
         raise DataError(f"no result in {source}", hint="it is there when the job has succeeded")
     with _new_private_directory(target):
@@ -50,7 +50,7 @@ def _new_private_directory(target: Path) -> Iterator[None]:
         yield
         sync(target)
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target, ignore_errors=True)
         raise
 
 

@@ -165,16 +165,20 @@ def _files(root: Path) -> list[Path] | None:
     return [root] if root.exists() else None
 
 
-def _visible_files(directory: Path) -> Iterator[Path]:
-    with readable(str(directory), way_out=""):
-        entries = [*directory.iterdir()]
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "lost+found":
-            continue
-        if entry.is_dir():
-            yield from _visible_files(entry)
-        else:  # what is no file is refused when it is opened: to pass it over would be to train on less
-            yield entry
+def _visible_files(root: Path) -> Iterator[Path]:
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        with readable(str(directory), way_out=""):
+            entries = [entry for entry in directory.iterdir() if not _is_hidden(entry)]
+            directories = [entry for entry in entries if entry.is_dir()]
+        waiting += directories
+        # What is no file is refused when it is opened: to pass it over would be to train on less.
+        yield from (entry for entry in entries if entry not in directories)
+
+
+def _is_hidden(entry: Path) -> bool:
+    return entry.name.startswith(".") or entry.name == "lost+found"
 
 
 def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]) -> NoReturn:

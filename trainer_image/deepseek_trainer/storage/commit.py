@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from deepseek_trainer.storage.durable import StorageError, beside, remove, sync
+from deepseek_trainer.storage.trees import entries_in
 
 T = TypeVar("T")
 
@@ -73,6 +74,6 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
+    for path in entries_in(directory):
         sync(path)
     sync(directory)

@@ -14,6 +14,7 @@ from deepseek_trainer.contract.errors import TryAgainError, UnreadableError
 from deepseek_trainer.storage.access import DENIED, denied
 from deepseek_trainer.storage.renaming import PARTIAL, put_new
 from deepseek_trainer.storage.streams import Bytes
+from deepseek_trainer.storage.trees import remove_tree
 
 _HINTS: Final = {
     errno.ENOSPC: "free space on the volume or enlarge it; let checkpoint.retention keep less",
@@ -106,10 +107,11 @@ def sync(path: Path) -> None:
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Remove a file, or a directory with all that it holds.  Of a link only the link goes, never what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=ignore_errors)
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(*[OSError] if ignore_errors else []):
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def beside(path: Path) -> Path:

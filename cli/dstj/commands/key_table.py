@@ -67,7 +67,7 @@ def _print_keyring(path: Path, key_dir: Path | None, files: Mapping[str, Path]) 
     for key, created, kek in wrapped:
         use = "seals new files" if key == content.primary else "reads older files"
         rows.append((key, created, kek, files[kek].name if kek in files else "not here", use))
-    _say([DATA_KEYS, *rows])
+    _print([DATA_KEYS, *rows])
     if key_dir and set(content.keks) & files.keys():
         say(f"  {_state(path, content.job, keks_in(key_dir))}")
 

@@ -267,6 +267,9 @@ def _result(commands: "Commands") -> None:
     command = _command(commands, "result", "dstj.commands.checkpoints:result", "write a job's result in the clear")
     _source(command)
     _target(command)
+    command.add_argument(
+        "--without-manifest", action="store_true", help="also take a result that an earlier version left without one"
+    )
 
 
 def _source(command: argparse.ArgumentParser, *, required: bool = True) -> None:

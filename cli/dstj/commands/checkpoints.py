@@ -4,16 +4,17 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from deepseek_trainer.checkpoints.catalog import CheckpointInfo, Refused, list_checkpoints
+from deepseek_trainer.checkpoints.catalog import CheckpointInfo, Refused, list_checkpoints, read_head
 from deepseek_trainer.checkpoints.catalog import verify as verify_whole
 from deepseek_trainer.checkpoints.unseal import decrypt as decrypt_to
-from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.errors import DataError, IntegrityError
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.result.manifest import Manifest, open_result, open_without_manifest
+from deepseek_trainer.result.unseal import decrypt_result
 from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.streams import Advance
-from deepseek_trainer.storage.vault import SUFFIX, Purpose, Vault
+from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.local.work import Work, work_of
 from dstj.screen.errors import print_error
 from dstj.screen.progress import bar
@@ -80,20 +81,43 @@ def decrypt(arguments: Namespace) -> int:
 def result(arguments: Namespace) -> int:
     """Write the exported model, adapter, model card and report in the clear."""
     work = work_of(arguments)
-    source = _exported(work.export)
-    files = [path for path in source.rglob("*") if path.is_file()]
-    vault = work.vault(Purpose.EXPORT, sealed=any(path.suffix == SUFFIX for path in files))
-    with bar("decrypting", sum(path.stat().st_size for path in files)) as advance:
-        decrypt_result(source, vault, Path(arguments.to), advance)
-    say(f"{source} is in {arguments.to}, in the clear")
+    directory, vault = _exported(work.export), work.vault(Purpose.EXPORT, sealed=work.is_sealed)
+    found = (open_without_manifest if arguments.without_manifest else open_result)(directory, vault)
+    if found.manifest is not None:
+        _refuse_replaced(work, found.manifest)
+    with bar("decrypting", found.size_bytes) as advance:
+        decrypt_result(found, Path(arguments.to), advance)
+    say(f"{directory}{_origin(found.manifest)} is in {arguments.to}, in the clear")
     return ExitCode.DONE
+
+
+def _refuse_replaced(work: Work, manifest: Manifest) -> None:
+    """Raise IntegrityError if the checkpoints beside it record that the job has exported another result since."""
+    if not work.checkpoints.is_dir() or manifest.commit is None:
+        return
+    head = read_head(work.checkpoints, work.vault(Purpose.CHECKPOINT, sealed=work.is_sealed))
+    if head is None or head.exported is None:
+        return
+    # A run that crashed between its export and the record of it has exported the newest checkpoint.
+    newest = head.newest.digest if head.newest else None
+    if manifest.commit not in (head.exported, newest):
+        raise IntegrityError(
+            f"{work.export / manifest.name} is not the last result of the job{_origin(manifest)}",
+            hint="an older one was put in its place: restore the last one from a backup, or let the job export it "
+            "again; without the directory checkpoints nobody compares",
+        )
+
+
+def _origin(manifest: Manifest | None) -> str:
+    """When it was made of which step, as far as that is known."""
+    return "" if manifest is None else f", of step {manifest.step}, exported {manifest.created},"
 
 
 def opened(work: Work) -> Vault:
     """The vault of a job's checkpoints.  Raises DataError if none was ever written, and what Work.vault raises."""
     if not work.checkpoints.is_dir():
         raise DataError(f"no checkpoints in {work.checkpoints}", hint="the first one comes after checkpoint.interval")
-    return work.vault(Purpose.CHECKPOINT, sealed=work.key_dir is not None or work.keyring.exists())
+    return work.vault(Purpose.CHECKPOINT, sealed=work.is_sealed)
 
 
 def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
@@ -104,6 +128,8 @@ def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
 def _exported(directory: Path) -> Path:
     """The one result in the export directory.  Names with `.partial-` are of results that were not finished."""
     results = [path for path in directory.glob("*") if path.is_dir() and ".partial" not in path.name]
+    if links := [path for path in (directory, *results) if path.is_symlink()]:
+        raise IntegrityError(f"{links[0]} is a link", hint="a job writes its result to its own volume: name that")
     if not results:
         raise DataError(f"no result in {directory}", hint="the job has not succeeded yet")
     if len(results) > 1:

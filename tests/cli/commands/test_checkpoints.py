@@ -1,14 +1,16 @@
 """`dstj checkpoint` and `dstj result`, on checkpoints that the trainer's own store wrote."""
 
 import re
+import shutil
 
 import pytest
 
-from deepseek_trainer.storage.vault import Purpose
+from deepseek_trainer.checkpoints.store import CheckpointStore
 from dstj.local.store import store
 from support.builders.checkpoints import a_key, a_run
 from support.builders.cli import a_job, job_home
-from support.builders.vault import OTHER_KEK, a_vault
+from support.builders.result import FILES, a_result
+from support.builders.vault import OTHER_KEK, a_state, a_store, a_vault
 from support.faults.crashes import bad_sector, damage
 
 
@@ -114,21 +116,89 @@ def test_either_a_job_or_a_directory_is_named(run_dstj, place, words):
     assert run_dstj(*words) == 2
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-def test_result_is_written_in_the_clear(run_dstj, place, sealed):
+@pytest.mark.parametrize(("sealed", "clear_files"), [(True, False), (True, True), (False, False)])
+def test_result_is_written_in_the_clear(run_dstj, place, capsys, sealed, clear_files):
     a_key(place)
-    work = a_run(sealed=sealed)
-    exported = work / "export/tiny"
-    (exported / "adapter").mkdir(parents=True)
-    vault = a_vault(work, purpose=Purpose.EXPORT, sealed=sealed)
-    vault.write(exported / "model.safetensors", b"weights")
-    vault.write(exported / "adapter/config.json", b"{}")
+    a_result(a_run(sealed=sealed), sealed=sealed, clear_files=clear_files)
     assert run_dstj("result", "tiny", "--to", place / "out") == 0
-    assert (place / "out/model.safetensors").read_bytes() == b"weights"
-    assert (place / "out/adapter/config.json").read_bytes() == b"{}"
+    assert {name: (place / "out" / name).read_bytes() for name in FILES} == FILES
+    assert "of step 20, exported 2026-11-21T00:00:00Z, is in" in capsys.readouterr().out
 
 
 def test_result_of_a_job_that_has_none_is_named(run_dstj, work, place, capsys):
     assert run_dstj("result", "tiny", "--to", place / "out") == 65
     assert "the job has not succeeded yet" in capsys.readouterr().err
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_files_in_the_clear_are_never_the_result_of_a_sealed_job(run_dstj, place, capsys, with_manifest):
+    """The key and the keyring say that it is sealed, whatever lies on the volume."""
+    keys, work = a_key(place), a_run(sealed=True)
+    directory = a_result(work, sealed=False)
+    if not with_manifest:
+        (directory / "manifest.json").unlink()
+    copy = ("result", "--directory", work, "--to", place / "out")
+    for words in (("result", "tiny", "--to", place / "out"), (*copy, "--key-dir", keys)):
+        for more in ((), ("--without-manifest",)):
+            assert run_dstj(*words, *more) == 77
+    assert run_dstj(*copy) == 64
+    assert "give --key-dir DIR" in capsys.readouterr().err
+    (work / "keyring.json").unlink()
+    (work / "keyring.json").symlink_to("nowhere")
+    assert run_dstj(*copy) == 64
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["export", "export/demo", "export/demo/adapter", "export/demo/README.md"])
+def test_result_that_lies_elsewhere_is_not_followed(run_dstj, place, capsys, name):
+    work = a_run(sealed=False)
+    a_result(work, sealed=False)
+    (work / name).rename(place / "elsewhere")
+    (work / name).symlink_to(place / "elsewhere")
+    assert run_dstj("result", "tiny", "--to", place / "out") == 77
+    assert "is a link" in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_older_result_in_the_place_of_the_last_is_refused(run_dstj, place, capsys, sealed):
+    a_key(place)
+    work = a_run(sealed=sealed, steps=(10,))
+    checkpoints = a_store(work, sealed=sealed)
+    results = []
+    for step in (20, 30):
+        checkpoints.save(step, a_state(step), {})
+        directory = a_result(work, sealed=sealed, commit=checkpoints.newest_digest(), step=step)
+        assert run_dstj("result", "tiny", "--to", place / f"of a crash after export {step}") == 0
+        checkpoints.mark_exported()
+        results.append(directory.rename(place / f"of step {step}"))
+    checkpoints.save(40, a_state(40), {})
+    results[1].rename(directory)
+    assert run_dstj("result", "tiny", "--to", place / "last") == 0, "also while training goes on"
+    directory.rename(results[1])
+    results[0].rename(directory)
+    capsys.readouterr()
+    assert run_dstj("result", "tiny", "--to", place / "older") == 77
+    assert "is not the last result of the job, of step 20" in capsys.readouterr().err
+
+
+def test_result_of_an_earlier_version_needs_a_word(run_dstj, place, capsys):
+    a_key(place)
+    directory = a_result(a_run(sealed=True))
+    (directory / "manifest.json.sealed").unlink()
+    assert run_dstj("result", "tiny", "--to", place / "out") == 77
+    assert "--without-manifest" in capsys.readouterr().err
+    assert run_dstj("result", "tiny", "--to", place / "out", "--without-manifest") == 0
+    assert {name: (place / "out" / name).read_bytes() for name in FILES} == FILES
+
+
+def test_volume_of_another_job_under_the_same_key_is_refused(run_dstj, place, capsys):
+    a_key(place)
+    work = a_run(sealed=True)
+    shutil.rmtree(work)
+    CheckpointStore(work / "checkpoints", a_vault(work, job="lab/other")).save(10, a_state(10), {})
+    a_result(work, job="lab/other")
+    for words in (("result", "tiny", "--to", place / "out"), ("checkpoint", "list", "tiny")):
+        assert run_dstj(*words) == 77
+        assert "belongs to job 'lab/other', not to lab/demo" in capsys.readouterr().err

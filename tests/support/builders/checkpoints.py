@@ -2,7 +2,7 @@
 
 from dstj.local.store import store
 from support.builders.cli import a_job, job_home
-from support.builders.vault import KEK, a_state, a_store
+from support.builders.vault import JOB, KEK, a_state, a_store
 
 KEY = {"encryption": {"keyRef": {"secretName": "s"}}}
 
@@ -19,7 +19,9 @@ def a_key(place, key=KEK):
 def a_run(*, sealed, steps=(10, 20)):
     """A job with a checkpoint for each step, and its work volume."""
     home = job_home()
-    store(home, a_job(checkpoint=KEY if sealed else {}) | {"status": {}})
+    namespace, name = JOB.split("/")
+    job = a_job(checkpoint=KEY if sealed else {})
+    store(home, job | {"metadata": {"namespace": namespace, "name": name}, "status": {}})
     home.paths.work.mkdir()
     checkpoints = a_store(home.paths.work, sealed=sealed)
     for step in steps:

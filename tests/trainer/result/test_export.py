@@ -8,19 +8,22 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepseek_trainer.base_model.source import prepare_model
-from deepseek_trainer.checkpoints.unseal import decrypt_result
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.model.loading import load_model, trainable_parameters
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.result.export import Results, export
+from deepseek_trainer.result.manifest import open_result
+from deepseek_trainer.result.unseal import decrypt_result
 from deepseek_trainer.tasks.language.task import LanguageTask
 from deepseek_trainer.tasks.task import Answer
-from deepseek_trainer.worker.vaults import data_vault, export_vault
+from deepseek_trainer.worker.vaults import data_vault, export_vault, manifest_vault
 from support.builders.model import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, sealed, tiny_model
 
 RESULTS = Results(
     events=[{"event": "step", "time": 1e9, "step": 1, "loss": 2.0, "learningRate": 1e-4, "tokensPerSecond": 9.0}],
     weights="of step 6, with the lowest validation loss",
+    step=6,
+    commit="c0de",
     requested=MethodType.LORA,
     data={"digest": "d1ce", "train": {"records": 20, "rows": 3, "skipped": 2}},
     before={"loss": 4.0, "right": 0, "asked": 4},
@@ -121,7 +124,7 @@ def test_model_card_tells_origin_result_and_checksums_and_no_sample(job):
     assert "secret" not in card
     checksums = dict(re.findall(r"^\| (\S+) \| ([0-9a-f]{64}) \|$", card, re.MULTILINE))
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    assert checksums.keys() == files - {"README.md", "report.html", "evaluation.json"}
+    assert checksums.keys() == files - {"README.md", "report.html", "evaluation.json", "manifest.json"}
     for name, digest in checksums.items():
         assert hashlib.sha256((target / name).read_bytes()).hexdigest() == digest
 
@@ -163,12 +166,21 @@ def test_sealed_export_is_sealed_to_the_last_file_and_can_be_unsealed(tmp_path):
     before = logits(model)
     target = exported(config, paths, model)
     files = [path for path in target.rglob("*") if path.is_file()]
-    assert len(files) == 10
+    assert len(files) == 11
     for path in files:
         assert path.suffix == ".sealed"
         assert not any(word in path.read_bytes() for word in (b"secret", b"embed_tokens", b"pumps", b"lora_A"))
-    decrypt_result(target, export_vault(config, paths), tmp_path / "clear")
+    decrypt_result(open_result(target, export_vault(config, paths)), tmp_path / "clear")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "clear")
     torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "clear" / "adapter" / "adapter_config.json").exists()
     assert (tmp_path / "clear").stat().st_mode & 0o777 == 0o700
+
+
+def test_manifest_of_a_result_in_the_clear_is_sealed_where_the_job_has_a_key(tmp_path):
+    config, paths, model = a_job(tmp_path, is_sealed=True, export={"formats": ["Adapter"], "sealed": False})
+    target = exported(config, paths, model)
+    assert {path.name for path in target.rglob("*.sealed")} == {"manifest.json.sealed"}
+    manifest = open_result(target, manifest_vault(config, paths)).manifest
+    assert (manifest.key_id, manifest.step, manifest.commit, manifest.job) == (None, 6, "c0de", "ml/pumps")
+    assert {file.name for file in manifest.files} > {"README.md", "adapter/adapter_config.json"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from deepseek_trainer.base_model.digest import digest_of
+from deepseek_trainer.checkpoints.catalog import read_head
 from deepseek_trainer.checkpoints.legs import legs_from
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
@@ -27,8 +28,10 @@ from deepseek_trainer.contract.names import (
     Paths,
 )
 from deepseek_trainer.contract.volume import VolumePath
+from deepseek_trainer.result.manifest import open_result
 from deepseek_trainer.run.rank import Rank
 from deepseek_trainer.run.resume import checkpoint_to_resume
+from deepseek_trainer.storage.vault import Purpose, Vault
 from deepseek_trainer.tasks.language.batch import TokenBatch
 from deepseek_trainer.training import loop
 from deepseek_trainer.training.torch_learner import TorchLearner
@@ -59,6 +62,15 @@ def test_the_best_weights_are_exported_and_the_card_and_the_report_say_so(paths:
     assert f"| Weights | {weights} |" in (result / "README.md").read_text()
     assert f"<td>{weights}</td>" in (result / "report.html").read_text()
     assert loss_after(result) == evaluations(paths)[1]
+
+
+def test_the_manifest_of_a_result_names_the_step_and_the_commit_with_which_the_run_ended(paths: Paths):
+    result = trained(diverging(paths), paths)
+    manifest = open_result(result, Vault("ml/demo", Purpose.EXPORT)).manifest
+    head = read_head(paths.checkpoints, Vault("ml/demo", Purpose.CHECKPOINT))
+    assert manifest is not None
+    assert head is not None
+    assert (manifest.step, manifest.commit) == (1, head.exported)
 
 
 def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_the_card_says_why(paths: Paths):

@@ -141,6 +141,11 @@ class CheckpointStore:
         """
         self._on_lead(lambda: self._ledger.set_aside(after_step))
 
+    def newest_digest(self) -> str | None:
+        """The digest of the newest checkpoint's manifest, as it is recorded.  The lead asks, alone."""
+        newest = self._ledger.head().newest
+        return newest.digest if newest else None
+
     def mark_exported(self) -> None:
         """Record that the run has ended with the newest checkpoint, and that its model is exported."""
         self._on_lead(self._ledger.mark_exported)

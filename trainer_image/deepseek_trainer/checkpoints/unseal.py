@@ -1,4 +1,4 @@
-"""Writes checkpoints and results out in the clear, for people who hold the key."""
+"""Writes checkpoints out in the clear, for people who hold the key."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -8,11 +8,10 @@ from typing import BinaryIO
 
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import MANIFEST
-from deepseek_trainer.contract.errors import ConfigError, DataError
+from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.storage.durable import remove, storing, sync
 from deepseek_trainer.storage.streams import Advance, Bytes, unwatched
-from deepseek_trainer.storage.trees import files_in
-from deepseek_trainer.storage.vault import SUFFIX, Context, Vault
+from deepseek_trainer.storage.vault import Context, Vault
 
 
 def decrypt(info: CheckpointInfo, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
@@ -21,27 +20,18 @@ def decrypt(info: CheckpointInfo, vault: Vault, target: Path, advance: Advance =
     `advance` is called with the size of each piece [bytes].  Raises ConfigError if `target` exists; nothing remains
     of it after any other error.
     """
-    with _new_private_directory(target):
+    with new_private_directory(target):
         for file in info.manifest.files:
             name, place = file.record.name, place_of(info, file)
-            _write(target / name, vault.pieces(info.path / name, place, file.record), advance)
-        _write(target / MANIFEST, [vault.read(info.path / MANIFEST, Context(info.step), digest=info.manifest_digest)])
-
-
-def decrypt_result(source: Path, vault: Vault, target: Path, advance: Advance = unwatched) -> None:
-    """Write the files of an exported result, with its subdirectories, into the new directory `target`."""
-    files = [path.relative_to(source) for path in files_in(source)] if source.is_dir() else []
-    if not files:
-        raise DataError(f"no result in {source}", hint="it is there when the job has succeeded")
-    with _new_private_directory(target):
-        for file in files:
-            name = file.with_name(file.name.removesuffix(SUFFIX))
-            (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(target / name, vault.pieces(source / name), advance)
+            write_private(target / name, vault.pieces(info.path / name, place, file.record), advance)
+        write_private(
+            target / MANIFEST, [vault.read(info.path / MANIFEST, Context(info.step), digest=info.manifest_digest)]
+        )
 
 
 @contextmanager
-def _new_private_directory(target: Path) -> Iterator[None]:
+def new_private_directory(target: Path) -> Iterator[None]:
+    """A new directory for its owner only, gone after an exception in the block.  Raises ConfigError if it exists."""
     if target.exists():
         raise ConfigError(f"{target} exists: nothing is overwritten", hint="name a directory that does not exist")
     with storing(target):
@@ -54,7 +44,8 @@ def _new_private_directory(target: Path) -> Iterator[None]:
         raise
 
 
-def _write(target: Path, pieces: Iterable[Bytes], advance: Advance = unwatched) -> None:
+def write_private(target: Path, pieces: Iterable[Bytes], advance: Advance = unwatched) -> None:
+    """A new file for its owner only, on the disk when this returns."""
     with storing(target), _private_file(target) as file:
         for piece in pieces:
             file.write(piece)

@@ -4,6 +4,7 @@
     <job name>/adapter/         LoRA weights alone, in peft's layout (Adapter)
     <job name>/README.md        model card: no samples of the data
     <job name>/report.html      run report, with answers to held-out prompts
+    <job name>/manifest.json    which files these are, written last: see manifest.py
 
 The job's vault writes all of it.  A sealed result is sealed to the last file, because a tokenizer and a report reveal
 something of the data, too.
@@ -27,15 +28,17 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.model.adapters import adapter_settings, adapter_state, merged
 from deepseek_trainer.model.loading import count_parameters, transformer
 from deepseek_trainer.result import card
+from deepseek_trainer.result.manifest import File, Manifest, write_manifest
 from deepseek_trainer.result.report import Report, flat, render
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.task import Answer, Task
-from deepseek_trainer.worker.vaults import data_vault, export_vault
+from deepseek_trainer.worker.vaults import data_vault, export_vault, manifest_vault
 
 ADAPTER: Final = "adapter"  # subdirectory: beside a model, transformers would take adapter_config.json for the model's
 
@@ -46,12 +49,14 @@ class Results:
 
     events: Sequence[Mapping[str, Any]]  # the event log, in order
     weights: str  # which ones these are, and why: "of step 6, ..."
+    step: int  # that they are of
     requested: MethodType  # of the method, as the job file has it
     data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
     trained: Sequence[Trained] = ()  # the steps that led to the weights
     answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
+    commit: str | None = None  # digest of the manifest of the checkpoint with which the run ended
 
 
 def export(
@@ -87,7 +92,21 @@ def export(
         output.write("README.md", [card.render(story).encode()])
         output.write("report.html", [render(_report(config, results, story)).encode()])
         output.write("evaluation.json", [_json(_evaluation(results))])
+        manifest = _manifest(config, results, vault, output.files)
+        write_manifest(manifest, directory, manifest_vault(config, paths))
     return target
+
+
+def _manifest(config: TrainingConfig, results: Results, vault: Vault, files: Iterable[File]) -> Manifest:
+    return Manifest(
+        job=str(config.job),
+        name=config.job.name,
+        created=utc_now(),
+        key_id=vault.key_id,
+        step=results.step,
+        commit=results.commit,
+        files=tuple(files),
+    )
 
 
 def _evaluation(results: Results) -> dict[str, Any]:
@@ -97,16 +116,17 @@ def _evaluation(results: Results) -> dict[str, Any]:
 
 
 class _Output:
-    """Writes files through the vault and remembers the SHA-256 of what was in them."""
+    """Writes files through the vault.  Remembers each as it is on the disk, and the SHA-256 of what was in it."""
 
     def __init__(self, directory: Path, vault: Vault) -> None:
         self._directory, self._vault = directory, vault
         self.digests: dict[str, str] = {}
+        self.files: list[File] = []
 
     def write(self, name: str, content: Iterable[bytes | memoryview]) -> None:
         path = self._directory / name
         path.parent.mkdir(exist_ok=True)
-        self._vault.write(path, self._digested(name, content))
+        self.files.append(File.of(name, self._vault.write(path, self._digested(name, content))))
 
     def _digested(self, name: str, content: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         seen = hashlib.sha256()

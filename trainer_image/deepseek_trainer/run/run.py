@@ -146,6 +146,8 @@ def _results(rank: Rank, loop: Loop, chosen: tuple[int, str], after: Json) -> Re
     return Results(
         events=loop.reporter.history,
         weights=weights,
+        step=step,
+        commit=rank.store.newest_digest(),
         requested=rank.requested.method.type,
         trained=trained(step, rank.legs, rank.requested),
         data={"name": prepared.name}

@@ -70,10 +70,8 @@ class Vault:
         self.job, self.purpose, self._keys = job, purpose, keys
 
     @classmethod
-    def of_work(cls, work: Path, purpose: Purpose, key_dir: Path | None) -> Self:
-        """For reading a work directory without its job.  With `key_dir` it is sealed, and the keyring names the job."""
-        if key_dir is None:
-            return cls("", purpose)
+    def of_work(cls, work: Path, purpose: Purpose, key_dir: Path) -> Self:
+        """For reading a sealed work directory without its job, which the keyring names."""
         job = owner_of(work / KEYRING)
         return cls(job, purpose, JobKeys(work / KEYRING, job, keks_in(key_dir)))
 

@@ -21,6 +21,11 @@ def export_vault(config: TrainingConfig, paths: Paths) -> Vault:
     return _vault(config, paths, Purpose.EXPORT, sealed=config.seals_export)
 
 
+def manifest_vault(config: TrainingConfig, paths: Paths) -> Vault:
+    """Of the result's manifest.  Where the job has a key it is sealed, even if the result is not: it says which."""
+    return _vault(config, paths, Purpose.EXPORT, sealed=config.seals_checkpoints)
+
+
 def follow_rotation(config: TrainingConfig, paths: Paths) -> None:
     """Wrap the job's data key under the key that the job names, where an older one beside that still wraps it."""
     if config.checkpoint.encryption is not None:

@@ -1,6 +1,7 @@
 """One vault, sealed or clear: what it writes comes back, and nothing else does."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.vault import Context, Purpose, Vault, associated_data
 from support.builders.vault import JOB, KEK, OTHER_KEK, a_vault
 
+DATA = Purpose.DATA
 BOTH = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "clear"])
 
 
@@ -184,3 +186,17 @@ def test_a_file_is_bound_to_seven_lines() -> None:
 
 def test_segment_size_is_part_of_the_format() -> None:
     assert segments.SEGMENT_BYTES == 1_048_576
+
+
+def test_a_name_is_the_same_in_every_vault_of_a_job_and_another_one_in_every_job(tmp_path: Path) -> None:
+    one, again, export, other = (
+        a_vault(tmp_path / work, purpose=purpose)
+        for work, purpose in (("one", DATA), ("one", DATA), ("one", Purpose.EXPORT), ("other", DATA))
+    )
+    clear = a_vault(tmp_path, sealed=False)
+    for digest in (bytes([i] * 32).hex() for i in range(20)):
+        name = one.name_of(digest)
+        assert name == again.name_of(digest) == export.name_of(digest)
+        assert len({digest, name, other.name_of(digest), one.name_of(name), one.name_of(digest[:32])}) == 5
+        assert re.fullmatch("[0-9a-f]{40}", name)
+        assert clear.name_of(digest) == digest

@@ -51,7 +51,7 @@ class Results:
     weights: str  # which ones these are, and why: "of step 6, ..."
     step: int  # that they are of
     requested: MethodType  # of the method, as the job file has it
-    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digests of the prepared data; never samples
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and name of the prepared data; never samples
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
     trained: Sequence[Trained] = ()  # the steps that led to the weights

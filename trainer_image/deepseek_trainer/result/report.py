@@ -68,7 +68,7 @@ class Report:
     events: Sequence[Event]
     answers: Sequence[Answer]
     loss_unit: str = "token"  # of which a loss is the mean
-    data: Mapping[str, Any] = field(default_factory=dict)  # counts and digest of the prepared data
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts and name of the prepared data
 
 
 def render(report: Report) -> str:

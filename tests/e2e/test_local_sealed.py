@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from support.builders.local_job import Job, longer, sealed, short
+from support.judges.names import digests_in, names_and_clear_texts
 
 
 def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path: Path):
@@ -18,6 +19,20 @@ def test_a_sealed_job_writes_no_word_of_its_data_or_model_in_the_clear(tmp_path:
     assert job.dstj("checkpoint", "verify", "pretrain-tiny").returncode == 0
     assert job.dstj("result", "pretrain-tiny", "--to", str(tmp_path / "result")).returncode == 0
     assert (tmp_path / "result" / "model.safetensors").exists()
+
+
+def test_two_sealed_jobs_with_equal_data_share_no_name_and_no_digest(tmp_path: Path):
+    found = []
+    for name in ("one", "other"):
+        job = Job(tmp_path / name, lambda spec: (short(spec), sealed(spec)))
+        assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+        done = job.run()
+        assert done.returncode == 0, done.stdout + done.stderr
+        logs = "".join(path.read_text() for path in (job.place / "logs").rglob("*.log"))
+        assert "prepared train: records=" in logs, "the logs of the containers are among what is compared"
+        found.append(digests_in(names_and_clear_texts(job.place, done.stdout, done.stderr)))
+    assert min(map(len, found)) > 5
+    assert not found[0] & found[1]
 
 
 def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path: Path, whole: Job):

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from socket import gethostname
 
 from deepseek_trainer.storage.vault import SUFFIX
 
@@ -24,7 +25,9 @@ def names_and_clear_texts(root: Path, *outputs: str) -> Iterator[str]:
 
 def digests_in(texts: Iterable[str]) -> set[str]:
     """Whatever may be a digest or a part of one: eight hex digits or more, and no number that stands alone."""
-    return {found for text in texts for found in _DIGEST.findall(_NUMBER.sub(" ", _STEP.sub(" ", text)))}
+    here = gethostname()  # a container's looks like a digest, and TensorBoard's files have it
+    plain = (_NUMBER.sub(" ", _STEP.sub(" ", text.replace(here, " "))) for text in texts)
+    return {found for text in plain for found in _DIGEST.findall(text)}
 
 
 def guesses_confirmed(texts: Iterable[str], digests: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`dstj keys`: makes key-encryption keys for local runs, says which of them open a job, and destroys its data key."""
 
+import os
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -149,6 +150,6 @@ def shred(arguments: Namespace) -> int:
 
 def _keyring(name: str, work: Path) -> Path:
     keyring = work / KEYRING
-    if not keyring.exists():
+    if not os.path.lexists(keyring):
         raise ConfigError(f"{name}: no keyring {keyring}: nothing of the job is sealed")
     return keyring

@@ -254,6 +254,10 @@ def to_itself(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def to_nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
 def a_socket(path: Path) -> None:
     where = Path.cwd()
     os.chdir(path.parent)  # its path may be too long for a socket
@@ -269,7 +273,7 @@ def a_file_of_a_gigabyte(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [to_a_device, to_a_file_outside, to_itself, a_socket, a_file_of_a_gigabyte, os.mkfifo, Path.mkdir],
+    [to_a_device, to_a_file_outside, to_itself, to_nothing, a_socket, a_file_of_a_gigabyte, os.mkfifo, Path.mkdir],
     ids=lambda make: make.__name__,
 )
 def test_what_is_no_file_of_the_volume_is_refused_at_once(tmp_path: Path, make: Callable[[Path], object]) -> None:
@@ -279,7 +283,7 @@ def test_what_is_no_file_of_the_volume_is_refused_at_once(tmp_path: Path, make: 
     for attempt in (
         lambda: Keyring.open(path, JOB, [KEK]),
         lambda: Keyring.create(path, JOB, KEK),
-        lambda: JobKeys(path, JOB, [KEK]).to_seal(),
+        lambda: JobKeys(path, JOB, [KEK]),
         lambda: rotate(path, [KEK], OTHER_KEK),
         lambda: shred(path),
     ):

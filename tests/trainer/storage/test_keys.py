@@ -7,6 +7,7 @@ import pickle
 import stat
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_a_missing_key_is_refused_with_the_command_that_makes_one(tmp_path: Path
         read_kek(tmp_path / "kek")
     with pytest.raises(IntegrityError, match="nowhere: No such file"):
         keks_in(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_no_key_and_hangs_nobody(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "kek")
+    with pytest.raises(IntegrityError, match=r"is a (FIFO|directory|device)"):
+        read_kek(tmp_path / "kek")
+    a_key_file(tmp_path / "other", OTHER_KEK.material)
+    assert [key.id for key in keks_in(tmp_path)] == [OTHER_KEK.id]
 
 
 @pytest.mark.parametrize(

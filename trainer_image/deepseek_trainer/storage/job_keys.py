@@ -1,6 +1,7 @@
 """The keys of one job: its keyring, and the KEKs that open it."""
 
 import hmac
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ class JobKeys:
     def __init__(self, path: Path, job: str, keks: Sequence[Kek]) -> None:
         """Opens the keyring if it exists, so that a wrong key is refused before any work is done."""
         self._path, self._job, self._keks = path, job, keks
-        self._keyring = Keyring.open(path, job, keks) if path.exists() else None
+        self._keyring = Keyring.open(path, job, keks) if os.path.lexists(path) else None
 
     def __repr__(self) -> str:
         return f"JobKeys({self._path}, {self._job})"
@@ -30,7 +31,7 @@ class JobKeys:
 
         A keyring of format 1 becomes one of format 2.
         """
-        if self._path.exists():
+        if os.path.lexists(self._path):
             rotate(self._path, self._keks, self._keks[0])
 
     def to_seal(self) -> Key:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from deepseek_operator.api.conditions import MAX_WORD
 from deepseek_operator.jobs.labels import index_of
 from deepseek_operator.jobs.worker_job import PREPARE, TRAIN
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.pods import containers_of, has_started, is_evicted, lost_since
 from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE
+from deepseek_trainer.contract.foreign import named, one_line
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode
 
 # Failures within this time before the last one belong to the same incident.  gloo and NCCL notice a dead peer within
@@ -125,13 +127,9 @@ def _pod_failure(pod: Manifest) -> AttemptFailure | None:
     cause = disruption or _beside(pod, terminated)
     is_over_limit = disruption is None and is_evicted(pod)
     known = ("Evicted", f"{status.get('message', '').strip()} {_LIMIT_FIX}") if is_over_limit else ("", "")
+    reasons = (known[0], words.reason, cause and cause[0], status.get("reason"), terminated.get("reason"))
     return AttemptFailure(
-        reason=known[0]
-        or words.reason
-        or (cause and cause[0])
-        or status.get("reason")
-        or terminated.get("reason")
-        or "Error",
+        reason=one_line(next(filter(None, reasons), "Error"), MAX_WORD),
         message=known[1] or words.message or (cause and cause[1]) or status.get("message") or "",
         rank=words.rank,
         node=index_of(pod),
@@ -158,7 +156,7 @@ def _beside(pod: Manifest, terminated: Manifest) -> tuple[str, str] | None:
     for container in containers_of(pod):
         end = container.get("state", {}).get("terminated") or {}
         if end.get("exitCode") and not terminated:
-            said = f"container {container.get('name')!r}, which somebody added to the pod, ended"
+            said = f"container {named(container.get('name'))}, which somebody added to the pod, ended"
             return "ContainerFailed", f"{said} with {end['exitCode']} ({end.get('reason', 'Error')})"
     return None
 

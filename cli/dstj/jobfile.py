@@ -20,7 +20,7 @@ from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.foreign import first_line, shown
 from deepseek_trainer.contract.rules import Model, unknown_fields
 from deepseek_trainer.storage.opening import content_of
 
@@ -44,7 +44,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(key.value)} is given twice", key.start_mark
+                )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
 
@@ -108,7 +110,7 @@ def documents(path: Path) -> list[Document]:
         hint = "indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
         raise ConfigError(f"{place}: not YAML: {error.problem}", hint=hint) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path}: not YAML: {first_line(error)}") from None
     if not found:
         raise ConfigError(
             f"{path}: no YAML document in it", hint="examples/pretrain-tiny.yaml is a small job to start from"
@@ -185,7 +187,7 @@ def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
     try:
         text = json.dumps(spec, default=str)
     except (ValueError, TypeError, RecursionError) as error:  # an anchor inside itself, bytes as a key
-        yield f"spec: must be what JSON can say: {str(error).lower()}"
+        yield f"spec: must be what JSON can say: {first_line(error).lower()}"
         return
     yield from unknown_fields(model, spec, "spec")
     try:

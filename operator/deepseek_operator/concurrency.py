@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from deepseek_trainer.contract.foreign import first_line
+
 Result = TypeVar("Result")
 
 
@@ -89,4 +91,4 @@ def _result(task: asyncio.Task[Result]) -> Result:
     except (Exception, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise StrayError(f"ended by a stray {type(error).__name__}: {error}") from error
+        raise StrayError(f"ended by a stray {type(error).__name__}: {first_line(error)}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import ExitCode
@@ -110,7 +111,7 @@ def _torch() -> str:
         import torch
     except ImportError as error:
         raise ConfigError(
-            f"cannot be imported: {error}", hint="pip install 'deepseek-training-operator[trainer]'"
+            f"cannot be imported: {first_line(error)}", hint="pip install 'deepseek-training-operator[trainer]'"
         ) from None
     return f"{torch.__version__}, transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_operator.api.names import KIND
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Document, Manifest, checked, documents
@@ -51,7 +52,7 @@ def _manifest(document: Document, default: str, given: str | None) -> Manifest:
         meta.pop("namespace", None)  # a profile belongs to the whole cluster
     elif given not in (None, meta.setdefault("namespace", default)):
         raise ConfigError(
-            document.at(f"metadata.namespace: {meta['namespace']!r} is not the --namespace given, {given!r}"),
+            document.at(f"metadata.namespace: {named(meta['namespace'])} is not the --namespace given, {named(given)}"),
             hint="leave out one of them",
         )
     return {"apiVersion": content["apiVersion"], "kind": content["kind"], "metadata": meta, "spec": content["spec"]}

@@ -10,6 +10,7 @@ from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.objects.observed import Owner
 from deepseek_operator.settings import Settings
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from dstj.jobfile import Job, checked, load_job
@@ -52,7 +53,7 @@ def _profile(job: Job) -> ProfileSpec | None:
     if name not in job.profiles:
         given = ", ".join(job.profiles) or "none"
         raise ConfigError(
-            f"{job.path}: spec.trainer.profile: {name!r} is in no file given (profiles there: {given})",
+            f"{job.path}: spec.trainer.profile: {named(name)} is in no file given (profiles there: {given})",
             hint=f"dstj render {job.path} --profile FILE; kubectl get trainingprofile {name} -o yaml gives one",
         )
     return ProfileSpec.model_validate(job.profiles[name]["spec"])

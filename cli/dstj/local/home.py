@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError, TryAgainError
+from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.names import Paths
 
 RESERVED = ("secrets", "volumes")
@@ -92,7 +93,7 @@ class Home:
 
     def job(self, name: str) -> JobHome:
         if name in RESERVED:
-            raise ConfigError(f"metadata.name: {name!r} is reserved for local runs", hint=f"call the job {name}-1")
+            raise ConfigError(f"metadata.name: {named(name)} is reserved for local runs", hint=f"call the job {name}-1")
         return JobHome(self.directory / name)
 
     def has(self, name: str) -> bool:
@@ -105,7 +106,8 @@ class Home:
         if not job.status_file.exists():
             names = ", ".join(self.jobs()) or "none"
             raise ConfigError(
-                f"no local job {name!r} in {self.directory}", hint=f"jobs there: {names}; DSTJ_HOME moves the place"
+                f"no local job {named(name)} in {self.directory}",
+                hint=f"jobs there: {names}; DSTJ_HOME moves the place",
             )
         return job
 

@@ -13,7 +13,7 @@ from deepseek_trainer.contract.errors import JobError
 from deepseek_trainer.contract.names import ENV_SCRATCH, ENV_TERMINATION_LOG
 from deepseek_trainer.contract.times import rfc3339, utc_now
 from deepseek_trainer.storage.durable import remove
-from deepseek_trainer.storage.opening import opened
+from deepseek_trainer.storage.opening import opened, opened_to_append
 from deepseek_trainer.worker.process import die_with_parent
 from dstj.local import strays
 from dstj.local.kubelet import Manifest, environment, terminated
@@ -148,7 +148,7 @@ def _started(command: list[str], variables: Mapping[str, str], directory: Path, 
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
 
-    with log.open("ab") as output:
+    with opened_to_append(log) as output:
         return subprocess.Popen(
             [*interpreter, *command[1:]],
             env=dict(variables),

@@ -14,6 +14,7 @@ from deepseek_operator.api.names import API_VERSION, GROUP, KIND, PLURAL
 from deepseek_operator.controller.client import APPLY, DEADLINE_S, AnswerError, Api, ApiError, error_text, path
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH
 from deepseek_trainer.contract.errors import ConfigError, JobError, TryAgainError
+from deepseek_trainer.contract.foreign import named
 from dstj.jobfile import Manifest, is_label
 
 FIELD_MANAGER: Final = "dstj"
@@ -60,12 +61,12 @@ class ApiServer:
 
     async def job(self, name: str) -> Manifest:
         if not is_label(name, MAX_NAME_LENGTH):
-            raise ConfigError(f"{name!r} cannot name a job: use a-z, 0-9 and '-', at most {MAX_NAME_LENGTH}")
+            raise ConfigError(f"{named(name)} cannot name a job: use a-z, 0-9 and '-', at most {MAX_NAME_LENGTH}")
         with self._explained(f"job {name}"):
             found = await self._api.get(path(API_VERSION, KIND, self.namespace, name))
         if found is None:
             raise ConfigError(
-                f"no job {name!r} was run here, nor is one in namespace {self.namespace} ({self.target.context})",
+                f"no job {named(name)} was run here, nor is one in namespace {self.namespace} ({self.target.context})",
                 hint=f"dstj status -n {self.namespace} lists the jobs there; dstj status those that were run here",
             )
         return found

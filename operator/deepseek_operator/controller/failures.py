@@ -34,7 +34,12 @@ class Failures:
         if count < REPORTED_AFTER or key in self._reported:
             return
         try:
-            await self._report(key, one_line(" ".join(f"{type(error).__name__}: {error}".split()), MAX_ERROR))
+            await self._report(key, _words(error))
             self._reported.add(key)
         except Exception as another:
             log.debug("the failures over %s could not be told", key, exc_info=another)
+
+
+def _words(error: Exception) -> str:
+    """All that an error says, on one line."""
+    return one_line(" ".join([f"{type(error).__name__}:", *str(error).split()]), MAX_ERROR)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from deepseek_operator.concurrency import contained, wait_for
 from deepseek_operator.controller import metrics
+from deepseek_trainer.contract.foreign import first_line
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ async def supervise(operate: Operate, stop: asyncio.Event, *, pause_s: float = P
             await contained(in_own_loop(operate, stop))
             ended = "it ended by itself"
         except Exception as error:
-            ended = f"{type(error).__name__}: {error}"
+            ended = f"{type(error).__name__}: {first_line(error)}"
         if not stop.is_set():
             metrics.WATCH_RESTARTS.inc()
             log.warning("the watches stopped and start again in %.1f s: %s", pause_s, ended)

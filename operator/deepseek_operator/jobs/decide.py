@@ -28,6 +28,7 @@ from deepseek_operator.objects.plan import Cause, Plan, Refusal
 from deepseek_operator.objects.pods import has_machine
 from deepseek_operator.objects.quota import Shortage, spread
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.foreign import named
 
 NAMESAKE_LEAVING: Final = "NamesakeLeaving"
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
@@ -202,7 +203,7 @@ def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:
 
 def _queue(worker_job: Manifest) -> str:
     name = worker_job["metadata"].get("labels", {}).get(labels.QUEUE)
-    return f"queue {name!r} to admit it" if name else "whoever suspended the worker job to resume it"
+    return f"queue {named(name)} to admit it" if name else "whoever suspended the worker job to resume it"
 
 
 def _stopping(facts: Facts, worker_job: Manifest) -> str:

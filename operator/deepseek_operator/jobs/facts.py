@@ -30,6 +30,7 @@ from deepseek_operator.objects.pods import (
 )
 from deepseek_operator.objects.quota import Shortage, shortage
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.foreign import named
 
 POLICY_MISSING = "PolicyMissing"
 _UNVERIFIED = "the policy is applied; only a network plugin that supports NetworkPolicy enforces it"
@@ -183,9 +184,12 @@ class Facts:
         """The reason and message of what is wrong with the profile of this job, or None."""
         name = self.job.spec.trainer.profile
         if self.observed.profile_problem:
-            return "ProfileInvalid", f"TrainingProfile {name!r}: {self.observed.profile_problem}"
+            return "ProfileInvalid", f"TrainingProfile {named(name)}: {self.observed.profile_problem}"
         if self.lacks_profile:
-            return "ProfileNotFound", f"TrainingProfile {name!r} does not exist: see `kubectl get trainingprofiles`"
+            return (
+                "ProfileNotFound",
+                f"TrainingProfile {named(name)} does not exist: see `kubectl get trainingprofiles`",
+            )
         profile = self.observed.profile
         mismatch = profile and profile_mismatch(self.job.spec, profile)
         return ("ProfileMismatch", mismatch) if mismatch else None

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from deepseek_operator.objects.observed import Manifest
+from deepseek_trainer.contract.foreign import named
 
 QUOTA_FIX: Final = "ask for less, raise the ResourceQuota, or wait until other jobs finish"
 _NEVER_FIX: Final = "so it never fits: ask for less, or raise the ResourceQuota"
@@ -41,11 +42,10 @@ class Shortage:
 
     def __str__(self) -> str:
         needed, hard, free = (
-            shown(amount) for amount in (self.needed, self.hard, max(Decimal(0), self.hard - self.used))
+            in_units(amount) for amount in (self.needed, self.hard, max(Decimal(0), self.hard - self.used))
         )
-        what = (
-            f"ResourceQuota {self.quota!r} is short of {self.resource}: {needed} needed at once, {free} of {hard} free"
-        )
+        name = named(self.quota)
+        what = f"ResourceQuota {name} is short of {self.resource}: {needed} needed at once, {free} of {hard} free"
         return f"{what}, {_NEVER_FIX}" if self.is_for_good else f"{what}: {QUOTA_FIX}"
 
 
@@ -74,7 +74,7 @@ def amount(quantity: int | str) -> Decimal:
     return Decimal(number) * _UNITS[text[len(number) :]]
 
 
-def shown(amount: Decimal) -> str:
+def in_units(amount: Decimal) -> str:
     """A number as people write it: 137438953472 is 128Gi."""
     units = (unit for unit in ("Gi", "Mi") if amount and amount % _BINARY[unit] == 0)
     unit = next(units, "")

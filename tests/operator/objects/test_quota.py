@@ -12,7 +12,7 @@ from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.plan import Plan
-from deepseek_operator.objects.quota import amount, shortage, shown, spread
+from deepseek_operator.objects.quota import amount, in_units, shortage, spread
 from support.builders.operator import NOW, SETTINGS, a_job, a_lost_pod, a_pod, a_quota, a_warning, a_worker_job
 
 OVER = a_warning("FailedCreate", "exceeded quota: team")
@@ -161,7 +161,7 @@ def test_a_quota_counts_for_pods_of_its_scopes(
     ],
 )
 def test_quantities_are_read_as_kubernetes_does(quantity: int | str, number: str, text: str) -> None:
-    assert (amount(quantity), shown(amount(quantity))) == (Decimal(number), text)
+    assert (amount(quantity), in_units(amount(quantity))) == (Decimal(number), text)
 
 
 QUANTITIES = st.builds("{}{}".format, st.integers(0, 4096), st.sampled_from(["", "m", "k", "Ki", "Mi", "Gi"]))

@@ -170,7 +170,7 @@ def test_which_answer_is_chosen_is_part_of_what_a_record_is(paths):
     [
         (
             PAIR | {"rejected": "so."},
-            "a.jsonl:1: fields 'chosen' and 'rejected' are equal: neither is preferred (hint:",
+            "a.jsonl:1: fields 'chosen' and 'rejected' are equal: none is preferred (hint:",
         ),
         ({"prompt": "x", "chosen": "y"}, "no field 'rejected'; it has: prompt, chosen (hint: set data.rejectedField"),
         ({"prompt": "x", "choosen": "y", "rejected": "z"}, "no field 'chosen', did you mean 'choosen'"),

@@ -12,6 +12,7 @@ from typing import Final
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.method import LoraSpec
 from deepseek_trainer.contract.optimization import Recompute
 
@@ -58,7 +59,7 @@ def gpu_named(text: str) -> str:
     if len(found) != 1:
         known = "; ".join(found or GPUS)
         problem = "is the name of several GPUs" if found else "is no GPU whose peak and memory are known"
-        raise ConfigError(f"{text!r} {problem}", hint=f"one of: {known}")
+        raise ConfigError(f"{shown(text)} {problem}", hint=f"one of: {known}")
     return found[0]
 
 

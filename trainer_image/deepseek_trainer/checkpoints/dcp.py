@@ -37,6 +37,7 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.statefile import code_of, memory_of, torch_dtype
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.storage.streams import Reader
 from deepseek_trainer.storage.tensorfile import SIZES, Extent, extents
 from deepseek_trainer.storage.vault import Vault
@@ -121,7 +122,7 @@ def _fill(targets: dict[str, Tensor], reader: "VaultReader", metadata: Metadata)
     try:
         plan = planner.create_local_plan()
     except (ValueError, RuntimeError) as error:  # another shape, a name that is not there
-        raise ConfigError(f"the checkpoint is of another model: {error}") from error
+        raise ConfigError(f"the checkpoint is of another model: {first_line(error)}") from error
     reader.read_data(plan, planner).wait()
 
 

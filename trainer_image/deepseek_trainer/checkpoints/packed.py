@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.foreign import shown
 
 Classes = Mapping[str, type]  # by the name that the tree has for them
 _PLAIN: Final = (type(None), bool, int, float, str)
@@ -77,7 +78,9 @@ def unpacked(tree: Any, tensors: Mapping[str, Tensor], classes: Classes) -> Any:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise IntegrityError(f"torch has no dtype {name!r}", hint="the checkpoint is of another version, or damaged")
+        raise IntegrityError(
+            f"torch has no dtype {shown(name)}", hint="the checkpoint is of another version, or damaged"
+        )
     return dtype
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.tensorfile import SIZES, Entry
 
 State = dict[str, Any]
@@ -49,7 +50,7 @@ def join(tensors: Mapping[str, Any], rest: State) -> State:
 def _split(node: Mapping[str, Any], path: tuple[str, ...], tensors: dict[str, Any]) -> State:
     rest: State = {}
     for key, value in node.items():
-        assert isinstance(key, str), f"{'/'.join(path)}: JSON has string keys only, not {key!r}"
+        assert isinstance(key, str), f"{'/'.join(path)}: JSON has string keys only, not {shown(key)}"
         here = (*path, key.replace("~", "~0").replace("/", "~1"))
         if _is_tensor(value):
             tensors["/".join(here)] = value

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 MAX_SHOWN: Final = 60  # [characters] of a value in a message
+MAX_NAME: Final = 256  # [characters] with its quotes
 MAX_LINE: Final = 4096  # [characters] of a line in a log, on a terminal, in a status
 _GAP: Final = " [...] "
 
@@ -17,6 +18,11 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
     """`value` in quotes, on one line, without control characters, cut at `limit` characters."""
     text = repr(value[: limit + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def named(name: object) -> str:
+    """As `shown`, for the name of a file or of an object in a cluster, which is shown whole."""
+    return shown(name, MAX_NAME)
 
 
 def one_line(text: str, limit: int = MAX_LINE) -> str:
@@ -28,6 +34,11 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
     if text.isprintable():
         return text
     return _shortened("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), limit)
+
+
+def first_line(error: BaseException, limit: int = 1024) -> str:
+    """What an error of a library says first, on one line."""
+    return one_line(str(error).partition("\n")[0], limit)
 
 
 def _shortened(text: str, limit: int) -> str:

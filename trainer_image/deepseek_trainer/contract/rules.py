@@ -98,7 +98,7 @@ def unknown_fields(model: type[Model], data: Any, path: str = "") -> Iterator[st
 def _did_you_mean(key: str, known: Mapping[str, Any]) -> str:
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(key.lower(), list(by_lower), n=1)
-    return f", did you mean {by_lower[near[0]]!r}" if near else f", known: {', '.join(known)}"
+    return f", did you mean {shown(by_lower[near[0]])}" if near else f", known: {', '.join(known)}"
 
 
 def _model_of(annotation: Any) -> type[Model] | None:

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.data.order import slots_of
 from deepseek_trainer.data.sources import Source, Split
@@ -71,7 +72,7 @@ def unbalanced(spec: DataSpec) -> DataSpec:
 
 def _refuse_many(field: str) -> NoReturn:
     raise DataError(
-        f"data.balanceBy: field {field!r} has more than {MAX_CLASSES} different values: it holds no class",
+        f"data.balanceBy: field {shown(field)} has more than {MAX_CLASSES} different values: it holds no class",
         hint="name the field that holds a record's class; of Instruction data it may be data.responseField",
     )
 
@@ -84,6 +85,6 @@ def _refuse_few(places: Mapping[str, str], held_out: Mapping[str, str], field: s
         )
     if len(places) < 2:
         raise DataError(
-            f"data.balanceBy: training records have {len(places)} classes in field {field!r}: balancing needs two",
+            f"data.balanceBy: training records have {len(places)} classes in field {shown(field)}: balancing needs two",
             hint="drop data.balanceBy, or name another field",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import first_line, one_line
 from deepseek_trainer.data.fields import kind
 from deepseek_trainer.data.reading import Columns, Load, Reader, Value
 from deepseek_trainer.storage.opening import opened
@@ -85,7 +86,7 @@ def _object(raw: bytes, place: str) -> Value | None:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        what = f"{error.msg[0].lower()}{error.msg[1:]}"
+        what = one_line(error.msg[0].lower() + error.msg[1:])
         raise DataError(f"{place}:{error.colno}: not JSON: {what}", hint="each line is one JSON object") from None
     except (ValueError, RecursionError):
         raise DataError(f"{place}: JSON with a number or a nesting beyond any limit") from None
@@ -144,7 +145,9 @@ def _refuse_undecodable(cells: list[str], place: str) -> None:
 
 
 def _not_csv(place: str, error: csv.Error) -> DataError:
-    return DataError(f"{place}: not CSV: {error}", hint='RFC 4180: "..." around a field, "" for a quote in it')
+    return DataError(
+        f"{place}: not CSV: {first_line(error)}", hint='RFC 4180: "..." around a field, "" for a quote in it'
+    )
 
 
 def parquet_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, NoReturn, Self
 
 from deepseek_trainer.contract.data import BadRecord, DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.fields import some
@@ -48,7 +49,7 @@ class Source(Generic[R]):
         claim = paths.claim(place.claim_name)
         if not claim.is_dir():
             raise DataError(
-                f"no volume {place.claim_name!r} at {claim}{_beside(claim)}",
+                f"no volume {named(place.claim_name)} at {claim}{_beside(claim)}",
                 hint="check data.*.claimName in the job file",
             )
         root = claim / place.path
@@ -56,7 +57,7 @@ class Source(Generic[R]):
             found = _files(root)
         if found is None:
             raise DataError(
-                f"no {place.path!r} in volume {place.claim_name!r} ({root}){_beside(root)}",
+                f"no {named(place.path)} in volume {named(place.claim_name)} ({root}){_beside(root)}",
                 hint="check data.*.path in the job file",
             )
         files = tuple(file for file in found if file.suffix in reading.readers)
@@ -191,7 +192,9 @@ def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Readin
 def _refuse_link_out(file: Path, claim: Path, place: VolumePath) -> None:
     real = Path(os.path.realpath(file))  # unlike `resolve`, it does not fail for links in a circle
     if not real.is_relative_to(claim.resolve()):
-        raise DataError(f"{file} is a link that leads out of volume {place.claim_name!r}", hint="copy the file there")
+        raise DataError(
+            f"{file} is a link that leads out of volume {named(place.claim_name)}", hint="copy the file there"
+        )
 
 
 def _beside(path: Path) -> str:
@@ -203,7 +206,7 @@ def _beside(path: Path) -> str:
     if not names:
         return f"; {parent} is empty"
     near = difflib.get_close_matches(path.relative_to(parent).parts[0], names, n=1)
-    return f"; {parent} has {some(names)}" + (f", did you mean {near[0]!r}" if near else "")
+    return f"; {parent} has {some(names)}" + (f", did you mean {named(near[0])}" if near else "")
 
 
 def _loaded(load: Load, name: str, line: int, reading: Reading[R]) -> R | None:

@@ -7,9 +7,10 @@ from deepseek_trainer.budget.ladder import climbed, describe, ladder
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import AdaptingError, OutOfMemoryError, TryAgainError
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.contract.optimization import OnOutOfMemory
 from deepseek_trainer.worker.distributed import World
-from deepseek_trainer.worker.failure import first_line, is_out_of_memory
+from deepseek_trainer.worker.failure import is_out_of_memory
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.training_config import config_digest
 

@@ -10,6 +10,8 @@ from typing import Final
 
 import torch
 
+from deepseek_trainer.contract.foreign import first_line
+
 STEPS: Final = 5
 
 
@@ -59,4 +61,4 @@ class Profiler:
             act(step)
         except Exception as error:  # of a tool beside the training
             self._recorder = None
-            self._emit("profile_failed", step=step, error=f"{type(error).__name__}: {error}")
+            self._emit("profile_failed", step=step, error=f"{type(error).__name__}: {first_line(error)}")

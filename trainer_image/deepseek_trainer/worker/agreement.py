@@ -11,6 +11,7 @@ from deepseek_trainer.contract.errors import (
     NotFiniteError,
     TryAgainError,
 )
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.storage.access import denied_on_volume
 from deepseek_trainer.storage.durable import STORAGE_ERRORS
 
@@ -52,9 +53,9 @@ def agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
 def _to_json(failure: Exception) -> dict[str, Any]:
     if isinstance(failure, OSError):
         failure = _try_again(failure)
-    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {failure}")
+    known = failure if isinstance(failure, JobError) else JobError(f"{type(failure).__name__}: {first_line(failure)}")
     return {"code": int(known.code), "problem": known.problem, "hint": known.hint}
 
 
 def _try_again(error: OSError) -> TryAgainError:
-    return TryAgainError(f"the storage failed: {error}")
+    return TryAgainError(f"the storage failed: {first_line(error)}")

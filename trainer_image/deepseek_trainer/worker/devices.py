@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import ConfigError, JobError
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.contract.names import ENV_ACCELERATORS, ENV_FABRIC
-from deepseek_trainer.worker.failure import first_line
 
 MIN_LOCKED: Final = 1 << 30  # [bytes] that RDMA may pin; systemd's default is 8 MiB
 

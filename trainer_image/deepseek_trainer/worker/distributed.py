@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from deepseek_trainer.contract.errors import PeerGoneError, TryAgainError
+from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.worker.devices import require_devices
-from deepseek_trainer.worker.failure import first_line
 from deepseek_trainer.worker.process import StopRequested
 
 TIMEOUT = timedelta(minutes=30)  # a rank may seal a large checkpoint while the others wait

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract import failure as contract
 from deepseek_trainer.contract.errors import OUT_OF_MEMORY, PEER_GONE, STORAGE, JobError
-from deepseek_trainer.contract.foreign import one_line
+from deepseek_trainer.contract.foreign import first_line, one_line
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
 from deepseek_trainer.storage.access import denied_on_volume
@@ -79,10 +79,6 @@ class Failure(contract.Failure):
             return cls.read(path.read_bytes().decode())
         except FileNotFoundError:
             return None
-
-
-def first_line(error: BaseException) -> str:
-    return one_line(str(error).partition("\n")[0], MAX_MESSAGE)
 
 
 def _traceback(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import parsed
+from deepseek_trainer.contract.foreign import first_line, parsed
 from deepseek_trainer.contract.optimization import Strategy
 from deepseek_trainer.contract.rules import unknown_fields
 from deepseek_trainer.storage.opening import content_of
@@ -25,7 +25,9 @@ def load_config(path: Path) -> TrainingConfig:
     except FileNotFoundError:
         raise ConfigError(f"no training config at {path}", hint="the operator or `dstj run` writes it") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", hint="the operator or `dstj run` writes it anew") from None
+        raise ConfigError(
+            f"{path} is not JSON: {first_line(error)}", hint="the operator or `dstj run` writes it anew"
+        ) from None
     if unknown := list(unknown_fields(TrainingConfig, data)):
         hint = "the operator is newer than this trainer image: update the image"
         raise ConfigError(f"{path}: {unknown[0]}", hint=hint)

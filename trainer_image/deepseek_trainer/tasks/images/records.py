@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, Self
 
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.data.fields import kind, label_of, refuse_missing, refuse_twice
 from deepseek_trainer.data.formats import parquet_table, readable
@@ -122,7 +123,7 @@ def _encoded(value: Value, field: str, place: str) -> bytes:
         found = found.get("bytes")
     if not isinstance(found, bytes):
         raise DataError(
-            f"{place}: field {field!r} must have the bytes of a PNG or JPEG file, this is {kind(found)}",
+            f"{place}: field {shown(field)} must have the bytes of a PNG or JPEG file, this is {kind(found)}",
             hint="set data.images.imageField to the column with the files' bytes",
         )
     if not 0 < len(found) <= MAX_BYTES:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.data.fields import encodable, kind, label_of, refuse_missing, refuse_twice, some
 from deepseek_trainer.data.formats import csv_table, jsonl, parquet_table, whole_text
 from deepseek_trainer.data.reading import Reader, Reading
@@ -119,7 +120,9 @@ def _record(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Reco
     response = _string(value, spec.response_field, place, "responseField")
     for field, text in ((spec.prompt_field, prompt), (spec.response_field, response)):
         if not text.strip():
-            raise DataError(f"{place}: field {field!r} is empty: an Instruction record needs a prompt and a response")
+            raise DataError(
+                f"{place}: field {shown(field)} is empty: an Instruction record needs a prompt and a response"
+            )
     return Record(prompt, response, name, line, _must_contain(value, place))
 
 
@@ -159,7 +162,7 @@ def _pair(value: dict[str, Any], name: str, line: int, spec: DataSpec) -> Record
     rejected = _filled(value, spec.rejected_field, place, "rejectedField")
     if chosen == rejected:
         raise DataError(
-            f"{place}: fields {spec.chosen_field!r} and {spec.rejected_field!r} are equal: neither is preferred",
+            f"{place}: fields {shown(spec.chosen_field)} and {shown(spec.rejected_field)} are equal: none is preferred",
             hint="leave such pairs out, or set data.onBadRecord: Skip",
         )
     return Record(prompt, chosen, name, line, _must_contain(value, place), rejected=rejected)
@@ -179,7 +182,7 @@ def _question(value: dict[str, Any], spec: DataSpec, place: str) -> Question:
 def _filled(value: dict[str, Any], field: str, place: str, setting: str) -> str:
     text = _string(value, field, place, setting)
     if not text.strip():
-        raise DataError(f"{place}: field {field!r} is empty: a Preference record needs a prompt and two answers")
+        raise DataError(f"{place}: field {shown(field)} is empty: a Preference record needs a prompt and two answers")
     return text
 
 
@@ -194,7 +197,7 @@ def _must_contain(value: dict[str, Any], place: str) -> tuple[str, ...]:
     items = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(items, list):
         raise DataError(
-            f"{place}: field {MUST_CONTAIN!r} must be a string or a list of strings, this is {kind(wanted)}"
+            f"{place}: field {shown(MUST_CONTAIN)} must be a string or a list of strings, this is {kind(wanted)}"
         )
     return tuple(encodable(item, MUST_CONTAIN, place) for item in items)
 
@@ -212,9 +215,11 @@ def _refuse_disorder(turns: Conversation, place: str) -> None:
 
 def _turns(value: Any, field: str, place: str) -> Conversation:
     if not isinstance(value, list):
-        raise DataError(f"{place}: field {field!r} must be a list of messages, this is {kind(value)}", hint=_MESSAGE)
+        raise DataError(
+            f"{place}: field {shown(field)} must be a list of messages, this is {kind(value)}", hint=_MESSAGE
+        )
     if not value:
-        raise DataError(f"{place}: field {field!r} is an empty list: a conversation has a question and an answer")
+        raise DataError(f"{place}: field {shown(field)} is an empty list: a conversation has a question and an answer")
     return tuple(_message(each, f"{place}: message {i}") for i, each in enumerate(value, 1))
 
 
@@ -223,7 +228,7 @@ def _message(value: Any, place: str) -> Message:
         raise DataError(f"{place} must be an object, this is {kind(value)}", hint=_MESSAGE)
     for field in ("role", "content"):
         if field not in value:
-            missing = f"{place}: no field {field!r}"
+            missing = f"{place}: no field {shown(field)}"
             names = some(list(value)) or "none"
             raise DataError(f"{missing} among {len(value)}", hint=_MESSAGE, full=f"{missing}; it has: {names}")
     content = encodable(value["content"], "content", place)

@@ -1,6 +1,5 @@
 """`python -m deepseek_operator.apidocs [--check]` writes docs/api.md from the schemas of the CRDs."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Final
 from deepseek_operator.api.names import API_VERSION
 from deepseek_operator.api.schema import Schema
 from deepseek_operator.crd import profile_crd, training_job_crd, write
+from deepseek_trainer.contract.documents import json_text
 
 FILE: Final = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -81,7 +81,7 @@ def _default(parent: Schema, name: str, field: Schema) -> str:
     if name in parent.get("required", ()):
         return "*required*"
     default = field.get("default")
-    return "" if default in (None, {}) else f"`{json.dumps(default)}`"
+    return "" if default in (None, {}) else f"`{json_text(default)}`"
 
 
 def _bounds(field: Schema) -> str:

@@ -5,7 +5,6 @@ ranks get the signal instead, agree, save, and end with code 0.
 """
 
 import http.client
-import json
 import math
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.names import LEAVE_S, ExitCode, Paths, metrics_port, node_address
 from deepseek_trainer.worker.failure import Failure, exit_with, leave_message, run
 from deepseek_trainer.worker.process import (
@@ -162,7 +162,7 @@ def main() -> None:
     if failure is not None:
         exit_with(failure, progress)
     if progress:
-        leave_message(json.dumps(progress).encode())
+        leave_message(json_text(progress).encode())
 
 
 if __name__ == "__main__":

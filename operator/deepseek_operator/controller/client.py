@@ -19,6 +19,7 @@ from deepseek_operator.concurrency import within
 from deepseek_operator.controller import metrics
 from deepseek_operator.controller.words import in_plain_words
 from deepseek_operator.objects.observed import Manifest
+from deepseek_trainer.contract.documents import json_text
 
 APPLY: Final = "application/apply-patch+yaml"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -163,7 +164,7 @@ class Api:
         accept: str,
     ) -> bytes:
         headers = {"Accept": accept, "Content-Type": content_type}
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else json_text(body)
         asking = self._answer(method, path, params=query, data=data, headers=headers)
         status, content = await within(self._deadline_s, asking)
         metrics.API_REQUESTS.labels(method, str(status)).inc()

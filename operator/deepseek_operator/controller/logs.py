@@ -1,10 +1,10 @@
 """Log lines are JSON objects, one for each event: printable and bounded, whatever others put into a message."""
 
-import json
 import logging
 from datetime import UTC, datetime
 from typing import Final
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.foreign import one_line
 
 MAX_TRACEBACK: Final = 16384  # [characters]
@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK:]
-        return json.dumps(line)
+        return json_text(line)
 
 
 def configure(level: str) -> None:

@@ -16,6 +16,7 @@ from deepseek_operator.objects.kind import AnyKind, Child, Kind, Object, Seen
 from deepseek_operator.objects.observed import Manifest, Notice, Owner, OwnerKey, Sighting
 from deepseek_operator.objects.plan import Plan, Status
 from deepseek_operator.settings import Settings
+from deepseek_trainer.contract.documents import json_text
 
 FRESH_S: Final = 100.0  # an API server sends a bookmark about every 60 s; what a watch saw before is not believed
 
@@ -100,7 +101,7 @@ class Memory:
 
 
 def _packed(manifest: Manifest) -> bytes:
-    return zlib.compress(json.dumps(manifest).encode(), 1)
+    return zlib.compress(json_text(manifest).encode(), 1)
 
 
 def _unpacked(packed: bytes) -> Manifest:

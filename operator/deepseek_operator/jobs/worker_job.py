@@ -1,6 +1,5 @@
 """The worker Job of one attempt.  It has one pod per node, and all pods are hardened alike."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +14,7 @@ from deepseek_operator.jobs.resources import accelerators_of, has_fabric
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract import names
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.names import NOT_RETRYABLE
 
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  for NCCL and gloo, which need more than the 64 MB of a container
@@ -78,7 +78,7 @@ def _config(blueprint: Blueprint) -> str:
     owner = blueprint.owner
     config = blueprint.spec.training_config(owner.namespace, owner.name)
     content = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return json_text(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _failure_rules() -> list[Manifest]:

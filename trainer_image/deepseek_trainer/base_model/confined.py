@@ -4,7 +4,6 @@ A template can loop for ever, a tokenizer's pattern takes exponential time, a re
 No bound within a process holds for all of that.
 """
 
-import json
 import os
 import resource
 import select
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
 from deepseek_trainer.base_model.guard import cause, is_panic
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError, JobError
 from deepseek_trainer.contract.foreign import json_object
 from deepseek_trainer.worker.process import die_with_parent
@@ -108,14 +108,14 @@ def _address_space() -> int:
 
 def _outcome(work: Callable[[], Any]) -> bytes:
     try:
-        return json.dumps({"value": work()}).encode()
+        return json_text({"value": work()}).encode()
     except MemoryError:
         return b""
     except JobError as error:
-        return json.dumps({"problem": error.problem, "hint": error.hint}).encode()
+        return json_text({"problem": error.problem, "hint": error.hint}).encode()
     except Exception as error:
-        return json.dumps({"error": cause(error)}).encode()
+        return json_text({"error": cause(error)}).encode()
     except BaseException as error:
         if not is_panic(error):
             raise
-        return json.dumps({"error": cause(error)}).encode()
+        return json_text({"error": cause(error)}).encode()

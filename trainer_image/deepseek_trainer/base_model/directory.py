@@ -1,6 +1,5 @@
 """A base model as a directory of safetensors files, checked before its weights are read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 
@@ -74,7 +74,7 @@ def _beside(source: Place, config: Mapping[str, Any]) -> dict[str, bytes]:
 def _preprocessor(source: Place) -> dict[str, bytes]:
     """Empty where there is none, so that nobody can take it away unseen from what is sealed."""
     settings = source.json(PREPROCESSOR) if source.has(PREPROCESSOR) else {}
-    return {PREPROCESSOR: json.dumps(settings).encode()}
+    return {PREPROCESSOR: json_text(settings).encode()}
 
 
 def _weight_files(source: Place) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def _tokenizer_files(source: Place) -> dict[str, bytes]:
     settings = source.json(SETTINGS)
     if source.has(TEMPLATE):
         settings["chat_template"] = _text(source, TEMPLATE)
-    content = (source.content(TOKENIZER, MAX_TOKENIZER), json.dumps(settings).encode())
+    content = (source.content(TOKENIZER, MAX_TOKENIZER), json_text(settings).encode())
     return dict(zip(TOKENIZER_NAMES, content, strict=True))
 
 

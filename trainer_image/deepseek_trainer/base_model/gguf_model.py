@@ -4,7 +4,6 @@ Written for the dense decoders of the Llama and Qwen families; whatever is not u
 because a model that is silently a little wrong would be trained for days.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
 from deepseek_trainer.base_model.families import FAMILIES, Rotary, family_of
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 
@@ -115,7 +115,7 @@ def tokenizer_files(gguf: GgufFile) -> dict[str, bytes]:
             settings[f"{role}_token"] = _token(gguf, tokens, token_id)
     return {
         "tokenizer.json": _bpe(gguf, tokens, pre).to_str().encode(),
-        "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
+        "tokenizer_config.json": json_text(settings, indent=2).encode(),
     }
 
 

@@ -26,6 +26,7 @@ from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
@@ -87,7 +88,7 @@ def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     files = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
     facts = [FORMAT, str(config.job), config.seals_data, base.model_dump(mode="json")]
     facts += [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json_text(facts).encode()).hexdigest()[:32]
     return paths.prepared / f"model-{vault.name_of(digest)}"
 
 
@@ -165,7 +166,7 @@ def _finish(
         "path": source.path,
         "weights": source.weights,
     }
-    small = {CONFIG: json.dumps(config).encode(), SOURCE: json.dumps(facts).encode(), **tokenizer}
+    small = {CONFIG: json_text(config).encode(), SOURCE: json_text(facts).encode(), **tokenizer}
     for name, content in small.items():
         vault.write(directory / name, content)
 

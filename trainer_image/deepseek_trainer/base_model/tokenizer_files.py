@@ -3,7 +3,6 @@
 The files are read by name: nothing that a tokenizer's configuration says is imported or executed.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.base_model.guard import understood
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import parsed, shown
 from deepseek_trainer.storage.vault import Vault
@@ -55,7 +55,7 @@ def files_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
     present = {name: value for name, value in settings.items() if value is not None}
     return {
         TOKENIZER: tokenizer.backend_tokenizer.to_str().encode(),
-        SETTINGS: json.dumps(present, indent=2, ensure_ascii=False).encode(),
+        SETTINGS: json_text(present, indent=2, ensure_ascii=False).encode(),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any, Final, Self
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.vault import FileRecord
 
@@ -101,7 +102,7 @@ class Manifest:
             "tensors": [tensor.to_json() for tensor in self.tensors],
             "meta": self.meta,
         }
-        return json.dumps(content).encode()
+        return json_text(content).encode()
 
     @classmethod
     def from_json(cls, raw: bytes | bytearray) -> Self:
@@ -149,7 +150,7 @@ class Head:
     exported: str | None = None  # digest of the manifest of the last checkpoint of a run that has exported its model
 
     def to_json(self) -> bytes:
-        return json.dumps({"format": HEAD_FORMAT} | asdict(self)).encode()
+        return json_text({"format": HEAD_FORMAT} | asdict(self)).encode()
 
     @classmethod
     def from_json(cls, raw: bytes | bytearray) -> Self:

@@ -3,6 +3,7 @@
 Nothing is pickled.  A tree can only become values of the types below and of the classes that the caller names.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -33,6 +34,8 @@ class Packer:
 
         Raises ConfigError for a type that is not known.
         """
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": str(value)}
         if type(value) in _PLAIN:
             return value
         if isinstance(value, Tensor):
@@ -67,8 +70,8 @@ def unpacked(tree: Any, tensors: Mapping[str, Tensor], classes: Classes) -> Any:
     ((kind, parts),) = tree.items()
     if kind == "tensor":
         return tensors[str(parts)]
-    if kind == "dtype":
-        return _dtype(parts)
+    if leaf := _LEAVES.get(kind):
+        return leaf(parts)
     value = unpacked(parts, tensors, classes)
     if make := _MAKE.get(kind):
         return make(value)
@@ -82,6 +85,9 @@ def _dtype(name: str) -> torch.dtype:
             f"torch has no dtype {shown(name)}", hint="the checkpoint is of another version, or damaged"
         )
     return dtype
+
+
+_LEAVES: Final[Mapping[str, Callable[[Any], Any]]] = {"dtype": _dtype, "float": float}
 
 
 def _instance(class_: type, value: Any) -> Any:

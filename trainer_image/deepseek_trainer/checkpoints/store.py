@@ -4,7 +4,6 @@ To save, every rank writes and syncs its files in `step-N.partial-<attempt>-<uui
 renames the directory to `step-N` and records it in HEAD.json.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from deepseek_trainer.checkpoints.dcp import PER_RANK, Piece, pieces_to_write, r
 from deepseek_trainer.checkpoints.ledger import Ledger
 from deepseek_trainer.checkpoints.manifest import Manifest, RankFile, TensorInfo
 from deepseek_trainer.checkpoints.statefile import State, entries, join, split
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.storage.durable import remove
@@ -169,7 +169,7 @@ class CheckpointStore:
         tensors = {piece.info.key: piece.tensor for piece in part.pieces}
         records = [self.vault.write(path, stream(entries(tensors)), context)]
         if part.rest:
-            records.append(self.vault.write(path.with_suffix(".json"), json.dumps(part.rest).encode(), context))
+            records.append(self.vault.write(path.with_suffix(".json"), json_text(part.rest).encode(), context))
         return {
             "files": [RankFile(self._rank, record).to_json() for record in records],
             "tensors": [piece.info.to_json() for piece in part.pieces],

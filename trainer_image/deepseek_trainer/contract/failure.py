@@ -4,11 +4,11 @@ Not a pydantic model, unlike most of this package.  The launcher imports it befo
 SIGTERM that comes earlier is lost: pydantic would make that time several times as long.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.foreign import count, json_object, legible
 from deepseek_trainer.contract.names import ExitCode
 
@@ -46,4 +46,4 @@ class Failure:
         own = {"rank": self.rank, "exitCode": int(self.exit_code), "reason": self.reason, "message": message}
         fields = {**(progress or {}), **own}
         known = {key: value for key, value in fields.items() if value is not None}
-        return json.dumps(known, ensure_ascii=False).encode(errors="replace")
+        return json_text(known, ensure_ascii=False).encode(errors="replace")

@@ -1,9 +1,9 @@
 """What messages say about a record's fields: numbers and kinds, never the content; names where nothing is sealed."""
 
 import difflib
-import json
 from typing import Any, Final, NoReturn
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import MAX_SHOWN, one_line, shown
 
@@ -77,7 +77,7 @@ def label_of(value: dict[str, Any], field: str, place: str, setting: str = "bala
             f"{place}: field {shown(field)} must be a string, a whole number or a boolean, this is {kind(found)}",
             hint=f"set data.{setting} to the field that holds a record's class",
         )
-    text = encodable(found, field, place) if isinstance(found, str) else json.dumps(found)
+    text = encodable(found, field, place) if isinstance(found, str) else json_text(found)
     if not 0 < len(text) <= MAX_LABEL:
         raise DataError(
             f"{place}: field {shown(field)} has {len(text)} characters: a class has 1 to {MAX_LABEL}",

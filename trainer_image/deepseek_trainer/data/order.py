@@ -7,7 +7,6 @@ stretch of the stream has the shares of the whole, off by fewer rows than there 
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.mixture import BLOCK
 from deepseek_trainer.data.permutation import Indices, permuted
 
@@ -56,7 +56,7 @@ class Order:
         """A digest of the rows and their order.  For the plain order it is `data`, the digest of the rows."""
         if len(self.rows) == 1 and self.by_difficulty is None:
             return data
-        return hashlib.sha256(json.dumps([data, self.slots, self.buckets]).encode()).hexdigest()
+        return hashlib.sha256(json_text([data, self.slots, self.buckets]).encode()).hexdigest()
 
     def _drawn(self, positions: Indices, seed: int) -> tuple[Indices, Indices]:
         """The source of each position, and the place in the source's own endless stream."""

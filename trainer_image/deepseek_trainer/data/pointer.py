@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
@@ -32,7 +33,7 @@ def point(paths: Paths, run_id: str, name: str, vault: Vault) -> None:
     home = _home(paths, run_id)
     if not home.exists():
         with committed(home) as partial:
-            vault.write(partial / POINTER, json.dumps({"runId": run_id, "data": name}).encode())
+            vault.write(partial / POINTER, json_text({"runId": run_id, "data": name}).encode())
     if pointed_to(paths, run_id, vault) != name:
         raise TryAgainError(
             f"the data changed while run {run_id} used them",

@@ -5,7 +5,6 @@ content, so that what is there already is used again (`Vault.name_of`).
 """
 
 import hashlib
-import json
 import logging
 from array import array
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, Final
 from deepseek_trainer.base_model.source import prepare_model
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
@@ -88,7 +88,7 @@ def data_digest(config: TrainingConfig, inputs: Inputs[Any], shaping: dict[str, 
     }
     if config.data.curriculum is not None:  # absent, not null: data that earlier versions prepared keep their name
         facts["curriculum"] = config.data.curriculum.by
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _shaping(spec: DataSpec) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
@@ -103,7 +104,7 @@ class Manifest:
         fields["shards"] = {split: [asdict(shard) for shard in shards] for split, shards in self.shards.items()}
         if self.sources:  # left out if there are none, so that older trainers, which know no sources, can read it
             fields["sources"] = [source.to_json() for source in self.sources]
-        return json.dumps(fields, indent=1, sort_keys=True).encode()
+        return json_text(fields, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:

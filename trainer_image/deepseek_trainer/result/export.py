@@ -11,7 +11,6 @@ something of the data, too.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from deepseek_trainer.base_model.source import Source, prepared_model, read_sour
 from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.checkpoints.statefile import entries
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
@@ -181,4 +181,4 @@ def _source(config: TrainingConfig, paths: Paths) -> Source | None:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode()
+    return json_text(value, indent=2, sort_keys=True).encode()

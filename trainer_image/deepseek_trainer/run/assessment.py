@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from deepseek_trainer.contract.documents import finite
 from deepseek_trainer.data.dataset import Rows
 from deepseek_trainer.evaluation.evaluate import EvalResult
 from deepseek_trainer.tasks.task import Task
-from deepseek_trainer.telemetry.events import finite
 from deepseek_trainer.training.loop import Loop
 
 Json = dict[str, Any]

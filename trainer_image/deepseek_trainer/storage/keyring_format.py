@@ -4,11 +4,11 @@ Format 2 wraps each DEK once for each recipient, commits to it, and is authentic
 docs/checkpoint-format.md describes both.
 """
 
-import json
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.foreign import shown
 
 FORMAT: Final = "dstj-keyring/2"
@@ -69,10 +69,10 @@ class Content(_Part):
 
     def authenticated(self) -> bytes:
         """What `mac` is made of: all else, as JSON with sorted keys and without spaces."""
-        return json.dumps(self.model_dump(exclude={"mac"}), sort_keys=True, separators=(",", ":")).encode()
+        return json_text(self.model_dump(exclude={"mac"}), sort_keys=True, separators=(",", ":")).encode()
 
     def to_json(self) -> bytes:
-        return json.dumps(self.model_dump(), indent=2).encode() + b"\n"
+        return json_text(self.model_dump(), indent=2).encode() + b"\n"
 
     @property
     def keks(self) -> tuple[str, ...]:

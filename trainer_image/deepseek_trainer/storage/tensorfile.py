@@ -4,13 +4,13 @@ Format: https://github.com/huggingface/safetensors#format.  Its own library need
 write it, and copies each tensor when it reads.
 """
 
-import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import MAX_COUNT, shown, unambiguous
 
@@ -61,7 +61,7 @@ def stream(entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
     for entry in entries:
         start, end = end, end + entry.size_bytes
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
-    text = json.dumps(header).encode()
+    text = json_text(header).encode()
     text += b" " * (-len(text) % 8)  # aligns the tensors
     yield struct.pack("<Q", len(text)) + text
     for entry in entries:

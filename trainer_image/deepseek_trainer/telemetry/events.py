@@ -3,13 +3,12 @@
 Events hold numbers and names, never a sample of the data.
 """
 
-import json
-import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from deepseek_trainer.contract.documents import finite, json_text
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.storage.opening import opened_to_append
 
@@ -27,16 +26,11 @@ class EventLog:
     def emit(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "time": round(time.time(), 3), **fields}
         self.history.append({name: finite(value) for name, value in entry.items()})
-        self._file.write(json.dumps(self.history[-1], allow_nan=False) + "\n")
+        self._file.write(json_text(self.history[-1]) + "\n")
         log(log_line(entry))
 
     def last(self, event: str) -> Event | None:
         return next((e for e in reversed(self.history) if e["event"] == event), None)
-
-
-def finite(value: Any) -> Any:
-    """`value`, but None for NaN and infinity, which JSON cannot express."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def log(text: str) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not in __all__, but documented
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.names import host_and_port
 
 BEAT_S: Final = 5.0
@@ -128,7 +129,7 @@ class Heartbeat:
 
     def _listed(self, beat: str) -> str:
         now = time.monotonic()
-        return json.dumps({"round": beat, "silent": {i: round(now - heard, 3) for i, heard in self._heard.items()}})
+        return json_text({"round": beat, "silent": {i: round(now - heard, 3) for i, heard in self._heard.items()}})
 
     def _take_in(self, listed: str) -> None:
         """Hear of all peers from node 0, unless its list is the one that was read before."""

@@ -1,7 +1,6 @@
 """Reads config.json, and refuses what this trainer does not know or its image does not have."""
 
 import hashlib
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_line, parsed
 from deepseek_trainer.contract.optimization import Strategy
@@ -51,4 +51,4 @@ def _refuse_missing(strategy: Strategy) -> None:
 def config_digest(config: TrainingConfig) -> str:
     """SHA-256 of all settings.  A checkpoint records those that it was made with."""
     settings = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(settings, sort_keys=True).encode()).hexdigest()

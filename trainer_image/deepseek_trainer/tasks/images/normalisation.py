@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from deepseek_trainer.base_model.directory import PREPROCESSOR
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import number, shown
 from deepseek_trainer.contract.images import ImagesSpec
@@ -61,7 +62,7 @@ class Normalisation:
             "image_std": self.std,
             "do_convert_rgb": images.channels == 3,
         }
-        return json.dumps(settings, indent=2).encode()
+        return json_text(settings, indent=2).encode()
 
 
 def _fit(values: Any, channels: int) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import BadRecord, DataSpec
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.data.draws import RowArray
@@ -87,7 +88,7 @@ class ImagePreparer(Preparer[Picture]):
         return 0.0
 
     def finish(self, inputs: Inputs[Picture], directory: Path, vault: Vault) -> None:  # noqa: ARG002
-        vault.write(directory / CLASSES, json.dumps(self.classes, ensure_ascii=False).encode())
+        vault.write(directory / CLASSES, json_text(self.classes, ensure_ascii=False).encode())
 
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
         return DataError(f"data.{place} has no picture that can be decoded, of {counts.records}")

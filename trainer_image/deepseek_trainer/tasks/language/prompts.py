@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.language.conversation import Question, question_from
 
@@ -23,7 +24,7 @@ class Prompt:
 
 
 def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> None:
-    vault.write(directory / PROMPTS, json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
+    vault.write(directory / PROMPTS, json_text([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
 
 
 def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:

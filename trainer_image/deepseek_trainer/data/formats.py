@@ -8,12 +8,11 @@ import errno
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self, TextIO
 
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import first_line, one_line
@@ -28,6 +27,9 @@ _NOT_READABLE: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 )
 _BATCH_ROWS: Final = 256  # of a Parquet file, in memory at once
+MAX_LINE: Final = 64 << 20  # [bytes] of a line of JSON; [characters] of a CSV record
+MAX_TEXT: Final = 256 << 20  # [bytes] of a file that is one record, and of a row of a Parquet file
+_SHORTER: Final = "cut it into several records, or set data.onBadRecord: Skip"
 
 
 def read(reader: Reader, file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
@@ -59,7 +61,10 @@ def whole_text(field: str) -> Reader:
     def text(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
         def load() -> Value:
             with readable(name), opened(file, refusal=DataError) as stream:
-                return {field: _decoded(stream.read(), name)}
+                content = stream.read(MAX_TEXT + 1)
+            if len(content) > MAX_TEXT:
+                raise _too_long(name, MAX_TEXT)
+            return {field: _decoded(content, name)}
 
         yield 1, load
 
@@ -68,8 +73,25 @@ def whole_text(field: str) -> Reader:
 
 def jsonl(file: Path, name: str, _: Columns) -> Iterator[tuple[int, Load]]:
     with opened(file, refusal=DataError) as stream:
-        for number, line in enumerate(stream, 1):
-            yield number, partial(_object, line.rstrip(b"\r\n"), f"{name}:{number}")
+        for number, line in enumerate(_lines(stream), 1):
+            place = f"{name}:{number}"
+            if line is None:
+                yield number, partial(_refuse, _too_long(place, MAX_LINE))
+            else:
+                yield number, partial(_object, line.rstrip(b"\r\n"), place)
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Each line; None for one that is too long, which never is in memory as a whole."""
+    while line := stream.readline(MAX_LINE + 1):
+        if is_too_long := len(line) > MAX_LINE:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+        yield None if is_too_long else line
+
+
+def _too_long(place: str, most: int) -> DataError:
+    return DataError(f"{place}: longer than {most >> 20} MiB, the most of one record", hint=_SHORTER)
 
 
 def _decoded(raw: bytes, place: str) -> str:
@@ -97,13 +119,15 @@ def _object(raw: bytes, place: str) -> Value | None:
 
 def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Load]]:
     """RFC 4180 with a header: a quoted field may hold line ends, and quotes that are doubled."""
-    csv.field_size_limit(sys.maxsize)  # for the whole process; the default, 128 KiB, is less than a long text
+    csv.field_size_limit(MAX_LINE)  # for the whole process; the default, 128 KiB, is less than a long text
     raw = opened(file, refusal=DataError)
     with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+        lines = _CsvLines(stream, name)
+        reader = csv.reader(lines, strict=True)
         header = _header(reader, name, columns)
         while header:
             number = reader.line_num + 1
+            lines.begin(number)
             try:
                 cells = next(reader)
             except StopIteration:
@@ -113,6 +137,32 @@ def csv_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int, Lo
                 continue
             if cells:
                 yield number, partial(_cells, header, cells, f"{name}:{number}")
+
+
+class _CsvLines:
+    """The lines of a table for csv.reader, which asks for them until a record is whole.
+
+    Raises DataError where that takes too many: nobody can tell where the next record begins.
+    """
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._number, self._taken = stream, name, 1, 0
+
+    def begin(self, number: int) -> None:
+        """A new record begins in the line of this number."""
+        self._number, self._taken = number, 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(MAX_LINE + 1)
+        self._taken += len(line)
+        if self._taken > MAX_LINE:
+            raise _too_long(f"{self._name}:{self._number}", MAX_LINE)
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _header(reader: Any, name: str, columns: Columns) -> list[str]:
@@ -176,12 +226,26 @@ def _batches(file: Path, name: str, columns: Columns) -> Iterator["RecordBatch"]
     with opened(file, refusal=DataError) as stream, ParquetFile(stream, page_checksum_verification=True) as table:
         wanted = columns(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
-            yield from table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted)
+            rows = _rows_at_once(table.metadata.row_group(group), wanted, name)
+            yield from table.iter_batches(rows, row_groups=[group], columns=wanted)
+
+
+def _rows_at_once(group: Any, wanted: list[str], name: str) -> int:
+    """So many that they take not much more memory than one may.  Raises DataError where their mean is too large."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] in wanted)
+    mean: int = size // max(group.num_rows, 1)
+    if mean > MAX_TEXT:
+        raise _too_long(f"{name}: a row", MAX_TEXT)
+    return max(1, min(_BATCH_ROWS, MAX_TEXT // max(mean, 1)))
 
 
 def _row(batch: "RecordBatch", i: int, place: str) -> Value:
+    row = batch.slice(i, 1)
+    if row.nbytes > MAX_TEXT:
+        raise _too_long(place, MAX_TEXT)
     try:
-        value: Value = batch.slice(i, 1).to_pylist()[0]
+        value: Value = row.to_pylist()[0]
     except UnicodeDecodeError:
         raise DataError(f"{place}: not UTF-8", hint="write the file again with text columns in UTF-8") from None
     return value

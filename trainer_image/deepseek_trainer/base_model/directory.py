@@ -85,6 +85,9 @@ def _weight_files(source: Place) -> tuple[str, ...]:
         raise ConfigError(
             f"{source.path} has no *.safetensors files", hint="model.base.path names a directory or a .gguf file"
         )
+    for name in names:
+        if not name.isprintable():
+            raise ConfigError(f"{source.path} has a file {shown(name)}, which is no name", hint="name it otherwise")
     return _indexed(source, names) if source.has(INDEX) else names
 
 

@@ -81,7 +81,8 @@ def refuse_batch_norm(source: Path, found: Mapping[str, tuple[str, Shape]]) -> N
     for key, (file, _) in sorted(found.items()):
         if key.endswith(".running_mean"):
             raise ConfigError(
-                f"{source}: {file} has {key}: with batch normalisation, what a model learns depends on the micro-batch "
+                f"{source}: {file} has {shown(key, _MAX_NAME)[1:-1]}: with batch normalisation, what a model learns "
+                "depends on the micro-batch "
                 "and on the number of processes",
                 hint="take one that normalises by groups or layers: a model of type bit (a residual network) or vit",
             )

@@ -20,7 +20,7 @@ from deepseek_trainer.base_model.directory import CONFIG, checked_directory, ref
 from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
 from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
-from deepseek_trainer.base_model.guard import place, understood
+from deepseek_trainer.base_model.guard import cause, place, understood
 from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
@@ -28,6 +28,7 @@ from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.foreign import parsed
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
@@ -116,8 +117,14 @@ def _checked_gguf(source: Place) -> tuple[GgufFile, dict[str, Any], dict[str, by
 
 def read_source(directory: Path, vault: Vault) -> Source:
     """Where a prepared model came from."""
-    facts = json.loads(bytes(vault.read(directory / SOURCE)))
-    return Source(facts["sha256"], facts["claimName"], facts["path"], tuple(facts["weights"]))
+    try:
+        facts = parsed(vault.read(directory / SOURCE))
+        return Source(facts["sha256"], facts["claimName"], facts["path"], tuple(facts["weights"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(
+            f"{place(directory / SOURCE)} is damaged: {cause(error)}",
+            hint="delete its directory to have it made again",
+        ) from None
 
 
 def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | None:

@@ -20,7 +20,10 @@ EXIT_CODES: Final = (
     (65, "the data are missing, empty or malformed: a retry cannot help"),
     (70, "the loss is no longer finite; the last checkpoint is good"),
     (75, "the machine or the cluster failed us (killed, disk full, busy, out of reach): try again"),
-    (77, "a key is missing, wrong or open to others, or sealed bytes do not authenticate"),
+    (
+        77,
+        "a key is missing, wrong or open to others, sealed bytes do not authenticate, or private ones are in the clear",
+    ),
     (130, "stopped by Ctrl-C: the same command resumes"),
     (141, "the reader of the output went away"),
     (143, "stopped by SIGTERM or a closed terminal: the same command resumes"),
@@ -294,3 +297,19 @@ def _doctor(commands: "Commands") -> None:
     command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
     command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 of a model, for model.base.sha256")
+    leaks = command.add_argument_group(
+        "of a sealed job, look for private bytes in the clear instead; exit code 77 if there are any"
+    )
+    leaks.add_argument(
+        "--sealed", nargs="?", const="", dest="name", metavar="JOB", help="local job: its volume, logs, scratch, status"
+    )
+    leaks.add_argument(
+        "--directory", metavar="DIR", help="with --sealed instead of JOB: a work volume, or a copy of it"
+    )
+    leaks.add_argument("--key-dir", metavar="DIR", help="directory with the key (default: the local job's secret)")
+    leaks.add_argument(
+        "--words", metavar="FILE", help="private words, one a line, to look for in every spelling: names, addresses"
+    )
+    leaks.add_argument(
+        "--also", action="append", default=[], metavar="PATH", help="look there, too: logs saved from pods, for example"
+    )

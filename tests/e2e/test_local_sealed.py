@@ -1,8 +1,10 @@
 """Sealed jobs through `dstj run`, and their keys."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
-from support.builders.local_job import Job, longer, sealed, short
+from support.builders.local_job import EXAMPLES, Job, longer, sealed, short
 from support.judges.names import digests_in, names_and_clear_texts
 
 
@@ -33,6 +35,37 @@ def test_two_sealed_jobs_with_equal_data_share_no_name_and_no_digest(tmp_path: P
         found.append(digests_in(names_and_clear_texts(job.place, done.stdout, done.stderr)))
     assert min(map(len, found)) > 5
     assert not found[0] & found[1]
+
+
+def test_doctor_finds_no_leak_of_a_sealed_job_and_each_that_is_planted(tmp_path: Path):
+    canary = "the canary sings in room 4711"
+    texts = shutil.copytree(EXAMPLES / "texts", tmp_path / "texts")
+    for part in ("train", "validation"):
+        (texts / part / "canary.txt").write_text(f"Here {canary}, and nobody else may hear it.\n" * 40)
+    (tmp_path / "words").write_text(f"{canary}\nReflexion\nrefrangible\ncanary.txt\nembed_tokens\n")
+    job = Job(tmp_path / "job", lambda spec: (short(spec), sealed(spec), answering(spec)), texts=texts)
+    assert job.dstj("keys", "generate", "--secret", "key").returncode == 0
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    look = ("doctor", "--sealed", "pretrain-tiny", "--words", str(tmp_path / "words"))
+    clean = job.dstj(*look)
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    assert "no leak was found" in clean.stdout
+    (log,) = job.place.glob("logs/*-0/trainer.log")
+    with log.open("a") as file:
+        file.write(f"INFO: a bad record: {canary}\n")
+    (job.place / "work" / "prepared" / "rows.jsonl").write_text('{"text": "words"}\n')
+    planted = job.dstj(*look)
+    assert planted.returncode == 77, planted.stdout + planted.stderr
+    assert canary not in planted.stdout
+    leaks = planted.stdout.partition("\nLEAK ")[2]
+    assert f"{log} " in leaks
+    assert "prepared/rows.jsonl " in leaks
+
+
+def answering(spec: dict[str, Any]) -> None:
+    """The report repeats what the model says to prompts from the data."""
+    spec["evaluation"] |= {"generations": 2, "maxNewTokens": 8}
 
 
 def test_a_key_is_rotated_and_the_old_one_destroyed_while_the_job_runs(tmp_path: Path, whole: Job):

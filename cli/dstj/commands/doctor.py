@@ -1,4 +1,4 @@
-"""`dstj doctor`: checks whether this machine is fit for local runs, and has what a job needs."""
+"""`dstj doctor`: checks whether this machine is fit for local runs, has what a job needs, and keeps what is sealed."""
 
 import platform
 import socket
@@ -18,11 +18,13 @@ from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.storage.keys import read_kek
+from dstj.commands.leaks import leaks
 from dstj.jobfile import Job, load_job
 from dstj.local.claims import sources
 from dstj.local.home import Home
 from dstj.local.machine import cores, free_bytes, free_ports, gpus, memory_bytes
 from dstj.local.worker_job import loopback
+from dstj.screen.checks import print_check
 
 GIB = 1 << 30
 MIN_MEMORY = 4 * GIB  # a rank with torch and a model of 135 M parameters takes about 2 GiB
@@ -44,6 +46,9 @@ Check = Callable[[], str | Warned]  # raises JobError if something cannot work
 
 def doctor(arguments: Namespace) -> int:
     """Print a line for each check, with the way out if it is not ok.  The exit code is that of the first failure."""
+    of_leaks = (arguments.directory, arguments.key_dir, arguments.words, arguments.also)
+    if arguments.name is not None or any(of_leaks):
+        return leaks(arguments)
     if arguments.digest:
         say(_digest(Path(arguments.digest)))
         return ExitCode.DONE
@@ -64,23 +69,17 @@ def _run(name: str, check: Check) -> ExitCode:
     try:
         found = check()
     except JobError as error:
-        _line("fail", name, error.problem, error.hint)
+        print_check("fail", name, error.problem, error.hint)
         return error.code
     except ExceptionGroup as group:
         for each in group.exceptions:
-            _line("fail", name, str(each), "")
+            print_check("fail", name, str(each))
         return ExitCode.CONFIG
     if isinstance(found, Warned):
-        _line("warn", name, found.text, found.hint)
+        print_check("warn", name, found.text, found.hint)
     else:
-        _line("ok", name, found, "")
+        print_check("ok", name, found)
     return ExitCode.DONE
-
-
-def _line(level: str, name: str, text: str, hint: str) -> None:
-    say(f"{level:<5} {name:<10} {text}")
-    if hint:
-        say(f"{'':<16} -> {hint}")
 
 
 def _machine_checks(home: Home) -> Iterator[tuple[str, Check]]:

@@ -14,6 +14,7 @@ from support.cluster import kube
 from support.cluster.jobs import STEPS, tiny
 from support.cluster.kube import Manifest, Namespace, TrainingJob, example, wait_until
 
+WORDS = ("workshop door", "Gullwing", "ochre badge", "Prism Room", "old crane")  # of the handbook
 FEW = {"optimization": {"maxSteps": 4}, "evaluation": {"generations": 2, "maxNewTokens": 8}}
 
 
@@ -39,6 +40,21 @@ def test_the_lora_example_ends_in_a_sealed_evaluated_exported_model(
         assert b"model.layers" not in file.read_bytes(), f"{file} tells the names of tensors"
     answers = json.loads((opened(job, key, tmp_path) / "evaluation.json").read_text())["answers"]
     assert answers, "the report tells what the model says"
+    assert "no leak was found" in looked_through(job, tmp_path, WORDS)
+
+
+def looked_through(job: TrainingJob, directory: Path, words: tuple[str, ...]) -> str:
+    """What `dstj doctor --sealed` says of the job's claim, its pods' logs and its status; the key is in `directory`."""
+    (directory / "words").write_text("\n".join(words))
+    saved = directory / "saved"
+    saved.mkdir()
+    kubectl = job.namespace.kubectl
+    (saved / "objects.yaml").write_text(kubectl("get", "dstj,jobs,pods,events", "-o", "yaml"))
+    for pod in (pod["metadata"]["name"] for pod in job.pods):
+        (saved / f"{pod}.log").write_text(kubectl("logs", pod, "--all-containers"))
+    places = {"--directory": job.work, "--key-dir": directory, "--words": directory / "words", "--also": saved}
+    options = (str(word) for pair in places.items() for word in pair)
+    return kube.run(sys.executable, "-m", "dstj.cli", "doctor", "--sealed", *options)
 
 
 def opened(job: TrainingJob, key: bytes, directory: Path) -> Path:

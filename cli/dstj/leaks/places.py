@@ -55,6 +55,8 @@ HOME: Final = (
     Allowed("tmp/*/stopped", _ANY_TEXT, _A_NUMBER),
     Allowed("tmp/*/failure.json", _ANY_TEXT, "why a rank failed"),
     Allowed("tmp/*/progress.json", _ANY_TEXT, "the last progress of a run that was cut off"),
+    Allowed("tmp/*/torchelastic_*/**", _ANY_TEXT, "torchrun's notes on how ranks ended"),
+    Allowed("tmp/*/torchinductor_*/**", ANYTHING, "compiled code: operations and shapes"),
     Allowed("tmp/*/profile-rank-*.json.gz", frozenset({GZIP}), "operations, times and shapes of a trace asked for"),
 )
 HOME_OTHERS: Final = (

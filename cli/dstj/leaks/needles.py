@@ -1,7 +1,6 @@
 """Private words in every spelling in which a program would write them, and the search for them in a stream."""
 
 import base64
-import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.opening import content_of
@@ -85,7 +85,7 @@ def _spellings(word: str) -> Iterator[tuple[bytes, str]]:
         text = unicodedata.normalize(form, word)
         for encoding, name in (("utf-8", ""), ("utf-16-le", " in UTF-16"), ("utf-16-be", " in UTF-16")):
             yield from ((content, f"{name}{how}") for content, how in _spelled_bytes(text.encode(encoding)))
-    yield json.dumps(word)[1:-1].encode(), " as JSON escapes it"
+    yield json_text(word)[1:-1].encode(), " as JSON escapes it"
     yield word.encode("unicode_escape"), " as Python escapes it"
     yield quote(word, safe="").encode(), " as URLs escape it"
 

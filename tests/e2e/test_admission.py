@@ -11,6 +11,7 @@ import pytest
 from support.builders.operator import SPEC, merged
 from support.cluster import kube
 from support.cluster.kube import PAUSE, Manifest, Namespace
+from support.samples.api import transit
 
 OPERATOR = f"system:serviceaccount:{kube.OPERATOR_NAMESPACE}:{kube.RELEASE}"
 JOB_CONTROLLER = "system:serviceaccount:kube-system:job-controller"
@@ -90,20 +91,23 @@ def test_who_may_not_create_pods_may_not_create_training_jobs(namespace: Namespa
 def test_egress_and_claims_are_for_those_who_may_make_them_by_themselves(namespace: Namespace) -> None:
     bob = Person(namespace, "bob", "deepseek-operator-edit")
     bob.may_create("pods")
-    plain, opened, with_claim = (
+    plain, opened, served, with_claim = (
         merged(a_training_job(), {"spec": spec})
         for spec in (
             {},
             {"network": {"egress": [{"cidr": "10.0.0.0/8", "ports": [443]}]}, "checkpoint": {"volume": MINE}},
+            merged(transit(), {"checkpoint": {"volume": MINE}}),
             {"checkpoint": {"volume": MINE}},
         )
     )
     soon(lambda: bob.creates(with_claim))
     soon(lambda: bob.creates(plain), "bob may not create persistentvolumeclaims", "checkpoint.volume.claimName")
     soon(lambda: bob.creates(opened), "bob may not create networkpolicies", "network.egress")
+    soon(lambda: bob.creates(served), "bob may not create networkpolicies", "keyRef.vaultTransit")
     bob.may_create("persistentvolumeclaims", "networkpolicies.networking.k8s.io")
     soon(lambda: bob.creates(plain))
     soon(lambda: bob.creates(opened))
+    soon(lambda: bob.creates(served))
 
 
 def test_who_names_a_profile_must_be_allowed_to_use_it_there(namespace: Namespace) -> None:

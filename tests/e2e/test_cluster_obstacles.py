@@ -14,7 +14,7 @@ def test_a_missing_secret_is_named_and_its_creation_starts_the_job(namespace: Na
     job = TrainingJob(namespace, example("pretrain-tiny", checkpoint={"encryption": encryption}))
     message = told(job, "FailedMount")
     assert 'secret "late-key" not found' in message
-    assert "create the missing Secret or claim; the pods then go on by themselves" in message
+    assert "create the missing Secret, ConfigMap or claim; the pods then go on by themselves" in message
     namespace.key("late-key")
     goes_on(job)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepseek_operator.api.isolation import EgressRule
+from deepseek_operator.jobs.key_server import egress_to, key_server_of
 from deepseek_operator.jobs.limits import resources_of
 from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.resources import Resources
@@ -51,7 +52,8 @@ class Blueprint:
 
     @property
     def egress(self) -> tuple[EgressRule, ...]:
-        return (*self.spec.network.egress, *(self.profile.egress if self.profile else ()))
+        given = (*self.spec.network.egress, *(self.profile.egress if self.profile else ()))
+        return (*given, *egress_to(key_server_of(self.spec)))
 
 
 def child_name(owner: Owner) -> str:

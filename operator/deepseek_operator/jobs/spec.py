@@ -11,6 +11,7 @@ from pydantic import Field
 
 from deepseek_operator.api.isolation import NetworkSpec
 from deepseek_operator.jobs.image import Image
+from deepseek_operator.jobs.key_server import KEY_SERVER_RULES
 from deepseek_operator.jobs.pod_metadata import PodMetadata
 from deepseek_operator.jobs.resources import Quantity, Resources, accelerators_of
 from deepseek_trainer.contract.checkpoint import CheckpointPolicy
@@ -273,6 +274,7 @@ class JobSpec(Model):
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
         *JOB_RULES,
+        *KEY_SERVER_RULES,
         *(immutable(field) for field in IMMUTABLE),
     )
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from deepseek_operator.jobs import labels
 from deepseek_operator.jobs.blueprint import Blueprint
+from deepseek_operator.jobs.key_server import key_volume
 from deepseek_operator.jobs.placement import placement
 from deepseek_operator.jobs.pod_metadata import merged
 from deepseek_operator.jobs.profile import ProfileSpec, UserFrom
@@ -185,9 +186,7 @@ def _volumes(blueprint: Blueprint) -> list[_Volume]:
         _Volume("shm", SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}, only=TRAIN),
     ]
     if encryption := spec.checkpoint.encryption:
-        # All entries are mounted.  An older key beside the one that the job names opens what was not rotated yet.
-        secret = {"secretName": encryption.key_ref.secret_name, "defaultMode": 0o440}
-        volumes.append(_Volume("keys", names.KEY_MOUNT, {"secret": secret}, read_only=True))
+        volumes.append(_Volume("keys", names.KEY_MOUNT, key_volume(encryption.key_ref), read_only=True))
     base = spec.model.base.claim_name if spec.model.base else None
     for i, claim in enumerate(_claims(spec)):
         path = f"{names.CLAIMS_MOUNT}/{claim}"

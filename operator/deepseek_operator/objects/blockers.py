@@ -20,7 +20,7 @@ _WAITING_FIXES: Final = {
     "CreateContainerConfigError": "create what is missing; the pods then go on by themselves",
     "CreateContainerError": "look at `kubectl describe pod`",
 }
-_MOUNT_FIX: Final = "create the missing Secret or claim; the pods then go on by themselves"
+_MOUNT_FIX: Final = "create the missing Secret, ConfigMap or claim; the pods then go on by themselves"
 _SCHEDULE_FIX: Final = "free machines, create the missing claim, or ask for less in trainer.resourcesPerNode"
 _PRIORITY_FIX: Final = (
     "create it, or set scheduling.priorityClassName to one of `kubectl get priorityclasses`; the job then goes on"

@@ -14,6 +14,7 @@ from deepseek_operator.objects.observed import Manifest
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.names import NOT_RETRYABLE, node_address
 from support.builders.operator import OWNER, SETTINGS, a_profile, a_spec
+from support.samples.api import CA, transit
 
 LORA = {
     "trainer": {"image": None, "profile": "h100", "numNodes": 2, "numProcPerNode": 2},
@@ -100,6 +101,7 @@ def by_kind(spec: dict[str, Any], **arguments: Any) -> dict[str, Manifest]:
         ("two_cpu_nodes", rendered({})),
         ("lora_on_gpus", rendered(LORA)),
         ("every_field_of_a_profile", rendered(INJECTED)),
+        ("a_key_server", rendered(transit(caCertificate=CA, serverName="vault.example.org"))),
         ("third_attempt_in_a_queue", rendered(UNMANAGED, attempt=3, **QUEUE)),
     ],
 )
@@ -186,8 +188,9 @@ def test_pods_keep_away_from_excluded_nodes() -> None:
     assert "affinity" not in by_kind({})["Job"]["spec"]["template"]["spec"]
 
 
-def test_pods_meet_the_restricted_pod_security_standard() -> None:
-    pod = by_kind(LORA)["Job"]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("spec", [LORA, transit(caCertificate=CA)])
+def test_pods_meet_the_restricted_pod_security_standard(spec: dict[str, Any]) -> None:
+    pod = by_kind(spec)["Job"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in (*pod["initContainers"], *pod["containers"]):
@@ -200,6 +203,7 @@ def test_pods_meet_the_restricted_pod_security_standard() -> None:
         "downwardAPI",
         "persistentVolumeClaim",
         "emptyDir",
+        "projected",
         "secret",
     }
 

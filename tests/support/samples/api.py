@@ -19,6 +19,24 @@ CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction
 KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
 
 
+def transit(address: str = "https://10.20.0.7:8200", **fields: Any) -> dict[str, Any]:
+    """A job whose key a server keeps."""
+    given = {"address": address, "keyName": "training", "auth": {"serviceAccount": {"role": "trainer"}}} | fields
+    return {"checkpoint": {"encryption": {"keyRef": {"vaultTransit": given}}}}
+
+
+NO_KEY = {"checkpoint": {"encryption": {"keyRef": {}}}}
+TOKEN = {"tokenSecret": {"secretName": "tokens"}}
+LOGIN = {"serviceAccount": {"role": "trainer"}}
+CA, CA_SECRET = {"configMapName": "ca"}, {"secretName": "ca"}
+BY_NAME = "https://vault.example.org:8200"
+
+
+def out_to_vault(**rule: Any) -> dict[str, Any]:
+    """A job whose key server has a name, with a way out of its network."""
+    return transit(BY_NAME) | {"network": {"egress": [{"cidr": "10.20.0.0/24", "ports": [443, 8200]} | rule]}}
+
+
 def preferring(**changes: Any) -> dict[str, Any]:
     """A job that learns from pairs of answers, with `changes` of whole parts."""
     return {"data": {"format": "Preference"}, **BASE, **changes}
@@ -232,6 +250,36 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         )
     ),
     ("egress is only enforced", {"network": {"isolation": "Unmanaged"}}, egress("10.0.0.0/8", isolation="Unmanaged")),
+    *(("give exactly one of secretName and", KEY, bad) for bad in (NO_KEY, merged(KEY, transit()))),
+    ("give exactly one of secretName and", transit(), NO_KEY),
+    ("give exactly one of serviceAccount", transit(auth=TOKEN), transit(auth={})),
+    ("give exactly one of serviceAccount", transit(auth=LOGIN), transit(auth=TOKEN | LOGIN)),
+    ("give exactly one of configMapName", transit(caCertificate=CA), transit(caCertificate=CA | CA_SECRET)),
+    ("give exactly one of configMapName", transit(caCertificate=CA_SECRET), transit(caCertificate={"key": "a"})),
+    *(
+        ("checkpoint.encryption.keyRef.vaultTransit.address must", transit(f"https://{good}:8200"),
+         transit(f"https://{bad}:8200"))
+        for good, bad in (
+            ("10.0.0.1", "10.0.0.01"), ("169.253.0.1", "169.254.169.254"), ("1.2.3.4", "1.2.3"),
+            ("8.8.8.8", "2852039166"),
+            ("[2001:db8::7]", "[2001:db8:::7]"), ("[fd00:ec2::253]", "[fd00:ec2::254]"), ("[fec0::1]", "[FE80::1]"),
+            ("[2002:a9ff::1]", "[2002:a9fe:a9fe::1]"), ("[100::1]", "[64:ff9b::a9fe:a9fe]"), ("[2000::1]", "[::1]"),
+            ("[2000::1]", "[::ffff:a9fe:a9fe]"),
+        )
+    ),
+    ("checkpoint.encryption.keyRef.vaultTransit.address with", out_to_vault(), transit(BY_NAME)),
+    ("checkpoint.encryption.keyRef.vaultTransit.address with", out_to_vault(), out_to_vault(ports=[443])),
+    ("checkpoint.encryption.keyRef.vaultTransit.address with", out_to_vault(), out_to_vault(protocol="UDP")),
+    (
+        "checkpoint.encryption.keyRef.vaultTransit.address with",
+        transit(BY_NAME) | {"network": {"isolation": "Unmanaged"}},
+        transit(BY_NAME) | {"network": {"isolation": "Isolated"}},
+    ),
+    (
+        "checkpoint.encryption.keyRef.vaultTransit.address with",
+        transit(BY_NAME) | {"trainer": {"image": None, "profile": "gpu"}},
+        transit(BY_NAME) | OWN_IMAGE,
+    ),
     ("priorityClassName must not", priority("system"), priority("system-node-critical")),
     ("optimization.globalBatchSize must", {"trainer": {"numNodes": 4}}, {"trainer": {"numNodes": 3}}),
     ("data.sealed and export.sealed", merged(KEY, {"data": {"sealed": True}}), {"data": {"sealed": True}}),
@@ -278,6 +326,29 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"runPolicy": {"failedAttemptsHistoryLimit": 10}}, {"runPolicy": {"failedAttemptsHistoryLimit": 11}}),
     (egress("10.0.0.0/8"), egress("0.0.0.0/00")),
     (egress("10.0.0.0/8"), egress("example.org/8")),
+    *(
+        (transit(), transit(bad))
+        for bad in (
+            "http://10.20.0.7:8200",
+            "https://10.20.0.7",
+            "https://10.20.0.7:8200/",
+            "https://10.20.0.7:65536",
+            "https://user@10.20.0.7:8200",
+            "HTTPS://10.20.0.7:8200",
+            "https://10.20.0.7:0",
+            "https://0x7f.1:8200",
+            "https://10.20.0.7:8200#",
+            "https://a b:8200",
+            "https://[::1%25eth0]:8200",
+        )
+    ),
+    (transit(mount="team/transit"), transit(mount="../sys")),
+    (transit(mount="a.b"), transit(mount="transit/")),
+    (transit(keyName="a.b-c_D"), transit(keyName="..")),
+    (transit(keyName="a"), transit(keyName="a/../../sys/seal")),
+    (transit(keyName="a"), transit(keyName="a?b")),
+    (transit(auth={"serviceAccount": {"role": "a"}}), transit(auth={"serviceAccount": {"role": "a b"}})),
+    (transit(auth={"serviceAccount": {"role": "a", "path": "jwt"}}), transit(auth={"serviceAccount": {"role": ""}})),
 ]
 NAMES = [
     ("a", True), ("a" * 50, True), ("a" * 51, False), ("1a", False), ("a-", False), ("a.b", False), ("A", False),

@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from deepseek_trainer.contract.key_ref import KeyRef
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.rules import Model, Rule
-from deepseek_trainer.contract.volume import DnsName
 
 
 class Interval(Model):
@@ -22,13 +22,6 @@ class Interval(Model):
             lambda self: self.steps is not None or self.seconds is not None,
         ),
     )
-
-
-class KeyRef(Model):
-    """A key-encryption key: 32 bytes in one entry of a Secret, mounted by the kubelet, never read by the operator."""
-
-    secret_name: Annotated[DnsName, Field(description="Secret in the job's namespace.")]
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Entry of the Secret.")] = "kek"
 
 
 class Encryption(Model):

@@ -110,7 +110,11 @@ class Paths:
 CONFIG_MOUNT: Final = "/etc/dstj"  # an annotation of the pod, written by the operator
 CONFIG_FILE: Final = "config.json"
 WORK_MOUNT: Final = "/work"  # the job's own volume, shared by its workers
-KEY_MOUNT: Final = "/run/dstj/keys"  # Secret: one file per key-encryption key, 32 bytes each
+KEY_MOUNT: Final = "/run/dstj/keys"  # Secret: one file per key-encryption key, 32 bytes each; or, for a key server:
+ACCOUNT_TOKEN: Final = "jwt"  # noqa: S105  the pod's ServiceAccount token, with which it logs in
+SERVER_TOKEN: Final = "token"  # noqa: S105  a token of the server itself, which needs no login
+SERVER_CA: Final = "ca.crt"  # PEM
+SERVER_REF: Final = "vault-transit.json"  # on a machine without a cluster: which server, as keyRef.vaultTransit says it
 SCRATCH_MOUNT: Final = "/tmp"  # noqa: S108
 CLAIMS_MOUNT: Final = "/volumes"  # /volumes/<claimName>, read-only
 

@@ -169,6 +169,7 @@ def _run(commands: "Commands") -> None:
         metavar="CLAIM=DIR",
         help="directory that stands for a claim (default: CLAIM beside the file, then $DSTJ_HOME/volumes/CLAIM)",
     )
+    _vault_token(command)
     command.add_argument("--plain", action="store_true", help="plain lines even on a terminal")
     command.add_argument(
         "--recreate", action="store_true", help="forget the last run and its end, as deleting the job in a cluster does"
@@ -180,6 +181,14 @@ def _submit(commands: "Commands") -> None:
     command.add_argument("files", nargs="+", metavar="FILE", help="YAML file with jobs and profiles")
     _namespace(command, "namespace of jobs whose file names none (default: the context's)")
     command.add_argument("--dry-run", action="store_true", help="let the API server check everything and keep nothing")
+
+
+def _vault_token(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--vault-token",
+        metavar="FILE",
+        help="with keyRef.vaultTransit: file with a token of the server (default: $DSTJ_VAULT_TOKEN_FILE)",
+    )
 
 
 def _suspend(commands: "Commands") -> None:
@@ -296,6 +305,7 @@ def _doctor(commands: "Commands") -> None:
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
+    _vault_token(command)
     command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 of a model, for model.base.sha256")
     leaks = command.add_argument_group(
         "of a sealed job, look for private bytes in the clear instead; exit code 77 if there are any"

@@ -55,7 +55,7 @@ def doctor(arguments: Namespace) -> int:
     home = Home.from_env()
     codes = [_run(name, check) for name, check in _machine_checks(home)]
     if arguments.file:
-        codes += [_run(name, check) for name, check in _job_checks(Path(arguments.file), home, arguments.volume)]
+        codes += [_run(name, check) for name, check in _job_checks(arguments, home)]
     return next((code for code in codes if code), ExitCode.DONE)
 
 
@@ -149,9 +149,9 @@ def _gloo() -> str:
     return "works"
 
 
-def _job_checks(path: Path, home: Home, volumes: list[str]) -> Iterator[tuple[str, Check]]:
+def _job_checks(arguments: Namespace, home: Home) -> Iterator[tuple[str, Check]]:
     """The checks of a job.  A check is left out if the one before did not find what it needs."""
-    loaded: list[Job] = []
+    path, loaded = Path(arguments.file), list[Job]()
 
     def job_file() -> str:
         loaded.append(load_job(path))
@@ -165,7 +165,7 @@ def _job_checks(path: Path, home: Home, volumes: list[str]) -> Iterator[tuple[st
     found: dict[str, Path] = {}
 
     def claims() -> str:
-        found.update(sources(job, home, volumes).claims)
+        found.update(sources(job, home, arguments.volume, arguments.vault_token).claims)
         return ", ".join(f"{name}={directory}" for name, directory in found.items())
 
     yield "claims", claims

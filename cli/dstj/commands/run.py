@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> int:
 
 def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> int:
     """Run the job from where it stands to its end, or to a signal."""
-    place, found = home.job(job.name), sources(job, home, arguments.volume)
+    place, found = home.job(job.name), sources(job, home, arguments.volume, arguments.vault_token)
     _refuse_lost_work(manifest, place, job)
     procs = job.spec.trainer.num_proc_per_node
     cluster = LocalCluster(manifest, place, found, procs_per_node=procs, profiles=job.profiles)
@@ -66,7 +66,8 @@ def _how_to_recreate(manifest: Manifest, arguments: Namespace) -> str:
 def _command(arguments: Namespace) -> str:
     """The command that goes on with this run."""
     volumes = [word for volume in arguments.volume for word in ("--volume", volume)]
-    return shlex.join(["dstj", "run", arguments.file, *volumes])
+    token = ["--vault-token", arguments.vault_token] if arguments.vault_token else []
+    return shlex.join(["dstj", "run", arguments.file, *volumes, *token])
 
 
 def _driven(cluster: LocalCluster, *, plain: bool) -> signal.Signals | None:

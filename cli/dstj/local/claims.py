@@ -1,4 +1,4 @@
-"""Finds the directory that stands for a claim or a secret on a machine without a cluster."""
+"""Finds what stands for a claim, a secret or an identity on a machine without a cluster."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -11,17 +11,19 @@ from deepseek_operator.objects.observed import Owner
 from deepseek_trainer.contract.errors import ConfigError
 from dstj.jobfile import Job
 from dstj.local.home import Home
+from dstj.local.key_server import KeyServer, key_server
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the pods of a job mount: a directory for each claim and each secret."""
+    """What the pods of a job mount: a directory for each claim and each secret, or what reaches a key server."""
 
     claims: Mapping[str, Path]
     secrets: Mapping[str, Path]
+    key_server: KeyServer | None = None
 
 
-def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
+def sources(job: Job, home: Home, volumes: Iterable[str] = (), vault_token: str | None = None) -> Sources:
     """Everything that `job` mounts.  Raises ConfigError for what is missing, with the places that were searched."""
     given = _given(volumes)
     mounted = input_claims(job.spec)
@@ -33,7 +35,8 @@ def sources(job: Job, home: Home, volumes: Iterable[str] = ()) -> Sources:
         raise ConfigError(f"--volume {name}={given[name]}: the job has no such claim", hint=hint)
     claims = {name: given.get(name) or claim_directory(name, job.path, home) for name in sorted(names)}
     made = child_name(Owner(job.namespace, job.name, ""))
-    return Sources({made: home.job(job.name).paths.work} | claims, _secrets(job.spec, home))
+    server = key_server(job.spec, home, vault_token)
+    return Sources({made: home.job(job.name).paths.work} | claims, _secrets(job.spec, home), server)
 
 
 def claims_at_hand(job: Job, home: Home, volumes: Iterable[str] = ()) -> dict[str, Path]:
@@ -83,14 +86,15 @@ def _given(volumes: Iterable[str]) -> dict[str, Path]:
 
 
 def _secrets(spec: JobSpec, home: Home) -> dict[str, Path]:
-    if spec.checkpoint.encryption is None:
+    encryption = spec.checkpoint.encryption
+    if encryption is None or encryption.key_ref.secret_name is None:
         return {}
-    ref = spec.checkpoint.encryption.key_ref
-    file = home.secret(ref.secret_name) / ref.key
+    ref, secret = encryption.key_ref, encryption.key_ref.secret_name
+    file = home.secret(secret) / ref.key
     if not file.is_file():
         option = "" if ref.key == "kek" else f" --key {ref.key}"
         raise ConfigError(
             f"no key {file}, which spec.checkpoint.encryption.keyRef names",
-            hint=f"dstj keys generate --secret {ref.secret_name}{option}",
+            hint=f"dstj keys generate --secret {secret}{option}",
         )
-    return {ref.secret_name: file.parent}
+    return {secret: file.parent}

@@ -1,7 +1,8 @@
 """The state of local runs: a directory for each job, which mirrors the mount paths of a pod.
 
 $DSTJ_HOME or ./.dstj
-  secrets/<secret>/<key>   key-encryption keys, 0600
+  secrets/<secret>/<key>   key-encryption keys and tokens, 0600
+  configmaps/<name>/<key>  certificates of key servers
   volumes/<claim>/         data and base models, if they do not lie beside the job file
   <job>/status.yaml        the whole DeepSeekTrainingJob, from which the next run goes on
   <job>/lock               held by the `dstj run` that runs the job
@@ -20,7 +21,7 @@ from deepseek_trainer.contract.errors import ConfigError, TryAgainError
 from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.names import Paths
 
-RESERVED = ("secrets", "volumes")
+RESERVED = ("configmaps", "secrets", "volumes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,9 @@ class Home:
 
     def secret(self, name: str) -> Path:
         return self.directory / "secrets" / name
+
+    def config_map(self, name: str) -> Path:
+        return self.directory / "configmaps" / name
 
     def volume(self, claim: str) -> Path:
         return self.directory / "volumes" / claim

@@ -20,6 +20,9 @@ def mount_all(pod: Manifest, root: Path, sources: Sources) -> None:
             _write(place, {item["path"]: field_of(pod, item["fieldRef"]["fieldPath"]) for item in items})
         elif "secret" in volume:
             _link_secret(place, sources.secrets[volume["secret"]["secretName"]])
+        elif "projected" in volume and sources.key_server:
+            _make_anew(place)
+            sources.key_server.lay_into(place)
 
 
 def _link(place: Path, target: Path) -> None:
@@ -42,8 +45,17 @@ def _write(place: Path, data: dict[str, str]) -> None:
 
 def _link_secret(place: Path, secret: Path) -> None:
     """Link the keys instead of copying them: a key that is deleted or rotated must not live on beside what it seals."""
+    _remove(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(secret)
+
+
+def _make_anew(place: Path) -> None:
+    _remove(place)
+    place.mkdir(parents=True, mode=0o700)
+
+
+def _remove(place: Path) -> None:
     if place.is_symlink():
         place.unlink()
     remove(place, ignore_errors=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(secret)

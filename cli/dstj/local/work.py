@@ -10,6 +10,7 @@ from typing import Any
 
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.names import SERVER_REF
 from deepseek_trainer.storage.keyring import KEYRING
 from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.local.home import Home, JobHome
@@ -94,11 +95,13 @@ def not_running(arguments: Namespace) -> Iterator[None]:
 
 
 def key_file(home: Home, place: JobHome) -> Path | None:
-    """The file of the key-encryption key that a local job names; None if it seals nothing."""
+    """The file of the key-encryption key, or of the key server, that a local job names; None if it seals nothing."""
     if not (encryption := checkpoint_of(place).get("encryption")):
         return None
-    reference: dict[str, str] = encryption["keyRef"]
-    return home.secret(reference["secretName"]) / reference.get("key", "kek")
+    reference: dict[str, Any] = encryption["keyRef"]
+    if "vaultTransit" in reference:
+        return place.paths.key_dir / SERVER_REF
+    return home.secret(reference["secretName"]) / str(reference.get("key", "kek"))
 
 
 def checkpoint_of(place: JobHome) -> Mapping[str, Any]:

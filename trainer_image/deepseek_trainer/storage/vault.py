@@ -22,8 +22,8 @@ from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, reading, storing, sync
 from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.key_directory import keks_at
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
-from deepseek_trainer.storage.keys import keks_in
 from deepseek_trainer.storage.sealing import SealedWriter
 from deepseek_trainer.storage.streams import Advance, Bytes, Reader, Sink, unwatched
 from deepseek_trainer.storage.unsealing import SealedReader
@@ -73,7 +73,7 @@ class Vault:
     def of_work(cls, work: Path, purpose: Purpose, key_dir: Path) -> Self:
         """For reading a sealed work directory without its job, which the keyring names."""
         job = owner_of(work / KEYRING)
-        return cls(job, purpose, JobKeys(work / KEYRING, job, keks_in(key_dir)))
+        return cls(job, purpose, JobKeys(work / KEYRING, job, keks_at(key_dir)))
 
     @property
     def sealed(self) -> bool:

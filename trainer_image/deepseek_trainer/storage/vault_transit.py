@@ -30,11 +30,12 @@ from deepseek_trainer.storage.opening import opened
 
 PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0)  # a server that elects a leader or is restarted needs about as long
 _MAX_TOKEN: Final = 1 << 14  # [bytes]
-_WRAPPED: Final = re.compile(r"vault:v[0-9]{1,9}:[A-Za-z0-9+/]{1,3000}={0,2}")
+_WRAPPED: Final = re.compile(r"vault:v[1-9][0-9]{0,8}:[A-Za-z0-9+/]{1,3000}={0,2}")
 _TEMPORARY: Final = frozenset({412, 429, 472, 473})  # a standby behind its leader, a rate limit, a standby
 _DENIED: Final = 403
 _OK: Final = 200
 _SECRET: Final = frozenset({"plaintext", "jwt", "X-Vault-Token"})
+_SHORTEST: Final = 8  # [characters] of a secret: a shorter one could be a part of any word
 
 
 class TransitKek:
@@ -148,21 +149,27 @@ class TransitKek:
         problem, hint = _REFUSALS.get(answer.status, (f"answers {answer.status}", _STRANGER))
         if 300 <= answer.status < 400:
             problem, hint = "redirects, which is not followed, a request", "address: the leader's or a load balancer's"
+        elif action == "login" and answer.status in (400, 403):
+            hint = _LOGIN
         return IntegrityError(f"{self._server} {problem} {what}: {errors}", hint=hint)
 
 
 _STRANGER: Final = "is address that of Vault or OpenBao?"
 _NOT_ITS_FAULT: Final = ("not found", "disallowed by policy", "non-AEAD")  # but the fault of the server's key
+_LOGIN: Final = (
+    "the role must take the job's namespace, its ServiceAccount dstj-<job> and the audience; the auth method must have "
+    "the cluster's keys, or reach its API server"
+)
 _REFUSALS: Final = {
     400: (
         "refuses",
         "the key must exist and take associated data (aes256-gcm96, chacha20-poly1305), and its min_decryption_version "
-        "must let old versions unwrap; a role must know the job's namespace and ServiceAccount",
+        "must let old versions unwrap",
     ),
     403: (
         "denies",
         "the policy of the role or token must allow update on <mount>/encrypt/<key> and <mount>/decrypt/<key>; a token "
-        "may have expired; a role must know the job's namespace, its ServiceAccount dstj-<job> and the audience",
+        "may have expired",
     ),
     404: ("has no path", "enable the transit engine at vaultTransit.mount, and the auth method at its path"),
 }
@@ -193,7 +200,7 @@ def _without(secrets: Iterable[str], answer: Answer) -> Answer:
     errors = answer.content.get("errors")
     text = "; ".join(str(error) for error in errors[:5]) if isinstance(errors, list) else ""
     for secret in secrets:
-        text = text.replace(secret, "...")
+        text = text.replace(secret, "...") if len(secret) >= _SHORTEST else text
     return replace(answer, content=answer.content | {"errors": text})
 
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.errors import ConfigError, JobError
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.times import rfc3339
+from deepseek_trainer.storage.kek import Kek
+from deepseek_trainer.storage.key_directory import files_at, kek_at, keks_at
 from deepseek_trainer.storage.keyring import Keyring, read_keyring
 from deepseek_trainer.storage.keyring_format import Content, Content1
-from deepseek_trainer.storage.keys import Key, keks_in, key_files, read_kek
 from dstj.local.work import Work, work_of
 from dstj.screen.table import lines
 
@@ -26,7 +27,7 @@ Row = Sequence[str]
 def inspect(arguments: Namespace) -> int:
     """Print the keys of a directory or of a local job's secret, and the keyring of a job."""
     work = _inspected(arguments)
-    files = key_files(work.key_dir) if work.key_dir else []
+    files = files_at(work.key_dir) if work.key_dir else []
     ids = {file: _id_or_problem(file) for file in files}
     if work.key_dir:
         say(f"keys in {work.key_dir}")
@@ -48,8 +49,8 @@ def _inspected(arguments: Namespace) -> Work:
 
 def _id_or_problem(file: Path) -> tuple[str, str]:
     try:
-        return read_kek(file).id, ""
-    except IntegrityError as error:
+        return kek_at(file).id, ""
+    except JobError as error:
         return "-", error.problem
 
 
@@ -69,7 +70,7 @@ def _print_keyring(path: Path, key_dir: Path | None, files: Mapping[str, Path]) 
         rows.append((key, created, kek, files[kek].name if kek in files else "not here", use))
     _print([DATA_KEYS, *rows])
     if key_dir and set(content.keks) & files.keys():
-        say(f"  {_state(path, content.job, keks_in(key_dir))}")
+        say(f"  {_state(path, content.job, keks_at(key_dir))}")
 
 
 def _wrapped(content: Content | Content1) -> list[tuple[str, str, str]]:
@@ -79,10 +80,10 @@ def _wrapped(content: Content | Content1) -> list[tuple[str, str, str]]:
     return [(key.id, key.created, kek) for key in content.keys for kek in content.keks]
 
 
-def _state(path: Path, job: str, keks: Sequence[Key]) -> str:
+def _state(path: Path, job: str, keks: Sequence[Kek]) -> str:
     try:
         ring = Keyring.open(path, job, keks)
-    except IntegrityError as error:
+    except JobError as error:
         return error.problem
     if not ring.is_current:
         return "not authenticated, as in all keyrings of its format: dstj keys rotate writes the newer one"

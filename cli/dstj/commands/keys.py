@@ -3,18 +3,22 @@
 import os
 import re
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.lines import say
-from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.names import SERVER_REF, ExitCode
+from deepseek_trainer.storage.kek import Kek
+from deepseek_trainer.storage.key_directory import files_at, kek_at, keks_at
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
-from deepseek_trainer.storage.keys import Key, generate_kek, keks_in, key_files, read_kek
+from deepseek_trainer.storage.keys import generate_kek
 from deepseek_trainer.storage.renaming import PARTIAL
 from deepseek_trainer.storage.rotation import grant as grant_keyring
 from deepseek_trainer.storage.rotation import renew
 from deepseek_trainer.storage.rotation import revoke as revoke_keyring
+from deepseek_trainer.storage.rotation import rewrap as rewrap_keyring
 from deepseek_trainer.storage.rotation import rotate as rotate_keyring
 from deepseek_trainer.storage.rotation import shred as shred_keyring
 from dstj.local.home import Home
@@ -52,11 +56,25 @@ def _refuse_partial(option: str, name: str) -> None:
 
 def rotate(arguments: Namespace) -> int:
     """Wrap a job's data key under a new key.  What it sealed is not touched, and a job that runs goes on."""
-    if arguments.directory:
+    if not arguments.new_key_dir and (server := _key_server(arguments)):
+        _rewrap(arguments, server)
+    elif arguments.directory:
         _rotate_directory(arguments)
     else:
         _rotate_local(arguments)
     return ExitCode.DONE
+
+
+def _key_server(arguments: Namespace) -> Kek | None:
+    key_dir = work_of(arguments).key_dir
+    return kek_at(key_dir / SERVER_REF) if key_dir and (key_dir / SERVER_REF).exists() else None
+
+
+def _rewrap(arguments: Namespace, server: Kek) -> None:
+    """A server's key is rotated there; what its older versions wrapped opens until they are retired."""
+    work = _opened_by_keys(arguments)
+    rewrap_keyring(work.keyring, [server])
+    say(f"{owner_of(work.keyring)}: the newest version of {server.id} wraps the data key")
 
 
 def _rotate_local(arguments: Namespace) -> None:
@@ -84,26 +102,26 @@ def _rotate_directory(arguments: Namespace) -> None:
         )
     keyring = Path(arguments.directory) / KEYRING
     owner, new = owner_of(keyring), _new_key(arguments)
-    keks = keks_in(Path(arguments.key_dir), may_be_weak=True)
+    keks = keks_at(Path(arguments.key_dir), may_be_weak=True)
     is_new = rotate_keyring(keyring, keks, new)
     say(f"{owner}: key {new.id} wraps the data key" if is_new else f"{owner}: key {new.id} wrapped it already")
     say("destroy the old key and its copies when no backup of the volume needs it")
 
 
-def _new_key(arguments: Namespace) -> Key:
+def _new_key(arguments: Namespace) -> Kek:
     directory = Path(arguments.new_key_dir)
     if arguments.key:
-        return read_kek(directory / arguments.key)
-    files = key_files(directory)
+        return kek_at(directory / arguments.key)
+    files = files_at(directory)
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise ConfigError(f"--new-key-dir {directory}: which key is the new one? {names}", hint="--key NAME says which")
-    return read_kek(files[0])
+    return kek_at(files[0])
 
 
 def grant(arguments: Namespace) -> int:
     """Let another key open a job, such as one that a security officer keeps."""
-    work, kek = _opened_by_keys(arguments), read_kek(Path(arguments.kek))
+    work, kek = _opened_by_keys(arguments), kek_at(Path(arguments.kek))
     is_new = grant_keyring(work.keyring, _keks(work), kek)
     say(f"{owner_of(work.keyring)}: key {kek.id} opens it" + ("" if is_new else " already"))
     return ExitCode.DONE
@@ -124,10 +142,10 @@ def _opened_by_keys(arguments: Namespace) -> Work:
     return work
 
 
-def _keks(work: Work) -> list[Key]:
+def _keks(work: Work) -> Sequence[Kek]:
     if work.key_dir is None:
         raise ConfigError(f"{work.directory}: needs a key that opens it", hint="--key-dir DIR with such a key")
-    return keks_in(work.key_dir)
+    return keks_at(work.key_dir)
 
 
 def shred(arguments: Namespace) -> int:

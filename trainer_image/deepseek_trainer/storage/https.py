@@ -6,7 +6,6 @@ proxy is asked, and neither a request's content nor its headers are in a message
 
 import errno
 import http.client
-import json
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import Any, Final
 
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError, JobError, TryAgainError
 from deepseek_trainer.contract.foreign import parsed, shown
 from deepseek_trainer.storage.opening import content_of
@@ -48,7 +48,7 @@ class Server:
 
     def post(self, path: str, content: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
         """Raises TryAgainError where it is out of reach or too slow, IntegrityError where it is not who it must be."""
-        body = json.dumps(content).encode()
+        body = json_text(content).encode()
         sent = {"Host": f"{self._bracketed(self.name)}:{self.port}", "Content-Type": "application/json", **headers}
         with self._failures_told(), self._connected() as connection:
             connection.request("POST", path, body, sent)

@@ -12,16 +12,27 @@ from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.key_ref import VaultTransit
 from deepseek_trainer.contract.names import SERVER_REF
 from deepseek_trainer.storage.kek import Kek
-from deepseek_trainer.storage.keys import keks_in
+from deepseek_trainer.storage.keys import keks_in, key_files, read_kek
 from deepseek_trainer.storage.opening import content_of
 
 _MAX_REF: Final = 1 << 16  # [bytes]
 
 
-def keks_at(directory: Path) -> Sequence[Kek]:
+def keks_at(directory: Path, *, may_be_weak: bool = False) -> Sequence[Kek]:
     """The key server that vault-transit.json names, or else all keys in files.  Raises as `keks_in` does."""
     reference = directory / SERVER_REF
-    return [key_server(_read(reference), directory)] if reference.exists() else keks_in(directory)
+    return [kek_at(reference)] if reference.exists() else keks_in(directory, may_be_weak=may_be_weak)
+
+
+def kek_at(file: Path) -> Kek:
+    """The key in a file, or the key server that vault-transit.json names.  Raises as `read_kek` does."""
+    return key_server(_read(file), file.parent) if file.name == SERVER_REF else read_kek(file)
+
+
+def files_at(directory: Path) -> list[Path]:
+    """The files of a directory that `kek_at` may take."""
+    reference = directory / SERVER_REF
+    return [reference] if reference.exists() else key_files(directory)
 
 
 @cache

@@ -36,6 +36,16 @@ def rotate(path: Path, keks: Sequence[Kek], kek: Kek) -> bool:
     return kek.id not in _given_to(path, [*keks, kek], replaced)
 
 
+def rewrap(path: Path, keks: Sequence[Kek]) -> None:
+    """Wrap the DEKs anew for the KEK that opens them: a server does that with the newest version of its key."""
+
+    def anew(ring: Keyring) -> Recipients:
+        new = recipient(ring.opener, ring.job, ring.keys)
+        return tuple(new if each.kek == ring.opener.id else each for each in ring.recipients)
+
+    _given_to(path, keks, anew)
+
+
 def grant(path: Path, keks: Sequence[Kek], kek: Kek) -> bool:
     """Let `kek` open the keyring as well; returns False where it does already.  One of `keks` must open it."""
 

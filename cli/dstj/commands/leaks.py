@@ -123,8 +123,11 @@ def _print_tables(look: Look, findings: Sequence[Finding]) -> None:
     if findings:
         tables.append([LEAKS, *((each.path, _offset(each), each.what, each.why) for each in findings)])
     for table in tables:
-        say("", *lines(table), sep="\n")
-    say("\n" + (f"{len(findings)} findings: private bytes may be in the clear" if findings else "no leak was found"))
+        say()
+        for line in lines(table):
+            say(line)
+    say()
+    say(f"{len(findings)} findings: private bytes may be in the clear" if findings else "no leak was found")
 
 
 def _size(total: Total) -> str:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from deepseek_trainer.contract.errors import ConfigError, JobError
-from deepseek_trainer.contract.foreign import shown
-from deepseek_trainer.worker.failure import first_line, is_out_of_memory
+from deepseek_trainer.contract.foreign import first_line, shown
+from deepseek_trainer.worker.failure import is_out_of_memory
 
 _MAX_PLACE: Final = 240  # [characters] of a path in a message
 _MAX_CAUSE: Final = 200  # [characters]

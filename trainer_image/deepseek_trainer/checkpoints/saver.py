@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.checkpoints.dcp import Piece
+from deepseek_trainer.checkpoints.pace import Pace
 from deepseek_trainer.checkpoints.store import CheckpointStore, Part
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.worker.agreement import Exchange
@@ -80,7 +81,7 @@ class Saver:
         """With an `exchange` over a group of its own, saves run in a thread.  Without it, `save` does all the work."""
         self.store, self._retention = store, retention
         self._beside = store.beside(exchange) if exchange else None
-        self._waits_for_copy = waits_for_copy
+        self._waits_for_copy, self._pace = waits_for_copy, Pace()
         self._copies, self._finished = HostCopies(), list[Saved]()
         self._is_copied, self._stall_s = threading.Event(), 0.0
         self._running: Future[tuple[CheckpointInfo, float]] | None = None  # with the seconds that it took
@@ -103,13 +104,15 @@ class Saver:
             return
         store, queued, meta = self._beside, _after_queued(part.pieces), deepcopy(meta)
         part = Part(part.pieces, deepcopy(part.rest))
+        pace = self._pace if _gpu_of(part.pieces) is None else None  # a GPU leaves the processor to the save
 
         def commit() -> tuple[CheckpointInfo, float]:
-            info = store.commit(step, self._copied(part, queued), meta)
+            info = store.commit(step, self._copied(part, queued), meta, pace)
             store.prune(self._retention, best_step)
             return info, time.monotonic() - start
 
         self._is_copied.clear()
+        self._pace.begin()
         self._running = self._thread.submit(commit)
         if self._waits_for_copy:
             self._is_copied.wait()
@@ -131,6 +134,7 @@ class Saver:
         """Wait until no save is under way.  Raises what the save raised, on all ranks."""
         running, self._running = self._running, None
         if running:
+            self._pace.hurry()
             self._finished.append(Saved(*running.result(), self._stall_s))
 
     @property

@@ -24,6 +24,7 @@ from deepseek_trainer.checkpoints.catalog import (
 from deepseek_trainer.checkpoints.dcp import PER_RANK, Piece, pieces_to_write, read_tensors
 from deepseek_trainer.checkpoints.ledger import Ledger
 from deepseek_trainer.checkpoints.manifest import Manifest, RankFile, TensorInfo
+from deepseek_trainer.checkpoints.pace import Pace
 from deepseek_trainer.checkpoints.statefile import State, entries, join, split
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.retention import Retention
@@ -91,11 +92,11 @@ class CheckpointStore:
         tensors, rest = split(state)
         return Part(pieces_to_write(tensors, self._rank, self.file_name, self._agree), rest)
 
-    def commit(self, step: int, part: Part, meta: Mapping[str, Any]) -> CheckpointInfo:
-        """Write and commit what `part_of` returned on each rank: the second half of `save`."""
+    def commit(self, step: int, part: Part, meta: Mapping[str, Any], pace: Pace | None = None) -> CheckpointInfo:
+        """Write, at a pace, and commit what `part_of` returned on each rank: the second half of `save`."""
         partial = self.directory / self._on_lead(lambda: self._ledger.begin(step, self._attempt))
         try:
-            written = self._agree(lambda: self._write(partial, step, part))
+            written = self._agree(lambda: self._write(partial, step, part, pace))
             self._on_lead(lambda: self._ledger.commit(partial, self._manifest(step, written, meta)))
         except BaseException:
             if self._is_lead:
@@ -163,11 +164,14 @@ class CheckpointStore:
         """The file for this rank's tensors."""
         return f"rank-{self._rank:05d}.safetensors"
 
-    def _write(self, partial: Path, step: int, part: Part) -> Any:
+    def _write(self, partial: Path, step: int, part: Part, pace: Pace | None) -> Any:
         """Write this rank's files; returns their entries of the manifest as JSON."""
         context, path = Context(step, self._rank), partial / self.file_name
         tensors = {piece.info.key: piece.tensor for piece in part.pieces}
-        records = [self.vault.write(path, stream(entries(tensors)), context)]
+        content = stream(entries(tensors))
+        if pace:
+            content = pace.through(content, sum(tensor.nbytes for tensor in tensors.values()))
+        records = [self.vault.write(path, content, context)]
         if part.rest:
             records.append(self.vault.write(path.with_suffix(".json"), json_text(part.rest).encode(), context))
         return {

@@ -1,12 +1,13 @@
 """Our checkpoints beside plain ones: torch.save and torch's distributed checkpointing, on the same tensors in one run.
 
     python benchmarks/checkpoint/bench_checkpoint.py [--mib 512] [--rounds 5] [--ranks 1] [--directory DIR]
+    python benchmarks/checkpoint/bench_checkpoint.py --state small|optimizer
     python benchmarks/checkpoint/bench_checkpoint.py --device cuda --mib 8192 --directory /dev/shm
 
 `--directory /dev/shm` for a RAM disk; with `--device cuda` rank r has its tensors on GPU r.  Every save is on the disk
 when its time ends (fsync); the slowest rank counts.  A stall is how long the caller of an asynchronous save waits; the
-save before it has ended.  A step is PRODUCTS matrix products, alone, and with a save of ours beside it from begin to
-end; its stall is what it waits for the copy.  Medians over the rounds.  Peak memory is that of a process of its own for
+save before it has ended.  A step is PRODUCTS matrix products, alone, and while a save of ours is under way beside it,
+from its begin to its end; its stall is what it waits for the copy.  Medians over the rounds.  Peak memory is that of a process of its own for
 each way to save, which saves twice: what it has resident at most, over what it had before, its state included.
 """
 
@@ -41,20 +42,30 @@ from deepseek_trainer.worker.distributed import World
 
 Run = Callable[[], float]  # seconds
 TENSORS = 24
+SMALL = 16 * 1024  # elements of a small tensor
 PRODUCTS = 40  # of a step
 SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
 BESIDE = {
-    "sealed, save": "plain DCP, save",
-    "sealed, load": "plain DCP, load",
-    "sealed, stall, copy waited for": "plain DCP, stall of async_save",
+    "sealed, save": ("plain DCP, save", "torch.save"),
+    "clear, save": ("plain DCP, save", "torch.save"),
+    "sealed, load": ("plain DCP, load", "torch.load"),
+    "clear, load": ("plain DCP, load", "torch.load"),
+    "sealed, stall, copy waited for": ("plain DCP, stall of async_save",),
 }
+State = dict[str, dict[str, Tensor]]
 
 
-def a_state(mib: int, device: torch.device) -> dict[str, dict[str, Tensor]]:
-    """Weights as a model has them: a few large matrices."""
+def a_state(kind: str, mib: int, device: torch.device) -> State:
+    """So many MiB as a few large matrices, as many small tensors, or as weights with the two moments of AdamW."""
     torch.manual_seed(0)
-    rows = mib * 2**20 // 4 // TENSORS // 1024
-    return {"model": {f"layers.{i}.weight": torch.randn(rows, 1024, device=device) for i in range(TENSORS)}}
+    elements = mib * 2**20 // 4
+    if kind == "small":
+        return {"model": {f"layers.{i}.bias": torch.randn(SMALL, device=device) for i in range(elements // SMALL)}}
+    parts = ("model", "exp_avg", "exp_avg_sq") if kind == "optimizer" else ("model",)
+    rows = elements // TENSORS // 1024 // len(parts)
+    return {
+        part: {f"layers.{i}.weight": torch.randn(rows, 1024, device=device) for i in range(TENSORS)} for part in parts
+    }
 
 
 def now(device: torch.device) -> float:
@@ -65,8 +76,8 @@ def now(device: torch.device) -> float:
 
 
 class Ours:
-    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]], world: World) -> None:
-        keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))])
+    def __init__(self, directory: Path, state: State, world: World, *, is_sealed: bool = True) -> None:
+        keys = JobKeys(directory / "keyring.json", "lab/bench", [Key(bytes(range(32)))]) if is_sealed else None
         vault = Vault("lab/bench", Purpose.CHECKPOINT, keys)
         self.store = CheckpointStore(
             directory / "checkpoints", vault, rank=world.rank, world_size=world.size, exchange=world.gather
@@ -94,24 +105,33 @@ class Ours:
         return seconds
 
     def step(self) -> float:
-        """With a save beside it, which may end later."""
+        """On the average of those that a save is beside."""
         self._step += 1
-        start = now(self._device)
+        start, steps = now(self._device), 0
         self.saver.save(self._step, self._state, {}, None)
-        compute(self._device)
-        self.saver.before_change()
-        return now(self._device) - start
+        while not (saved := self.saver.finished()):
+            compute(self._device)
+            self.saver.before_change()
+            steps += 1
+        (self._saved,) = saved
+        return (now(self._device) - start) / steps
 
     def stall_of_step(self) -> float:
-        """Of the step before."""
-        self.saver.wait()
-        (saved,) = self.saver.finished()
-        return saved.stall_seconds
+        """Of the first of them."""
+        return self._saved.stall_seconds
+
+    def durable(self) -> float:
+        """Until that save was on the disk."""
+        return self._saved.seconds
 
     def load(self) -> float:
         info = self.store.at(self._step)
         assert info is not None
-        into = {f"model/{name}": torch.empty_like(tensor) for name, tensor in self._state["model"].items()}
+        into = {
+            f"{part}/{name}": torch.empty_like(tensor)
+            for part, tensors in self._state.items()
+            for name, tensor in tensors.items()
+        }
         start = now(self._device)
         self.store.load(info, into)
         return now(self._device) - start
@@ -135,7 +155,7 @@ def compute(device: torch.device) -> float:
 
 
 class PlainDcp:
-    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+    def __init__(self, directory: Path, state: State) -> None:
         self._path, self._state = directory / "dcp", state
 
     def save(self) -> float:
@@ -153,7 +173,10 @@ class PlainDcp:
         return seconds
 
     def load(self) -> float:
-        into = {"model": {name: torch.empty_like(tensor) for name, tensor in self._state["model"].items()}}
+        into = {
+            part: {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+            for part, tensors in self._state.items()
+        }
         device = next(iter(self._state["model"].values())).device
         start = now(device)
         dcp.load(into, checkpoint_id=self._path)
@@ -161,7 +184,7 @@ class PlainDcp:
 
 
 class TorchSave:
-    def __init__(self, directory: Path, state: dict[str, dict[str, Tensor]]) -> None:
+    def __init__(self, directory: Path, state: State) -> None:
         self._path, self._state = directory / "state.pt", state
 
     def save(self) -> float:
@@ -178,33 +201,37 @@ class TorchSave:
         return now(next(iter(loaded["model"].values())).device) - start
 
 
-def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, list[float]]:
+def measured(directory: Path, arguments: argparse.Namespace, world: World) -> dict[str, list[float]]:
     """Seconds of each row; each round runs each row once, so that a noisy neighbour disturbs all alike."""
-    state = a_state(mib, world.device)
+    state = a_state(arguments.state, arguments.mib, world.device)
     plain, pickled = PlainDcp(directory, state), TorchSave(directory / str(world.rank), state)
     ours = Ours(directory / "ours", state, world)
+    clear = Ours(directory / "clear", state, world, is_sealed=False)
     rows: dict[str, Run] = {
         "torch.save": pickled.save,
         "plain DCP, save": plain.save,
         "sealed, save": ours.save,
+        "clear, save": clear.save,
         "torch.load": pickled.load,
         "plain DCP, load": plain.load,
         "sealed, load": ours.load,
+        "clear, load": clear.load,
         "sealed, verify every byte": ours.verify,
         "plain DCP, stall of async_save": plain.stall,
         "sealed, stall, copy waited for": ours.stall,
         "a step alone": lambda: compute(world.device),
         "a step with a save beside it": ours.step,
         "sealed, stall of a step": ours.stall_of_step,
+        "sealed, durable beside steps": ours.durable,
     }
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(rounds + 1):
+    for turn in range(arguments.rounds + 1):
         for name, run in rows.items():
             dist.barrier()
             took = max(world.gather(run()))
             if turn:  # the first one allocates
                 seconds[name].append(took)
-    overhead = sizes(ours.store.directory) / sum(t.nbytes for t in state["model"].values()) - 1
+    overhead = sizes(ours.store.directory) / sum(t.nbytes for part in state.values() for t in part.values()) - 1
     if world.is_lead:
         print(f"size overhead of a sealed checkpoint: {overhead:.4%}")
     return seconds
@@ -213,7 +240,7 @@ def measured(directory: Path, mib: int, rounds: int, world: World) -> dict[str, 
 def peak_memory(_: int, directory: Path, arguments: argparse.Namespace, name: str) -> None:
     """Print what this process has resident at most while it saves twice, over what it had before [MiB]."""
     with a_rank(directory / "alone", 0, 1, arguments.device) as world:
-        state = a_state(arguments.mib, world.device)
+        state = a_state(arguments.state, arguments.mib, world.device)
         run = WAYS[name](directory / "alone", state, world)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = resident("VmRSS")
@@ -228,7 +255,7 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-WAYS: dict[str, Callable[[Path, dict[str, dict[str, Tensor]], World], Run]] = {
+WAYS: dict[str, Callable[[Path, State, World], Run]] = {
     "torch.save": lambda directory, state, _: TorchSave(directory, state).save,
     "plain DCP, save": lambda directory, state, _: PlainDcp(directory, state).save,
     "plain DCP, async_save": lambda directory, state, _: PlainDcp(directory, state).stall,
@@ -244,6 +271,9 @@ def sizes(directory: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Our checkpoints beside plain ones.")
     parser.add_argument("--mib", type=int, default=512, help="size of the state [MiB]")
+    parser.add_argument(
+        "--state", choices=("large", "small", "optimizer"), default="large", help="tensors of the state"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the tensors are")
@@ -253,7 +283,7 @@ def main() -> None:
         print(f"--device cuda: {arguments.ranks} GPU(s) needed, {torch.cuda.device_count()} here", file=sys.stderr)
         sys.exit(2)
     directory = Path(tempfile.mkdtemp(prefix="dstj-bench-", dir=arguments.directory))
-    for name in ("ours", *map(str, range(arguments.ranks))):
+    for name in ("ours", "clear", *map(str, range(arguments.ranks))):
         (directory / name).mkdir()
     try:
         mp.spawn(on_rank, (directory, arguments), nprocs=arguments.ranks)  # type: ignore[no-untyped-call]
@@ -268,7 +298,7 @@ def main() -> None:
 
 def on_rank(rank: int, directory: Path, arguments: argparse.Namespace) -> None:
     with a_rank(directory, rank, arguments.ranks, arguments.device) as world:
-        seconds = measured(directory, arguments.mib, arguments.rounds, world)
+        seconds = measured(directory, arguments, world)
         if world.is_lead:
             report(seconds, arguments.mib)
 
@@ -290,8 +320,8 @@ def report(seconds: dict[str, list[float]], mib: int) -> None:
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     print(f"{mib} MiB, {dist.get_world_size()} ranks, {THREADS} threads that seal; medians")
     for name, median in medians.items():
-        ratio = f"{median / medians[BESIDE[name]]:8.2f} x plain DCP" if name in BESIDE else ""
-        print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratio}")
+        ratios = "".join(f"{median / medians[other]:8.2f} x {other}" for other in BESIDE.get(name, ()))
+        print(f"{name:34}{median:9.3f} s{mib / median:9.0f} MiB/s{ratios}")
     alone, beside = medians["a step alone"], medians["a step with a save beside it"]
     stalls = {name: median * 1000 for name, median in medians.items() if "stall" in name}
     print(*(f"{name} {milliseconds:.1f} ms" for name, milliseconds in stalls.items()), sep="; ")

@@ -36,7 +36,8 @@ def _row(each: CheckpointInfo | Refused) -> tuple[str, ...]:
     if isinstance(each, Refused):
         return str(each.step), "-", "-", "-", "-", "-", each.reason
     size = f"{each.size_bytes / MIB:.1f} MiB"
-    key, digest, best = each.key_id or "in the clear", each.manifest_digest[:16], "yes" if each.best else "-"
+    digest = each.manifest_digest.rpartition(":")[2][:16]  # without the name of its function
+    key, best = each.key_id or "in the clear", "yes" if each.best else "-"
     return str(each.step), each.created, size, key, digest, best, "ok"
 
 

@@ -106,7 +106,7 @@ def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo
     path, digest = step_directory(directory, step), head.digest_of(step)
     if digest is None:
         raise IntegrityError(f"{path} is not in the store's {HEAD}", hint="it was copied there, or set aside")
-    info = open_checkpoint(path, step, vault, best=head.best == step, exported=head.exported == digest)
+    info = open_checkpoint(path, step, vault, digest, best=head.best == step, exported=head.exported == digest)
     if info.manifest_digest != digest:
         raise IntegrityError(
             f"{path} is not the checkpoint that was committed", hint="an older or set-aside one was put in its place"
@@ -115,12 +115,15 @@ def find(directory: Path, vault: Vault, head: Head, step: int) -> CheckpointInfo
 
 
 def open_checkpoint(
-    path: Path, step: int, vault: Vault, *, best: bool = False, exported: bool = False
+    path: Path, step: int, vault: Vault, recorded: str | None = None, *, best: bool = False, exported: bool = False
 ) -> CheckpointInfo:
-    """The checkpoint of this job and step at `path`, recorded or not.  Checks its manifest and its files' sizes."""
+    """The checkpoint of this job and step at `path`, with its digest like the `recorded` one, if it was recorded.
+
+    Checks its manifest and its files' sizes.
+    """
     with vault.open_reader(path / MANIFEST, Context(step)) as reader:
         content = bytearray(reader.size)
-        digest = reader.read_into(memoryview(content))
+        digest = reader.read_into(memoryview(content), recorded)
     manifest = Manifest.from_json(content)
     if manifest.step != step or vault.job not in ("", manifest.job):
         raise IntegrityError(f"{path} is step {manifest.step} of job {manifest.job}", hint="it was moved there")

@@ -14,7 +14,8 @@ from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.vault import FileRecord
 
 MANIFEST: Final = "manifest.json"
-MANIFEST_FORMAT: Final = "dstj-checkpoint/2"
+MANIFEST_FORMAT: Final = "dstj-checkpoint/3"
+MANIFEST_FORMAT_2: Final = "dstj-checkpoint/2"  # files in the clear have digests of SHA-256
 MANIFEST_FORMAT_1: Final = "dstj-checkpoint/1"  # rank 0 wrote all that ranks share; no salts
 HEAD: Final = "HEAD.json"
 HEAD_FORMAT: Final = "dstj-head/1"
@@ -109,7 +110,7 @@ class Manifest:
         """Raises IntegrityError for a format that this version does not know."""
         try:
             data = json.loads(raw)
-            _check_format(data, MANIFEST_FORMAT, MANIFEST_FORMAT_1)
+            _check_format(data, MANIFEST_FORMAT, MANIFEST_FORMAT_2, MANIFEST_FORMAT_1)
             return cls(
                 job=data["job"],
                 step=data["step"],

@@ -164,7 +164,7 @@ class CheckpointStore:
         """The file for this rank's tensors."""
         return f"rank-{self._rank:05d}.safetensors"
 
-    def _write(self, partial: Path, step: int, part: Part, pace: Pace | None) -> Any:
+    def _write(self, partial: Path, step: int, part: Part, pace: Pace | None = None) -> Any:
         """Write this rank's files; returns their entries of the manifest as JSON."""
         context, path = Context(step, self._rank), partial / self.file_name
         tensors = {piece.info.key: piece.tensor for piece in part.pieces}

@@ -1,31 +1,42 @@
 """Writes and reads files in the clear, with the interface of sealed ones, for a job without a key."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.digests import ContentDigest
 from deepseek_trainer.storage.opening import opened_own
+from deepseek_trainer.storage.pool import POOL, THREADS
 from deepseek_trainer.storage.streams import Advance, Bytes, Sink, as_bytes, put, unwatched
 
 _CHUNK: Final = 1 << 20  # [bytes]
 
 
 class ClearWriter:
-    """Like SealedWriter, but it writes the content as it is; `digest` is its SHA-256."""
+    """Like SealedWriter, but it writes the content as it is; `digest` is that of the content.
+
+    A thread computes it of large pieces while they are written.
+    """
 
     salt: None = None
 
     def __init__(self, sink: Sink) -> None:
-        self._sink, self._content, self.plain_size = sink, hashlib.sha256(), 0
+        self._sink, self._content, self.plain_size = sink, ContentDigest(), 0
 
     def write(self, data: Bytes) -> None:
         rest = as_bytes(data)
-        self._content.update(rest)
         self.plain_size += len(rest)
-        put(self._sink, rest)
+        if THREADS == 1 or len(rest) < _CHUNK:
+            self._content.update(rest)
+            put(self._sink, rest)
+            return
+        digested = POOL.submit(self._content.update, rest)
+        try:
+            put(self._sink, rest)
+        finally:
+            digested.result()
 
     def close(self) -> None: ...
 
@@ -35,7 +46,7 @@ class ClearWriter:
 
     @property
     def digest(self) -> str:
-        return self._content.hexdigest()
+        return str(self._content)
 
 
 class ClearReader:
@@ -65,13 +76,13 @@ class ClearReader:
                 raise IntegrityError(f"{self._file.name} is cut short", hint="copy the file again")
             offset, target = offset + count, target[count:]
 
-    def read_into(self, target: memoryview) -> str:
-        content, filled = hashlib.sha256(), 0
+    def read_into(self, target: memoryview, like: str | None = None) -> str:
+        content, filled = ContentDigest(like), 0
         for piece in self.pieces():
             target[filled : filled + len(piece)] = piece
             content.update(piece)
             filled += len(piece)
-        return content.hexdigest()
+        return str(content)
 
     def pieces(self) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(_CHUNK))
@@ -80,9 +91,9 @@ class ClearReader:
             yield buffer[:count]
             offset += count
 
-    def verify(self, advance: Advance = unwatched) -> str:
-        content = hashlib.sha256()
+    def verify(self, advance: Advance = unwatched, like: str | None = None) -> str:
+        content = ContentDigest(like)
         for piece in self.pieces():
             content.update(piece)
             advance(len(piece))
-        return content.hexdigest()
+        return str(content)

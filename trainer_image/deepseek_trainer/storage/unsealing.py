@@ -72,7 +72,7 @@ class SealedReader:
                 part[:] = self._segment(index)[start : start + len(part)]
         on_threads(lambda each: self._unseal(*each), whole)
 
-    def read_into(self, target: memoryview) -> str:
+    def read_into(self, target: memoryview, _like: str | None = None) -> str:
         """Unseal the whole file into `target`, which has `size` bytes; returns the digest over its tags."""
         parts, filled = [], 0
         for index in range(self._layout.count):
@@ -86,7 +86,7 @@ class SealedReader:
         for index in range(self._layout.count):
             yield self._segment(index)
 
-    def verify(self, advance: Advance = unwatched) -> str:
+    def verify(self, advance: Advance = unwatched, _like: str | None = None) -> str:
         """Authenticate every byte; returns the digest over the tags.
 
         `advance` is called with the size of each piece [bytes], from any thread.

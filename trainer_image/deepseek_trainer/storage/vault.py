@@ -9,7 +9,6 @@ name (`associated_data`), so that it does not open anywhere else.
     content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Final, Self
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
+from deepseek_trainer.storage.digests import ContentDigest
 from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, reading, storing, sync
 from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.key_directory import keks_at
@@ -54,7 +54,7 @@ class FileRecord:
     name: str
     size: int  # on the disk [bytes]
     plain_size: int  # of the content [bytes]
-    digest: str  # hex SHA-256: of the segments' tags where sealed, of the content where not
+    digest: str  # hex SHA-256 of the segments' tags where sealed, digest of the content (storage/digests.py) where not
     salt: str | None = None  # hex; a sealed file has one of its own, with which no segment of another file opens
 
 
@@ -122,7 +122,7 @@ class Vault:
         """The whole content.  With the `digest` of a FileRecord, it must be that very file."""
         with self.open_reader(path, context) as reader:
             content = bytearray(reader.size)
-            _compare(path, reader.read_into(memoryview(content)), digest)
+            _compare(path, reader.read_into(memoryview(content), digest), digest)
         return content
 
     def verify(
@@ -130,7 +130,7 @@ class Vault:
     ) -> None:
         """Read every byte and keep none; `advance` is called with the size of each piece [bytes]."""
         with self.open_reader(path, context) as reader:
-            _compare(path, reader.verify(advance), digest)
+            _compare(path, reader.verify(advance, digest), digest)
 
     def open_recorded(self, directory: Path, record: FileRecord, context: Context) -> Reader:
         """Like `open_reader`, but a sealed file must be the very one that was recorded.
@@ -157,7 +157,7 @@ class Vault:
 
         With `record` it must be that very file.  A file in the clear shows only at its end whether it is.
         """
-        content = hashlib.sha256()
+        content = ContentDigest(record.digest if record else None)
         with (
             reading(path),
             self.open_recorded(path.parent, record, context) if record else self.open_reader(path, context) as reader,
@@ -167,7 +167,7 @@ class Vault:
                     content.update(piece)
                 yield piece
         if record and not self.sealed:
-            _compare(path, content.hexdigest(), record.digest)
+            _compare(path, str(content), record.digest)
 
     def open_reader(self, path: Path, context: Context = Context()) -> Reader:
         """Random access to the content, as a context manager."""

@@ -7,8 +7,9 @@
 `--directory /dev/shm` for a RAM disk; with `--device cuda` rank r has its tensors on GPU r.  Every save is on the disk
 when its time ends (fsync); the slowest rank counts.  A stall is how long the caller of an asynchronous save waits; the
 save before it has ended.  A step is PRODUCTS matrix products, alone, and while a save of ours is under way beside it,
-from its begin to its end; its stall is what it waits for the copy.  Medians over the rounds.  Peak memory is that of a process of its own for
-each way to save, which saves twice: what it has resident at most, over what it had before, its state included.
+from its begin to its end; its stall is what it waits for the copy.  Medians over the rounds.  Peak memory is that of a
+process of its own for each way to save, which saves twice: what it has resident at most, over what it had before, its
+state included.
 """
 
 import argparse

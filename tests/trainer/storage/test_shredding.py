@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.storage import owned
+from deepseek_trainer.storage import owned, rotation
 from deepseek_trainer.storage.keyring import KEYRING, Keyring
 from deepseek_trainer.storage.keys import keks_in, read_kek
 from deepseek_trainer.storage.rotation import renew, rotate, shred
@@ -113,8 +113,9 @@ def test_shredding_leaves_alone_what_is_not_the_jobs_and_names_it(
 
 @FOREIGN
 def test_rotation_leaves_alone_what_is_not_the_jobs(
-    keyring: Path, outside: Path, make: Callable[[Path, Path], None]
+    keyring: Path, outside: Path, make: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rotation, "_SETTLED", -1e9)  # however young it is
     make(keyring.with_name(LEFTOVER), outside)
     before = seen(keyring.with_name(LEFTOVER)), seen(outside)
     assert rotate(keyring, [KEK], OTHER_KEK)
@@ -153,10 +154,12 @@ def test_shredding_destroys_what_crashes_left(keyring: Path) -> None:
     assert [file.name for file in keyring.parent.iterdir()] == [KEYRING]
 
 
-def test_rotation_destroys_what_crashes_left(keyring: Path) -> None:
+def test_rotation_destroys_what_crashes_left_long_ago(keyring: Path) -> None:
     left = keyring.with_name(f"{KEYRING}.partial-{'a' * 32}")
     left.write_bytes(keyring.read_bytes())
     keyring.with_name(f"{KEYRING}.partial-{'b' * 32}").hardlink_to(keyring)
+    for each in (left, keyring):
+        os.utime(each, (0, each.stat().st_mtime - 4000))
     with left.open("rb") as leftover, keyring.open("rb") as old:
         assert rotate(keyring, [KEK], OTHER_KEK)
         assert not any(leftover.read())

@@ -33,15 +33,6 @@ def alone_in(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def is_alone(directory: int) -> bool:
-    """Whether `alone_in` has the lock, and does not do without."""
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 @contextmanager
 def own_file(directory: int, name: str, names: Sequence[str] = ()) -> Iterator[BinaryIO]:
     """A file of ours, to be read and overwritten.

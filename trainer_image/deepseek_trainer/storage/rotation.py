@@ -1,9 +1,11 @@
 """Gives a keyring to other recipients, or destroys it.  A lock lets one process at a time change a directory."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Final, TypeAlias
 
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.storage.durable import publish_file, replace_file, storing
@@ -11,10 +13,11 @@ from deepseek_trainer.storage.kek import Kek
 from deepseek_trainer.storage.keyring import Keyring, owner_of, recipient
 from deepseek_trainer.storage.keyring_format import MAX_BYTES, Content, Recipient, parsed_keyring, shredded
 from deepseek_trainer.storage.keys import Key, keks_beside, read_kek
-from deepseek_trainer.storage.owned import NotOursError, alone_in, is_alone, overwrite, own_file, refuse_foreign
+from deepseek_trainer.storage.owned import NotOursError, alone_in, overwrite, own_file, refuse_foreign
 from deepseek_trainer.storage.renaming import PARTIAL
 
-Recipients = tuple[Recipient, ...]
+_SETTLED: Final = 3600.0  # [s] after which nobody is still writing a keyring
+Recipients: TypeAlias = tuple[Recipient, ...]
 
 
 def rotate(path: Path, keks: Sequence[Kek], kek: Kek) -> bool:
@@ -145,8 +148,7 @@ def _replace(directory: int, path: Path, content: Content) -> None:
         with suppress(NotOursError):
             old = stack.enter_context(own_file(directory, path.name, _leftovers(directory, path.name)))
         replace_file(path, content.to_json())
-        if is_alone(directory):  # or what looks left could be what another one is about to put in place
-            _shred_leftovers(directory, path.name, content.job)
+        _shred_leftovers(directory, path.name, content.job, before=path.stat().st_mtime - _SETTLED)
         if old:
             overwrite(old)
 
@@ -156,12 +158,17 @@ def _leftovers(directory: int, name: str) -> list[str]:
     return sorted(each for each in os.listdir(directory) if each.startswith(f"{name}{PARTIAL}"))
 
 
-def _shred_leftovers(directory: int, name: str, job: str) -> list[str]:
-    """Destroy the keyrings of the job that crashes left; returns the names that are something else."""
+def _shred_leftovers(directory: int, name: str, job: str, before: float = math.inf) -> list[str]:
+    """Destroy the keyrings of the job that crashes left before that time [s]; returns the names that are no such thing.
+
+    What is younger may be what another node is about to put in place: not every file system's locks reach that far.
+    """
     left, leftovers = [], _leftovers(directory, name)
     for each in leftovers:
         try:
             with own_file(directory, each, [name, *leftovers]) as file:
+                if os.fstat(file.fileno()).st_mtime > before:
+                    continue
                 if parsed_keyring(file.read(MAX_BYTES)).job != job:
                     raise ValueError("of another job")
                 overwrite(file)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deepseek_trainer.contract.errors import TryAgainError
-from deepseek_trainer.storage.durable import remove
+from deepseek_trainer.storage.durable import remove, replace_file
 from dstj.local.claims import Sources
 from dstj.local.kubelet import Manifest, field_of, mounts
 
@@ -40,7 +40,7 @@ def _link(place: Path, target: Path) -> None:
 def _write(place: Path, data: dict[str, str]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name, text in data.items():
-        (place / name).write_text(text)
+        replace_file(place / name, text.encode())
 
 
 def _link_secret(place: Path, secret: Path) -> None:

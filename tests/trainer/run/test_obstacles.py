@@ -1,15 +1,18 @@
 """What others can put in the place of a file that a run opens: none hangs it, leads it out of its volume or is read."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo, list_checkpoints, verify
-from deepseek_trainer.contract.errors import ConfigError, DataError, JobError
+from deepseek_trainer.checkpoints.manifest import Manifest
+from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.sources import Source
 from deepseek_trainer.storage.access import refuse_unwritable
@@ -32,7 +35,7 @@ from support.builders.data import (
 from support.builders.images import an_image_job
 from support.builders.vault import a_state, a_store, a_vault
 
-Obstacle = Callable[[Path], None]
+Obstacle = Callable[[Path], object]
 PATIENCE_S = 5
 SEALING = pytest.mark.parametrize("seal", [True, False], ids=["sealed", "clear"])
 
@@ -51,6 +54,11 @@ def a_link_out(place: Path) -> None:
 
 def a_directory(place: Path) -> None:
     place.mkdir()
+
+
+def a_sparse_file(place: Path, size: int) -> None:
+    place.touch()
+    os.truncate(place, size)
 
 
 OBSTACLES = pytest.mark.parametrize("obstacle", [a_fifo, a_device, a_link_out, a_directory])
@@ -170,3 +178,33 @@ def test_the_log_of_events(tmp_path: Path, obstacle: Obstacle) -> None:
     obstacle(tmp_path / "events.jsonl")
     with in_time(), pytest.raises(ConfigError):
         EventLog(tmp_path / "events.jsonl")
+
+
+@pytest.mark.parametrize("size", [1 << 40, (256 << 20) + 1])
+def test_a_file_without_end_in_the_place_of_a_document_takes_no_memory(tmp_path: Path, size: int) -> None:
+    store = a_store(tmp_path, sealed=False)
+    store.save(1, a_state(1), {})
+    for file in (store.directory / "HEAD.json", store.directory / "step-00000001/manifest.json"):
+        sparse = partial(a_sparse_file, size=size)
+        with in_place_of(file, sparse), in_time(), pytest.raises(JobError, match="at most 268,435,456 are read"):
+            _load(tmp_path, seal=False)
+
+
+@pytest.mark.parametrize("content", [b"[" * 1_000_000, b"[]", b"null", b'{"format": []}', b"\xff", b""])
+def test_a_document_of_somebody_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    store = a_store(tmp_path, sealed=False)
+    store.save(1, a_state(1), {})
+    for file in (store.directory / "HEAD.json", store.directory / "step-00000001/manifest.json"):
+        with in_place_of(file, lambda place: place.write_bytes(content)), in_time(), pytest.raises(JobError):
+            _load(tmp_path, seal=False)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/hostname", "a/b", "..", ""])
+def test_a_checkpoint_in_the_clear_names_no_file_outside_of_its_directory(tmp_path: Path, name: str) -> None:
+    store = a_store(tmp_path, sealed=False)
+    store.save(1, a_state(1), {})
+    manifest = store.directory / "step-00000001/manifest.json"
+    content = json.loads(manifest.read_bytes())
+    content["files"][0]["name"] = name
+    with pytest.raises(IntegrityError, match="not a manifest"):
+        Manifest.from_json(json.dumps(content).encode())

@@ -12,7 +12,7 @@ from deepseek_trainer.checkpoints.statefile import State
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.storage.durable import reading
 from deepseek_trainer.storage.streams import Advance, unwatched
-from deepseek_trainer.storage.vault import Context, Vault
+from deepseek_trainer.storage.vault import MAX_DOCUMENT, Context, Vault, refuse_larger
 
 _STEP: Final = re.compile(r"step-([0-9]{8,20})")
 
@@ -90,7 +90,7 @@ def read_head(directory: Path, vault: Vault) -> Head | None:
     path = directory / HEAD
     if not vault.exists(path) and not steps_in(directory):
         return None
-    head = Head.from_json(vault.read(path))
+    head = Head.from_json(vault.read(path, max_bytes=MAX_DOCUMENT))
     if vault.job not in ("", head.job):
         raise IntegrityError(
             f"{directory} holds checkpoints of job {head.job}, not of {vault.job}", hint="give each job its own volume"
@@ -122,6 +122,7 @@ def open_checkpoint(
     Checks its manifest and its files' sizes.
     """
     with vault.open_reader(path / MANIFEST, Context(step)) as reader:
+        refuse_larger(path / MANIFEST, reader.size, MAX_DOCUMENT)
         content = bytearray(reader.size)
         digest = reader.read_into(memoryview(content), recorded)
     manifest = Manifest.from_json(content)
@@ -182,7 +183,7 @@ def _check_size(path: Path, expected: int) -> None:
 def _tree(content: bytearray) -> State:
     try:
         tree = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
         raise IntegrityError("a rank's JSON state is no JSON object", hint="restore it from a backup")

@@ -41,7 +41,7 @@ class RankFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        if PurePath(data["name"]).name != data["name"]:
+        if PurePath(data["name"]).name != data["name"] or data["name"] in ("", ".."):
             raise ValueError("a file of a checkpoint lies in its directory")
         record = FileRecord(data["name"], data["size"], data["plainSize"], data["digest"], data.get("salt"))
         return cls(data["rank"], record)
@@ -124,7 +124,7 @@ class Manifest:
                 tensors=tuple(TensorInfo.from_json(tensor) for tensor in data["tensors"]),
                 meta=data["meta"],
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _unknown("manifest", MANIFEST_FORMAT) from None
 
     def files_of(self, rank: int) -> tuple[RankFile, ...]:
@@ -160,7 +160,7 @@ class Head:
             _check_format(data, HEAD_FORMAT)
             commits = tuple(Commit(commit["step"], commit["digest"]) for commit in data["commits"])
             return cls(data["job"], data["owner"], data["lineage"], data["best"], commits, data.get("exported"))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _unknown("HEAD record", HEAD_FORMAT) from None
 
     @property

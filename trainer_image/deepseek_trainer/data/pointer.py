@@ -14,7 +14,7 @@ from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError, TryAgainError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
     if not home.exists():
         return None
     try:
-        pointer = json.loads(bytes(vault.read(home / POINTER)))
+        pointer = json.loads(bytes(vault.read(home / POINTER, max_bytes=MAX_DOCUMENT)))
         name, owner = str(pointer["data"]), pointer["runId"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise IntegrityError(f"{home / POINTER} is not a pointer to prepared data", hint=f"delete {home}") from None
     if owner != run_id:
         raise IntegrityError(f"{home / POINTER} belongs to run {owner}, not to {run_id}", hint=f"delete {home}")

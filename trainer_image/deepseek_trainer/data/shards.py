@@ -26,7 +26,7 @@ from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.storage.opening import opened_own
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
 
 FORMAT: Final = "dstj-data/1"
 MANIFEST: Final = "manifest.json"
@@ -120,7 +120,7 @@ class Manifest:
                 sources=tuple(SourceRows.from_json(each) for each in data.pop("sources", ())),
                 facts=data,
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
 
 
@@ -147,7 +147,7 @@ def write_manifest(manifest: Manifest, directory: Path, vault: Vault) -> None:
 
 def read_manifest(directory: Path, vault: Vault) -> Manifest:
     """The manifest in `directory`.  Raises IntegrityError if it belongs to another directory."""
-    manifest = Manifest.from_json(bytes(vault.read(directory / MANIFEST)))
+    manifest = Manifest.from_json(bytes(vault.read(directory / MANIFEST, max_bytes=MAX_DOCUMENT)))
     name = vault.name_of(manifest.digest)
     if name != directory.name:
         raise IntegrityError(f"{directory} holds prepared data {name}", hint=_AGAIN)

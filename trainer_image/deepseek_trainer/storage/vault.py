@@ -118,9 +118,12 @@ class Vault:
             sync(target.parent)
         return record
 
-    def read(self, path: Path, context: Context = Context(), *, digest: str | None = None) -> bytearray:
-        """The whole content.  With the `digest` of a FileRecord, it must be that very file."""
+    def read(
+        self, path: Path, context: Context = Context(), *, digest: str | None = None, max_bytes: int | None = None
+    ) -> bytearray:
+        """The whole content, of at most `max_bytes`.  With the `digest` of a FileRecord, it must be that very file."""
         with self.open_reader(path, context) as reader:
+            refuse_larger(path, reader.size, max_bytes)
             content = bytearray(reader.size)
             _compare(path, reader.read_into(memoryview(content), digest), digest)
         return content
@@ -212,6 +215,8 @@ class Vault:
         return IntegrityError(f"{target} is missing", hint="restore it, or delete its directory to have it made again")
 
 
+MAX_DOCUMENT: Final = 256 << 20  # [bytes] of JSON: the manifest of a model of a million tensors is about as large
+_TOO_LARGE: Final = "somebody put another file in its place: restore it, or delete its directory to have it made again"
 _DOWNGRADE = "somebody put it there; or the job ran without encryption before: give it a volume of its own"
 
 
@@ -222,6 +227,12 @@ def associated_data(job: str, purpose: str, name: str, *, directory: str = "", c
     if any("\n" in line for line in lines):  # a name with a line break could pass for another job's file
         raise IntegrityError(f"a sealed file is bound to single lines, not to {shown(name)}", hint="see who named it")
     return "\n".join(lines).encode()
+
+
+def refuse_larger(path: Path, size: int, max_bytes: int | None) -> None:
+    """Raise IntegrityError before memory is taken for a content that is not what it should be."""
+    if max_bytes is not None and size > max_bytes:
+        raise IntegrityError(f"{path} has {size:,} bytes, at most {max_bytes:,} are read", hint=_TOO_LARGE)
 
 
 def _unsealed(path: Path, keys: JobKeys, bound_to: bytes) -> SealedReader:

@@ -21,7 +21,7 @@ from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.data.tally import Tally
-from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
 from deepseek_trainer.tasks.images.normalisation import Normalisation
 from deepseek_trainer.tasks.images.records import Picture, reading
 
@@ -139,4 +139,4 @@ def dtype_of(facts: Mapping[str, int]) -> np.dtype[np.void]:
 
 def read_classes(directory: Path, vault: Vault) -> tuple[str, ...]:
     """Their names, by number."""
-    return tuple(json.loads(bytes(vault.read(directory / CLASSES))))
+    return tuple(json.loads(bytes(vault.read(directory / CLASSES, max_bytes=MAX_DOCUMENT))))

@@ -29,3 +29,10 @@ def test_a_number_that_is_not_finite_is_null_wherever_it_stands(number):
 
 def test_options_hold_in_both_cases():
     assert json_text({"b": math.nan, "a": "é"}, sort_keys=True, ensure_ascii=False) == '{"a": "é", "b": null}'
+
+
+def test_a_value_that_holds_itself_is_refused_as_by_json():
+    value = [1.5]
+    value.append(value)
+    with pytest.raises(ValueError, match="Circular reference"):
+        json_text(value)

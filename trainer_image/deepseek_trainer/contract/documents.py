@@ -9,12 +9,19 @@ from typing import Any
 def json_text(value: object, **options: Any) -> str:
     """The JSON of `value`, by the `options` of json.dumps.
 
-    A number that is NaN or infinite, which JSON cannot say, becomes null.
+    A number that is NaN or infinite, which JSON cannot say, becomes null.  Raises what json.dumps raises.
     """
     try:
         return json.dumps(value, allow_nan=False, **options)  # noqa: TID251  the one place
-    except ValueError:
-        return json.dumps(finite(value), allow_nan=False, **options)  # noqa: TID251
+    except ValueError as error:
+        return json.dumps(_finite_or(error, value), allow_nan=False, **options)  # noqa: TID251
+
+
+def _finite_or(error: ValueError, value: object) -> Any:
+    try:
+        return finite(value)
+    except RecursionError:  # it holds itself
+        raise error from None
 
 
 def finite(value: Any) -> Any:

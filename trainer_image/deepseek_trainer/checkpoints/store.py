@@ -4,7 +4,7 @@ To save, every rank writes and syncs its files in `step-N.partial-<attempt>-<uui
 renames the directory to `step-N` and records it in HEAD.json.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.storage.durable import remove
+from deepseek_trainer.storage.streams import Bytes
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Context, Vault
 from deepseek_trainer.worker.agreement import Exchange, agree, alone
@@ -168,7 +169,7 @@ class CheckpointStore:
         """Write this rank's files; returns their entries of the manifest as JSON."""
         context, path = Context(step, self._rank), partial / self.file_name
         tensors = {piece.info.key: piece.tensor for piece in part.pieces}
-        content = stream(entries(tensors))
+        content: Iterable[Bytes] = stream(entries(tensors))
         if pace:
             content = pace.through(content, sum(tensor.nbytes for tensor in tensors.values()))
         records = [self.vault.write(path, content, context)]

@@ -28,6 +28,7 @@ OPENINGS = {
     "deepseek_trainer/checkpoints/unseal.py": "makes a file, and fails if it is there",
     "deepseek_trainer/data/shards.py": "maps what `opened_own` has opened",
     "dstj/cli.py": "/dev/null",
+    "dstj/leaks/swap.py": "the kernel's",
     "dstj/local/home.py": "the lock of a private directory",
     "dstj/local/machine.py": "the kernel's",
     "dstj/local/strays.py": "the kernel's",

@@ -50,7 +50,8 @@ def generate(arguments: Namespace) -> int:
 def _refuse_partial(option: str, name: str) -> None:
     if PARTIAL in name:
         raise ConfigError(
-            f"{option} {name}: names with {PARTIAL!r} are those of files that are being written", hint="choose another"
+            f"{option} {shown(name)}: names with '{PARTIAL}' are those of files that are being written",
+            hint="choose another",
         )
 
 

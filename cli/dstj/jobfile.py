@@ -4,6 +4,7 @@ YAML is read as the API server reads it, and not as PyYAML does by default: 5e-5
 key that is given twice is refused.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from deepseek_operator.jobs.limits import profile_mismatch
 from deepseek_operator.jobs.profile import ProfileSpec
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.training_job import validation_messages
-from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_line, shown
 from deepseek_trainer.contract.rules import Model, unknown_fields
@@ -185,7 +185,7 @@ def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
         yield f"spec: {shown(spec)} must be a mapping"
         return
     try:
-        text = json_text(spec, default=str)
+        text = json.dumps(spec, default=str)  # noqa: TID251  for the check below, which refuses NaN by its field
     except (ValueError, TypeError, RecursionError) as error:  # an anchor inside itself, bytes as a key
         yield f"spec: must be what JSON can say: {first_line(error).lower()}"
         return

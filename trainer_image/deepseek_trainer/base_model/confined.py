@@ -16,7 +16,7 @@ from deepseek_trainer.base_model.guard import cause, is_panic
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError, JobError
 from deepseek_trainer.contract.foreign import json_object
-from deepseek_trainer.worker.process import die_with_parent
+from deepseek_trainer.worker.process import die_with_parent, forbid_core_dumps
 
 T = TypeVar("T")
 
@@ -83,6 +83,7 @@ def _leave_with(work: Callable[[], Any], writing: int, seconds: int, memory: int
 
 def _shut_in(seconds: int, memory: int) -> None:
     die_with_parent()
+    forbid_core_dumps()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
@@ -91,7 +92,6 @@ def _shut_in(seconds: int, memory: int) -> None:
         os.dup2(nowhere, descriptor)
     _limit(resource.RLIMIT_CPU, seconds)
     _limit(resource.RLIMIT_AS, _address_space() + memory)
-    _limit(resource.RLIMIT_CORE, 0)
 
 
 def _limit(kind: int, most: int) -> None:

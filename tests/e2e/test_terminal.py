@@ -154,7 +154,7 @@ def test_ctrl_c_suspends_the_job_and_gives_the_terminal_back(terminal):
     assert shown.ended() == 130
     assert shown.is_as_before
     rest = screen(shown.output)
-    assert any("writing a checkpoint; Ctrl-C again to stop at once" in line for line in rest)
+    assert any("stopping: nothing is trained yet; Ctrl-C again to stop at once" in line for line in rest)
     assert any(line.startswith("tiny: suspended; to go on: dstj run ") for line in rest)
     assert not any("tokens/s" in line for line in rest)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import AdaptingError, DataError, PeerGoneError
 from deepseek_trainer.contract.names import ExitCode
-from deepseek_trainer.worker.failure import MAX_MESSAGE, Failure
+from deepseek_trainer.worker.failure import MAX_MESSAGE, Failure, discreet
+from deepseek_trainer.worker.process import StopRequested
 
 DATA = Failure(ExitCode.DATA, "Data", "row 7 is not a row", 1)
 ADAPTING = Failure.of(AdaptingError("out of memory"), 2)
@@ -34,6 +35,29 @@ def test_an_unforeseen_error_reports_the_end_of_its_traceback():
         failure = Failure.of(error)
     assert (failure.exit_code, failure.reason) == (ExitCode.INTERNAL, "KeyError")
     assert failure.message.endswith("KeyError: 'gone'")
+
+
+@pytest.mark.parametrize("error", [ValueError("door code 4711"), KeyError("door code 4711"), AssertionError(4711)])
+def test_an_unforeseen_error_of_a_private_job_tells_its_kind_and_place_and_no_word(error: Exception):
+    def broken() -> None:
+        raise error
+
+    for is_private in (True, False):
+        with pytest.raises(Exception, match=r".*") as raised, discreet(is_private):
+            broken()
+        failure = Failure.of(raised.value)
+        assert (failure.exit_code, failure.reason) == (ExitCode.INTERNAL, type(error).__name__)
+        assert "broken" in failure.message
+        assert ("4711" in failure.message) is not is_private
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("train.jsonl:3 is bad"), FileNotFoundError(2, "gone", "x"), StopRequested(), MemoryError()]
+)
+def test_an_error_that_quotes_nothing_is_told_in_private_jobs_as_it_is(error: Exception):
+    with pytest.raises(type(error)) as raised, discreet(is_private=True):
+        raise error
+    assert raised.value is error
 
 
 def test_a_killed_process_is_worth_another_try_and_names_memory():

@@ -4,12 +4,14 @@ import logging
 import os
 
 from deepseek_trainer import tasks
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.lines import guard_logs
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
 from deepseek_trainer.data.pointer import wait
 from deepseek_trainer.data.preparation import prepare
 from deepseek_trainer.storage.access import refuse_unwritable
 from deepseek_trainer.storage.commit import with_room
+from deepseek_trainer.worker.failure import discreet
 from deepseek_trainer.worker.training_config import load_config
 from deepseek_trainer.worker.vaults import data_vault, follow_rotation
 
@@ -20,6 +22,11 @@ def prepare_node() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     paths, run_id = Paths.from_env(), os.environ[ENV_RUN_ID]
     config = load_config(paths.config)
+    with discreet(config.is_private):
+        _prepare(config, paths, run_id)
+
+
+def _prepare(config: TrainingConfig, paths: Paths, run_id: str) -> None:
     refuse_unwritable(paths)
     follow_rotation(config, paths)
     vault = data_vault(config, paths)

@@ -20,6 +20,7 @@ from deepseek_trainer.run.resume import checkpoint_to_resume
 from deepseek_trainer.telemetry.progress import Progress, serve
 from deepseek_trainer.training.loop import Loop
 from deepseek_trainer.worker.distributed import World, joined
+from deepseek_trainer.worker.failure import discreet
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
 from deepseek_trainer.worker.scratch import Scratch
 from deepseek_trainer.worker.training_config import load_config
@@ -29,7 +30,7 @@ from deepseek_trainer.worker.vaults import checkpoint_vault, data_vault
 def run(paths: Paths, stop: StopFlag, profile: ProfileFlag, restarts: int) -> None:
     """Train, evaluate, export.  Raises StopRequested when a stop was agreed and the state is saved."""
     config = load_config(paths.config)
-    with joined() as world:
+    with discreet(config.is_private), joined() as world:
         progress = Progress()
         if world.is_lead:
             progress.update(stage="preparing", restartCount=restarts)

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
@@ -17,10 +18,35 @@ from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import NOT_RETRYABLE, ExitCode, termination_log
 from deepseek_trainer.storage.access import denied_on_volume
 from deepseek_trainer.storage.durable import STORAGE_ERRORS, replace_file
+from deepseek_trainer.worker.process import StopRequested
 
 MAX_MESSAGE: Final = 1024  # [characters]
 # In a bare RuntimeError: torch on the CPU; CUDA where torch's own allocator did not ask.
 NO_MEMORY: Final = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
+
+
+class WordlessError(Exception):
+    """An error that none of our checks foresaw, without what it says."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("what it says is left out, for it may quote what the job seals")
+        self.kind = type(error).__name__
+
+
+@contextmanager
+def discreet(is_private: bool) -> Iterator[None]:
+    """Let no unforeseen error of the block say more than its kind and its place in the code, if the job is private.
+
+    Errors of ours name places; those of the operating system name files.
+    """
+    try:
+        yield
+    except (JobError, OSError, StopRequested):
+        raise
+    except Exception as error:
+        if not is_private or is_out_of_memory(error):
+            raise
+        raise WordlessError(error).with_traceback(error.__traceback__) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +66,7 @@ class Failure(contract.Failure):
             hint = "lower optimization.microBatchSize or data.sequenceLength, or ask for more memory"
             text = f"{first_line(error) or 'out of memory'} (hint: {hint})"
             return cls(ExitCode.TRY_AGAIN, OUT_OF_MEMORY, text, rank)
-        return cls(ExitCode.INTERNAL, type(error).__name__, _traceback(error), rank)
+        return cls(ExitCode.INTERNAL, _kind(error), _traceback(error), rank)
 
     @classmethod
     def of_exit(cls, exit_code: int, rank: int | None = None) -> Self:
@@ -81,9 +107,13 @@ class Failure(contract.Failure):
             return None
 
 
+def _kind(error: BaseException) -> str:
+    return error.kind if isinstance(error, WordlessError) else type(error).__name__
+
+
 def _traceback(error: BaseException) -> str:
     """The last lines of the traceback.  What the error says of itself is one of them, however many it has."""
-    says = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    says = f"{_kind(error)}: {error}" if str(error) else _kind(error)
     last = one_line(says, MAX_MESSAGE // 2)
     lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()[-7:]
     return "\n".join([*map(one_line, lines), last])[-MAX_MESSAGE:]

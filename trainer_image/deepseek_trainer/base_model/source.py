@@ -5,7 +5,6 @@ seconds.  Without torch, whose import takes longer than most conversions.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from deepseek_trainer.base_model.directory import CONFIG, checked_directory, ref
 from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
 from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
-from deepseek_trainer.base_model.guard import cause, place, understood
+from deepseek_trainer.base_model.guard import place, understood
 from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
@@ -28,7 +27,7 @@ from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import parsed
+from deepseek_trainer.contract.foreign import plain_name
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
@@ -117,14 +116,12 @@ def _checked_gguf(source: Place) -> tuple[GgufFile, dict[str, Any], dict[str, by
 
 def read_source(directory: Path, vault: Vault) -> Source:
     """Where a prepared model came from."""
-    try:
-        facts = parsed(vault.read(directory / SOURCE))
-        return Source(facts["sha256"], facts["claimName"], facts["path"], tuple(facts["weights"]))
-    except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(
-            f"{place(directory / SOURCE)} is damaged: {cause(error)}",
-            hint="delete its directory to have it made again",
-        ) from None
+    return vault.document(
+        directory / SOURCE,
+        lambda facts: Source(
+            facts["sha256"], facts["claimName"], facts["path"], tuple(plain_name(name) for name in facts["weights"])
+        ),
+    )
 
 
 def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | None:
@@ -133,7 +130,7 @@ def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | Non
 
 
 def _prepared_settings(directory: Path, vault: Vault) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(bytes(vault.read(directory / CONFIG)))
+    settings: dict[str, Any] = vault.document(directory / CONFIG, dict)
     return settings
 
 

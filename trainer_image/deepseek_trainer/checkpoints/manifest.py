@@ -6,11 +6,11 @@ Pure: JSON in, JSON out.  docs/checkpoint-format.md has the rules of recovery.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePath
 from typing import Any, Final, Self
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.foreign import plain_name
 from deepseek_trainer.storage.vault import FileRecord
 
 MANIFEST: Final = "manifest.json"
@@ -41,9 +41,7 @@ class RankFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        if PurePath(data["name"]).name != data["name"] or data["name"] in ("", ".."):
-            raise ValueError("a file of a checkpoint lies in its directory")
-        record = FileRecord(data["name"], data["size"], data["plainSize"], data["digest"], data.get("salt"))
+        record = FileRecord(plain_name(data["name"]), data["size"], data["plainSize"], data["digest"], data.get("salt"))
         return cls(data["rank"], record)
 
 

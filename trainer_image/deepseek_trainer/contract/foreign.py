@@ -5,6 +5,7 @@ Nothing in them is trusted: a value that is not what it must be is None, and a d
 
 import json
 import sys
+from pathlib import PurePath
 from typing import Any, Final
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
@@ -70,6 +71,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
         raise ValueError(f"the key {shown(twice)} stands there twice")
     return found
+
+
+def plain_name(name: Any) -> str:
+    """`name`, which is that of a file or directory and leads nowhere else.  Raises ValueError for anything else."""
+    if not isinstance(name, str) or PurePath(name).name != name or name in ("", "..") or "\0" in name:
+        raise ValueError("not the name of a file in its directory")
+    return name
 
 
 def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:

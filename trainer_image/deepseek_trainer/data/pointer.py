@@ -4,7 +4,6 @@ Node 0 prepares, then leaves a pointer at a path that holds the run id.  So no n
 pointer, and a node 0 that has outlived its attempt cannot mislead a later one.
 """
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Final
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError, TryAgainError
+from deepseek_trainer.contract.foreign import plain_name
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
-from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
+from deepseek_trainer.storage.vault import Vault
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,7 @@ def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
     home = _home(paths, run_id)
     if not home.exists():
         return None
-    try:
-        pointer = json.loads(bytes(vault.read(home / POINTER, max_bytes=MAX_DOCUMENT)))
-        name, owner = str(pointer["data"]), pointer["runId"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise IntegrityError(f"{home / POINTER} is not a pointer to prepared data", hint=f"delete {home}") from None
+    name, owner = vault.document(home / POINTER, lambda pointer: (plain_name(pointer["data"]), pointer["runId"]))
     if owner != run_id:
         raise IntegrityError(f"{home / POINTER} belongs to run {owner}, not to {run_id}", hint=f"delete {home}")
     return name

@@ -23,6 +23,7 @@ import numpy as np
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.foreign import plain_name
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.storage.opening import opened_own
@@ -116,12 +117,16 @@ class Manifest:
             return cls(
                 digest=data.pop("digest"),
                 counts={split: SplitCounts.from_json(each) for split, each in data.pop("counts").items()},
-                shards={split: tuple(Shard(**shard) for shard in each) for split, each in data.pop("shards").items()},
+                shards={split: tuple(map(_shard, each)) for split, each in data.pop("shards").items()},
                 sources=tuple(SourceRows.from_json(each) for each in data.pop("sources", ())),
                 facts=data,
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
+
+
+def _shard(fields: Json) -> Shard:
+    return Shard(plain_name(fields["name"]), fields["rows"], fields["digest"])
 
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:

@@ -1,6 +1,5 @@
 """The model that is trained, as it is before training: from the prepared base or from scratch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,7 +55,7 @@ def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32)
 
 def read_base(directory: Path, vault: Vault) -> tuple[Settings, dict[str, Tensor]]:
     """The config.json of a prepared model, and its weights as they are stored."""
-    settings = json.loads(bytes(vault.read(directory / CONFIG)))
+    settings: Settings = vault.document(directory / CONFIG, dict)
     weights: dict[str, Tensor] = {}
     with understood("the base model's weights"):
         for name in read_source(directory, vault).weights:

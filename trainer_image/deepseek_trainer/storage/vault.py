@@ -9,15 +9,15 @@ name (`associated_data`), so that it does not open anywhere else.
     content = vault.read(directory / "tokens.bin")     # -> bytearray; no plaintext touches the disk
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.foreign import parsed, shown
 from deepseek_trainer.storage.cleartext import ClearReader, ClearWriter
 from deepseek_trainer.storage.digests import ContentDigest
 from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, reading, storing, sync
@@ -27,6 +27,8 @@ from deepseek_trainer.storage.keyring import KEYRING, owner_of
 from deepseek_trainer.storage.sealing import SealedWriter
 from deepseek_trainer.storage.streams import Advance, Bytes, Reader, Sink, unwatched
 from deepseek_trainer.storage.unsealing import SealedReader
+
+T = TypeVar("T")
 
 SUFFIX: Final = ".sealed"
 
@@ -128,6 +130,14 @@ class Vault:
             _compare(path, reader.read_into(memoryview(content), digest), digest)
         return content
 
+    def document(self, path: Path, build: Callable[[Any], T]) -> T:
+        """What `build` makes of a JSON document.  Raises IntegrityError where it can make nothing of it."""
+        content = self.read(path, max_bytes=MAX_DOCUMENT)
+        try:
+            return build(parsed(content))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise IntegrityError(f"{path} is not what was written there", hint=_RESTORE) from None
+
     def verify(
         self, path: Path, context: Context = Context(), *, digest: str | None = None, advance: Advance = unwatched
     ) -> None:
@@ -212,11 +222,12 @@ class Vault:
             return IntegrityError(
                 f"{sealed} is sealed, and this job has no key", hint="give checkpoint.encryption.keyRef"
             )
-        return IntegrityError(f"{target} is missing", hint="restore it, or delete its directory to have it made again")
+        return IntegrityError(f"{target} is missing", hint=_RESTORE)
 
 
 MAX_DOCUMENT: Final = 256 << 20  # [bytes] of JSON: the manifest of a model of a million tensors is about as large
 _TOO_LARGE: Final = "somebody put another file in its place: restore it, or delete its directory to have it made again"
+_RESTORE = "restore it, or delete its directory to have it made again"
 _DOWNGRADE = "somebody put it there; or the job ran without encryption before: give it a volume of its own"
 
 

@@ -3,7 +3,6 @@
 Without torch, so that preparation can check those of a base model.
 """
 
-import json
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
@@ -35,7 +34,7 @@ class Normalisation:
     @classmethod
     def of_base(cls, directory: Path, vault: Vault, channels: int) -> Self:
         """As the prepared base says; from -1 to 1 where it says nothing.  Raises ConfigError for what is not done."""
-        settings: dict[str, Any] = json.loads(bytes(vault.read(directory / PREPROCESSOR)))
+        settings: dict[str, Any] = vault.document(directory / PREPROCESSOR, dict)
         factor = settings.get("rescale_factor", BYTE) if settings.get("do_rescale", True) else 1
         if number(factor) is None or not isclose(factor, BYTE, rel_tol=1e-3):
             raise _unusable(f"rescale_factor {shown(factor)}", "pixels must be divided by 255")

@@ -1,11 +1,10 @@
 """How pictures become rows: decoded once, so that no GPU waits for it in any epoch."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.data.tally import Tally
-from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
+from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.images.normalisation import Normalisation
 from deepseek_trainer.tasks.images.records import Picture, reading
 
@@ -139,4 +138,10 @@ def dtype_of(facts: Mapping[str, int]) -> np.dtype[np.void]:
 
 def read_classes(directory: Path, vault: Vault) -> tuple[str, ...]:
     """Their names, by number."""
-    return tuple(json.loads(bytes(vault.read(directory / CLASSES, max_bytes=MAX_DOCUMENT))))
+    return vault.document(directory / CLASSES, _classes)
+
+
+def _classes(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError
+    return tuple(names)

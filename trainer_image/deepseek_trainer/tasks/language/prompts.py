@@ -1,13 +1,12 @@
 """Held-out records that a model is asked to answer, kept beside the rows."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deepseek_trainer.contract.documents import json_text
-from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
+from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.language.conversation import Question, question_from
 
 PROMPTS: Final = "prompts.json"
@@ -28,7 +27,9 @@ def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> N
 
 
 def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
-    prompts = json.loads(bytes(vault.read(directory / PROMPTS, max_bytes=MAX_DOCUMENT)))
-    return tuple(
-        Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in prompts
-    )
+    def prompts(listed: Any) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in listed
+        )
+
+    return vault.document(directory / PROMPTS, prompts)

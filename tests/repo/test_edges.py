@@ -25,6 +25,8 @@ OPENINGS = {
     "deepseek_trainer/budget/cgroup.py": "the kernel's",
     "deepseek_trainer/worker/failure.py": "the scratch directory of a worker's own processes",
     "deepseek_trainer/worker/scratch.py": "the same",
+    "deepseek_trainer/base_model/confined.py": "/dev/null, and the kernel's",
+    "deepseek_trainer/base_model/gguf_file.py": "maps what `opened` has opened",
     "deepseek_trainer/checkpoints/unseal.py": "makes a file, and fails if it is there",
     "deepseek_trainer/data/shards.py": "maps what `opened_own` has opened",
     "dstj/cli.py": "/dev/null",
@@ -45,10 +47,7 @@ SHOWING = {
     "deepseek_operator/controller/apply.py": "the operator's own ApiError, whose message `words.py` has bounded",
     "deepseek_trainer/worker/failure.py": "the last line of a traceback, which `one_line` bounds",
 }
-OWN_ROOMS = (
-    "deepseek_trainer/storage/",
-    "deepseek_trainer/base_model/",
-)  # they confine their files to directories, and show what they refuse
+OWN_ROOMS = ("deepseek_trainer/storage/",)  # it confines its files to directories, and shows what it refuses
 
 OPENERS = {"open", "io.open", "os.open", "io.FileIO", "np.memmap", "np.load", "np.fromfile", "mmap.mmap"}
 METHODS = {"open", "read_bytes", "read_text"}

@@ -21,7 +21,7 @@ from gguf.quants import dequantize
 
 from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.foreign import first_line, shown
 from deepseek_trainer.storage.opening import opened
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def open_gguf(path: Path, claim: Path | None = None) -> GgufFile:
     except (struct.error, EOFError, UnicodeDecodeError, KeyError, ValueError, OverflowError) as error:
         hint = "copy it again, and compare `dstj doctor --digest` with the publisher's digest"
         where = f"{place(path)} is cut short or malformed at byte {reader.offset}"
-        raise ConfigError(f"{where}: {error}", hint=hint) from error
+        raise ConfigError(f"{where}: {first_line(error)}", hint=hint) from error
 
 
 def _parse(path: Path, reader: "_Reader") -> GgufFile:

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import shown, unambiguous
+from deepseek_trainer.contract.foreign import first_line, shown, unambiguous
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.opening import content_of
@@ -52,7 +52,9 @@ class Place:
                 f"{self.path} has no {name}", hint="model.base.path names a model's own directory"
             ) from None
         except ValueError as error:
-            raise ConfigError(f"{where} is not JSON: {error}", hint="take it from the model's own release") from None
+            raise ConfigError(
+                f"{where} is not JSON: {first_line(error)}", hint="take it from the model's own release"
+            ) from None
         if not isinstance(content, dict):
             raise ConfigError(f"{where} is not a JSON object", hint="take it from the model's own release")
         return content

@@ -254,6 +254,17 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("give exactly one of secretName and", transit(), NO_KEY),
     ("give exactly one of serviceAccount", transit(auth=TOKEN), transit(auth={})),
     ("give exactly one of serviceAccount", transit(auth=LOGIN), transit(auth=TOKEN | LOGIN)),
+    *(
+        (
+            "audience must not be",
+            transit(auth=merged(LOGIN, {"serviceAccount": {"audience": good}})),
+            transit(auth=merged(LOGIN, {"serviceAccount": {"audience": bad}})),
+        )
+        for good, bad in (
+            ("https://vault.example.org", "https://kubernetes.default.svc.cluster.local"),
+            ("kubernetes", "kubernetes.default.svc"),
+        )
+    ),
     ("give exactly one of configMapName", transit(caCertificate=CA), transit(caCertificate=CA | CA_SECRET)),
     ("give exactly one of configMapName", transit(caCertificate=CA_SECRET), transit(caCertificate={"key": "a"})),
     *(

@@ -1,5 +1,6 @@
 """The vaults of a job: sealed as its config asks, with the keys that are mounted for it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from deepseek_trainer.storage.keys import generate_kek
 from deepseek_trainer.storage.vault import Purpose, Vault
 from deepseek_trainer.worker.vaults import checkpoint_vault, data_vault, export_vault, follow_rotation
 from support.builders.vault import JOB, KEK, OTHER_KEK, a_key_file
+from support.fakes.vault_server import vault_server
+from support.samples.api import CA, LOGIN
 
 
-def a_config(**sealed: bool) -> TrainingConfig:
+def a_config(key_ref: dict[str, Any] | None = None, **sealed: bool) -> TrainingConfig:
+    key_ref = key_ref or {"secretName": "demo-key"}
     parts: dict[str, Any] = {
         "job": {"namespace": "lab", "name": "demo"},
         "num_nodes": 1,
@@ -24,7 +28,7 @@ def a_config(**sealed: bool) -> TrainingConfig:
         "data": {"train": {"claimName": "data"}},
         "method": {},
         "optimization": {},
-        "checkpoint": {"encryption": {"keyRef": {"secretName": "demo-key"}}} if sealed.pop("encrypted", True) else {},
+        "checkpoint": {"encryption": {"keyRef": key_ref}} if sealed.pop("encrypted", True) else {},
         "evaluation": {},
         "export": {},
     }
@@ -73,3 +77,21 @@ def test_the_first_attempt_has_nothing_to_rewrap(tmp_path: Path) -> None:
     a_key_file(paths.key_dir / "kek", generate_kek(tmp_path / "fresh").material)
     follow_rotation(a_config(), paths)
     assert not (paths.work / KEYRING).exists()
+
+
+def test_a_process_asks_a_key_server_once_for_all_vaults(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    with vault_server(tmp_path / "certificates") as server:
+        shutil.copytree(server.certificates, paths.key_dir)
+        (paths.key_dir / "jwt").write_text("jwt.good")
+        (paths.key_dir / "jwt").chmod(0o640)
+        fields = {"address": server.address, "keyName": "training", "auth": LOGIN, "caCertificate": CA}
+        config = a_config({"vaultTransit": fields})
+        paths.work.mkdir()
+        data_vault(config, paths).write(paths.work / "file", b"x")
+        follow_rotation(config, paths)
+        for make in (data_vault, checkpoint_vault, export_vault):
+            assert make(config, paths).key_id == data_vault(config, paths).key_id
+        assert data_vault(config, paths).read(paths.work / "file") == b"x"
+        asked = [path.rsplit("/", 2)[1] for path in server.requests]
+        assert asked == ["kubernetes", "encrypt", "decrypt", "decrypt"], "the second decrypt tries another job"

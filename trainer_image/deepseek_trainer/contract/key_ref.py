@@ -42,6 +42,14 @@ class ServiceAccountLogin(Model):
         str, Field(pattern=r"^[!-~]+$", max_length=253, description="Audience of the token, as the role asks for it.")
     ] = "vault"
 
+    rules: ClassVar = (
+        Rule(
+            "!self.audience.contains('kubernetes.default')",
+            "audience must not be the API server's (kubernetes.default): pods get no token for that",
+            lambda self: "kubernetes.default" not in self.audience,
+        ),
+    )
+
 
 class TokenSecret(Model):
     """A token of the server, in one entry of a Secret.  It is read anew when the server refuses it."""

@@ -4,15 +4,17 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.errors import ConfigError, JobError
 from deepseek_trainer.contract.lines import say
-from deepseek_trainer.contract.names import ExitCode
+from deepseek_trainer.contract.names import SERVER_TOKEN, ExitCode
 from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.kek import Kek
+from deepseek_trainer.storage.key_directory import keks_at
 from deepseek_trainer.storage.keyring import owner_of
-from deepseek_trainer.storage.keys import keks_in
+from deepseek_trainer.storage.keys import Key
 from deepseek_trainer.storage.vault import Purpose
 from dstj.leaks.look import Finding, Look, Place, Total
-from dstj.leaks.needles import Needle, needles_of_keys, needles_of_words
+from dstj.leaks.needles import Needle, needles_of_keys, needles_of_token, needles_of_words
 from dstj.leaks.places import BESIDE, HOME, HOME_OTHERS, VOLUME_OTHERS, Allowed, volume
 from dstj.leaks.sealed import Vaults
 from dstj.leaks.swap import swap_in_the_clear
@@ -58,15 +60,22 @@ def _keys(work: Work) -> tuple[Vaults, list[Needle], str]:
     Without a key, or before the first file is sealed, there are no vaults, and nothing is wrong.
     """
     try:
-        keks = keks_in(work.key_dir) if work.key_dir else []
-        needles = needles_of_keys(keks, "the key-encryption key")
+        keks = keks_at(work.key_dir) if work.key_dir else []
+        needles = _needles_of_keks(keks, work)
         if not keks or not work.keyring.is_file():
             return {}, needles, ""
         data_keys = JobKeys(work.keyring, owner_of(work.keyring), keks).to_read()
         vaults = {purpose: work.vault(purpose, sealed=True) for purpose in Purpose}
         return vaults, [*needles, *needles_of_keys(data_keys, "the data key")], ""
-    except IntegrityError as error:
+    except JobError as error:  # a wrong key, or a key server that does not answer
         return {}, [], error.problem
+
+
+def _needles_of_keks(keks: Sequence[Kek], work: Work) -> list[Needle]:
+    """Keys in files, or the token that a key server takes; its keys never were here."""
+    token = work.key_dir and work.key_dir / SERVER_TOKEN
+    tokens = needles_of_token(token) if token and token.is_file() else []
+    return [*tokens, *needles_of_keys((kek for kek in keks if isinstance(kek, Key)), "the key-encryption key")]
 
 
 def _places(arguments: Namespace, work: Work, vaults: Vaults) -> Iterator[Place]:

@@ -73,6 +73,13 @@ def needles_of_keys(keys: Iterable[Key], what: str) -> list[Needle]:
     )
 
 
+def needles_of_token(path: Path) -> list[Needle]:
+    """The token that a key server takes, as it is, in hex and in base64."""
+    token = content_of(path, max_bytes=MAX_WORDS_BYTES).strip()
+    found = _once(Needle(content, f"the key server's token{how}") for content, how in _spelled_bytes(token))
+    return [needle for needle in found if needle.is_rare]
+
+
 def _spelled(word: str, what: str) -> Iterator[Needle]:
     """The word itself, whatever its length, and those of its other spellings that are rare."""
     yield Needle(word.encode(), what)

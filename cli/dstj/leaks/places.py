@@ -47,6 +47,7 @@ HOME: Final = (
     Allowed("status.new", _ANY_TEXT, "the same, left by a crash"),
     Allowed("lock", _ANY_TEXT, "the process that runs the job"),
     Allowed("etc/dstj/*", _ANY_TEXT, "the job's settings, as its pods read them"),
+    Allowed("run/dstj/keys/vault-transit.json", frozenset({JSON}), "which key server the job asks, and as whom"),
     Allowed("logs/*/*.log", _ANY_TEXT, "what the pods printed: numbers, names, places"),
     Allowed("logs/*/*.termination", _ANY_TEXT, "the pods' last words: progress, or why they failed"),
     Allowed("tmp/*/ranks/*", _ANY_TEXT, _A_NUMBER),
@@ -62,6 +63,7 @@ HOME: Final = (
 HOME_OTHERS: Final = (
     Allowed("volumes/*", ANYTHING, "link to a claim that the job reads and never writes"),
     Allowed("run/dstj/keys", ANYTHING, "link to the key, which lies outside of the job"),
+    Allowed("run/dstj/keys/*", ANYTHING, "link to what a key server asks for, which lies outside of the job"),
 )
 
 BESIDE: Final = (Allowed("**", _ANY_TEXT, "named by --also"),)

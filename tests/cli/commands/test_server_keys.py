@@ -5,8 +5,11 @@ import shutil
 
 import pytest
 
-from deepseek_trainer.storage.key_directory import keks_at
+from deepseek_trainer.storage import vault_transit
+from deepseek_trainer.storage.job_keys import JobKeys
+from deepseek_trainer.storage.key_directory import keks_at, key_server
 from deepseek_trainer.storage.keyring import KEYRING, Keyring
+from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.local.store import store
 from support.builders.cli import a_job, job_home
 from support.builders.keyrings import a_keyring
@@ -102,3 +105,34 @@ def test_doctor_takes_no_token_for_a_key(run_dstj, place, capsys):
     (place / ".dstj/secrets/tokens/token").write_text("hvs.good")
     run_dstj("doctor")
     assert "tokens" not in capsys.readouterr().out
+
+
+def test_doctor_looks_for_the_token_and_takes_the_servers_files_for_what_they_are(
+    run_dstj, place, server, capsys, monkeypatch
+):
+    home = job_home()
+    store(home, a_job(**transit()) | {"status": {}})
+    keys = a_key_directory(place / "elsewhere", server)
+    home.paths.key_dir.mkdir(parents=True)
+    (home.paths.key_dir / "vault-transit.json").write_text((keys / "vault-transit.json").read_text())
+    for name in ("token", "ca.crt"):
+        (home.paths.key_dir / name).symlink_to(keys / name)
+    work = home.paths.work
+    (work / "prepared").mkdir(parents=True)
+    ring = JobKeys(work / KEYRING, "default/tiny", keks_at(home.paths.key_dir))
+    Vault("default/tiny", Purpose.DATA, ring).write(work / "prepared" / "rows", b"x" * 5000)
+    assert run_dstj("doctor", "--sealed", "tiny") == 0
+    shown = capsys.readouterr().out
+    assert "1 of 1 sealed files authenticate" in shown
+    home.logs.mkdir()
+    (home.logs / "tiny-a1-0").mkdir()
+    (home.logs / "tiny-a1-0/trainer.log").write_text("it said hvs.good to the server")
+    assert run_dstj("doctor", "--sealed", "tiny") == 77
+    shown = capsys.readouterr().out
+    assert "the key server's token" in shown
+    assert "hvs.good" not in shown
+    server.is_sealed = True
+    monkeypatch.setattr(vault_transit, "PAUSES_S", ())
+    key_server.cache_clear()
+    assert run_dstj("doctor", "--sealed", "tiny") == 77
+    assert "is sealed or in maintenance" in capsys.readouterr().out

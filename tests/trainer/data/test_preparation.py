@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -406,7 +407,7 @@ def test_a_pointer_of_another_run_is_refused(paths):
     point(paths, "uid-1", "ab" * 32, vault)
     runs = paths.prepared / "runs"
     (runs / "uid-1").rename(runs / "uid-2")
-    with pytest.raises(IntegrityError, match="belongs to run uid-1, not to uid-2"):
+    with pytest.raises(IntegrityError, match="belongs to run 'uid-1', not to uid-2"):
         pointed_to(paths, "uid-2", vault)
 
 
@@ -516,3 +517,18 @@ def test_tokens_on_disk_are_those_of_the_tokenizer(paths):
     tokens = data.validation.batch([0]).tokens_BT[0, : len(document)].tolist()
     assert tokens == document.tokens.tolist()
     assert Path(data.digest).name == data.digest
+
+
+@pytest.mark.parametrize("new", [None, True, -1, 10**30, 1.5, "x", "../x", "x" * 5000, [], {}, {"a": 1}], ids=str)
+def test_any_value_in_the_manifest_of_rows_in_the_clear_is_used_or_refused(paths, new):
+    write_jsonl(paths, "train/a.jsonl", texts(8))
+    directory = prepared(paths, config := a_config())
+    file = directory / "manifest.json"
+    content = json.loads(file.read_bytes())
+    shard = content["shards"]["train"][0]
+    for part, key in [(content, key) for key in content] + [(shard, key) for key in shard]:
+        old, part[key] = part[key], new
+        file.write_text(json.dumps(content))
+        with suppress(IntegrityError):
+            opened(paths, config)
+        part[key] = old

@@ -27,7 +27,7 @@ from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import plain_name
+from deepseek_trainer.contract.foreign import file_name
 from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
@@ -119,7 +119,7 @@ def read_source(directory: Path, vault: Vault) -> Source:
     return vault.document(
         directory / SOURCE,
         lambda facts: Source(
-            facts["sha256"], facts["claimName"], facts["path"], tuple(plain_name(name) for name in facts["weights"])
+            facts["sha256"], facts["claimName"], facts["path"], tuple(file_name(name) for name in facts["weights"])
         ),
     )
 

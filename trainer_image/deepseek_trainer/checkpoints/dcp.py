@@ -36,8 +36,8 @@ from torch.futures import Future
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo, place_of
 from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.statefile import code_of, memory_of, torch_dtype
-from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import first_line
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.foreign import first_line, shown
 from deepseek_trainer.storage.streams import Reader
 from deepseek_trainer.storage.tensorfile import SIZES, Extent, extents
 from deepseek_trainer.storage.vault import Vault
@@ -149,7 +149,7 @@ class VaultReader(StorageReader):
         for name, items in groupby(sorted(plan.items, key=file_of), file_of):
             with self._open(name) as reader:
                 found = extents(reader.read_at, reader.size, name)
-                for extent, item in _in_order((found[self._shared[i.storage_index].key], i) for i in items):
+                for extent, item in _in_order((_extent(found, self._shared[i.storage_index]), i) for i in items):
                     _read(reader, extent, item, planner.resolve_tensor(item).detach())
         done: Future[None] = Future()
         done.set_result(None)
@@ -190,6 +190,16 @@ def _index(tensor: TensorInfo) -> MetadataIndex:
 
 def _empty(of: Any) -> Tensor:
     return torch.empty(of.size, dtype=of.properties.dtype)
+
+
+def _extent(found: Mapping[str, Extent], tensor: TensorInfo) -> Extent:
+    """Where a tensor lies.  Raises IntegrityError where its file has another one than the manifest says."""
+    extent = found.get(tensor.key)
+    if extent is None or (extent.dtype, tuple(extent.shape)) != (tensor.dtype, tensor.shape):
+        raise IntegrityError(
+            f"{tensor.file} has no tensor {shown(tensor.key)} as the manifest lists it", hint="restore it from a backup"
+        )
+    return extent
 
 
 def _in_order(found: Iterator[tuple[Extent, ReadItem]]) -> list[tuple[Extent, ReadItem]]:

@@ -4,13 +4,13 @@ Pure: JSON in, JSON out.  docs/checkpoint-format.md has the rules of recovery.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import plain_name
+from deepseek_trainer.contract.foreign import file_name, optional, whole, word
 from deepseek_trainer.storage.vault import FileRecord
 
 MANIFEST: Final = "manifest.json"
@@ -41,8 +41,9 @@ class RankFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        record = FileRecord(plain_name(data["name"]), data["size"], data["plainSize"], data["digest"], data.get("salt"))
-        return cls(data["rank"], record)
+        size, plain_size, digest, salt = data["size"], data["plainSize"], data["digest"], data.get("salt")
+        record = FileRecord(file_name(data["name"]), whole(size), whole(plain_size), word(digest), optional(word, salt))
+        return cls(whole(data["rank"]), record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class TensorInfo:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        offset, whole = (tuple(data[key]) if key in data else None for key in ("offset", "whole"))
-        return cls(data["name"], data["dtype"], tuple(data["shape"]), data["file"], offset, whole)
+        shape, offset, of = (optional(_sizes, data.get(key)) for key in ("shape", "offset", "whole"))
+        return cls(word(data["name"]), word(data["dtype"]), shape or (), word(data["file"]), offset, of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +111,25 @@ class Manifest:
             data = json.loads(raw)
             _check_format(data, MANIFEST_FORMAT, MANIFEST_FORMAT_2, MANIFEST_FORMAT_1)
             return cls(
-                job=data["job"],
-                step=data["step"],
-                created=data["created"],
-                key_id=data["keyId"],
-                world_size=data["worldSize"],
-                attempt=data["attempt"],
-                lineage=data["lineage"],
-                previous=data["previous"],
+                job=word(data["job"]),
+                step=whole(data["step"]),
+                created=word(data["created"]),
+                key_id=optional(word, data["keyId"]),
+                world_size=whole(data["worldSize"]),
+                attempt=whole(data["attempt"]),
+                lineage=whole(data["lineage"]),
+                previous=optional(word, data["previous"]),
                 files=tuple(RankFile.from_json(file) for file in data["files"]),
                 tensors=tuple(TensorInfo.from_json(tensor) for tensor in data["tensors"]),
-                meta=data["meta"],
-            )
+                meta=dict(data["meta"]),
+            )._consistent()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _unknown("manifest", MANIFEST_FORMAT) from None
+
+    def _consistent(self) -> Self:
+        if not {tensor.file for tensor in self.tensors} <= {file.record.name for file in self.files}:
+            raise ValueError("a tensor lies in a file that is not listed")
+        return self
 
     def files_of(self, rank: int) -> tuple[RankFile, ...]:
         return tuple(file for file in self.files if file.rank == rank)
@@ -156,8 +162,9 @@ class Head:
         try:
             data = json.loads(raw)
             _check_format(data, HEAD_FORMAT)
-            commits = tuple(Commit(commit["step"], commit["digest"]) for commit in data["commits"])
-            return cls(data["job"], data["owner"], data["lineage"], data["best"], commits, data.get("exported"))
+            commits = tuple(Commit(whole(each["step"]), word(each["digest"])) for each in data["commits"])
+            best, exported = optional(whole, data["best"]), optional(word, data.get("exported"))
+            return cls(word(data["job"]), word(data["owner"]), whole(data["lineage"]), best, commits, exported)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _unknown("HEAD record", HEAD_FORMAT) from None
 
@@ -185,6 +192,10 @@ class Head:
 
     def without(self, steps: frozenset[int]) -> Self:
         return replace(self, commits=tuple(commit for commit in self.commits if commit.step not in steps))
+
+
+def _sizes(values: Iterable[object]) -> tuple[int, ...]:
+    return tuple(map(whole, values))
 
 
 def _check_format(data: Mapping[str, Any], *known: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.tensorfile import SIZES, Entry
 
@@ -90,9 +90,11 @@ def memory_of(tensor: Any) -> memoryview:
 
 
 def torch_dtype(code: str) -> Any:
-    """The dtype that safetensors calls `code`."""
+    """The dtype that safetensors calls `code`.  Raises IntegrityError for one that no checkpoint has."""
     import torch  # noqa: PLC0415 seconds of import that only a training rank needs
 
+    if code not in _NAMES:
+        raise IntegrityError(f"a checkpoint has no tensor of type {shown(code)}", hint="restore it from a backup")
     return getattr(torch, _NAMES[code])
 
 

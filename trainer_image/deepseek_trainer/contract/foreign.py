@@ -4,15 +4,19 @@ Nothing in them is trusted: a value that is not what it must be is None, and a d
 """
 
 import json
+import os
 import sys
-from pathlib import PurePath
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 MAX_COUNT: Final = 2**53  # JSON numbers are exact up to here
 MAX_SHOWN: Final = 60  # [characters] of a value in a message
 MAX_NAME: Final = 256  # [characters] with its quotes
 MAX_LINE: Final = 4096  # [characters] of a line in a log, on a terminal, in a status
 _GAP: Final = " [...] "
+_MAX_FILE_NAME: Final = 255  # [bytes], on Linux
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
@@ -73,13 +77,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def plain_name(name: Any) -> str:
-    """`name`, which is that of a file or directory and leads nowhere else.  Raises ValueError for anything else."""
-    if not isinstance(name, str) or PurePath(name).name != name or name in ("", "..") or "\0" in name:
-        raise ValueError("not the name of a file in its directory")
-    return name
-
-
 def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
     """The JSON object that `content` holds."""
     try:
@@ -106,6 +103,33 @@ def count(value: object) -> int | None:
     """A number of things or seconds, rounded down."""
     known = number(value)
     return int(known) if known is not None and 0 <= known <= MAX_COUNT else None
+
+
+def whole(value: object) -> int:
+    """`value`, a whole number from 0 on.  Raises ValueError for anything else."""
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"no whole number: {shown(value)}")
+    return value
+
+
+def word(value: object) -> str:
+    """`value`, a string.  Raises ValueError for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"no string: {shown(value)}")
+    return value
+
+
+def file_name(value: object) -> str:
+    """`value`, the name of a file in a directory that is known.  Raises ValueError for anything else."""
+    name = word(value)
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_FILE_NAME:
+        raise ValueError(f"no name of a file: {shown(name)}")
+    return name
+
+
+def optional(read: Callable[[Any], T], value: object) -> T | None:
+    """What `read` makes of `value`, unless that is None."""
+    return None if value is None else read(value)
 
 
 def number(value: object) -> float | None:

@@ -23,6 +23,7 @@ from deepseek_trainer.data.shards import (
     Manifest,
     SourceRows,
     SplitCounts,
+    not_a_manifest,
     read_manifest,
     read_order,
     read_rows,
@@ -111,7 +112,7 @@ def prepared_directory(paths: Paths, vault: Vault, environ: Mapping[str, str] = 
 def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout: Layout[B]) -> Prepared[B]:
     """Open the rows in `directory`.  Raises IntegrityError if they do not authenticate."""
     manifest = read_manifest(directory, vault)
-    dtype = layout.dtype(manifest.facts)
+    dtype = _dtype(layout, manifest.facts, directory)
     train, validation = (
         Rows(read_rows(manifest, directory, split, dtype, vault), layout.collate, are_sorted=layout.rows_are_sorted)
         for split in ("train", "validation")
@@ -119,6 +120,14 @@ def open_prepared(config: TrainingConfig, directory: Path, vault: Vault, layout:
     records = [layout.records_of_row(source.counts) for source in manifest.sources] if config.data.balance_by else ()
     order = _order(config.data, manifest, directory, vault, records)
     return Prepared(train, validation, directory.name, manifest.digest, manifest.counts, manifest.sources, order)
+
+
+def _dtype(layout: Layout[B], facts: Json, directory: Path) -> np.dtype[np.void]:
+    """Raises IntegrityError where the manifest in `directory` does not tell how rows look."""
+    try:
+        return layout.dtype(facts)
+    except (ValueError, KeyError, TypeError):
+        raise not_a_manifest(directory) from None
 
 
 def _order(data: DataSpec, manifest: Manifest, directory: Path, vault: Vault, records_of_row: Sequence[float]) -> Order:

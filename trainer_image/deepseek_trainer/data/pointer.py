@@ -11,7 +11,7 @@ from typing import Final
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError, TryAgainError
-from deepseek_trainer.contract.foreign import plain_name
+from deepseek_trainer.contract.foreign import file_name, shown
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.vault import Vault
@@ -46,9 +46,9 @@ def pointed_to(paths: Paths, run_id: str, vault: Vault) -> str | None:
     home = _home(paths, run_id)
     if not home.exists():
         return None
-    name, owner = vault.document(home / POINTER, lambda pointer: (plain_name(pointer["data"]), pointer["runId"]))
+    name, owner = vault.document(home / POINTER, lambda pointer: (file_name(pointer["data"]), pointer["runId"]))
     if owner != run_id:
-        raise IntegrityError(f"{home / POINTER} belongs to run {owner}, not to {run_id}", hint=f"delete {home}")
+        raise IntegrityError(f"{home / POINTER} belongs to run {shown(owner)}, not to {run_id}", hint=f"delete {home}")
     return name
 
 

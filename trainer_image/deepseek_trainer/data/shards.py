@@ -13,17 +13,17 @@ A vault writes and reads all of it, sealed or in the clear.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import plain_name
+from deepseek_trainer.contract.foreign import file_name, whole, word
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.storage.opening import opened_own
@@ -37,6 +37,7 @@ SHARD_BYTES: Final = 64 << 20  # preparation holds one shard in memory, and so d
 _AGAIN: Final = "delete the prepared directory: it is made again"
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Shard:
     name: str
     rows: int
     digest: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(file_name(data["name"]), whole(data["rows"]), word(data["digest"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,9 @@ class SplitCounts:
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, int]) -> Self:
-        own = {name: numbers[name] for name in ("records", "rows", "dropped", "skipped") if name in numbers}
-        return cls(**own, amounts={name: int(number) for name, number in numbers.items() if name not in own})
+        known = {name: whole(number) for name, number in numbers.items()}
+        own = {name: known.pop(name) for name in ("records", "rows", "dropped", "skipped") if name in known}
+        return cls(**own, amounts=known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class SourceRows:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["name"], data["first"], SplitCounts.from_json(data["counts"]))
+        return cls(word(data["name"]), whole(data["first"]), SplitCounts.from_json(data["counts"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +121,30 @@ class Manifest:
             if data.pop("format") != FORMAT:
                 raise ValueError
             return cls(
-                digest=data.pop("digest"),
-                counts={split: SplitCounts.from_json(each) for split, each in data.pop("counts").items()},
-                shards={split: tuple(map(_shard, each)) for split, each in data.pop("shards").items()},
+                digest=word(data.pop("digest")),
+                counts=_of_each_split(data.pop("counts"), SplitCounts.from_json),
+                shards=_of_each_split(data.pop("shards"), _shards),
                 sources=tuple(SourceRows.from_json(each) for each in data.pop("sources", ())),
                 facts=data,
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise IntegrityError(f"not a {FORMAT} manifest", hint=_AGAIN) from None
+            raise not_a_manifest() from None
 
 
-def _shard(fields: Json) -> Shard:
-    return Shard(plain_name(fields["name"]), fields["rows"], fields["digest"])
+def not_a_manifest(directory: Path | None = None) -> IntegrityError:
+    what = f"{directory / MANIFEST} is not" if directory else "not"
+    return IntegrityError(f"{what} a {FORMAT} manifest", hint=_AGAIN)
+
+
+def _of_each_split(data: Mapping[str, Any], read: Callable[[Any], T]) -> dict[str, T]:
+    return {split: read(data[split]) for split in ("train", "validation")}
+
+
+def _shards(data: Sequence[Any]) -> tuple[Shard, ...]:
+    """At least one, which has rows."""
+    if not data or not whole(data[0]["rows"]):
+        raise ValueError("a split without rows")
+    return tuple(map(Shard.from_json, data))
 
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:

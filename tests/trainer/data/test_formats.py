@@ -1,5 +1,7 @@
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -285,6 +287,46 @@ def test_a_parquet_file_damaged_in_the_middle_is_read_up_to_there(paths):
     assert [str(reason) for reason in reasons] == [
         "a.parquet: damaged, or not a Parquet file after row 600 (hint: copy or write the file again)"
     ]
+
+
+def test_a_parquet_file_whose_columns_are_not_as_described_is_refused(paths):
+    file = write_parquet(paths, "a.parquet", texts(50))
+    optional, required = b"\x25\x02\x18\x04text", b"\x25\x00\x18\x04text"
+    assert optional in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(optional, required))
+    # In a process of its own, because pyarrow can end the process.
+    ended = run_python(f"from pathlib import Path; {READ}", file)
+    assert ended.stdout == "a.parquet: damaged, or not a Parquet file\n", ended.stderr
+
+
+READ = """
+from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.data.formats import parquet_table
+try:
+    list(parquet_table(Path(sys.argv[1]), "a.parquet", lambda names, place: ["text"]))
+except DataError as error:
+    print(error.problem)
+"""
+
+
+def run_python(code, *arguments):
+    command = [sys.executable, "-c", f"import sys; {code}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+        pa.array([1234567891], pa.int64()).cast(pa.timestamp("ns")),
+        pa.array([2**62], pa.int64()).cast(pa.duration("s")),
+        pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]),
+    ],
+    ids=str,
+)
+def test_a_parquet_value_that_python_cannot_hold_is_refused_by_row(paths, values):
+    write_parquet(paths, "a.parquet", pa.table({"text": values}))
+    assert refusal(paths).startswith("a.parquet:1: a value that Python cannot hold")
 
 
 def test_a_failing_volume_is_not_taken_for_a_bad_file(paths, monkeypatch):

@@ -22,6 +22,7 @@ from deepseek_trainer.storage.opening import opened
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 _NOT_READABLE: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -209,7 +210,7 @@ def parquet_table(file: Path, name: str, columns: Columns) -> Iterator[tuple[int
             for i in range(batch.num_rows):
                 row += 1
                 yield row, partial(_row, batch, i, f"{name}:{row}")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, ValueError, LookupError, OverflowError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the volume's fault, not the file's
         after = f" after row {row}" if row else ""
@@ -226,21 +227,29 @@ def _batches(file: Path, name: str, columns: Columns) -> Iterator["RecordBatch"]
     with opened(file, refusal=DataError) as stream, ParquetFile(stream, page_checksum_verification=True) as table:
         wanted = columns(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
-            rows = _rows_at_once(table.metadata.row_group(group), wanted, name)
+            rows = _rows_at_once(table, group, wanted, name)
             yield from table.iter_batches(rows, row_groups=[group], columns=wanted)
 
 
-def _rows_at_once(group: Any, wanted: list[str], name: str) -> int:
-    """So many that they take not much more memory than one may.  Raises DataError where their mean is too large."""
-    columns = [group.column(i) for i in range(group.num_columns)]
-    size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] in wanted)
-    mean: int = size // max(group.num_rows, 1)
+def _rows_at_once(table: "ParquetFile", number: int, wanted: list[str], name: str) -> int:
+    """So many that they take not much more memory than one may.  Raises DataError where their mean is too large.
+
+    A group says how large it is with all its columns.  Only where that is too much are the columns asked: a damaged
+    description of one ends the process (pyarrow 26: ParquetException in RowGroupMetaData.column), not so while reading.
+    """
+    group, schema = table.metadata.row_group(number), table.schema
+    mean: int = group.total_byte_size // max(group.num_rows, 1)
+    if mean > MAX_TEXT:
+        needed = [i for i in range(group.num_columns) if schema.column(i).path.partition(".")[0] in wanted]
+        mean = sum(group.column(i).total_uncompressed_size for i in needed) // max(group.num_rows, 1)
     if mean > MAX_TEXT:
         raise _too_long(f"{name}: a row", MAX_TEXT)
     return max(1, min(_BATCH_ROWS, MAX_TEXT // max(mean, 1)))
 
 
 def _row(batch: "RecordBatch", i: int, place: str) -> Value:
+    import pyarrow as pa  # noqa: PLC0415
+
     row = batch.slice(i, 1)
     if row.nbytes > MAX_TEXT:
         raise _too_long(place, MAX_TEXT)
@@ -248,6 +257,8 @@ def _row(batch: "RecordBatch", i: int, place: str) -> Value:
         value: Value = row.to_pylist()[0]
     except UnicodeDecodeError:
         raise DataError(f"{place}: not UTF-8", hint="write the file again with text columns in UTF-8") from None
+    except (ValueError, OverflowError, LookupError, pa.ArrowException):  # such as a date after the year 9999
+        raise DataError(f"{place}: a value that Python cannot hold", hint="write such columns as strings") from None
     return value
 
 

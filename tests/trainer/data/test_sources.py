@@ -312,6 +312,33 @@ def test_a_directory_that_cannot_be_listed_is_refused(paths, monkeypatch):
     )
 
 
+def test_directories_that_links_lead_to_in_circles_and_again_and_again_are_read_once(paths):
+    write_text(paths, "0/a.txt", "first")
+    for i in range(30):  # 2 ** 30 ways lead to the last one
+        for name in ("left", "right"):
+            directory = paths.claim(CLAIM) / str(i)
+            directory.mkdir(exist_ok=True)
+            (directory / name).symlink_to(f"../{i + 1}")
+    write_text(paths, "30/b.txt", "last")
+    (paths.claim(CLAIM) / "30" / "up").symlink_to("..")
+    assert sorted(record.text for record in found(paths).records()) == ["first", "last"]
+
+
+def test_the_files_of_a_directory_are_found_under_its_own_name_where_links_lead_to_it_as_well(paths):
+    write_text(paths, "version-2/a.txt", "first")
+    (paths.claim(CLAIM) / "latest").symlink_to("version-2")
+    source = found(paths)
+    assert [source.name_of(file) for file in source.files] == ["version-2/a.txt"]
+
+
+@pytest.mark.parametrize("path", ["", "inside"])
+def test_a_directory_outside_of_the_volume_is_not_entered(paths, tmp_path, path):
+    (tmp_path / "outside" / "unreadable-name").mkdir(parents=True)
+    write_text(paths, "a.txt", "first")
+    (paths.claim(CLAIM) / "inside").symlink_to(tmp_path / "outside")
+    assert "inside is a link that leads out of volume 'corpus'" in refusal(paths, path)
+
+
 def test_links_that_lead_in_a_circle_or_out_are_refused(paths, tmp_path):
     (paths.claim(CLAIM) / "a.txt").symlink_to("a.txt")
     assert "a.txt cannot be read: too many levels of symbolic links" in refusal(paths)

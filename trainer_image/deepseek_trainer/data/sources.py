@@ -6,6 +6,7 @@ Errors name file and line and the fields of a record, never its content.
 import difflib
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,8 @@ class Source(Generic[R]):
             )
         root = claim / place.path
         with readable(str(root), way_out=""):
-            found = _files(root)
+            _refuse_link_out(root, claim, place)
+            found = _files(root, lambda each: _refuse_link_out(each, claim, place))
         if found is None:
             raise DataError(
                 f"no {named(place.path)} in volume {named(place.claim_name)} ({root}){_beside(root)}",
@@ -159,21 +161,30 @@ class Split:
         return record.key() < self.threshold
 
 
-def _files(root: Path) -> list[Path] | None:
-    """What lies at or below `root`, links to nowhere and FIFOs among them; None if `root` does not exist."""
+def _files(root: Path, check: Callable[[Path], None]) -> list[Path] | None:
+    """What lies at or below `root`, links to nowhere and FIFOs among them; None if `root` does not exist.
+
+    `check` is called with each directory before it is entered.
+    """
     if root.is_dir():
-        return sorted(_visible_files(root))
+        return sorted(_visible_files(root, check))
     return [root] if root.exists() else None
 
 
-def _visible_files(root: Path) -> Iterator[Path]:
-    waiting = [root]
+def _visible_files(root: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A directory to which several links lead is entered once: they could lead round and round."""
+    waiting, known = deque([root]), set[tuple[int, int]]()
     while waiting:
-        directory = waiting.pop()
+        directory = waiting.popleft()
+        check(directory)
         with readable(str(directory), way_out=""):
-            entries = [entry for entry in directory.iterdir() if not _is_hidden(entry)]
+            status = directory.stat()
+            if (status.st_dev, status.st_ino) in known:
+                continue
+            known.add((status.st_dev, status.st_ino))
+            entries = sorted(entry for entry in directory.iterdir() if not _is_hidden(entry))
             directories = [entry for entry in entries if entry.is_dir()]
-        waiting += directories
+        waiting += sorted(directories, key=Path.is_symlink)
         # What is no file is refused when it is opened: to pass it over would be to train on less.
         yield from (entry for entry in entries if entry not in directories)
 

@@ -5,9 +5,11 @@ key that is given twice is refused.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ Manifest = dict[str, Any]
 MODELS: dict[str, type[Model]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MAX_NAMESPACE_LENGTH = 63
+MAX_NODES = 1 << 20  # of a document
 MAX_BYTES = 16 << 20  # of a file; an API server takes at most 3 MiB of an object
 
 
@@ -43,11 +46,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key.start_mark)
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{shown(key.value)} is given twice", key.start_mark
                 )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -102,6 +107,8 @@ def documents(path: Path) -> list[Document]:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
+            if node is not None and _expanded(node, {}) > MAX_NODES:
+                raise yaml.YAMLError(f"aliases make more than {MAX_NODES:,} values of it")
             if node is not None and (content := loader.construct_document(node)):
                 found.append(Document(path, node, content))
     except yaml.MarkedYAMLError as error:
@@ -116,6 +123,17 @@ def documents(path: Path) -> list[Document]:
             f"{path}: no YAML document in it", hint="examples/pretrain-tiny.yaml is a small job to start from"
         )
     return found
+
+
+def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes there are once each alias is written out; infinitely many where one holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_expanded(each, known) for each in inner)
+    return known[id(node)]
 
 
 def _text(path: Path) -> str:

@@ -26,6 +26,10 @@ def test_good_file_is_ok(tmp_path, capsys):
     assert capsys.readouterr().out == f"{path}: ok\n"
 
 
+# Each name is a list of the one before, twice: a thousand million words in thirty lines.
+BOMB = "".join(f"x{i}: &l{i} [{f'*l{i - 1}, *l{i - 1}' if i else 'x'}]\n" for i in range(30))
+
+
 @pytest.mark.parametrize(
     ("text", "first_line"),
     [
@@ -56,7 +60,10 @@ def test_good_file_is_ok(tmp_path, capsys):
         (GOOD.split("spec:")[0], "spec: None must be a mapping"),
         (GOOD.replace("kind: DeepSeekTrainingJob", "kind: [a]"), "kind: ['a'] must be DeepSeekTrainingJob or"),
         (GOOD.replace("name: tiny", "name: tiny\n  labels: [a]"), "metadata.labels: ['a'] must be a mapping"),
-        (GOOD.replace("numNodes: 1", "numNodes: &a [*a]"), "spec: must be what JSON can say: circular"),
+        (GOOD.replace("numNodes: 1", "numNodes: &a [*a]"), "not YAML: aliases make more than"),
+        ("? [a]\n: 1\n", "bad.yaml:1:3: not YAML: a key is a list or a mapping"),
+        (f"kind: 0x{10_000 * 'f'}\n", "apiVersion: None must be training"),
+        (BOMB + GOOD.replace("kind: DeepSeekTrainingJob", "kind: *l29"), "not YAML: aliases make more than 1,048,576"),
         ("a: " + 600 * "[", "not YAML: maximum recursion depth"),
         (GOOD + "extra: 1\n", "extra: unknown field"),
     ],

@@ -23,6 +23,22 @@ def test_a_long_text_is_cut() -> None:
     assert shown("x" * 10_000_000) == f"'{'x' * 56}..."
 
 
+def test_of_a_value_no_more_is_looked_at_than_is_shown() -> None:
+    holds_itself: dict[str, object] = {}
+    holds_itself["x"] = holds_itself
+    doubled: list[object] = ["x"]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    assert shown(holds_itself).startswith("{'x': {'x': {")
+    assert shown(doubled) == f"{'[' * 57}..."
+    assert shown({"a": [1, None], 2: {}, "b": []}) == "{'a': [1, None], 2: {}, 'b': []}"
+
+
+def test_a_number_of_any_length_is_shown() -> None:
+    assert shown([10**9000]) == "[a number of 29898 bits]"
+    assert len(shown(10**1000)) == 60
+
+
 def test_a_document_is_parsed() -> None:
     assert parsed(b'{"a": [1, 2.5, null, "b"]}') == {"a": [1, 2.5, None, "b"]}
 

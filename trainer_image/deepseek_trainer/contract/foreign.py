@@ -6,7 +6,7 @@ Nothing in them is trusted: a value that is not what it must be is None, and a d
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -16,13 +16,43 @@ MAX_SHOWN: Final = 60  # [characters] of a value in a message
 MAX_NAME: Final = 256  # [characters] with its quotes
 MAX_LINE: Final = 4096  # [characters] of a line in a log, on a terminal, in a status
 _GAP: Final = " [...] "
+_MAX_BITS: Final = 4096
 _MAX_FILE_NAME: Final = 255  # [bytes], on Linux
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
     """`value` in quotes, on one line, without control characters, cut at `limit` characters."""
-    text = repr(value[: limit + 1] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    text = ""
+    for piece in _pieces(value, limit):
+        text += piece
+        if len(text) > limit:
+            return f"{text[: limit - 3]}..."
+    return text
+
+
+def _pieces(value: object, limit: int) -> Iterator[str]:
+    """The repr of `value` bit by bit: nobody pays for more of it than is shown, not even where it holds itself."""
+    if isinstance(value, str | bytes):
+        yield repr(value[: limit + 1])
+    elif isinstance(value, int) and value.bit_length() > _MAX_BITS:  # repr raises ValueError
+        yield f"a number of {value.bit_length()} bits"
+    elif type(value) is dict:
+        yield from _listed("{", ((key, ": ", inner) for key, inner in value.items()), "}", limit)
+    elif type(value) is list:
+        yield from _listed("[", ((inner,) for inner in value), "]", limit)
+    else:
+        yield repr(value)
+
+
+def _listed(before: str, entries: Iterable[tuple[Any, ...]], after: str, limit: int) -> Iterator[str]:
+    yield before
+    for i, (first, *others) in enumerate(entries):
+        yield ", " if i else ""
+        yield from _pieces(first, limit)
+        for separator, inner in zip(others[::2], others[1::2], strict=True):
+            yield separator
+            yield from _pieces(inner, limit)
+    yield after
 
 
 def named(name: object) -> str:

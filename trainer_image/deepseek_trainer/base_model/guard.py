@@ -23,8 +23,12 @@ _NO_FILE: Final = frozenset(
 
 
 @contextmanager
-def understood(what: object) -> Iterator[None]:
-    """Raise ConfigError in place of any error that the content of `what` leads to.  A failing disk's errors pass."""
+def understood(what: object, *, quoting: bool = True) -> Iterator[None]:
+    """Raise ConfigError in place of any error that the content of `what` leads to.  A failing disk's errors pass.
+
+    Without `quoting` only the kind of the error is told: libraries quote what they were given, and panics of Rust the
+    text in which they looked.
+    """
     try:
         yield
     except JobError:
@@ -32,15 +36,15 @@ def understood(what: object) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
-        raise unusable(what, error) from error
+        raise unusable(what, error, quoting=quoting) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise unusable(what, error) from error
+        raise unusable(what, error, quoting=quoting) from error
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise unusable(what, error) from None
+        raise unusable(what, error, quoting=quoting) from None
 
 
 def is_panic(error: BaseException) -> bool:
@@ -48,8 +52,9 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def unusable(what: object, error: BaseException) -> ConfigError:
-    return ConfigError(f"{place(what)} cannot be read: {cause(error)}", hint=_HINT)
+def unusable(what: object, error: BaseException, *, quoting: bool = True) -> ConfigError:
+    why = cause(error) if quoting else type(error).__name__
+    return ConfigError(f"{place(what)} cannot be read: {why}", hint=_HINT)
 
 
 def place(path: object) -> str:

@@ -80,7 +80,7 @@ def _refused(place: str, why: str) -> ConfigError:
 
 
 def encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    with understood("the tokenizer, on a text of the data,"):
+    with understood("the tokenizer, on a text of the data,", quoting=False):
         found = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in found]
 

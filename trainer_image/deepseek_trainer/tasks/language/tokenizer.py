@@ -82,7 +82,7 @@ def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text's opening, which is to be continued."""
-    with understood("the tokenizer, on a text of the data,"):
+    with understood("the tokenizer, on a text of the data,", quoting=False):
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

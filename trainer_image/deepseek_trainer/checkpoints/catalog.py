@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -167,6 +169,17 @@ def _found_or_refused(directory: Path, vault: Vault, head: Head, step: int) -> C
             return find(directory, vault, head, step)
     except IntegrityError as error:
         return Refused(step, path, error.problem)
+
+
+@contextmanager
+def telling(info: CheckpointInfo) -> Iterator[None]:
+    """Raise IntegrityError in place of an error that a wrong or missing value in the manifest's meta leads to."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        raise IntegrityError(
+            f"the manifest in {info.path} does not tell how its run goes on", hint="restore it from a backup"
+        ) from None
 
 
 def place_of(info: CheckpointInfo, file: RankFile) -> Context:

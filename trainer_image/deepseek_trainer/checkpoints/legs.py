@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from deepseek_trainer.checkpoints.catalog import CheckpointInfo
+from deepseek_trainer.checkpoints.catalog import CheckpointInfo, telling
 from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.foreign import optional, whole, word
 from deepseek_trainer.contract.shaping import Change, changes, shaping
 
 LEGS = "legs"  # in the manifest's meta
@@ -27,7 +28,7 @@ class Leg:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["jobUid"], data["after"], data["settings"])
+        return cls(word(data["jobUid"]), whole(data["after"]), optional(dict, data["settings"]))
 
     def to_json(self) -> dict[str, Any]:
         return {"jobUid": self.job_uid, "after": self.after, "settings": self.settings}
@@ -39,10 +40,12 @@ class Leg:
 
 def legs_of(info: CheckpointInfo) -> tuple[Leg, ...]:
     """The legs that led to a checkpoint, at least one.  Earlier versions recorded none, but the job that saved last."""
-    recorded = info.meta.get(LEGS)
-    if recorded is None:
-        return (Leg(info.meta["jobUid"], 0, None),)
-    return tuple(Leg.from_json(leg) for leg in recorded)
+    with telling(info):
+        recorded = info.meta.get(LEGS)
+        if recorded is None:
+            return (Leg(word(info.meta["jobUid"]), 0, None),)
+        first, *others = map(Leg.from_json, recorded)
+        return (first, *others)
 
 
 def legs_from(info: CheckpointInfo | None, job_uid: str, config: TrainingConfig) -> tuple[Leg, ...]:

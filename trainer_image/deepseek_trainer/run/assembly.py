@@ -9,6 +9,7 @@ from torch import nn
 
 from deepseek_trainer.budget.ladder import promise, settings
 from deepseek_trainer.budget.perf import Yardstick
+from deepseek_trainer.checkpoints.catalog import telling
 from deepseek_trainer.checkpoints.saver import Saver
 from deepseek_trainer.checkpoints.store import CheckpointInfo
 from deepseek_trainer.contract.method import MethodType
@@ -59,15 +60,16 @@ class Position:
     def of(cls, rank: Rank, info: CheckpointInfo) -> Self:
         """The position in a checkpoint, over the same data.  Raises DataError for other data."""
         place, prepared = cls.first(rank).cursor, rank.prepared
-        cursor = Cursor.from_state(
-            bytes.fromhex(info.meta["cursor"]),
-            rows=place.rows,
-            global_batch=place.global_batch,
-            data_digest=place.data_digest,
-            earlier=prepared.order.digest(prepared.digest),
-            order=place.order,
-        )
-        return cls(cursor, RunState.from_json(info.meta["run"]))
+        with telling(info):
+            cursor = Cursor.from_state(
+                bytes.fromhex(info.meta["cursor"]),
+                rows=place.rows,
+                global_batch=place.global_batch,
+                data_digest=place.data_digest,
+                earlier=prepared.order.digest(prepared.digest),
+                order=place.order,
+            )
+            return cls(cursor, RunState.from_json(info.meta["run"]))
 
 
 def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Loop:

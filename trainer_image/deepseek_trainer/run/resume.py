@@ -4,6 +4,7 @@ Unasked, a run goes on from its job's own checkpoints, and from those of an earl
 train the same model and has not exported it yet.  All else is only done if `checkpoint.resumeFrom` names the step.
 """
 
+from deepseek_trainer.checkpoints.catalog import telling
 from deepseek_trainer.checkpoints.legs import legs_of
 from deepseek_trainer.checkpoints.store import CheckpointInfo
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
@@ -36,7 +37,8 @@ def changed_settings(rank: Rank, info: CheckpointInfo) -> list[Change]:
 
 def is_own(info: CheckpointInfo) -> bool:
     """Whether this job wrote the checkpoint, and not an earlier one of the same name."""
-    return bool(info.meta["jobUid"] == job_uid())
+    with telling(info):
+        return bool(info.meta["jobUid"] == job_uid())
 
 
 def _named(rank: Rank) -> CheckpointInfo | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import optional, whole
 from deepseek_trainer.model.precision import LossScale
 from deepseek_trainer.telemetry.events import Event
 from deepseek_trainer.training.guard import NormWatch
@@ -68,7 +69,7 @@ class RunState:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        best = data["best_loss"]
+        best, _ = optional(float, data["best_loss"]), whole(data["step"])
         parts = {"norms": NormWatch(**data.get("norms", {})), "loss_scale": LossScale(**data.get("loss_scale", {}))}
         return cls(**{**data, "best_loss": math.inf if best is None else best} | parts)
 

@@ -32,6 +32,7 @@ MODELS: dict[str, type[Model]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MAX_NAMESPACE_LENGTH = 63
 MAX_NODES = 1 << 20  # of a document
+PIPES = (Path("/dev"), Path("/dev/fd"))  # of the shell: `... | dstj validate /dev/stdin`, `dstj validate <(...)`
 MAX_BYTES = 16 << 20  # of a file; an API server takes at most 3 MiB of an object
 
 
@@ -140,13 +141,23 @@ def _text(path: Path) -> str:
     if path.is_dir():
         raise ConfigError(f"{path}: is a directory", hint=f"name the files: {path}/*.yaml")
     try:
-        return content_of(path, max_bytes=MAX_BYTES).decode()
+        return _content(path).decode()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = f"YAML files there: {', '.join(near[:5])}" if near else f"no YAML file in {path.parent.absolute()}"
         raise ConfigError(f"{path}: no such file", hint=hint) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _content(path: Path) -> bytes:
+    if path.parent not in PIPES:
+        return content_of(path, max_bytes=MAX_BYTES)
+    with path.open("rb") as pipe:
+        content = pipe.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_BYTES:,} bytes", hint="see whether it is the file that it should be")
+    return content
 
 
 def problems(document: Document) -> list[str]:

@@ -1,5 +1,8 @@
 """Reading job files: every bad one is reported with file, line and the way out."""
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -212,3 +215,15 @@ def test_two_jobs_in_one_file_are_refused_where_one_is_wanted(tmp_path):
 )
 def test_example_is_valid(example, capsys):
     assert main(["validate", str(example)]) == 0
+
+
+def test_a_job_file_may_come_through_a_pipe_of_the_shell(tmp_path: Path) -> None:
+    job, dstj = shlex.quote(str(job_file(tmp_path))), f"{shlex.quote(sys.executable)} -m dstj.cli"
+    for command in (f"cat {job} | {dstj} validate /dev/stdin", f"{dstj} validate <(cat {job})"):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_device_without_end_is_no_job_file() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: more than 16,777,216 bytes"):
+        documents(Path("/dev/zero"))

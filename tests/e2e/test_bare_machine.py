@@ -9,7 +9,17 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-ABSENT = ("bitsandbytes", "blake3", "cryptography", "deepspeed", "gguf", "pydantic", "pydantic_core", "rouge_score", "tink")
+ABSENT = (
+    "bitsandbytes",
+    "blake3",
+    "cryptography",
+    "deepspeed",
+    "gguf",
+    "pydantic",
+    "pydantic_core",
+    "rouge_score",
+    "tink",
+)
 
 STEP = """
 import importlib.util, sys

@@ -31,6 +31,7 @@ OPENINGS = {
     "deepseek_trainer/data/shards.py": "maps what `opened_own` has opened",
     "dstj/cli.py": "/dev/null",
     "dstj/leaks/swap.py": "the kernel's",
+    "dstj/jobfile.py": "a pipe of the user's own shell",
     "dstj/local/home.py": "the lock of a private directory",
     "dstj/local/machine.py": "the kernel's",
     "dstj/local/strays.py": "the kernel's",

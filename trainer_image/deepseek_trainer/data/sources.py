@@ -164,7 +164,7 @@ class Split:
 def _files(root: Path, check: Callable[[Path], None]) -> list[Path] | None:
     """What lies at or below `root`, links to nowhere and FIFOs among them; None if `root` does not exist.
 
-    `check` is called with each directory before it is entered.
+    `check` is called with `root` and each link to a directory before it is entered: no other way leads out.
     """
     if root.is_dir():
         return sorted(_visible_files(root, check))
@@ -176,7 +176,8 @@ def _visible_files(root: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     waiting, known = deque([root]), set[tuple[int, int]]()
     while waiting:
         directory = waiting.popleft()
-        check(directory)
+        if directory == root or directory.is_symlink():
+            check(directory)
         with readable(str(directory), way_out=""):
             status = directory.stat()
             if (status.st_dev, status.st_ino) in known:

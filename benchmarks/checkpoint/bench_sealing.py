@@ -38,7 +38,7 @@ BESIDE = {
     "stream, open, memory": "bare loop, open, memory",
     "stream, open, page cache": "bare loop, open, page cache",
     "vault, sealed file": "plain file + fsync",
-    "vault, clear file (SHA-256)": "plain file + fsync",
+    "vault, clear file (BLAKE3)": "plain file + fsync",
 }
 ROWS: dict[str, Row] = {}  # of a process that measures
 
@@ -82,7 +82,7 @@ def prepare(directory: Path, mib: int) -> None:
             "stream, open, page cache": lambda: open_file(source, target),
             "plain file, no sync": lambda: plain_write(directory / "plain", view, sync=False),
             "plain file + fsync": lambda: plain_write(directory / "plain", view, sync=True),
-            "vault, clear file (SHA-256)": lambda: vault_write(vaults[False], directory, content),
+            "vault, clear file (BLAKE3)": lambda: vault_write(vaults[False], directory, content),
             "vault, sealed file": lambda: vault_write(vaults[True], directory, content),
         }
     )

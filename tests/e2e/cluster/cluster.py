@@ -55,6 +55,7 @@ def kill_node(options: argparse.Namespace) -> None:
 def start_node(options: argparse.Namespace) -> None:
     with one_at_a_time():
         lifecycle.start_node(node(options.node))
+        lifecycle.await_node(node(options.node))
 
 
 def image(options: argparse.Namespace) -> None:

@@ -93,6 +93,13 @@ def await_node(node: Node) -> None:
     firewall = machines.command_in(node, "iptables", "--wait", "--list-rules", "KUBE-ROUTER-FORWARD")
     wait_until(f"the firewall of {node.name} is up", lambda: succeeds(*firewall), 60)
     wait_until(f"{node.name} serves names", lambda: serves_names(node), 60)
+    wait_until(f"{node.name} takes pods", lambda: takes_pods(node), 60)
+
+
+def takes_pods(node: Node) -> bool:
+    """Not before its taints are gone: those of a machine that was off stay for a moment."""
+    found = api.get(f"/api/v1/nodes/{node.name}")
+    return found is not None and not found["spec"].get("taints")
 
 
 def serves_names(node: Node) -> bool:

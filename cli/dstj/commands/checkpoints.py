@@ -13,6 +13,7 @@ from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.result.manifest import Manifest, open_result, open_without_manifest
 from deepseek_trainer.result.unseal import decrypt_result
 from deepseek_trainer.storage.durable import reading
+from deepseek_trainer.storage.renaming import PARTIAL
 from deepseek_trainer.storage.streams import Advance
 from deepseek_trainer.storage.vault import Purpose, Vault
 from dstj.local.work import Work, work_of
@@ -128,7 +129,7 @@ def _found(work: Work) -> tuple[list[CheckpointInfo | Refused], Vault]:
 
 def _exported(directory: Path) -> Path:
     """The one result in the export directory.  Names with `.partial-` are of results that were not finished."""
-    results = [path for path in directory.glob("*") if path.is_dir() and ".partial" not in path.name]
+    results = [path for path in directory.glob("*") if path.is_dir() and PARTIAL not in path.name]
     if links := [path for path in (directory, *results) if path.is_symlink()]:
         raise IntegrityError(f"{links[0]} is a link", hint="a job writes its result to its own volume: name that")
     if not results:

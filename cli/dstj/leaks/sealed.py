@@ -6,11 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.storage.renaming import PARTIAL
 from deepseek_trainer.storage.segments import HEADER_BYTES, TAG_BYTES, Layout
 from deepseek_trainer.storage.streams import Advance
 from deepseek_trainer.storage.vault import SUFFIX, Context, Purpose, Vault
 
-_SEALED: Final = re.compile(rf".*{re.escape(SUFFIX)}(\.partial-[^/]*)?", re.DOTALL)
+_SEALED: Final = re.compile(rf".*{re.escape(SUFFIX)}({re.escape(PARTIAL)}[^/]*)?", re.DOTALL)
 _STEP: Final = re.compile(r"step-([0-9]{8,18})(\..*)?", re.DOTALL)
 _RANK: Final = re.compile(r"rank-([0-9]{5,9})\..*", re.DOTALL)
 _PURPOSES: Final = {"checkpoints": Purpose.CHECKPOINT, "prepared": Purpose.DATA, "export": Purpose.EXPORT}
@@ -24,7 +25,7 @@ def claims_to_be_sealed(name: str) -> bool:
 
 def is_being_written(name: str) -> bool:
     """Whether a file is, or lies in, what a writer has not finished: a crash may have cut it anywhere."""
-    return ".partial-" in name
+    return PARTIAL in name
 
 
 def misfit(head: bytes, size: int) -> str | None:

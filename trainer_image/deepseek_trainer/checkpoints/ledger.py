@@ -29,6 +29,7 @@ from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.retention import Retention
 from deepseek_trainer.storage.commit import remove_leftovers, with_room
 from deepseek_trainer.storage.durable import reading, remove, storing, sync
+from deepseek_trainer.storage.renaming import PARTIAL
 from deepseek_trainer.storage.streams import Advance, unwatched
 from deepseek_trainer.storage.vault import Context, Vault
 
@@ -81,7 +82,7 @@ class Ledger:
         """Make the partial directory into which all ranks write their part of `step`; returns its name."""
         self.head()
         path = step_directory(self.directory, step)
-        partial = path.with_name(f"{path.name}.partial-{attempt}-{uuid.uuid4().hex}")
+        partial = path.with_name(f"{path.name}{PARTIAL}{attempt}-{uuid.uuid4().hex}")
         with storing(partial):
             partial.mkdir()
         return partial.name

@@ -1,21 +1,18 @@
 """Directories that appear whole or not at all."""
 
-import ctypes
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 from deepseek_trainer.storage.durable import StorageError, beside, remove, sync
+from deepseek_trainer.storage.renaming import EXCHANGE, PARTIAL, rename_with
 from deepseek_trainer.storage.trees import entries_in
 
 T = TypeVar("T")
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_AT_FDCWD = -100  # linux/fcntl.h
-_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def committed(directory: Path) -> Iterator[Path]:
     There must be one writer at a time: the leftovers of earlier, killed writers are removed.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.parent.glob(f"{directory.name}.partial-*"):
+    for leftover in directory.parent.glob(f"{directory.name}{PARTIAL}*"):
         remove(leftover)
     partial = beside(directory)
     partial.mkdir()
@@ -41,7 +38,7 @@ def committed(directory: Path) -> Iterator[Path]:
 
 def remove_leftovers(directory: Path) -> bool:
     """Remove what killed writers left half written or half deleted in `directory`; returns whether there was any."""
-    leftovers = [*directory.glob("*.partial-*"), *directory.glob("*.pruned-*")]
+    leftovers = [*directory.glob(f"*{PARTIAL}*"), *directory.glob("*.pruned-*")]
     for path in leftovers:
         remove(path)
     return bool(leftovers)
@@ -69,8 +66,11 @@ def _replace(directory: Path, partial: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+    try:
+        rename_with(EXCHANGE, one, other)
+    except OSError:
+        return False
+    return True
 
 
 def _sync_tree(directory: Path) -> None:

@@ -13,7 +13,8 @@ from deepseek_trainer.contract.errors import TryAgainError
 PARTIAL: Final = ".partial-"  # in the names of files that are being written; no other file has such a name
 CLAIM_SECONDS = 10.0  # a claim is held for one rename; one that is older was left by a crash
 _AT_FDCWD: Final = -100  # linux/fcntl.h
-_NOREPLACE: Final = 1  # linux/fs.h
+NOREPLACE: Final = 1  # linux/fs.h
+EXCHANGE: Final = 2
 _UNSUPPORTED: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -40,9 +41,14 @@ def _link(partial: Path, path: Path) -> None:
 
 
 def _rename(partial: Path, path: Path) -> None:
+    rename_with(NOREPLACE, partial, path)
+
+
+def rename_with(flag: int, one: Path, other: Path) -> None:
+    """Rename as Linux's renameat2 does with `flag`.  Raises OSError, also where the file system does not know it."""
     renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    if renameat2(_AT_FDCWD, os.fsencode(partial), _AT_FDCWD, os.fsencode(path), _NOREPLACE):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), flag):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
 
 
 def _renamed_by_claim(partial: Path, path: Path) -> bool:

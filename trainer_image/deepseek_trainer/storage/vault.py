@@ -24,6 +24,7 @@ from deepseek_trainer.storage.durable import NewFile, beside, keep_owner, readin
 from deepseek_trainer.storage.job_keys import JobKeys
 from deepseek_trainer.storage.key_directory import keks_at
 from deepseek_trainer.storage.keyring import KEYRING, owner_of
+from deepseek_trainer.storage.renaming import PARTIAL
 from deepseek_trainer.storage.sealing import SealedWriter
 from deepseek_trainer.storage.streams import Advance, Bytes, Reader, Sink, unwatched
 from deepseek_trainer.storage.unsealing import SealedReader
@@ -206,7 +207,7 @@ class Vault:
         return SealedWriter(file, self._keys.to_seal().material, self._bound_to(path, context))
 
     def _bound_to(self, path: Path, context: Context) -> bytes:
-        directory = "" if self.purpose is Purpose.CHECKPOINT else path.parent.name.split(".partial-")[0]
+        directory = "" if self.purpose is Purpose.CHECKPOINT else path.parent.name.split(PARTIAL)[0]
         return associated_data(self.job, self.purpose, path.name, directory=directory, context=context)
 
     @property

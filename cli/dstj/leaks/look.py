@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.foreign import plainly
 from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.storage.segments import HEADER_BYTES
 from deepseek_trainer.storage.streams import Advance
@@ -138,8 +138,7 @@ class Look:
         content = os.fsencode(path)
         for needle in self._private:
             content = content.replace(needle.content, b"***")
-        text = os.fsdecode(content)
-        return text if text.isprintable() and len(text) <= _MAX_PATH else shown(text, _MAX_PATH)
+        return plainly(os.fsdecode(content), _MAX_PATH)
 
     def _on_purpose(self, place: Place, rule: Allowed, size: int) -> None:
         self.on_purpose.setdefault((place.root, rule), Total()).add(size)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from deepseek_trainer.contract.errors import ConfigError, JobError
-from deepseek_trainer.contract.foreign import first_line, shown
+from deepseek_trainer.contract.foreign import first_line, plainly, shown
 from deepseek_trainer.worker.failure import is_out_of_memory
 
 _MAX_PLACE: Final = 240  # [characters] of a path in a message
@@ -59,8 +59,7 @@ def unusable(what: object, error: BaseException, *, quoting: bool = True) -> Con
 
 def place(path: object) -> str:
     """A path for a message."""
-    text = str(path)
-    return text if text.isprintable() and len(text) <= _MAX_PLACE else shown(text, _MAX_PLACE)
+    return plainly(str(path), _MAX_PLACE)
 
 
 def cause(error: BaseException) -> str:

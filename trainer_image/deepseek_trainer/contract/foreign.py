@@ -6,7 +6,7 @@ Nothing in them is trusted: a value that is not what it must be is None, and a d
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -58,6 +58,17 @@ def _listed(before: str, entries: Iterable[tuple[Any, ...]], after: str, limit: 
 def named(name: object) -> str:
     """As `shown`, for the name of a file or of an object in a cluster, which is shown whole."""
     return shown(name, MAX_NAME)
+
+
+def plainly(text: str, limit: int) -> str:
+    """`text` as it is where it is printable and short, else as `shown`."""
+    return text if text.isprintable() and len(text) <= limit else shown(text, limit)
+
+
+def first_of(names: Sequence[str], most: int, show: Callable[[str], str] = shown) -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(show, names[:most])) + more
 
 
 def one_line(text: str, limit: int = MAX_LINE) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Final, NoReturn
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.contract.foreign import MAX_SHOWN, one_line, shown
+from deepseek_trainer.contract.foreign import MAX_SHOWN, first_of, one_line, shown
 
 MAX_LABEL: Final = 256  # [characters], as evaluation.labels
 _SHOWN: Final = 10  # names of files or fields in a message
@@ -21,8 +21,7 @@ _KINDS: Final = {
 
 def some(names: list[str]) -> str:
     """The first ten names, each on one line and cut, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(one_line(name, MAX_SHOWN) for name in names[:_SHOWN]) + more
+    return first_of(names, _SHOWN, lambda name: one_line(name, MAX_SHOWN))
 
 
 def kind(value: Any) -> str:

@@ -7,7 +7,7 @@ itself is not: whether files are sealed is for the manifest to say, never for wh
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -15,13 +15,14 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError
 
 from deepseek_trainer.contract.errors import IntegrityError
-from deepseek_trainer.contract.foreign import parsed, shown
+from deepseek_trainer.contract.foreign import first_of, parsed, shown
 from deepseek_trainer.contract.rules import Model
 from deepseek_trainer.storage.vault import SUFFIX, FileRecord, Vault
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "dstj-export/1"
 MAX_BYTES: Final = 16 << 20  # of a manifest; one of a thousand files has a fiftieth of it
+_LISTED: Final = 3  # names in a message
 MAX_DEPTH: Final = 4  # of directories; a result has one in another
 
 _AGAIN: Final = "restore the result from a backup, or let the job export it again"
@@ -147,11 +148,7 @@ def _read(directory: Path, found: Mapping[str, int], vault: Vault) -> Manifest:
     path = directory / MANIFEST
     if not {MANIFEST, f"{MANIFEST}{SUFFIX}"} & found.keys():
         raise IntegrityError(f"{directory} has no {vault.on_disk(path).name}", hint=_WITHOUT)
-    with vault.open_reader(path) as reader:
-        if reader.size > MAX_BYTES:
-            raise IntegrityError(f"{path} has {reader.size:,} bytes, at most {MAX_BYTES:,} are read", hint=_AGAIN)
-        content = bytearray(reader.size)
-        reader.read_into(memoryview(content))
+    content = vault.read(path, max_bytes=MAX_BYTES)
     try:
         return Manifest.model_validate(parsed(content))
     except (ValueError, ValidationError):
@@ -162,14 +159,9 @@ def _refuse_others(directory: Path, found: Mapping[str, int], listed: Mapping[st
     """Raise IntegrityError unless exactly the `listed` files are there, with their sizes."""
     for problem, names in (("lacks", listed.keys() - found.keys()), ("has too many files:", found.keys() - listed)):
         if names:
-            raise IntegrityError(f"{directory} {problem} {_some(sorted(names))}", hint=_AGAIN)
+            raise IntegrityError(f"{directory} {problem} {first_of(sorted(names), _LISTED)}", hint=_AGAIN)
     for path, size in found.items():
         if size != listed[path].size:
             raise IntegrityError(
                 f"{directory}: {shown(path)} has {size:,} bytes, recorded were {listed[path].size:,}", hint=_AGAIN
             )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(shown, names[:3])) + more

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deepseek_trainer.contract.errors import IntegrityError
+from deepseek_trainer.contract.foreign import first_of
 from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.storage.access import DENIED, denied
 from deepseek_trainer.storage.derivation import derived
@@ -161,8 +162,7 @@ def _wrong_key(path: Path, wanted: Sequence[str], given: Sequence[str]) -> Integ
 
 
 def _listed(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-    return ", ".join(ids[:_LISTED]) + more or "none"
+    return first_of(ids, _LISTED, str) or "none"
 
 
 def _unwrapped(path: Path, content: Content, kek: Kek) -> list[Key]:

@@ -3,7 +3,8 @@
 import torch
 from transformers import MistralConfig, MistralForCausalLM, ResNetConfig, ResNetForImageClassification
 
-from deepseek_trainer.base_model.families import Family, llama_like
+from deepseek_trainer.base_model.families.family import Family
+from deepseek_trainer.base_model.families.llama import llama_like
 
 # All that a further family takes: the default of key-value heads is transformers', which config.json may leave out.
 MISTRAL = llama_like("mistral", "MistralForCausalLM", key_value_heads=8)

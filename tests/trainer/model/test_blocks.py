@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from deepseek_trainer.base_model.families import FAMILIES, Family
+from deepseek_trainer.base_model.families import FAMILIES
+from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
 from deepseek_trainer.contract.optimization import Recompute

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
-from deepseek_trainer.base_model.families import FAMILIES, Rotary, family_of
+from deepseek_trainer.base_model.families import FAMILIES, family_of
+from deepseek_trainer.base_model.families.family import Rotary
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError

@@ -1,6 +1,6 @@
 """What a base model's weight files say of themselves, held against its config.json before any of it is read.
 
-Without torch.  Names and shapes are those of transformers for the families of `families.FAMILIES`.
+Without torch.  Names and shapes are those of transformers for the families of the table of `families/`.
 """
 
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from deepseek_trainer.base_model.decoder import Settings, Shape
-from deepseek_trainer.base_model.families import Family, family_of
+from deepseek_trainer.base_model.families import family_of
+from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.opening import opened

@@ -2,7 +2,8 @@
 
 from deepseek_trainer.base_model.bounds import WHERE, refuse_out_of_bounds
 from deepseek_trainer.base_model.decoder import Settings
-from deepseek_trainer.base_model.families import FAMILIES, Family, family_of, last_names, read_dimensions
+from deepseek_trainer.base_model.families import FAMILIES, family_of, last_names, read_dimensions
+from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError

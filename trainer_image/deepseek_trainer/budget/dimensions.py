@@ -1,6 +1,6 @@
 """A decoder's dimensions: all that its size, memory and FLOPs follow from.  Without torch and numpy.
 
-`base_model/families.py` reads them from a config.json.  All blocks of a decoder are taken to be alike.
+`base_model/families/` reads them from a config.json.  All blocks of a decoder are taken to be alike.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from deepseek_trainer.base_model.families import Family, family_of
+from deepseek_trainer.base_model.families import family_of
+from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.model.loading import transformer
 
 

@@ -1,0 +1,62 @@
+"""What an entry of the table of families says.  Data and pure functions, without torch and transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deepseek_trainer.base_model.decoder import Settings, Shape
+from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.contract.errors import ConfigError
+
+
+class Rotary(StrEnum):
+    """Where GGUF files have the two rows of queries or keys that are rotated together.
+
+    As llama.cpp's convert_hf_to_gguf.py leaves them, or permutes them.
+    """
+
+    APART = "apart"  # half a head lies between them, as in transformers
+    INTERLEAVED = "interleaved"  # each is the other's neighbour
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One entry.  Parts are named as transformers names its modules, dotted; a `*` stands for every child.
+
+    What is left out is something that models of the family do not have, or that nobody has looked up: a job that needs
+    it is refused.
+    """
+
+    model_type: str  # in config.json
+    model_class: str  # of transformers
+    embedding: str  # makes the first hidden states of what is read
+    blocks: str  # come after it, in the order in which they run
+    head: str  # makes the outputs of the last hidden states
+    linear: tuple[str, ...] = ()  # in a block: layers that can get an adapter and be kept in four bits
+    residual: tuple[str, ...] = ()  # in a block: layers whose outputs are added to the residual stream
+    own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own
+    dimensions: Callable[[Settings], Dimensions] | None = None
+    weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name
+    rotary_in_gguf: Rotary | None = None  # None: GGUF files of the family are not converted
+    sees_images: bool = False  # other than tokens
+
+    def linear_for(self, asked: str) -> tuple[str, ...]:
+        """`linear`.  Raises ConfigError where the table lists none, with what the job `asked` for."""
+        if not self.linear:
+            raise self._unable(asked, "linear layers of a block", "set method.type: Full")
+        return self.linear
+
+    def residual_for(self, asked: str) -> tuple[str, ...]:
+        """`residual`.  Raises ConfigError as `linear_for`."""
+        if not self.residual:
+            raise self._unable(asked, "layers that write to the residual stream", f"drop {asked}")
+        return self.residual
+
+    def dimensions_for(self, settings: Settings) -> Dimensions:
+        """Raises ConfigError where config.json lacks one, or where the table does not tell how to read them."""
+        if self.dimensions is None:
+            raise self._unable("memory and FLOPs", "dimensions")
+        return self.dimensions(settings)
+
+    def _unable(self, asked: str, part: str, way_out: str = "") -> ConfigError:
+        return ConfigError(f"{asked}: of {self.model_type} models no {part} are known", hint=way_out)

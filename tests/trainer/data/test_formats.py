@@ -192,9 +192,12 @@ def test_a_bad_csv_file_is_refused_by_file_and_line(paths, content, message):
 
 def test_a_csv_file_that_is_not_utf8_is_refused_by_line(paths):
     write_text(paths, "a.csv", "").write_bytes(b"text,id\ngood,1\nb\xe4d,2\n")
-    assert refusal(paths) == "a.csv:3: not UTF-8 (hint: convert the file to UTF-8)"
+    assert refusal(paths) == (
+        "a.csv:3: not UTF-8; it looks like Windows-1252 "
+        "(hint: set data.encoding: Windows-1252, or convert the file to UTF-8)"
+    )
     write_text(paths, "a.csv", "").write_bytes(b"text,\xff\n")
-    assert refusal(paths) == "a.csv:1: not UTF-8 (hint: convert the file to UTF-8)"
+    assert refusal(paths).startswith("a.csv:1: not UTF-8; it looks like ")
 
 
 def test_conversations_do_not_fit_into_csv(paths):
@@ -301,7 +304,7 @@ def test_a_parquet_file_whose_columns_are_not_as_described_is_refused(paths):
 
 READ = """
 from deepseek_trainer.contract.errors import DataError
-from deepseek_trainer.data.formats import parquet_table
+from deepseek_trainer.data.formats.parquet import parquet_table
 try:
     list(parquet_table(Path(sys.argv[1]), "a.parquet", lambda names, place: ["text"]))
 except DataError as error:
@@ -356,13 +359,13 @@ def test_bad_records_and_files_are_skipped_and_reported(paths):
         "a.jsonl:2:1: not JSON: expecting value",
         "a.jsonl:3: no field 'text', did you mean 'txt'; it has: txt",
         "a.jsonl:4: field 'text' must be a string, this is a number",
-        "a.jsonl:5: byte 11 is not UTF-8",
+        "a.jsonl:5: byte 11 is not UTF-8; it looks like Windows-1252",
         "a.jsonl:7:10: not JSON: unterminated string starting at",
         "b.csv:3: not CSV: ',' expected after '\"'",
         "b.csv:4: 1 fields where the header names 2",
         "c.csv:1: no field 'text'; it has: other",
         "d.parquet: damaged, or not a Parquet file",
-        "e.txt: byte 1 is not UTF-8",
+        "e.txt: byte 1 is not UTF-8; it looks like Windows-1252",
     ]
     assert refusal(paths) == "a.jsonl:2:1: not JSON: expecting value (hint: each line is one JSON object)"
 

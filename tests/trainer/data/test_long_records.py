@@ -9,7 +9,7 @@ import pytest
 
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
-from deepseek_trainer.data import formats
+from deepseek_trainer.data.formats import delimited, jsons, parquet, text
 from deepseek_trainer.data.sources import Source
 from deepseek_trainer.tasks.language.records import reading
 from support.builders.data import CLAIM, a_data_spec, some_paths, write_text
@@ -20,8 +20,8 @@ LONG = "x" * (MOST + 1)
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_LINE", MOST)
-    monkeypatch.setattr(formats, "MAX_TEXT", MOST)
+    for module, name in ((jsons, "MAX_LINE"), (delimited, "MAX_LINE"), (text, "MAX_TEXT"), (parquet, "MAX_TEXT")):
+        monkeypatch.setattr(module, name, MOST)
     return some_paths(tmp_path)
 
 

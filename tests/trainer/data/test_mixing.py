@@ -130,7 +130,7 @@ def test_a_source_of_which_nothing_is_left_is_named(paths: Paths):
 
 def test_a_source_that_is_not_there_is_named(paths: Paths):
     (paths.claim(CLAIM, "general/a.jsonl")).unlink()
-    with pytest.raises(DataError, match=r"no .jsonl, .csv, .parquet or .txt file .*general, it is empty"):
+    with pytest.raises(DataError, match=r"no .jsonl, .json, .csv, .tsv, .parquet or .txt file .*general, it is empty"):
         prepared(paths, a_mix())
 
 

@@ -220,13 +220,13 @@ def test_a_missing_claim_names_those_that_are_mounted(paths):
 
 
 def test_an_empty_directory_is_refused(paths):
-    assert "no .jsonl, .csv, .parquet or .txt file for data.format Text" in refusal(paths)
+    assert "no .jsonl, .json, .csv, .tsv, .parquet or .txt file for data.format Text" in refusal(paths)
 
 
 def test_files_of_other_kinds_are_named(paths):
-    write_text(paths, "a.tsv", "")
+    write_text(paths, "a.docx", "")
     write_text(paths, "b.arrow", "")
-    assert "found a.tsv, b.arrow" in refusal(paths)
+    assert "found a.docx, b.arrow" in refusal(paths)
 
 
 def test_txt_files_do_not_serve_as_instructions(paths):

@@ -20,13 +20,31 @@ class DataFormat(StrEnum):
     IMAGES = "Images"
 
 
+class Encoding(StrEnum):
+    """How a file of text spells its letters; names of the IANA."""
+
+    UTF_8 = "UTF-8"
+    UTF_16 = "UTF-16"
+    GB18030 = "GB18030"
+    BIG5 = "Big5"
+    SHIFT_JIS = "Shift_JIS"
+    EUC_JP = "EUC-JP"
+    EUC_KR = "EUC-KR"
+    WINDOWS_1251 = "Windows-1251"
+    WINDOWS_1252 = "Windows-1252"
+    ISO_8859_1 = "ISO-8859-1"
+
+
 class BadRecord(StrEnum):
     FAIL = "Fail"
     SKIP = "Skip"
 
 
 class DataSpec(Model):
-    """What it is trained on.  Directories are read recursively, by name: .jsonl, .csv, .parquet, .txt, .png, .jpg."""
+    """What it is trained on.  Directories are read recursively, by name.
+
+    Texts: .jsonl, .json, .csv, .tsv, .parquet, .txt, each also .gz or .zst.  Images: .png, .jpg, .parquet.
+    """
 
     train: Annotated[VolumePath | None, Field(description="Training records.")] = None
     sources: Annotated[
@@ -96,6 +114,13 @@ class DataSpec(Model):
             "trains. Skip: it is left out and counted; a job without any good record fails all the same.",
         ),
     ] = BadRecord.FAIL
+    encoding: Annotated[
+        Encoding,
+        Field(
+            description="Of files of text, all alike: .jsonl, .json, .csv, .tsv and .txt. UTF-8 and UTF-16 may begin "
+            "with a byte order mark."
+        ),
+    ] = Encoding.UTF_8
     sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = LENGTH
     sealed: Annotated[
         bool | None,

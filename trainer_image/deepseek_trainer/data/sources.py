@@ -5,6 +5,7 @@ Errors name file and line and the fields of a record, never its content.
 
 import difflib
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +21,13 @@ from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.fields import some
-from deepseek_trainer.data.formats import read, readable
-from deepseek_trainer.data.reading import Load, R, Reading, Record
+from deepseek_trainer.data.formats.bounds import readable, refuse
+from deepseek_trainer.data.formats.readers import ALIAS, conversion, describes
+from deepseek_trainer.data.formats.unpacking import PACKED, suffix_of
+from deepseek_trainer.data.reading import Load, R, Reader, Reading, Record
 from deepseek_trainer.storage.opening import opened
+
+log = logging.getLogger(__name__)
 
 Skipped = Callable[[DataError], None]  # called with the error of each bad record that is left out
 EVERY: Final[Iterable[bool]] = repeat(True)
@@ -62,9 +67,7 @@ class Source(Generic[R]):
                 f"no {named(place.path)} in volume {named(place.claim_name)} ({root}){_beside(root)}",
                 hint="check data.*.path in the job file",
             )
-        files = tuple(file for file in found if file.suffix in reading.readers)
-        if not files:
-            _refuse_files(root, found, spec, reading)
+        files = _chosen(root, found, spec, reading)
         for file in files:
             _refuse_link_out(file, claim, place)
         return cls(root if root.is_dir() else root.parent, files, spec, reading, is_private)
@@ -126,10 +129,18 @@ class Source(Generic[R]):
         for file in self.files:
             name = self.name_of(file)
             try:
-                for line, load in read(self.reading.readers[file.suffix], file, name, self.reading.columns):
-                    yield partial(_loaded, load, name, line, self.reading)
+                with readable(name):
+                    for line, load in self._reader(file)(file, name, self.reading.columns):
+                        yield partial(_loaded, load, name, line, self.reading)
             except DataError as error:
-                yield partial(_refuse, error)
+                yield partial(refuse, error)
+
+    def _reader(self, file: Path) -> Reader:
+        """Raises DataError where the task reads no such files."""
+        suffix = suffix_of(file)
+        if suffix not in self.reading.readers:
+            raise _unread([self.name_of(file)], self.reading)
+        return self.reading.readers[suffix]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +205,62 @@ def _is_hidden(entry: Path) -> bool:
     return entry.name.startswith(".") or entry.name == "lost+found"
 
 
+def _chosen(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]) -> tuple[Path, ...]:
+    """All that lies there but files that describe data, which the log names.
+
+    Raises DataError where no file, or one of several, is of no format that the task reads.  With onBadRecord Skip
+    such a file beside others is a bad record.
+    """
+    is_read = {file: suffix_of(file) in reading.readers and not _is_description(file) for file in found}
+    described = [file for file in found if not is_read[file] and describes(file)]
+    others = [file for file in found if not is_read[file] and file not in described]
+    if not any(is_read.values()):
+        _refuse_files(root, found, spec, reading)
+    if others and spec.on_bad_record is BadRecord.FAIL:
+        raise _unread([file.relative_to(root).as_posix() for file in others], reading)
+    if described:
+        log.info("not read, as they describe data: %s", some([file.name for file in described]))
+    chosen = [file for file in found if file not in described]
+    _refuse_twice(chosen)
+    return tuple(chosen)
+
+
+def _is_description(file: Path) -> bool:
+    """A text is one record more where a job reads texts, whatever its name."""
+    return describes(file) and suffix_of(file) not in (".txt", *(f".txt{pack}" for pack in PACKED))
+
+
+def _unread(names: list[str], reading: Reading[Any]) -> DataError:
+    """The error for files that the task does not read: to pass them over would be to train on less."""
+    return DataError(
+        f"{some(names)} cannot be read: of files this job reads {_suffixes(reading)}",
+        hint=f"{conversion(names) or reading.way_out([Path(name) for name in names])}; take away what is not to be "
+        "learned, or let data.*.path name what is",
+    )
+
+
+def _refuse_twice(files: list[Path]) -> None:
+    """Raise DataError for a file that lies there packed as well: it would be learned twice."""
+    known = set(files)
+    for file in files:
+        if file.suffix.lower() in PACKED and (plain := file.with_suffix("")) in known:
+            raise DataError(
+                f"{plain.name} and {file.name} are one file, plain and packed: its records would count twice",
+                hint="take one of them away",
+            )
+
+
+def _suffixes(reading: Reading[Any]) -> str:
+    plain = [suffix for suffix in reading.readers if not suffix.endswith(PACKED) and suffix != ALIAS]
+    *others, last = reading.advertised or plain
+    return f"{', '.join(others)} or {last}"
+
+
 def _refuse_files(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]) -> NoReturn:
-    *others, last = reading.advertised or reading.readers
-    wanted = f"{', '.join(others)} or {last}"
     there = f"; found {some([file.name for file in found])}" if found else ", it is empty"
-    raise DataError(f"no {wanted} file for data.format {spec.format} at {root}{there}", hint=reading.way_out(found))
+    raise DataError(
+        f"no {_suffixes(reading)} file for data.format {spec.format} at {root}{there}", hint=reading.way_out(found)
+    )
 
 
 def _refuse_link_out(file: Path, claim: Path, place: VolumePath) -> None:
@@ -224,7 +286,3 @@ def _beside(path: Path) -> str:
 def _loaded(load: Load, name: str, line: int, reading: Reading[R]) -> R | None:
     value = load()
     return None if value is None else reading.record(value, name, line)
-
-
-def _refuse(error: DataError) -> NoReturn:
-    raise error

@@ -12,7 +12,8 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.data.fields import kind, label_of, refuse_missing, refuse_twice
-from deepseek_trainer.data.formats import parquet_table, readable
+from deepseek_trainer.data.formats.bounds import readable
+from deepseek_trainer.data.formats.parquet import parquet_table
 from deepseek_trainer.data.reading import Columns, Load, Reader, Reading, Value
 from deepseek_trainer.storage.opening import opened
 from deepseek_trainer.tasks.images.decoding import Pixels, decoded

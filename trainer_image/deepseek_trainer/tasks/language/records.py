@@ -14,8 +14,8 @@ from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.data.fields import encodable, kind, label_of, refuse_missing, refuse_twice, some
-from deepseek_trainer.data.formats import csv_table, jsonl, parquet_table, whole_text
-from deepseek_trainer.data.reading import Reader, Reading
+from deepseek_trainer.data.formats.readers import readers
+from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.tasks.language.conversation import (
     ASSISTANT,
     ROLES,
@@ -79,11 +79,8 @@ class Record:
 
 def reading(spec: DataSpec) -> Reading[Record]:
     """How the files of a language job become records."""
-    readers: dict[str, Reader] = {".jsonl": jsonl, ".csv": csv_table, ".parquet": parquet_table}
-    if spec.format is DataFormat.TEXT:
-        readers[".txt"] = whole_text(spec.text_field)
     return Reading(
-        readers,
+        readers(spec.encoding, spec.text_field if spec.format is DataFormat.TEXT else None),
         columns=partial(columns, spec=spec),
         record=partial(record_of, spec=spec),
         way_out=partial(_way_out, spec=spec),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.sources import Source
-from deepseek_trainer.tasks.language.records import reading
+from deepseek_trainer.tasks.language.reading import reading
 from support.builders.data import CLAIM, a_data_spec, some_paths, texts, write_jsonl, write_text
 
 INSTRUCTION = {"format": "Instruction"}
@@ -114,7 +114,7 @@ def test_pairs_are_the_same_in_every_format(rows):
 
 @pytest.mark.parametrize(
     ("header", "missing"),
-    [("prompt,chosen", "rejected"), ("chosen,rejected", "prompt"), ("messages,rejected", "chosen")],
+    [("prompt,chosen", "rejected"), ("prompt,rejected", "chosen"), ("messages,rejected", "chosen")],
 )
 def test_a_table_of_pairs_without_a_needed_column_is_refused_at_its_header(paths, header, missing):
     write_text(paths, "a.csv", f"{header}\n")
@@ -243,9 +243,9 @@ def test_lists_and_missing_values_of_a_parquet_file_are_those_of_json(paths):
             f"a.parquet: no field 'text', did you mean 'txt'; it has: txt, id {TEXT_FIELD}",
         ),
         (
-            [{"prompt": "secret", "answer": "x"}],
+            [{"prompt": "secret", "reply": "x"}],
             INSTRUCTION,
-            "a.parquet: no field 'response'; it has: prompt, answer (hint: set data.responseField to the field's name)",
+            "a.parquet: no field 'response'; it has: prompt, reply (hint: set data.responseField to the field's name)",
         ),
         ([{"text": "a"}, {"text": None}], {}, "a.parquet:2: field 'text' must be a string, this is null"),
         ([{"text": 7}], {}, "a.parquet:1: field 'text' must be a string, this is a number"),

@@ -11,7 +11,7 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.formats import delimited, jsons, parquet, text
 from deepseek_trainer.data.sources import Source
-from deepseek_trainer.tasks.language.records import reading
+from deepseek_trainer.tasks.language.reading import reading
 from support.builders.data import CLAIM, a_data_spec, some_paths, write_text
 
 MOST = 1 << 20

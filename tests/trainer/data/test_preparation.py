@@ -16,7 +16,7 @@ from deepseek_trainer.run import preparing
 from deepseek_trainer.tasks.language import preparation as language
 from deepseek_trainer.tasks.language.packing import IGNORED
 from deepseek_trainer.tasks.language.prompts import PROMPTS
-from deepseek_trainer.tasks.language.records import reading
+from deepseek_trainer.tasks.language.reading import reading
 from deepseek_trainer.tasks.language.tokenizer import documents
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.sources import Source, Split
-from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.reading import reading
+from deepseek_trainer.tasks.language.records import Record
 from support.builders.data import CLAIM, a_data_spec, questions, some_paths, texts, write_jsonl, write_text
 
 
@@ -188,7 +189,7 @@ def test_a_bad_pair_is_refused_by_file_line_and_fields(paths, record, message):
 
 
 def test_messages_never_show_what_a_record_says(paths):
-    write_jsonl(paths, "a.jsonl", [{"prompt": "top secret", "answer": "top secret"}])
+    write_jsonl(paths, "a.jsonl", [{"prompt": "top secret", "reply": "top secret"}])
     assert "secret" not in refusal(paths, **INSTRUCTION)
 
 

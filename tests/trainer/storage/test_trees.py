@@ -12,7 +12,7 @@ from deepseek_trainer.data.sources import Source
 from deepseek_trainer.storage.commit import committed, remove_leftovers
 from deepseek_trainer.storage.durable import remove
 from deepseek_trainer.storage.trees import entries_in, files_in
-from deepseek_trainer.tasks.language.records import reading
+from deepseek_trainer.tasks.language.reading import reading
 from support.builders.model import a_config
 
 DEPTH = 1500

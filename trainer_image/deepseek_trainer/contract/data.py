@@ -11,6 +11,10 @@ from deepseek_trainer.contract.rules import FREE, Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
 LENGTH: Final = 1024  # [tokens] of a row, where the job says nothing
+# What `fields` gives other names to: the rest of a record, and the parts of its messages.
+MAPPED: Final = ("input", "system", "history", "tools", "reasoning", "weight", "role", "content")
+
+FieldName = Annotated[str, Field(min_length=1, max_length=63)]
 
 
 class DataFormat(StrEnum):
@@ -104,6 +108,24 @@ class DataSpec(Model):
     rejected_field: Annotated[
         str, Field(min_length=1, max_length=63, description="Worse answer of a Preference record.")
     ] = "rejected"
+    fields: Annotated[
+        dict[FieldName, FieldName] | None,
+        Field(
+            max_length=len(MAPPED),
+            description="What other fields are called in the data, by what they mean: input, system, history, tools, "
+            "reasoning of a record; role, content, weight of a message. Default: the usual names, see "
+            "docs/data-formats.md.",
+        ),
+    ] = None
+    ignored_fields: Annotated[
+        tuple[FieldName, ...] | None,
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Fields of records, or of messages, that are left out although they would change what is "
+            "learned.",
+        ),
+    ] = None
     images: Annotated[
         ImagesSpec | None, Field(description="How pictures are read, with format Images, and only then.")
     ] = None
@@ -160,6 +182,16 @@ class DataSpec(Model):
             "has(self.images) == (self.format == 'Images')",
             "images belongs to format Images: give both, or neither",
             lambda self: (self.images is not None) == (self.format is DataFormat.IMAGES),
+        ),
+        Rule(
+            f"!has(self.fields) || self.fields.all(meaning, meaning in {list(MAPPED)})",
+            f"fields gives other names to {', '.join(MAPPED)}: drop what it maps besides",
+            lambda self: set(self.fields or ()) <= set(MAPPED),
+        ),
+        Rule(
+            "!has(self.images) || (!has(self.fields) && !has(self.ignoredFields))",
+            "fields and ignoredFields are of texts: drop them with format Images",
+            lambda self: self.images is None or (self.fields is None and self.ignored_fields is None),
         ),
         Rule(
             "!has(self.images) || (self.sequenceLength == 1024 && !has(self.curriculum))",

@@ -1,6 +1,7 @@
 """What messages say about a record's fields: numbers and kinds, never the content; names where nothing is sealed."""
 
 import difflib
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 from deepseek_trainer.contract.documents import json_text
@@ -83,3 +84,68 @@ def label_of(value: dict[str, Any], field: str, place: str, setting: str = "bala
             hint=f"set data.{setting} to the field that holds a record's class",
         )
     return text
+
+
+class Fields:
+    """The fields of one record, or of an object in it, and which of them were read.
+
+    null counts as absent, as a table has every column in every row; and so does what the job ignores.
+    """
+
+    __slots__ = ("_found", "_ignored", "_path", "_raw", "_read", "_within", "place")
+
+    def __init__(self, raw: Mapping[str, Any], place: str, ignored: Container[str] = (), path: str = "") -> None:
+        self.place, self._raw, self._ignored, self._path = place, raw, ignored, path
+        self._found = {name: value for name, value in raw.items() if value is not None and name not in ignored}
+        self._read: set[str] = set()
+        self._within: list[Fields] = [self]
+
+    @property
+    def names(self) -> list[str]:
+        """All that stand there, null or not."""
+        return list(self._raw)
+
+    def within(self, raw: Mapping[str, Any], place: str, path: str) -> "Fields":
+        """The fields of an object in this one, in a list that counts of unused fields call `path`."""
+        inner = Fields(raw, place, self._ignored, f"{self._path}{path}[].")
+        inner._within = self._within
+        self._within.append(inner)
+        return inner
+
+    def read(self, name: str) -> Any:
+        """The value of a field, which is used by that; None if it is absent."""
+        self._read.add(name)
+        return self._found.get(name)
+
+    def first(self, names: Iterable[str]) -> str | None:
+        """The first of `names` that says something, else the first that is there."""
+        there = [name for name in names if name in self._found]
+        return next((name for name in there if not is_empty(self._found[name])), there[0] if there else None)
+
+    def string(self, name: str, setting: str) -> str:
+        """The text in a field, which `data.<setting>` names.  Raises DataError if there is none."""
+        if name not in self._raw or name in self._ignored:
+            refuse_missing(name, self.names, self.place, setting)
+        return encodable(self.read(name), name, self.place)
+
+    def unread(self) -> dict[str, Any]:
+        """What says something in this object itself, and was not read."""
+        return {name: value for name, value in self._found.items() if name not in self._read and not is_empty(value)}
+
+    def unused(self) -> tuple[str, ...]:
+        """The names of all fields that were not read, also of the objects within."""
+        return tuple(dict.fromkeys(name for each in self._within for name in each._left()))
+
+    def _left(self) -> Iterator[str]:
+        for name, value in self._raw.items():
+            if value is not None and name not in self._read:
+                yield f"{self._path}{name}"
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field says nothing: null, white space, an empty list or object."""
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, list | dict) and not value)
+    )

@@ -45,7 +45,16 @@ log = logging.getLogger(__name__)
 # Fields of data that leave rows as they are, or that the digest has in another form.
 NOT_SHAPING: Final = {"train", "sources", "curriculum", "validation", "validation_fraction", "sealed", "images"}
 # Of DataSpec, since the first `FORMAT`.
-LATER_FIELDS: Final = ("messages_field", "on_bad_record", "balance_by", "chosen_field", "rejected_field", "encoding")
+LATER_FIELDS: Final = (
+    "messages_field",
+    "on_bad_record",
+    "balance_by",
+    "chosen_field",
+    "rejected_field",
+    "encoding",
+    "fields",
+    "ignored_fields",
+)
 
 
 def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, preparer: Preparer[Any]) -> Path:

@@ -11,7 +11,8 @@ from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.sources import Source
 from deepseek_trainer.tasks.language.conversation import Message, as_text
 from deepseek_trainer.tasks.language.packing import IGNORED
-from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.reading import reading
+from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.tokenizer import documents, prompt_ids
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.data import (
@@ -223,7 +224,7 @@ def test_a_conversation_is_read_from_the_field_that_the_job_names(paths):
     assert (single.prompt, single.text) == ("who?", "me")
 
 
-MESSAGE = '(hint: a message is {"role": "system", "user" or "assistant", "content": "..."})'
+MESSAGE = '(hint: a message is {"role": "system", "user", "assistant" or "tool", "content": "..."})'
 ORDER = "after an optional system message, user and assistant take turns, and the assistant has the last word"
 
 
@@ -234,14 +235,14 @@ ORDER = "after an optional system message, user and assistant take turns, and th
         ([], "a.jsonl:2: field 'messages' is an empty list: a conversation has a question and an answer"),
         (["secret"], f"a.jsonl:2: message 1 must be an object, this is a string {MESSAGE}"),
         (
-            [{"from": "human", "value": "secret"}],
-            f"a.jsonl:2: message 1: no field 'role'; it has: from, value {MESSAGE}",
+            [{"who": "human", "value": "secret"}],
+            f"a.jsonl:2: message 1: no field 'role'; it has: who, value {MESSAGE}",
         ),
         ([{"role": "user"}], f"a.jsonl:2: message 1: no field 'content'; it has: role {MESSAGE}"),
         (talk(("user", None)), "a.jsonl:2: message 1: field 'content' must be a string, this is null"),
         (
             talk(("user", "a"), ("secret", "b")),
-            f"a.jsonl:2: message 2: field 'role' must be one of system, user, assistant {MESSAGE}",
+            f"a.jsonl:2: message 2: field 'role' must be one of system, user, assistant, tool {MESSAGE}",
         ),
         (
             talk(("user", "a"), ("assistant", " ")),

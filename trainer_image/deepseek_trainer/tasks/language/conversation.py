@@ -6,7 +6,8 @@ from typing import Any, Final
 SYSTEM: Final = "system"
 USER: Final = "user"
 ASSISTANT: Final = "assistant"
-ROLES: Final = (SYSTEM, USER, ASSISTANT)
+TOOL: Final = "tool"  # what a call came to
+ROLES: Final = (SYSTEM, USER, ASSISTANT, TOOL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,3 @@ def as_text(question: Question) -> str:
     if isinstance(question, str):
         return question
     return "\n".join(f"{message.role}: {message.content}" for message in question)
-
-
-def out_of_order(conversation: Conversation) -> str:
-    """What is wrong with the order of its turns; empty if nothing is."""
-    start = 1 if conversation[0].role == SYSTEM else 0
-    for i, message in enumerate(conversation[start:], start):
-        expected = (USER, ASSISTANT)[(i - start) % 2]
-        if message.role != expected:
-            return f"message {i + 1} is the {message.role}'s, it must be the {expected}'s"
-    return "" if conversation[-1].role == ASSISTANT else f"the last message is the {conversation[-1].role}'s"

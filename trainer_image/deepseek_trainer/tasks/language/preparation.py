@@ -25,7 +25,8 @@ from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.language.packing import document_length, row_dtype
 from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_prompts
-from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.reading import reading
+from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.row_maker import RowMaker
 from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer
 

@@ -17,6 +17,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.foreign import first_of
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.curriculum import by_difficulty, graded
@@ -42,6 +43,7 @@ from deepseek_trainer.storage.vault import Vault
 
 log = logging.getLogger(__name__)
 
+SHOWN_UNUSED: Final = 20  # fields in the log; the manifest has more
 # Fields of data that leave rows as they are, or that the digest has in another form.
 NOT_SHAPING: Final = {"train", "sources", "curriculum", "validation", "validation_fraction", "sealed", "images"}
 # Of DataSpec, since the first `FORMAT`.
@@ -74,6 +76,8 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
         with committed(directory) as partial:
             preparer.begin(inputs, model, partial, vault)
             _Writer(config, inputs, preparer, vault, partial).write(digest)
+    for split, counts in read_manifest(directory, vault).counts.items():
+        _log_unused(split, counts, is_private=config.is_private)
     if config.method.type is MethodType.AUTO:
         _log_choice(config, read_manifest(directory, vault).counts[TRAIN].records)
     point(paths, run_id, directory.name, vault)
@@ -104,6 +108,14 @@ def _shaping(spec: DataSpec) -> dict[str, Any]:
     """The settings that shape rows.  A later field counts only if it is used: earlier data keep their digest."""
     unused = {name for name in LATER_FIELDS if getattr(spec, name) == DataSpec.model_fields[name].default}
     return spec.model_dump(mode="json", exclude=NOT_SHAPING | unused)
+
+
+def _log_unused(split: str, counts: SplitCounts, *, is_private: bool) -> None:
+    """Name the fields that were not used.  In a private job they are private; its sealed manifest has the names."""
+    fields = [f"{name} ({records} records)" for name, records in counts.unused.items()]
+    if fields:
+        names = "" if is_private else f": {first_of(fields, SHOWN_UNUSED, str)}"
+        log.warning("%s: nothing was made of %d fields of its records%s", split, len(fields), names)
 
 
 def _log_choice(config: TrainingConfig, records: int) -> None:

@@ -22,6 +22,10 @@ class Record(Protocol):
     def label(self) -> str | None:
         """Its class, with data.balanceBy."""
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The names of its fields that were not used."""
+
     def key(self) -> int:
         """64 bits of a hash of the content: equal records have equal keys, wherever they stand."""
 

@@ -14,7 +14,7 @@ A vault writes and reads all of it, sealed or in the clear.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -32,6 +32,7 @@ from deepseek_trainer.storage.vault import MAX_DOCUMENT, Vault
 FORMAT: Final = "dstj-data/1"
 MANIFEST: Final = "manifest.json"
 ORDER: Final = "train.order"
+UNUSED: Final = "unused"
 SHARD_BYTES: Final = 64 << 20  # preparation holds one shard in memory, and so does unsealing
 
 _AGAIN: Final = "delete the prepared directory: it is made again"
@@ -62,18 +63,24 @@ class SplitCounts:
     dropped: int = 0  # records of which nothing is left to learn
     skipped: int = 0  # bad records, and files that could not be read on; if validation is held out, train counts all
     amounts: Mapping[str, int] = field(default_factory=dict)
+    unused: Mapping[str, int] = field(default_factory=dict)  # fields of records that were not used: in how many each
 
     def to_json(self) -> Json:
-        """All numbers side by side."""
+        """The numbers side by side, without the fields that were not used: their names are of the data."""
         return {"records": self.records, **self.amounts} | {
             name: getattr(self, name) for name in ("rows", "dropped", "skipped")
         }
 
+    def in_full(self) -> Json:
+        """As `to_json`, with the fields that were not used, if there are any."""
+        return self.to_json() | ({UNUSED: dict(self.unused)} if self.unused else {})
+
     @classmethod
-    def from_json(cls, numbers: Mapping[str, int]) -> Self:
-        known = {name: whole(number) for name, number in numbers.items()}
+    def from_json(cls, numbers: Mapping[str, Any]) -> Self:
+        unused = {name: whole(number) for name, number in numbers.get(UNUSED, {}).items()}
+        known = {name: whole(number) for name, number in numbers.items() if name != UNUSED}
         own = {name: known.pop(name) for name in ("records", "rows", "dropped", "skipped") if name in known}
-        return cls(**own, amounts=known)
+        return cls(**own, amounts=known, unused=unused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class SourceRows:
     counts: SplitCounts
 
     def to_json(self) -> Json:
-        return {"name": self.name, "first": self.first, "counts": self.counts.to_json()}
+        return {"name": self.name, "first": self.first, "counts": self.counts.in_full()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -107,7 +114,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         fields: Json = {"format": FORMAT, "digest": self.digest, **self.facts}
-        fields["counts"] = {split: counts.to_json() for split, counts in self.counts.items()}
+        fields["counts"] = {split: counts.in_full() for split, counts in self.counts.items()}
         fields["shards"] = {split: [asdict(shard) for shard in shards] for split, shards in self.shards.items()}
         if self.sources:  # left out if there are none, so that older trainers, which know no sources, can read it
             fields["sources"] = [source.to_json() for source in self.sources]
@@ -149,10 +156,11 @@ def _shards(data: Sequence[Any]) -> tuple[Shard, ...]:
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:
     """The sum of all counts."""
-    summed: Counter[str] = Counter()
+    summed, unused = Counter[str](), Counter[str]()
     for each in counts:
         summed.update(each.to_json())
-    return SplitCounts.from_json(summed)
+        unused.update(each.unused)
+    return replace(SplitCounts.from_json(summed), unused=unused)
 
 
 def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, Self
@@ -23,6 +23,8 @@ PICTURES: Final = (".png", ".jpg", ".jpeg")
 OTHER_PICTURES: Final = (".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jp2")
 TABLE: Final = ".parquet"
 
+PassedOver = dict[str, tuple[str, ...]]  # columns that are not read, by the place of their table
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -33,6 +35,7 @@ class Picture:
     source: str
     line: int  # of a table the row
     pixels: Pixels | None = None
+    unused: tuple[str, ...] = field(default=(), compare=False)  # other columns of its table
 
     def decoded(self, images: ImagesSpec) -> Self:
         """With its pixels, as the job wants them.  Raises DataError for a picture that cannot be decoded."""
@@ -53,11 +56,11 @@ class Picture:
 def reading(spec: DataSpec) -> Reading[Picture]:
     """By the fields that the job names."""
     assert spec.images is not None, "the spec asks for images with format Images"
-    images = spec.images
+    images, passed_over = spec.images, PassedOver()
     return Reading(
         readers=_readers(images),
-        columns=partial(_columns, images),
-        record=partial(_picture, images),
+        columns=partial(_columns, images, passed_over),
+        record=partial(_picture, images, passed_over),
         way_out=_way_out,
         advertised=(*PICTURES, TABLE),
     )
@@ -102,19 +105,21 @@ def _folder(name: str) -> str:
     return folders[0]
 
 
-def _columns(images: ImagesSpec, names: list[str], place: str) -> list[str]:
+def _columns(images: ImagesSpec, passed_over: PassedOver, names: list[str], place: str) -> list[str]:
     wanted = {"images.imageField": images.image_field, "images.labelField": images.label_field}
-    for setting, field in wanted.items():
-        if field not in names:
-            refuse_missing(field, names, place, setting)
+    for setting, name in wanted.items():
+        if name not in names:
+            refuse_missing(name, names, place, setting)
     refuse_twice([*wanted.values()], names, place)
+    passed_over[place] = tuple(name for name in names if name not in wanted.values())
     return [*wanted.values()]
 
 
-def _picture(images: ImagesSpec, value: Value, name: str, line: int) -> Picture:
+def _picture(images: ImagesSpec, passed_over: PassedOver, value: Value, name: str, line: int) -> Picture:
     picture = Picture(b"", "", name, line)
     label = label_of(value, images.label_field, picture.place, "images.labelField")
-    return Picture(_encoded(value, images.image_field, picture.place), label, name, line)
+    encoded = _encoded(value, images.image_field, picture.place)
+    return Picture(encoded, label, name, line, unused=passed_over.get(name, ()))
 
 
 def _encoded(value: Value, field: str, place: str) -> bytes:

@@ -64,9 +64,9 @@ def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
     """The job with the method that Auto comes to.  If the data are not here, that is the one with the most memory."""
     records = MANY_RECORDS
     if config.method.type is MethodType.AUTO and config.model.base is not None and _are_here(config, paths):
-        from deepseek_trainer.data.inputs import TRAIN, Inputs
+        from deepseek_trainer.data.inputs import TRAIN
 
-        records = sum(1 for _ in Inputs.find(config, paths, tasks.preparer(config).reading).records(TRAIN))
+        records = sum(1 for _ in tasks.preparer(config).inputs(paths).records(TRAIN))
     return config.settled(records)
 
 
@@ -98,10 +98,10 @@ def _are_here(config: TrainingConfig, paths: Paths) -> bool:
 
 def _rows(config: TrainingConfig, paths: Paths) -> Rows:
     """Of a sample, made as preparation makes rows."""
-    from deepseek_trainer.data.inputs import TRAIN, Inputs
+    from deepseek_trainer.data.inputs import TRAIN
 
     preparer = tasks.preparer(config)
-    inputs = Inputs.find(config, paths, preparer.reading)
+    inputs = preparer.inputs(paths)
     every, count = inputs.every(SAMPLE_BYTES), 0
     preparer.learn(inputs, _base(config, paths) if config.model.base else None, SAMPLE_BYTES)
     for name in inputs.names(TRAIN):

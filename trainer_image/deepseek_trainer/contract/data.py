@@ -22,6 +22,7 @@ class DataFormat(StrEnum):
     INSTRUCTION = "Instruction"
     PREFERENCE = "Preference"
     IMAGES = "Images"
+    AUTO = "Auto"
 
 
 class Encoding(StrEnum):
@@ -82,7 +83,8 @@ class DataSpec(Model):
             description="Text: every token is learned (textField; .txt: a record a file). Instruction: only answers "
             "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer). "
             "Preference: which of two answers is better (promptField or messagesField, chosenField, rejectedField; "
-            "DPO, see method.preference). Images: which class a picture is of (see images)."
+            "DPO, see method.preference). Images: which class a picture is of (see images). "
+            "Auto: Text or Instruction, as the first record is; all must be of that shape (see docs/data-formats.md)."
         ),
     ] = DataFormat.TEXT
     text_field: Annotated[str, Field(min_length=1, max_length=63, description="Field of a Text record.")] = "text"

@@ -105,6 +105,11 @@ class Fields:
         """All that stand there, null or not."""
         return list(self._raw)
 
+    @property
+    def there(self) -> Container[str]:
+        """The names of those that say something."""
+        return {name for name, value in self._found.items() if not is_empty(value)}
+
     def within(self, raw: Mapping[str, Any], place: str, path: str) -> "Fields":
         """The fields of an object in this one, in a list that counts of unused fields call `path`."""
         inner = Fields(raw, place, self._ignored, f"{self._path}{path}[].")

@@ -62,7 +62,7 @@ LATER_FIELDS: Final = (
 def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, preparer: Preparer[Any]) -> Path:
     """Prepare model and data unless they are there, and point this run's nodes to them.  Returns the directory."""
     paths.prepared.mkdir(parents=True, exist_ok=True)
-    inputs = Inputs.find(config, paths, preparer.reading)  # before the model: a bad record costs seconds, not minutes
+    inputs = preparer.inputs(paths)  # before the model: a bad record costs seconds, not minutes
     preparer.refuse(inputs)
     remove_telling(paths.prepared, vault)
     model = None if config.model.base is None else prepare_model(config, paths, vault)

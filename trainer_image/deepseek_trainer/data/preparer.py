@@ -8,8 +8,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from deepseek_trainer.base_model.place import Place
+from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.inputs import Inputs
 from deepseek_trainer.data.reading import R, Reading, Record
@@ -35,8 +37,14 @@ class RowMaker(Protocol[T]):
 class Preparer(ABC, Generic[R]):
     """Makes the rows of one job.
 
-    `reading`, `refuse` and `shaping` are called first.  The other methods need what `begin` or `learn` has found out.
+    `inputs`, `refuse` and `shaping` are called first.  The other methods need what `begin` or `learn` has found out.
     """
+
+    config: TrainingConfig
+
+    def inputs(self, paths: Paths) -> Inputs[R]:
+        """The records of both splits.  Raises DataError for bad places and files."""
+        return Inputs.find(self.config, paths, self.reading)
 
     @abstractmethod
     def reading(self, spec: DataSpec) -> Reading[R]:

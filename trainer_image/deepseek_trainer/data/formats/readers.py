@@ -32,7 +32,7 @@ _CONVERSIONS: Final = {
 }
 
 
-def readers(encoding: Encoding, text_field: str | None) -> dict[str, Reader]:
+def by_suffix(encoding: Encoding, text_field: str | None) -> dict[str, Reader]:
     """The readers of texts by suffix, each packed as well.  `text_field`: of records that are a file each."""
     objects = json_file(encoding)
     plain: dict[str, Reader] = {

@@ -17,6 +17,7 @@ from deepseek_trainer.base_model.tokenizer_files import load_tokenizer, save_tok
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.inputs import VALIDATION, Inputs
 from deepseek_trainer.data.preparer import Json, Preparer
@@ -26,8 +27,10 @@ from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.language.packing import document_length, row_dtype
 from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_prompts
 from deepseek_trainer.tasks.language.reading import reading
+from deepseek_trainer.tasks.language.recognition import FACT, of_format, seen_first
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.row_maker import RowMaker
+from deepseek_trainer.tasks.language.shape import Seen
 from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer
 
 log = logging.getLogger(__name__)
@@ -42,9 +45,17 @@ class LanguagePreparer(Preparer[Record]):
 
     config: TrainingConfig
     tokenizer: Any = field(init=False, default=None)
+    first: Seen | None = field(init=False, default=None)  # the record that settled the format, if that was Auto
+
+    def inputs(self, paths: Paths) -> Inputs[Record]:
+        """Also settles the format."""
+        if self.config.data.format is DataFormat.AUTO:
+            self.first = seen_first(self.config, paths)
+            self.config = of_format(self.config, self.first.format)
+        return super(LanguagePreparer, self).inputs(paths)
 
     def reading(self, spec: DataSpec) -> Reading[Record]:
-        return reading(spec)
+        return reading(spec, self.first)
 
     def refuse(self, inputs: Inputs[Record]) -> None:
         """Raise DataError if a held-out response, which would be classified, is none of the labels."""
@@ -84,7 +95,8 @@ class LanguagePreparer(Preparer[Record]):
 
     @property
     def facts(self) -> Json:
-        return {"sequence_length": self.config.data.sequence_length, "vocab_size": id_limit(self.tokenizer)}
+        settled = {} if self.first is None else {FACT: self.first.format}
+        return settled | {"sequence_length": self.config.data.sequence_length, "vocab_size": id_limit(self.tokenizer)}
 
     @property
     def dtype(self) -> np.dtype[np.void]:

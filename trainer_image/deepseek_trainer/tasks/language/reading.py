@@ -12,20 +12,26 @@ from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.data.fields import Fields, encodable, kind, label_of, refuse_missing, refuse_twice
-from deepseek_trainer.data.formats.readers import readers
-from deepseek_trainer.data.reading import Reading, Value
+from deepseek_trainer.data.formats.readers import by_suffix
+from deepseek_trainer.data.reading import Reader, Reading, Value
 from deepseek_trainer.tasks.language.instruction import instruction
 from deepseek_trainer.tasks.language.names import MUST_CONTAIN, Names
 from deepseek_trainer.tasks.language.pairs import pair
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.refused import Known, refuse_in_record, refused
+from deepseek_trainer.tasks.language.shape import Seen, refuse_other_shape
 
 
-def reading(spec: DataSpec) -> Reading[Record]:
-    """How the files of a language job become records."""
-    known = readers(spec.encoding, spec.text_field if spec.format is DataFormat.TEXT else None)
-    records = _Records(spec, Names.of(spec), refused(spec))
-    return Reading(known, records.columns, records.record, records.way_out)
+def reading(spec: DataSpec, first: Seen | None = None) -> Reading[Record]:
+    """How the files of a language job become records.  `first`: what settled the format, if that was Auto."""
+    records = _Records(spec, Names.of(spec), refused(spec), first)
+    return Reading(readers(spec), records.columns, records.record, records.way_out)
+
+
+def readers(spec: DataSpec) -> dict[str, Reader]:
+    """Of the files that hold records of the job."""
+    reads_texts = spec.format in (DataFormat.TEXT, DataFormat.AUTO)
+    return by_suffix(spec.encoding, spec.text_field if reads_texts else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class _Records:
     spec: DataSpec
     names: Names
     refused: Mapping[str, Known]
+    first: Seen | None = None
     passed_over: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # columns that are not read, by place of table
@@ -48,6 +55,7 @@ class _Records:
 
         Raises DataError if one that is needed is missing, or one is there twice.
         """
+        refuse_other_shape(names, place, self.spec, self.names, self.first, is_table=True)
         for setting, candidates in self._needed(names):
             if not any(name in names for name in candidates):
                 refuse_missing(candidates[0], names, place, setting)
@@ -67,6 +75,7 @@ class _Records:
             else value
         )
         fields = Fields(found, f"{name}:{line}", self.spec.ignored_fields or ())
+        refuse_other_shape(fields.there, fields.place, self.spec, self.names, self.first)
         if self.spec.balance_by:
             fields.read(self.spec.balance_by)
         refuse_in_record(fields, self.refused)

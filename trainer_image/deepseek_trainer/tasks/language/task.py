@@ -31,6 +31,7 @@ from deepseek_trainer.tasks.language.loss import CausalLoss
 from deepseek_trainer.tasks.language.preference import PairLoss
 from deepseek_trainer.tasks.language.preparation import dtype_of
 from deepseek_trainer.tasks.language.prompts import Prompt, read_prompts
+from deepseek_trainer.tasks.language.recognition import settled
 from deepseek_trainer.tasks.language.row_maker import records_of_row
 from deepseek_trainer.tasks.language.tokenizer import prompt_ids, text_ids, token_bytes
 from deepseek_trainer.tasks.task import Answer, Ask, Assessment, Json, Task, Usage
@@ -44,7 +45,8 @@ class LanguageTask(Task[TokenBatch]):
     unit: ClassVar = "tokens"
 
     def __init__(self, config: TrainingConfig, paths: Paths, vault: Vault, directory: Path) -> None:
-        self._config, self._paths, self._vault, self._directory = config, paths, vault, directory
+        self._config = settled(config, directory, vault)
+        self._paths, self._vault, self._directory = paths, vault, directory
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -423,3 +423,44 @@ def test_pairs_that_cannot_be_compared_are_refused(value: Json, message: str) ->
     told = refusal(value, **PREFERENCE)
     assert message in told
     assert "secret" not in told
+
+
+NAMES = st.sampled_from(
+    ["prompt", "response", "messages", "conversations", "role", "from", "content", "value", "input", "system", "type",
+     "history", "tools", "tool_calls", "function", "name", "arguments", "chosen", "rejected", "weight", "reasoning",
+     "thinking", "text", "id", "tool_call_id", "label", "rejected_response", "function_call", "mustContain"]
+)  # fmt: skip
+WORDS = st.sampled_from(
+    ["user", "assistant", "tool", "function", "function_call", "text", "thinking", "{}", "[]", "on"]
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(NAMES, ANYTHING, max_size=6)
+TURNS = st.lists(OBJECTS | st.fixed_dictionaries({"role": WORDS, "content": ANYTHING}), max_size=4)
+
+
+@given(
+    OBJECTS,
+    st.dictionaries(st.sampled_from(["messages", "chosen", "rejected", "prompt", "completion", "history"]), TURNS),
+    st.sampled_from(["Text", "Instruction", "Preference"]),
+)
+def test_any_object_is_a_record_or_refused(value: Json, turns: Json, data_format: str) -> None:
+    spec = a_data_spec(format=data_format)
+    try:
+        record = reading(spec).record(value | turns, "a.parquet", 1)
+    except DataError as error:
+        assert str(error).startswith("a.parquet:1")  # noqa: PT017
+    else:
+        assert record is None or [*record.texts()]
+
+
+def test_what_json_cannot_say_is_refused() -> None:
+    deep: Json = {"name": "find"}
+    for _ in range(5000):
+        deep = {"name": "find", "parameters": deep}
+    for tool in (deep, {"name": "find", "since": b"secret"}):
+        with pytest.raises(DataError, match="JSON cannot say"):
+            reading(a_data_spec(**INSTRUCTION)).record({"messages": [ASKED, ANSWERED], "tools": [tool]}, "a", 1)

@@ -13,7 +13,7 @@ from deepseek_trainer.tasks.language.conversation import ASSISTANT, SYSTEM, USER
 from deepseek_trainer.tasks.language.messages import history_of, is_messages, message_of, messages_of
 from deepseek_trainer.tasks.language.names import Names
 from deepseek_trainer.tasks.language.order import refuse_disorder
-from deepseek_trainer.tasks.language.refused import SWITCHES, refuse_unread
+from deepseek_trainer.tasks.language.refused import is_switch, refuse_unread
 from deepseek_trainer.tasks.language.tools import tools_of
 from deepseek_trainer.tasks.language.turn import reasoning_of
 
@@ -134,7 +134,7 @@ def _answers(record: Fields, names: Names) -> list[Message]:
             f"{record.place}: field {shown(field)} is empty: an Instruction record needs a prompt and a response"
         )
     thought = record.first(names.reasoning)
-    is_text = thought is not None and record.unread().get(thought) not in SWITCHES
+    is_text = thought is not None and not is_switch(record.unread().get(thought))
     return [Message(ASSISTANT, text, reasoning_of(record, names) if is_text else "")]
 
 

@@ -22,6 +22,11 @@ class Known:
     is_meant: Callable[[Any], bool] = lambda value: not is_empty(value)
 
 
+def is_switch(value: Any) -> bool:
+    """Whether it says no more than that something was on, as a field `reasoning` does in some data."""
+    return value in ("on", "off")
+
+
 def _is_false(value: Any) -> bool:
     return value in (0, False) or (isinstance(value, str) and value.strip().lower() in ("0", "0.0", "false"))
 
@@ -47,7 +52,6 @@ _PAIR: Final = Known("it belongs to a pair of answers", "set data.format: Prefer
 _BEGUN: Final = Known("it begins an answer that somebody else ends", "write prompt and response as they are", _is_true)
 _PART: Final = Known("it is a part of the prompt or of the answer", "write it into the prompt or the response")
 
-SWITCHES: Final = {"on", "off"}  # values of a field `reasoning` that says whether there was any
 
 _MASKED: Final = {
     **dict.fromkeys(["mask", "loss_mask", "loss_scale", "train_detail"], _MASK),
@@ -108,10 +112,11 @@ def refuse_in_message(message: Fields) -> None:
 
 def refuse_unread(fields: Fields, names: Iterable[str], repeated: Iterable[str] = ()) -> None:
     """Raise DataError if one of `names` says something, other than `repeated` texts, and was not read."""
-    left, known = fields.unread(), SWITCHES | {text.strip() for text in repeated}
+    left, known = fields.unread(), {text.strip() for text in repeated}
     for name in names:
         value = left.get(name)
-        if isinstance(value, list | dict) or (isinstance(value, str) and value.strip() not in known):
+        is_text = isinstance(value, str) and value.strip() not in known and not is_switch(value)
+        if is_text or isinstance(value, list | dict):
             _refuse_field(fields.place, name, "another field was read in its place", "take one of them away")
 
 

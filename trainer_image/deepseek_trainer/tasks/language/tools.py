@@ -32,7 +32,7 @@ def _tool(value: Any, place: str) -> str:
     function = found["function"]
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or is_empty(function["name"]):
         raise DataError(f"{place} has no name", hint=_TOOL)
-    return encodable(json_text(found, ensure_ascii=False), "function", place)
+    return _text(found, "function", place)
 
 
 def calls_of(value: Any, field: str, message: Fields) -> tuple[ToolCall, ...]:
@@ -72,8 +72,7 @@ def called(value: Any, place: str) -> ToolCall:
         raise DataError(
             f"{place}: field 'arguments' must be an object, or its JSON text, this is {kind(arguments)}", hint=_CALL
         )
-    text = encodable(json_text(arguments, ensure_ascii=False), "arguments", place)
-    return ToolCall(encodable(name, "name", place), text)
+    return ToolCall(encodable(name, "name", place), _text(arguments, "arguments", place))
 
 
 def calls_in_text(text: str, place: str) -> tuple[ToolCall, ...]:
@@ -81,6 +80,14 @@ def calls_in_text(text: str, place: str) -> tuple[ToolCall, ...]:
     value = _json(text, "value", place)
     listed = value if isinstance(value, list) else [value]
     return tuple(called(each, place) for each in listed)
+
+
+def _text(value: Any, field: str, place: str) -> str:
+    try:
+        text = json_text(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a date, of a table; nested too deep
+        raise DataError(f"{place}: field {shown(field)} has a value that JSON cannot say") from None
+    return encodable(text, field, place)
 
 
 def _json(text: str, field: str, place: str) -> Any:

@@ -27,7 +27,33 @@ APART = {"validation": {"claimName": CLAIM, "path": "train"}, "validationFractio
 SEALED = {"encryption": {"keyRef": {"secretName": "keys"}}, "interval": {"steps": 2}}
 
 WORDS = st.sampled_from(
-    [SECRET, FORGED, f"{SECRET}x" * 1000, "text", "prompt", "response", "messages", "role", "content", "user", "kind"]
+    [
+        SECRET,
+        FORGED,
+        f"{SECRET}x" * 1000,
+        "text",
+        "prompt",
+        "response",
+        "messages",
+        "role",
+        "content",
+        "user",
+        "kind",
+        "from",
+        "value",
+        "human",
+        "input",
+        "system",
+        "history",
+        "tools",
+        "weight",
+        "name",
+        "chosen",
+        "rejected",
+        "label",
+        "reasoning",
+        "tool_calls",
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | WORDS,
@@ -37,6 +63,7 @@ FORMATS: list[dict[str, Any]] = [
     {"format": "Text"},
     {"format": "Instruction"},
     {"format": "Preference"},
+    {"format": "Auto"},
     {"format": "Instruction", "balanceBy": "kind"},
 ]
 
@@ -44,7 +71,7 @@ FORMATS: list[dict[str, Any]] = [
 def errors(paths: Paths, config: TrainingConfig) -> Iterator[DataError]:
     """All that preparation says against the records."""
     try:
-        inputs = Inputs.find(config, paths, tasks.preparer(config).reading)
+        inputs = tasks.preparer(config).inputs(paths)
         skipped: list[DataError] = []
         for _ in inputs.records(TRAIN, "", skipped.append):
             pass

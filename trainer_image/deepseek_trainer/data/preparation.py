@@ -114,8 +114,8 @@ def _log_unused(split: str, counts: SplitCounts, *, is_private: bool) -> None:
     """Name the fields that were not used.  In a private job they are private; its sealed manifest has the names."""
     fields = [f"{name} ({records} records)" for name, records in counts.unused.items()]
     if fields:
-        names = "" if is_private else f": {first_of(fields, SHOWN_UNUSED, str)}"
-        log.warning("%s: nothing was made of %d fields of its records%s", split, len(fields), names)
+        what = str(len(fields)) if is_private else first_of(fields, SHOWN_UNUSED, str)
+        log.warning("%s: unused fields of its records: %s", split, what)
 
 
 def _log_choice(config: TrainingConfig, records: int) -> None:

@@ -40,6 +40,10 @@ def messages(turns: list[tuple[str, str]]) -> list[Json]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def in_capitals(turns: list[tuple[str, str]]) -> list[Json]:
+    return [{"role": role.title(), "content": content} for role, content in turns]
+
+
 def sharegpt(turns: list[tuple[str, str]]) -> list[Json]:
     return [{"from": SHAREGPT[role], "value": content} for role, content in turns]
 
@@ -63,6 +67,7 @@ RENAMED = {"messagesField": "turns", "fields": {"role": "who", "content": "says"
 SHAPES: list[tuple[Callable[[list[tuple[str, str]]], Json], Json]] = [
     (lambda turns: {"messages": messages(turns)}, {}),
     (lambda turns: {"messages": parts(turns)}, {}),
+    (lambda turns: {"messages": in_capitals(turns)}, {}),
     (lambda turns: {"messages": sharegpt(turns)}, {}),
     (lambda turns: {"conversations": sharegpt(turns)}, {}),
     (lambda turns: {"conversation": [{"speaker": role, "text": text} for role, text in turns]}, {}),

@@ -68,7 +68,7 @@ def _role(fields: Fields, names: Names) -> str:
     if field is None:
         _refuse_without(fields, names.role[0])
     said = fields.read(field)
-    role = _ROLES.get(said) if isinstance(said, str) else None
+    role = _ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
         raise DataError(f"{fields.place}: field {shown(field)} must be one of {', '.join(ROLES)}", hint=MESSAGE)
     return role

@@ -12,7 +12,7 @@ from deepseek_trainer.base_model.source import prepare_model
 from deepseek_trainer.base_model.tokenizer_files import load_tokenizer
 from deepseek_trainer.model.loading import load_base
 from deepseek_trainer.tasks.language.answers import answer
-from deepseek_trainer.tasks.language.tokenizer import response_ids, token_bytes
+from deepseek_trainer.tasks.language.tokenizer import encoded, token_bytes
 from deepseek_trainer.worker.vaults import data_vault
 from support.builders.model import a_config, paths_with_base
 
@@ -51,7 +51,7 @@ def test_weights_and_tokens_equal_those_of_transformers(gguf, prepared):
 def test_the_bytes_of_the_tokens_are_those_of_the_text(prepared):
     _, tokenizer = prepared
     text = "\u6cf5\u7684\u538b\u529b \U0001f642\x00\r\n\t".join(TEXTS).replace("<|im_end|>", "")
-    assert token_bytes(tokenizer)[response_ids(tokenizer, text)].sum() == len(text.encode())
+    assert token_bytes(tokenizer)[encoded(tokenizer, [text])[0]].sum() == len(text.encode())
 
 
 def test_model_answers_a_question_in_its_chat_format(prepared):

@@ -14,9 +14,14 @@ FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
 BALANCED = {"data": {"balanceBy": "label"}}
+LAST_ANSWER = {"data": {"format": "Instruction", "multiTurn": "LastAnswer"}}
 BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
 CLASSES = {"evaluation": {"labels": ["a", "b"]}, "data": {"format": "Instruction"}}
 KEY = {"checkpoint": {"encryption": {"keyRef": {"secretName": "keys"}}}}
+
+
+def long(choice: str, data_format: str) -> dict[str, Any]:
+    return {"data": {"longRecords": choice, "format": data_format}}
 
 
 def transit(address: str = "https://10.20.0.7:8200", **fields: Any) -> dict[str, Any]:
@@ -180,6 +185,10 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("images belongs to format", {}, {"data": {"images": IMAGES}}),
     ("sequenceLength and curriculum", seeing(), seeing(data={"sequenceLength": 512})),
     ("sequenceLength and curriculum", seeing(), seeing(data={"curriculum": {}})),
+    ("longRecords Split is of format Text", {"data": {"longRecords": "Split"}}, long("Split", "Instruction")),
+    ("parts of answers do not", merged(preferring(), long("Drop", "Preference")), merged(preferring(), long("Cut", "Preference"))),
+    ("longRecords and multiTurn are of texts", seeing(), seeing(data={"longRecords": "Drop"})),
+    ("multiTurn LastAnswer is of format Instruction", LAST_ANSWER, {"data": {"multiTurn": "LastAnswer"}}),
     ("balanceBy balances the", seeing(data={"balanceBy": "label"}), seeing(data={"balanceBy": "kind"})),
     ("data.format Images trains all", seeing(), seeing(**AUTO)),
     ("data.format Images trains all", seeing(**BASE), seeing(**FROZEN)),

@@ -45,6 +45,24 @@ class BadRecord(StrEnum):
     SKIP = "Skip"
 
 
+class MultiTurn(StrEnum):
+    EACH_ANSWER = "EachAnswer"
+    LAST_ANSWER = "LastAnswer"
+
+
+class LongRecords(StrEnum):
+    DROP = "Drop"
+    CUT = "Cut"
+    SPLIT = "Split"
+
+
+_LONG_RECORDS: Final = {  # where the job says nothing
+    DataFormat.TEXT: LongRecords.SPLIT,
+    DataFormat.INSTRUCTION: LongRecords.CUT,
+    DataFormat.PREFERENCE: LongRecords.DROP,
+}
+
+
 class DataSpec(Model):
     """What it is trained on.  Directories are read recursively, by name.
 
@@ -145,6 +163,22 @@ class DataSpec(Model):
             "with a byte order mark."
         ),
     ] = Encoding.UTF_8
+    multi_turn: Annotated[
+        MultiTurn,
+        Field(
+            description="Which answers of a conversation are learned. EachAnswer: all; where the chat template "
+            "rewrites earlier turns, as many of models that think do, each answer becomes a record of its own, with "
+            "the turns before it. LastAnswer: the last one alone."
+        ),
+    ] = MultiTurn.EACH_ANSWER
+    long_records: Annotated[
+        LongRecords | None,
+        Field(
+            description="What becomes of a record longer than sequenceLength. Drop: it is left out and counted. Cut: "
+            "its end is lost. Split: it goes on in the next row. Default: Split for Text, Cut for Instruction, Drop "
+            "for Preference, where no other can be chosen; Instruction cannot be split."
+        ),
+    ] = None
     sequence_length: Annotated[int, Field(ge=16, le=1048576, description="Tokens in one packed row.")] = LENGTH
     sealed: Annotated[
         bool | None,
@@ -201,11 +235,38 @@ class DataSpec(Model):
             lambda self: self.images is None or (self.sequence_length == LENGTH and self.curriculum is None),
         ),
         Rule(
+            "!has(self.longRecords) || self.longRecords != 'Split' || self.format == 'Text'",
+            "longRecords Split is of format Text, where every part teaches: choose Cut or Drop, or drop the field",
+            lambda self: self.long_records is not LongRecords.SPLIT or self.format is DataFormat.TEXT,
+        ),
+        Rule(
+            "!has(self.longRecords) || self.longRecords == 'Drop' || self.format != 'Preference'",
+            "parts of answers do not compare: with format Preference longRecords can only be Drop",
+            lambda self: self.long_records in (None, LongRecords.DROP) or self.format is not DataFormat.PREFERENCE,
+        ),
+        Rule(
+            "!has(self.images) || (!has(self.longRecords) && self.multiTurn == 'EachAnswer')",
+            "longRecords and multiTurn are of texts: drop them with format Images",
+            lambda self: (
+                self.images is None or (self.long_records is None and self.multi_turn is MultiTurn.EACH_ANSWER)
+            ),
+        ),
+        Rule(
+            "self.multiTurn == 'EachAnswer' || self.format == 'Instruction'",
+            "multiTurn LastAnswer is of format Instruction: drop it with others",
+            lambda self: self.multi_turn is MultiTurn.EACH_ANSWER or self.format is DataFormat.INSTRUCTION,
+        ),
+        Rule(
             "!has(self.images) || !has(self.balanceBy) || self.balanceBy == self.images.labelField",
             "balanceBy balances the classes of format Images: set it to images.labelField, or drop it",
             lambda self: self.images is None or self.balance_by in (None, self.images.label_field),
         ),
     )
+
+    @property
+    def long(self) -> LongRecords:
+        """What becomes of records that are longer than a row."""
+        return self.long_records or _LONG_RECORDS[self.format]
 
     @property
     def training_places(self) -> dict[str, VolumePath]:

@@ -56,6 +56,8 @@ LATER_FIELDS: Final = (
     "encoding",
     "fields",
     "ignored_fields",
+    "multi_turn",
+    "long_records",
 )
 
 

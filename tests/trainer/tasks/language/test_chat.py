@@ -75,6 +75,10 @@ def a_record(*turns):
 def marked(tokenizer, *turns):
     """What the document says token by token, with « » around what is learned."""
     (document,) = documents(tokenizer, [a_record(*turns)])
+    return spelled(tokenizer, document)
+
+
+def spelled(tokenizer, document):
     text, was = b"", False
     for token, learned in zip(document.tokens.tolist(), document.learned.tolist(), strict=True):
         text += ("«" if learned else "»").encode() if learned != was else b""
@@ -171,13 +175,14 @@ def test_every_answer_is_learned_after_the_tokens_with_which_it_is_asked_for(tem
     assert len(starts) == len(talk)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused():
-    with pytest.raises(ConfigError) as error:
-        marked(a_tokenizer(FORGETFUL), *TALK)
-    assert str(error.value) == (
-        "a.jsonl:3: the base model's chat template rewrites what it wrote for the first 3 messages when the next one "
-        "comes, so that the answers to be learned cannot be told apart (hint: give the base model a chat template that "
-        "only appends, or use records with a prompt and a response)"
+def test_where_earlier_turns_are_rewritten_each_answer_is_learned_by_itself():
+    tokenizer = a_tokenizer(FORGETFUL)
+    first, second = documents(tokenizer, [a_record(*TALK)])
+    opening = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\n"
+    assert spelled(tokenizer, first) == f"{opening}«<think>\n\n</think>\n\nthe dog<|im_end|>»"
+    assert spelled(tokenizer, second) == (
+        f"{opening}the dog<|im_end|>\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+        "«<think>\n\n</think>\n\n漢字 🙂<|im_end|>»"
     )
 
 
@@ -189,15 +194,15 @@ def test_a_conversation_that_the_template_refuses_is_named():
     with pytest.raises(ConfigError) as error:
         marked(a_tokenizer(GEMMA), *TALK)
     assert str(error.value) == (
-        "a.jsonl:3: the base model's chat template refuses it: System role not supported "
-        "(hint: leave out what it does not take, often the system message, or use another base model)"
+        "a.jsonl:3: the chat template refuses it: System role not supported "
+        "(hint: leave out what it does not take, often the system message, or bring another: model.chatTemplate)"
     )
 
 
 def test_what_a_template_quotes_of_a_record_is_not_shown():
     with pytest.raises(ConfigError) as error:
         marked(a_tokenizer("{{ raise_exception(messages[0].content) }}"), ("user", "top secret"), ("assistant", "x"))
-    assert "a.jsonl:3: the base model's chat template refuses it (hint" in str(error.value)
+    assert "a.jsonl:3: the chat template refuses it (hint" in str(error.value)
     assert "secret" not in str(error.value)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from deepseek_trainer.tasks.language.labels import label_scores
-from deepseek_trainer.tasks.language.tokenizer import prompt_ids, response_ids
+from deepseek_trainer.tasks.language.tokenizer import encoded, prompt_ids
 from support.builders.model import a_tokenizer, tiny_model
 
 
@@ -16,7 +16,7 @@ def test_a_label_scores_the_sum_of_its_tokens_log_probabilities_and_of_the_end_o
 
 def alone(model, tokenizer, prompt, label):
     """Without a batch, padding or a mask."""
-    question, response = prompt_ids(tokenizer, prompt), response_ids(tokenizer, label)
+    question, response = prompt_ids(tokenizer, prompt), [*encoded(tokenizer, [label])[0], tokenizer.eos_token_id]
     assert response[-1] == tokenizer.eos_token_id
     with torch.no_grad():
         logits_TV = model(input_ids=torch.tensor([question + response])).logits[0].double()

@@ -42,16 +42,6 @@ def transitions(rows):
     return sorted(zip(rows.tokens_BT[learned].tolist(), rows.targets_BT[learned].tolist(), strict=True))
 
 
-@given(st.lists(st.booleans(), max_size=20))
-def test_of_the_last_answer_all_is_learned_and_nothing_before_it(learned):
-    flags = np.array([*learned, True])
-    document = Document(np.arange(len(flags), dtype=np.uint32), flags)
-    start = max((i + 1 for i, flag in enumerate(flags) if not flag), default=0)
-    found = document.last_answer()
-    assert found.learned.tolist() == [i >= start for i in range(len(flags))]
-    assert found.tokens is document.tokens
-
-
 @given(lengths)
 def test_split_learns_every_transition_exactly_once(of_lengths):
     documents = some_documents(of_lengths)

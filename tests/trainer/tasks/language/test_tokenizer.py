@@ -9,11 +9,11 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.tasks.language import tokenizer as subject
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.tokenizer import (
+    answered,
     documents,
     id_limit,
     pad_id,
     prompt_ids,
-    response_ids,
     token_bytes,
     trained_tokenizer,
 )
@@ -128,10 +128,11 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(chatty):
         list(documents(endless, [text("x")]))
 
 
-def test_a_response_has_the_tokens_that_are_learned_of_it(scratch, chatty):
+def test_an_answer_to_a_question_has_the_tokens_that_are_learned_of_it(scratch, chatty):
     for tokenizer in (scratch, chatty):
         (document,) = documents(tokenizer, [instruction("why?", "\u56e0\u4e3a 12")])
-        assert response_ids(tokenizer, "\u56e0\u4e3a 12") == document.tokens[document.learned].tolist()
+        same = answered(tokenizer, "why?", "\u56e0\u4e3a 12")
+        assert (same.tokens.tolist(), same.learned.tolist()) == (document.tokens.tolist(), document.learned.tolist())
 
 
 @given(content=st.text())

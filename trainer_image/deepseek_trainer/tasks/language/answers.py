@@ -6,7 +6,7 @@ Shapes: B prompts in a batch, T tokens of the longest of them.
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from deepseek_trainer.model.loading import transformer
 from deepseek_trainer.model.modes import answering
 from deepseek_trainer.tasks.language.conversation import Question
-from deepseek_trainer.tasks.language.tokenizer import pad_id, prompt_ids
+from deepseek_trainer.tasks.language.tokenizer import pad_id, prompt_ids, stop_ids
+
+THOUGHT_ENDS: Final = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,10 @@ def answer(
     *,
     encode: Callable[[PreTrainedTokenizerFast, Any], list[int]] = prompt_ids,
 ) -> list[str]:
-    """The model's greedy answers to a batch of questions, without special tokens.  An end of text ends one early.
+    """The model's greedy answers to a batch of questions, without special tokens.
 
-    Prompts are padded on the left, so that each answer starts right after its prompt.
+    The end of a turn, or of the text, ends one early.  Prompts are padded on the left, so that each answer starts right
+    after its prompt.
     """
     if not prompts:
         return []
@@ -63,9 +66,10 @@ def is_right(text: str, reference: Reference) -> bool:
     """Whether an answer has every required phrase as whole words, or else equals the reference.
 
     Case, punctuation and white space do not count.  Nothing is judged by its meaning: a right answer
-    in other words is counted as wrong, and a wrong one that happens to hold the phrases as right.
+    in other words is counted as wrong, and a wrong one that happens to hold the phrases as right.  What a model thinks
+    before it answers does not count either.
     """
-    words = _words(text)
+    words = _words(text.rpartition(THOUGHT_ENDS)[2])
     if reference.must_contain:
         return all(f" {_words(phrase)} " in f" {words} " for phrase in reference.must_contain)
     return words == _words(reference.text)
@@ -90,7 +94,7 @@ def _answers(
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=list(stop_ids(tokenizer)),
         pad_token_id=pad_id(tokenizer),
         use_cache=True,
     )

@@ -15,7 +15,7 @@ from deepseek_trainer.tasks.language.batch import TokenBatch, collate
 from deepseek_trainer.tasks.language.conversation import Question
 from deepseek_trainer.tasks.language.loss import row_losses
 from deepseek_trainer.tasks.language.packing import Document, packed_row, row_dtype
-from deepseek_trainer.tasks.language.tokenizer import id_limit, pad_id, prompt_ids, response_ids
+from deepseek_trainer.tasks.language.tokenizer import answered, id_limit, pad_id
 
 
 def label_scores(
@@ -29,19 +29,12 @@ def label_scores(
 
     A forward pass takes at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
     """
-    responses = [response_ids(tokenizer, label) for label in labels]
-    questions = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    pairs = [_document(question, response) for question in questions for response in responses]
+    pairs = [answered(tokenizer, prompt, label) for prompt in prompts for label in labels]
     scores: list[float] = []
     with answering(model):
         for start in range(0, len(pairs), batch_size):
             scores += (-row_losses(model, _batch(pairs[start : start + batch_size], tokenizer))).tolist()
     return [scores[i : i + len(labels)] for i in range(0, len(scores), len(labels))]
-
-
-def _document(question: list[int], response: list[int]) -> Document:
-    ids = np.array([*question, *response], np.uint32)
-    return Document(ids, np.arange(len(ids)) >= len(question))
 
 
 def _batch(pairs: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> TokenBatch:

@@ -34,12 +34,6 @@ class Document:
     def part(self, start: int, stop: int) -> "Document":
         return Document(self.tokens[start:stop], self.learned[start:stop])
 
-    def last_answer(self) -> "Document":
-        """The same, of which only the last run of learned tokens is learned.  The document must end with it."""
-        asked = np.flatnonzero(~self.learned)
-        start = asked[-1] + 1 if len(asked) else 0
-        return Document(self.tokens, self.learned & (np.arange(len(self)) >= start))
-
     @property
     def num_targets(self) -> int:
         """How many tokens are learned.  A document's first never is: nothing comes before it."""

@@ -31,7 +31,7 @@ from deepseek_trainer.tasks.language.recognition import FACT, of_format, seen_fi
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.row_maker import RowMaker
 from deepseek_trainer.tasks.language.shape import Seen
-from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer
+from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer, writes_plainly
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +71,22 @@ class LanguagePreparer(Preparer[Record]):
             )
 
     def shaping(self, model: Path | None, vault: Vault) -> Json:
-        """The base model's tokenizer.  One that is trained follows from the data and its size."""
+        """The base model's tokenizer.  One that is trained follows from the data and its size.
+
+        Where the chat template writes more of an answer than the answer, rows that hold only that are not used again.
+        """
         architecture = self.config.model.architecture
-        return {"tokenizer": _digest(model, vault) if model else architecture and architecture.vocab_size}
+        if model is None:
+            return {"tokenizer": architecture and architecture.vocab_size}
+        self.tokenizer = load_tokenizer(model, vault)
+        is_written = self.config.data.format is not DataFormat.TEXT and not writes_plainly(self.tokenizer)
+        return {"tokenizer": _digest(model, vault)} | ({"answers": "as the template writes them"} if is_written else {})
 
     def begin(self, inputs: Inputs[Record], model: Path | None, directory: Path, vault: Vault) -> None:
-        """Load the base's tokenizer, or train one on the data and keep it beside them."""
-        if model is not None:
-            self.tokenizer = load_tokenizer(model, vault)
-            return
-        self.learn(inputs, None, TOKENIZER_BYTES)
-        save_tokenizer(self.tokenizer, directory, vault)
+        """Train a tokenizer on the data and keep it beside them, unless there is the base's."""
+        if model is None:
+            self.learn(inputs, None, TOKENIZER_BYTES)
+            save_tokenizer(self.tokenizer, directory, vault)
 
     def learn(self, inputs: Inputs[Record], source: Place | None, enough: int) -> None:
         if source is not None:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
-from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.data import DataFormat, DataSpec, LongRecords, MultiTurn
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.data.tally import Tally
 from deepseek_trainer.tasks.language.packing import Document, again, best_fit, packed_row, rounds, row_dtype, split_rows
 from deepseek_trainer.tasks.language.records import Record
-from deepseek_trainer.tasks.language.tokenizer import documents, id_limit, pad_id
+from deepseek_trainer.tasks.language.tokenizer import documents, documents_by_record, id_limit, pad_id
 
 WINDOW: Final = 1 << 16  # Instruction records packed together: bounds the memory
 
@@ -25,7 +25,11 @@ class RowMaker:
     """Packs the records of one source or class."""
 
     def __init__(self, place: str, spec: DataSpec, tokenizer: Any, *, fills_row: bool = False) -> None:
-        """`fills_row`: repeat the records if all of them together are shorter than a row."""
+        """`fills_row`: repeat the records if all of them together are shorter than a row.
+
+        Of the amounts, `cut` are records of which a part was lost, `split` those that go on in another row, and
+        `unlearned` those dropped since they teach nothing, however long a row is.
+        """
         self.spec, self.tokenizer, self.fills_row = spec, tokenizer, fills_row
         self.tally = Tally(place, Counter(tokens=0, learned_tokens=0, cut=0))
 
@@ -40,37 +44,50 @@ class RowMaker:
     def _packed(self, records: Iterator[Record]) -> Iterator[list[Document]]:
         """The documents of each row, one row after the other."""
         if self.spec.format is DataFormat.PREFERENCE:
-            return self._pairs(documents(self.tokenizer, (side for record in records for side in record.sides())))
-        fitted = self._fitted(documents(self.tokenizer, records))
+            sides = (side for record in records for side in record.sides())
+            return self._pairs(documents(self.tokenizer, sides, MultiTurn.LAST_ANSWER))
+        fitted = self._fitted(documents_by_record(self.tokenizer, records, self.spec.multi_turn))
         if self.fills_row:
             fitted = again(fitted, self.spec.sequence_length)
-        is_text = self.spec.format is DataFormat.TEXT
-        return split_rows(fitted, self.spec.sequence_length) if is_text else self._best_fit(fitted)
+        splits = self.spec.long is LongRecords.SPLIT
+        return split_rows(fitted, self.spec.sequence_length) if splits else self._best_fit(fitted)
 
     def _pairs(self, sides: Iterator[Document]) -> Iterator[list[Document]]:
         """A row for each pair: chosen, then rejected.  Parts of answers do not compare, so a longer pair is dropped."""
-        for chosen, rejected in zip(sides, sides, strict=True):
-            if len(chosen) + len(rejected) > self.spec.sequence_length:
+        for pair in zip(sides, sides, strict=True):
+            if sum(map(len, pair)) > self.spec.sequence_length:
                 self.tally.dropped += 1
                 continue
-            answers = [chosen.last_answer(), rejected.last_answer()]
-            self.tally.amounts["tokens"] += sum(map(len, answers))
-            self.tally.amounts["learned_tokens"] += sum(answer.num_targets for answer in answers)
-            yield answers
+            self.tally.amounts["tokens"] += sum(map(len, pair))
+            self.tally.amounts["learned_tokens"] += sum(side.num_targets for side in pair)
+            yield [*pair]
 
-    def _fitted(self, whole: Iterable[Document]) -> Iterator[Document]:
-        """Text as it is, and Instruction cut to a row; without documents that then teach nothing."""
-        for document in whole:
-            fits = document
-            if self.spec.format is DataFormat.INSTRUCTION:
-                fits = document.part(0, self.spec.sequence_length)
-                self.tally.amounts["cut"] += len(fits) < len(document)
-            if fits.num_targets:
-                self.tally.amounts["tokens"] += len(fits)
-                self.tally.amounts["learned_tokens"] += fits.num_targets
-                yield fits
-            else:
-                self.tally.dropped += 1
+    def _fitted(self, by_record: Iterable[list[Document]]) -> Iterator[Document]:
+        """What of each record goes into rows, and teaches something."""
+        for whole in by_record:
+            fits = [fit for document in whole if (fit := self._fit(document)).num_targets]
+            self._count(whole, fits)
+            yield from fits
+
+    def _fit(self, document: Document) -> Document:
+        """As much of it as `longRecords` lets through."""
+        if len(document) <= self.spec.sequence_length or self.spec.long is LongRecords.SPLIT:
+            return document
+        return document.part(0, self.spec.sequence_length if self.spec.long is LongRecords.CUT else 0)
+
+    def _count(self, whole: list[Document], fits: list[Document]) -> None:
+        amounts = self.tally.amounts
+        amounts["tokens"] += sum(map(len, fits))
+        amounts["learned_tokens"] += sum(fit.num_targets for fit in fits)
+        is_long = any(len(document) > self.spec.sequence_length for document in whole)
+        if not fits:
+            self.tally.dropped += 1
+            if not is_long:
+                amounts["unlearned"] += 1
+        if is_long and self.spec.long is LongRecords.SPLIT:
+            amounts["split"] += 1
+        elif is_long and (fits or self.spec.long is LongRecords.CUT):
+            amounts["cut"] += 1
 
     def _best_fit(self, fitted: Iterator[Document]) -> Iterator[list[Document]]:
         while window := list(islice(fitted, WINDOW)):

@@ -5,7 +5,8 @@ tokenised by `prompt_ids` alone, so that training, evaluation and answers see th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
@@ -17,24 +18,30 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.base_model.patience import within
+from deepseek_trainer.contract.data import MultiTurn
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.tasks.language.chat import (
-    QUESTION,
-    Section,
+    Passage,
     Span,
-    all_rendered,
+    all_passages,
     encoded,
-    rendered,
-    sections,
+    end_of_turn,
+    passages,
+    plain_spans,
+    question_parts,
+    refuse_tools_in_plain_form,
     spans,
 )
 from deepseek_trainer.tasks.language.conversation import ASSISTANT, USER, Conversation, Message, Question
 from deepseek_trainer.tasks.language.packing import Document
 from deepseek_trainer.tasks.language.records import Record
+from deepseek_trainer.tasks.language.writing import Talk, Writer, before
 
 BEGIN: Final = "<|begin|>"
 END: Final = "<|end|>"
 PAD: Final = "<|pad|>"
+_SAMPLES: Final = (("Who?", "They."), ("Who?", " They.\n\n"), ("Who?", "<think>\nHm.\n</think>\n\nThey."))
+EACH: Final = MultiTurn.EACH_ANSWER
 
 _SECONDS: Final = 60  # for a batch, and a second more for each
 _CHARACTERS: Final = 20_000  # of it: a core tokenises a hundred times as much in a second
@@ -73,11 +80,14 @@ def id_limit(tokenizer: Any) -> int:
 
 
 def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
-    """The tokens that come before an answer to `prompt`."""
-    if isinstance(prompt, tuple):
-        return [token for ids, _ in _spans(tokenizer, prompt) for token in ids]
-    texts = [] if tokenizer.chat_template is None else [rendered(tokenizer, (Message(USER, prompt),))]
-    return _prompt_ids(tokenizer, [prompt], texts)[0]
+    """The tokens with which a server asks for an answer to `prompt`."""
+    turns = _asked(prompt)
+    if tokenizer.chat_template is None:
+        (parts,) = plain_spans(tokenizer, [turns])
+        return [*_begin(tokenizer), *(token for ids, _ in parts for token in ids)]
+    asked = question_parts(Writer(tokenizer), Talk(turns))
+    (parts,) = spans(tokenizer, [[(text, False) for text in asked]])
+    return [token for ids, _ in parts for token in ids]
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -86,9 +96,54 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def response_ids(tokenizer: Any, response: str) -> list[int]:
-    """The tokens that are learned of a record with this response: its own and the end of text."""
-    return [*encoded(tokenizer, [response])[0], tokenizer.eos_token_id]
+def stop_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens at which an answer ends: the end of text, and what the chat template ends a turn with.
+
+    Where it ends none, the token with which it opens the next turn.
+    """
+    found = {tokenizer.eos_token_id}
+    if tokenizer.chat_template is not None:
+        with suppress(ConfigError):  # it takes no such conversation: then nothing is known
+            found |= _turn_ends(tokenizer)
+    return tuple(sorted(found))
+
+
+def _turn_ends(tokenizer: Any) -> set[int]:
+    talk = Talk((Message(USER, "Who?"), Message(ASSISTANT, "They."), Message(USER, "Why?")))
+    writer = Writer(tokenizer)
+    (passage,) = passages(writer, before(talk, 2), EACH)
+    (parts,) = spans(tokenizer, [passage])
+    *_, answer = [ids for ids, learned in parts if learned]
+    if end := end_of_turn(tokenizer, answer):
+        return {answer[end - 1]}
+    whole, longer = "".join(text for text, _ in passage), writer.asked(talk)
+    following = encoded(tokenizer, [longer.removeprefix(whole)])[0][:1] if longer.startswith(whole) else []
+    return {token for token in following if end_of_turn(tokenizer, [token])}
+
+
+def writes_plainly(tokenizer: Any) -> bool:
+    """Whether an answer and an end of text are all that is learned of a prompt and a response."""
+    if tokenizer.chat_template is None:
+        return True
+    try:
+        found = list(documents(tokenizer, [Record(asked, said, "a sample", 0) for asked, said in _SAMPLES]))
+    except ConfigError:
+        return False
+    return all(
+        document.tokens.tolist()
+        == [*prompt_ids(tokenizer, asked), *encoded(tokenizer, [said])[0], tokenizer.eos_token_id]
+        for document, (asked, said) in zip(found, _SAMPLES, strict=True)
+    )
+
+
+def answered(tokenizer: Any, prompt: Question, answer: str) -> Document:
+    """What would be learned of a record with this prompt and this answer."""
+    talk = Talk((*_asked(prompt), Message(ASSISTANT, answer)))
+    if tokenizer.chat_template is None:
+        ((document,),) = _plain(tokenizer, [talk], MultiTurn.LAST_ANSWER)
+    else:
+        ((document,),) = _templated(tokenizer, [passages(Writer(tokenizer), talk, MultiTurn.LAST_ANSWER)])
+    return document
 
 
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
@@ -109,11 +164,19 @@ def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
     return sizes
 
 
-def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:
-    """One document per record, in order.
+def documents(tokenizer: Any, records: Iterable[Record], multi_turn: MultiTurn = EACH) -> Iterator[Document]:
+    """The documents of each record, in order."""
+    for documents_of_record in documents_by_record(tokenizer, records, multi_turn):
+        yield from documents_of_record
 
-    Text: every token is learned, and an end of text follows.  Instruction: the response and the end of text
-    after it are learned; of a conversation every answer with its end of turn, and the end of text after the last.
+
+def documents_by_record(
+    tokenizer: Any, records: Iterable[Record], multi_turn: MultiTurn = EACH
+) -> Iterator[list[Document]]:
+    """What each record becomes: one document, or one for each answer where the chat template rewrites earlier turns.
+
+    Text: every token is learned, and an end of text follows.  Instruction: every answer is learned with its end of
+    turn, and the end of text after the last; see `chat`.  A record without an answer to be learned has no document.
     Raises ConfigError for a tokenizer without an end-of-text token.
     """
     if tokenizer.eos_token_id is None:
@@ -121,40 +184,43 @@ def documents(tokenizer: Any, records: Iterable[Record]) -> Iterator[Document]:
             "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
         )
     for batch in _batches(records):
-        texts = all_rendered(tokenizer, [section for record in batch for section in _sections(tokenizer, record)])
-        characters = sum(len(text) for record in batch for text in record.texts()) + sum(map(len, texts))
+        talks = [_talk(record) for record in batch if record.prompt is not None]
+        given = [] if tokenizer.chat_template is None else all_passages(tokenizer, talks, multi_turn)
+        characters = sum(len(text) for record in batch for text in record.texts())
+        characters += sum(len(text) for passages in given for passage in passages for text, _ in passage)
         yield from within(
             _SECONDS + characters / _CHARACTERS,
-            partial(_tokenised, tokenizer, batch, iter(texts)),
+            partial(_tokenised, tokenizer, batch, iter(given), multi_turn),
             f"the tokenizer, from {batch[0].place} on,",
             hint="take the tokenizer from the model's own release, or look at what is odd in these records",
         )
 
 
-def _tokenised(tokenizer: Any, batch: list[Record], texts: Iterator[str]) -> list[Document]:
-    """`texts` are those of the sections of the records, in order."""
-    found: list[Document] = []
-    for kind, records_of_kind in groupby(batch, lambda record: type(record.prompt)):
-        tokenised = {type(None): _texts, str: _answers, tuple: _conversations}[kind]
-        found += tokenised(tokenizer, list(records_of_kind), texts)
+def _tokenised(
+    tokenizer: Any, batch: list[Record], given: Iterator[list[Passage]], multi_turn: MultiTurn
+) -> list[list[Document]]:
+    """`given` are the passages of the records that have a prompt, in order, if there is a chat template."""
+    found: list[list[Document]] = []
+    for is_text, group in groupby(batch, lambda record: record.prompt is None):
+        records = list(group)
+        if is_text:
+            found += ([document] for document in _texts(tokenizer, records))
+        elif tokenizer.chat_template is None:
+            found += _plain(tokenizer, [_talk(record) for record in records], multi_turn)
+        else:
+            found += _templated(tokenizer, [*islice(given, len(records))])
     return found
 
 
-def _sections(tokenizer: Any, record: Record) -> list[Section]:
-    """What the chat template has to render of a record."""
-    if tokenizer.chat_template is None or record.prompt is None:
-        return []
-    if isinstance(record.prompt, str):
-        return [((Message(USER, record.prompt),), record.place)]
-    return sections(_turns(record), record.place)
+def _talk(record: Record) -> Talk:
+    return Talk(record.conversation, record.place, record.tools)
 
 
-def _turns(record: Record) -> Conversation:
-    assert isinstance(record.prompt, tuple), "one kind of record at a time"
-    return (*record.prompt, Message(ASSISTANT, record.text))
+def _asked(question: Question) -> Conversation:
+    return (Message(USER, question),) if isinstance(question, str) else question
 
 
-def _texts(tokenizer: Any, records: list[Record], _: Iterator[str]) -> Iterator[Document]:
+def _texts(tokenizer: Any, records: list[Record]) -> Iterator[Document]:
     cut = [list(_pieces(record.text)) for record in records]
     tokens = iter(encoded(tokenizer, [part for text in cut for part in text]))
     for text in cut:
@@ -162,19 +228,19 @@ def _texts(tokenizer: Any, records: list[Record], _: Iterator[str]) -> Iterator[
         yield Document(np.array(ids, np.uint32), np.ones(len(ids), np.bool_))
 
 
-def _answers(tokenizer: Any, records: list[Record], texts: Iterator[str]) -> Iterator[Document]:
-    asked = [str(record.prompt) for record in records]
-    prompts = _prompt_ids(tokenizer, asked, [*islice(texts, len(asked))])
-    answers = encoded(tokenizer, [record.text for record in records])
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = np.array([*prompt, *answer, tokenizer.eos_token_id], np.uint32)
-        yield Document(ids, np.arange(len(ids)) >= len(prompt))
+def _templated(tokenizer: Any, given: list[list[Passage]]) -> Iterator[list[Document]]:
+    found = spans(tokenizer, [passage for passages_of_record in given for passage in passages_of_record])
+    for passages_of_record in given:
+        yield [_document(parts, tokenizer.eos_token_id) for parts in islice(found, len(passages_of_record))]
 
 
-def _conversations(tokenizer: Any, records: list[Record], texts: Iterator[str]) -> Iterator[Document]:
-    for record in records:
-        own = [*islice(texts, len(_sections(tokenizer, record)))]
-        yield _document(list(_spans(tokenizer, _turns(record), own, record.place)), tokenizer.eos_token_id)
+def _plain(tokenizer: Any, talks: list[Talk], multi_turn: MultiTurn) -> Iterator[list[Document]]:
+    for talk in talks:
+        refuse_tools_in_plain_form(talk)
+    begin = _begin(tokenizer)
+    for parts in plain_spans(tokenizer, [talk.turns for talk in talks], multi_turn):
+        has_answer = any(learned for _, learned in parts)
+        yield [_document([(begin, False), *parts], tokenizer.eos_token_id)] if has_answer else []
 
 
 def _document(parts: list[Span], end: int) -> Document:
@@ -185,22 +251,6 @@ def _document(parts: list[Span], end: int) -> Document:
         parts.append(([end], True))
     ids = np.array([token for tokens, _ in parts for token in tokens], np.uint32)
     return Document(ids, np.repeat([learned for _, learned in parts], [len(tokens) for tokens, _ in parts]))
-
-
-def _spans(
-    tokenizer: Any, turns: Conversation, texts: Sequence[str] | None = None, place: str = "the conversation"
-) -> Iterator[Span]:
-    if tokenizer.chat_template is None:
-        yield _begin(tokenizer), False
-    yield from spans(tokenizer, turns, texts, place)
-
-
-def _prompt_ids(tokenizer: Any, prompts: list[str], texts: list[str]) -> list[list[int]]:
-    """`texts` are what the chat template makes of them, if there is one."""
-    if tokenizer.chat_template is None:
-        begin = _begin(tokenizer)
-        return [[*begin, *ids] for ids in encoded(tokenizer, [QUESTION.format(prompt=prompt) for prompt in prompts])]
-    return encoded(tokenizer, texts)
 
 
 def _begin(tokenizer: Any) -> list[int]:

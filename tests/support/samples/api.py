@@ -24,6 +24,9 @@ def long(choice: str, data_format: str) -> dict[str, Any]:
     return {"data": {"longRecords": choice, "format": data_format}}
 
 
+DROP = long("Drop", "Preference")
+
+
 def transit(address: str = "https://10.20.0.7:8200", **fields: Any) -> dict[str, Any]:
     """A job whose key a server keeps."""
     given = {"address": address, "keyName": "training", "auth": {"serviceAccount": {"role": "trainer"}}} | fields
@@ -186,7 +189,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("sequenceLength and curriculum", seeing(), seeing(data={"sequenceLength": 512})),
     ("sequenceLength and curriculum", seeing(), seeing(data={"curriculum": {}})),
     ("longRecords Split is of format Text", {"data": {"longRecords": "Split"}}, long("Split", "Instruction")),
-    ("parts of answers do not", merged(preferring(), long("Drop", "Preference")), merged(preferring(), long("Cut", "Preference"))),
+    ("parts of answers do not", merged(preferring(), DROP), merged(preferring(), long("Cut", "Preference"))),
     ("longRecords and multiTurn are of texts", seeing(), seeing(data={"longRecords": "Drop"})),
     ("multiTurn LastAnswer is of format Instruction", LAST_ANSWER, {"data": {"multiTurn": "LastAnswer"}}),
     ("balanceBy balances the", seeing(data={"balanceBy": "label"}), seeing(data={"balanceBy": "kind"})),

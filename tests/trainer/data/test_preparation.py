@@ -346,7 +346,7 @@ def test_a_failure_leaves_nothing_behind(paths, monkeypatch):
         (
             {"a.jsonl": "".join(f"{json.dumps(pair | {'chosen': 'word ' * 40})}\n" for pair in pairs(2))},
             {"format": "Preference"},
-            "pairs, the prompt with both answers, exceeds data.sequenceLength=32",
+            "pairs were dropped: each prompt with both answers is longer than data.sequenceLength=32",
         ),
         (
             {"a.jsonl": '{"txt": "x"}'},

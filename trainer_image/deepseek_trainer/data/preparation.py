@@ -70,18 +70,20 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
     model = None if config.model.base is None else prepare_model(config, paths, vault)
     digest = data_digest(config, inputs, preparer.shaping(model, vault))
     directory = paths.prepared / vault.name_of(digest)
-    if directory.exists():
-        log.info(
-            "prepared data %s are there already: %s", directory.name[:12], _summary(read_manifest(directory, vault))
-        )
-    else:
+    is_there = directory.exists()
+    if not is_there:
         with committed(directory) as partial:
             preparer.begin(inputs, model, partial, vault)
             _Writer(config, inputs, preparer, vault, partial).write(digest)
-    for split, counts in read_manifest(directory, vault).counts.items():
+    manifest = read_manifest(directory, vault)
+    if is_there:
+        log.info("prepared data %s are there already: %s", directory.name[:12], _summary(manifest))
+    for split, counts in manifest.counts.items():
         _log_unused(split, counts, is_private=config.is_private)
+        for line in preparer.lost(split, counts):
+            log.warning("%s", line)
     if config.method.type is MethodType.AUTO:
-        _log_choice(config, read_manifest(directory, vault).counts[TRAIN].records)
+        _log_choice(config, manifest.counts[TRAIN].records)
     point(paths, run_id, directory.name, vault)
     return directory
 

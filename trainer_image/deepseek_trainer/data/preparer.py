@@ -87,6 +87,11 @@ class Preparer(ABC, Generic[R]):
     def finish(self, inputs: Inputs[R], directory: Path, vault: Vault) -> None:
         """Write what training needs beside the rows."""
 
+    def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
+        """What people must know of records of which all or a part is not learned: how many, why, and the way out."""
+        if counts.dropped:
+            yield f"{split}: {counts.dropped} of {counts.records} records were dropped"
+
     @abstractmethod
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
         """The error for records that make no row at all."""

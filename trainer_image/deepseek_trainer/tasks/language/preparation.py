@@ -29,7 +29,7 @@ from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_p
 from deepseek_trainer.tasks.language.reading import reading
 from deepseek_trainer.tasks.language.recognition import FACT, of_format, seen_first
 from deepseek_trainer.tasks.language.records import Record
-from deepseek_trainer.tasks.language.row_maker import RowMaker
+from deepseek_trainer.tasks.language.row_maker import RowMaker, losses
 from deepseek_trainer.tasks.language.shape import Seen
 from deepseek_trainer.tasks.language.tokenizer import id_limit, trained_tokenizer, writes_plainly
 
@@ -116,15 +116,14 @@ class LanguagePreparer(Preparer[Record]):
     def finish(self, inputs: Inputs[Record], directory: Path, vault: Vault) -> None:
         write_prompts(_prompts(inputs), directory, vault)
 
+    def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
+        for what, way_out in losses(counts, self.config.data):
+            yield f"{split}: {what} (hint: {way_out})"
+
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
-        spec = self.config.data
-        is_pairs = spec.format is DataFormat.PREFERENCE
-        what = "pairs, the prompt with both answers, exceeds" if is_pairs else "prompts fills"
-        return DataError(
-            f"data.{place} has nothing to learn: each of its {counts.records} {what} "
-            f"data.sequenceLength={spec.sequence_length}",
-            hint="raise data.sequenceLength, or shorten the prompts",
-        )
+        found = list(losses(counts, self.config.data))
+        what = "; ".join(each for each, _ in found)
+        return DataError(f"data.{place} has nothing to learn: {what}", hint=found[0][1])
 
 
 def dtype_of(facts: Json) -> np.dtype[np.void]:

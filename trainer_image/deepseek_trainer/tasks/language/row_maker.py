@@ -21,6 +21,30 @@ def records_of_row(counts: SplitCounts, length: int) -> float:
     return (counts.records - counts.dropped) * rounds(counts.amounts["tokens"], length) / counts.rows
 
 
+def losses(counts: SplitCounts, spec: DataSpec) -> Iterator[tuple[str, str]]:
+    """Which records of a split are not learned, or only in part: how many and why, and the way out."""
+    row = f"data.sequenceLength={spec.sequence_length}"
+    is_pairs = spec.format is DataFormat.PREFERENCE
+    what, each = ("pairs", "each prompt with both answers") if is_pairs else ("records", "each")
+    cuts = spec.long is LongRecords.CUT
+    unlearned = counts.amounts.get("unlearned", 0)
+    too_long = counts.dropped - unlearned
+    cut = counts.amounts.get("cut", 0) - (too_long if cuts else 0)
+    if too_long:
+        why = f"each prompt alone fills {row}" if cuts else f"{each} is longer than {row}"
+        other = "set data.longRecords" if not is_pairs and not cuts else "shorten them"
+        yield f"{too_long} of {counts.records} {what} were dropped: {why}", f"raise it, or {other}"
+    if unlearned:
+        yield (
+            f"{unlearned} of {counts.records} {what} were dropped: they teach nothing",
+            "give each an answer of weight",
+        )
+    if cut:
+        where = "lost their end at" if cuts else "lost answers that end beyond"
+        other = "set data.longRecords: Drop" if cuts else "shorten them"
+        yield f"{cut} of {counts.records} {what} {where} {row}", f"raise it, or {other}"
+
+
 class RowMaker:
     """Packs the records of one source or class."""
 

@@ -70,6 +70,7 @@ def _remote_summary(manifest: Manifest) -> Iterator[str]:
         yield f"  result        claim {claim}, {(Paths().export / meta['name']).relative_to(work)}"
     if now.progress:
         yield f"  progress      {now.progress}"
+    yield from (f"  notice        {text}" for text in now.notices)
     if last := checkpoint(status.get("lastCheckpoint")):
         yield f"  checkpoint    {last}, in claim {claim}, {Paths().checkpoints.relative_to(work)}"
     yield f"  attempts      {now.attempt}, restarts: {restarts(status.get('restarts') or {})}"

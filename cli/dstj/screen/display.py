@@ -48,6 +48,8 @@ class Lines:
         self._print_change("restarts", f"restarts: {now.restarts}" if now.restarts != "0" else "")
         if now.phase == "Running":  # a stage from before a suspension is stale
             self._print_change("stage", now.stage)
+        for notice in now.notices:
+            self._print_change(notice, notice)
         self._print_change("checkpoint", f"checkpoint {now.checkpoint}" if now.checkpoint else "")
         if now.phase == "Running" and self._clock() - self._progress_at >= LINE_EVERY_S:
             self._progress_at = self._clock() if self._print_change("progress", now.progress) else self._progress_at
@@ -72,7 +74,7 @@ class Panel:
 
     def __init__(self, console: Console | None = None) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._phase = ""
+        self._phase, self._noted = "", set[str]()
         self._live.start()
 
     def show(self, manifest: Manifest) -> None:
@@ -80,6 +82,10 @@ class Panel:
         if (line := _phase(now)) != self._phase:
             self._phase = line
             self.note(line)
+        for notice in now.notices:
+            if notice not in self._noted:
+                self._noted.add(notice)
+                self.note(notice)
         self._live.update(_panel(now), refresh=True)
 
     def note(self, text: str) -> None:

@@ -11,7 +11,7 @@ from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.storage.opening import content_of
 from dstj.local.home import JobHome
 from dstj.local.kubelet import Manifest
-from dstj.screen.view import checkpoint, restarts
+from dstj.screen.view import checkpoint, notices, restarts
 
 MAX_EVENTS: Final = 256 << 20  # [bytes]
 OWN_CODES: Final = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.USAGE, ExitCode.STOPPED}
@@ -57,6 +57,7 @@ def summary(manifest: Manifest, home: JobHome) -> Iterator[str]:
     """Lines with what a person asks first about a job that has stopped."""
     status = manifest["status"]
     yield f"{manifest['metadata']['name']}: {status.get('phase')}: {status.get('message')}"
+    yield from (f"  notice        {text}" for text in notices(status))
     if status.get("phase") == "Succeeded":
         yield f"  result        {home.paths.export / manifest['metadata']['name']}"
     yield from (f"  {name:<13} {text}" for name, text in _measures(home.paths.logs / "events.jsonl"))

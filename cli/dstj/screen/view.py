@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from deepseek_trainer.contract.findings import FindingType, is_notable
 from deepseek_trainer.contract.foreign import one_line
 from dstj.local.kubelet import Manifest
 
@@ -26,6 +27,7 @@ class View:
     metrics: dict[str, str]
     eta: str | None
     checkpoint: str | None
+    notices: tuple[str, ...]  # what the run found out about itself that a person should hear of
 
     @property
     def progress(self) -> str:
@@ -57,7 +59,18 @@ def view(manifest: Manifest) -> View:
         metrics={metric["name"]: one_line(metric["value"]) for metric in trainer.get("metrics") or ()},
         eta=str(timedelta(seconds=remaining)) if remaining is not None else None,
         checkpoint=checkpoint(status.get("lastCheckpoint")),
+        notices=tuple(notices(status)),
     )
+
+
+def notices(status: dict[str, Any]) -> Iterator[str]:
+    """The notable findings of a run, unless the message of its status tells them already."""
+    found = {condition.get("type"): condition for condition in status.get("conditions") or ()}
+    for type_ in FindingType:
+        condition = found.get(type_) or {}
+        text = one_line(condition.get("message") or "")
+        if is_notable(type_, condition.get("status", "")) and text not in (status.get("message") or ""):
+            yield text
 
 
 def restarts(counts: dict[str, Any]) -> str:

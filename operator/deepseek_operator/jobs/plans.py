@@ -1,5 +1,6 @@
 """The plans that decisions share: report an outcome, stop the pods, begin the next attempt, end the job."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -9,6 +10,7 @@ from deepseek_operator.jobs.facts import Facts
 from deepseek_operator.jobs.outcome import JobPlan, Outcome, clocked, plan_with
 from deepseek_operator.jobs.status import JobStatus, NodeCounts, Phase, ReplicaStatuses
 from deepseek_operator.objects.observed import Manifest, Ref
+from deepseek_trainer.contract.findings import FindingType, is_notable
 from deepseek_trainer.contract.times import rfc3339
 
 _WITH_PODS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -58,8 +60,15 @@ def next_attempt(facts: Facts, status: JobStatus, outcome: Outcome) -> JobPlan:
 def succeeded(facts: Facts) -> JobPlan:
     status = attempts.completed(facts.status, facts.ran_since, facts.now)
     status = unpaused(status).model_copy(update={"completion_time": facts.now, "excluded_nodes": ()})
-    outcome = Outcome(Phase.SUCCEEDED, "Completed", "trained, evaluated and exported")
+    outcome = Outcome(Phase.SUCCEEDED, "Completed", "; ".join(["trained, evaluated and exported", *_notable(status)]))
     return planned(facts, outcome, status=status, delete=facts.older_jobs, look_again=0.0)
+
+
+def _notable(status: JobStatus) -> Iterator[str]:
+    """What the run found out about itself that a person should hear of unasked."""
+    for type_ in FindingType:
+        if (found := status.condition(type_)) and is_notable(type_, found.status):
+            yield found.message
 
 
 def gave_up(facts: Facts, status: JobStatus, reason: str, message: str) -> JobPlan:

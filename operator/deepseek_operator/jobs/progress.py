@@ -6,9 +6,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from deepseek_operator.api.conditions import Condition, merged
 from deepseek_operator.jobs.labels import attempt_of, index_of
 from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Metric, TrainerStatus
 from deepseek_operator.jobs.worker_job import TRAIN
+from deepseek_trainer.contract.findings import findings
+from deepseek_trainer.contract.foreign import one_line
 from deepseek_trainer.contract.progress import Progress
 
 METRICS: Final = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
@@ -17,11 +20,12 @@ METRICS: Final = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 def with_progress(status: JobStatus, progress: Progress | None, interval_s: float, now: datetime) -> JobStatus:
     """The status with the progress in it.
 
-    A new stage, checkpoint or restart is reported at once.  A new step alone is reported once per `interval_s`, because
+    A new finding, stage, checkpoint or restart is reported at once, a new step alone once per `interval_s`, because
     each write is work for the API server.
     """
     if progress is None:
         return status
+    status = _with_findings(status, progress, now)
     trainer, checkpoint = trainer_status(progress), _checkpoint(progress) or status.last_checkpoint
     restarts = status.restarts.model_copy(update={"in_place": progress.restart_count or 0})
     before = status.trainer_status
@@ -30,6 +34,22 @@ def with_progress(status: JobStatus, progress: Progress | None, interval_s: floa
         return status
     heard = trainer.model_copy(update={"last_updated_time": now})
     return status.model_copy(update={"trainer_status": heard, "last_checkpoint": checkpoint, "restarts": restarts})
+
+
+def _with_findings(status: JobStatus, progress: Progress, now: datetime) -> JobStatus:
+    """The status with a condition for each finding of the run.  The others stay, also over attempts."""
+    made = [
+        Condition(
+            type=found.type,
+            status=found.status,
+            observed_generation=status.observed_generation,
+            last_transition_time=now,
+            reason=found.reason,
+            message=one_line(found.message),
+        )
+        for found in findings(progress)
+    ]
+    return status.model_copy(update={"conditions": merged(status.conditions, made)}) if made else status
 
 
 def last_words(pods: Iterable[Mapping[str, Any]], attempt: int) -> Progress | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from deepseek_operator.api.conditions import Condition, Text, Time, Word
+from deepseek_trainer.contract.findings import FindingType
 from deepseek_trainer.contract.rules import Model
 
 
@@ -33,6 +34,10 @@ class ConditionType(StrEnum):
     NETWORK_ISOLATED = "NetworkIsolated"
     CHECKPOINT_READY = "CheckpointReady"
     STORAGE_FAILING = "StorageFailing"  # only of a job whose volume has failed
+    # What the run found out about itself: contract/findings.py.
+    DATA_COMPLETE = FindingType.DATA_COMPLETE.value
+    STOPPED_EARLY = FindingType.STOPPED_EARLY.value  # only of a job that was
+    IMPROVED = FindingType.IMPROVED.value
     COMPLETE = "Complete"
     FAILED = "Failed"
     # kstatus (kubectl wait, Flux, Argo CD) understands these three.

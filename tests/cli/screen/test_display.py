@@ -41,6 +41,15 @@ def test_phase_is_printed_once(lines):
     assert lines((0, a_run()), (1, a_run()), (2, a_run())) == ["Running, attempt 1: all 2 pods are ready"]
 
 
+def test_what_a_run_finds_out_about_itself_is_printed_once(lines):
+    found = [
+        {"type": "DataComplete", "status": "False", "message": "of 9 records 2 dropped"},
+        {"type": "Improved", "status": "True", "message": "held-out loss fell from 2 to 1"},
+    ]
+    shown = lines((0, a_run(conditions=found)), (1, a_run(conditions=found)))
+    assert shown[1:] == ["of 9 records 2 dropped"]
+
+
 def test_progress_is_printed_with_loss_speed_and_time_left(lines):
     assert lines((0, a_run(trainerStatus=TRAINER)))[2] == "step 40/120, loss 2.31, tokens/s 210, 0:01:20 left"
 

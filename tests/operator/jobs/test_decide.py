@@ -14,7 +14,7 @@ from deepseek_operator.jobs.observed import Observed
 from deepseek_operator.jobs.status import JobStatus, LastCheckpoint, Phase, Restarts
 from deepseek_operator.objects.observed import Manifest
 from deepseek_operator.objects.plan import Cause, Plan, Refusal
-from deepseek_trainer.contract.progress import Checkpoint, Progress
+from deepseek_trainer.contract.progress import Checkpoint, Progress, RecordCounts
 from support.builders.operator import (
     NOW,
     SETTINGS,
@@ -459,6 +459,56 @@ def test_another_failure_does_not_mend_a_volume_and_the_jobs_end_does() -> None:
     done = plan_for(full, Observed(worker_jobs=(a_worker_job(2, conditions=("Complete",)),)))
     assert done.status.phase is Phase.SUCCEEDED
     assert storage_condition(done.status) == ("False", "")
+
+
+def after(progress: Progress, code: int = 0) -> JobStatus:
+    """The status after an attempt whose last words are `progress`."""
+    words = terminated(code, progress.to_json().decode())
+    pod = a_pod(0, "Failed" if code else "Succeeded", **words)
+    job = FAILED_JOB if code else a_worker_job(conditions=("Complete",))
+    return plan_for(a_status(Phase.RUNNING), Observed(worker_jobs=(job,), pods=(pod,))).status
+
+
+ENDED = Progress(stage="done", step=4, max_steps=30, initial_eval_loss=6.45, final_eval_loss=5.1)
+
+
+def test_a_job_that_improved_says_so_in_a_condition_alone() -> None:
+    status = after(ENDED)
+    improved = status.condition("Improved")
+    assert improved is not None
+    assert (improved.status, improved.reason) == ("True", "LossFell")
+    assert status.message == "trained, evaluated and exported"
+    assert status.condition("StoppedEarly") is None
+
+
+def test_what_people_must_know_of_a_job_that_succeeded_is_in_its_message_too() -> None:
+    records = RecordCounts(records=9, dropped=2)
+    status = after(ENDED.model_copy(update={"final_eval_loss": 973.0, "stale_evaluations": 2, "records": records}))
+    assert status.phase is Phase.SUCCEEDED
+    assert status.message == (
+        "trained, evaluated and exported; held-out loss rose from 6.45 to 973: the model is worse than before "
+        "training; lower optimization.learningRate first; stopped at step 4 of 30: validation loss has not fallen for "
+        "2 evaluations; of 9 records 2 dropped (nothing to learn is left within data.sequenceLength)"
+    )
+    found = {type_: status.condition(type_) for type_ in ("Improved", "StoppedEarly", "DataComplete")}
+    assert {type_: each.status for type_, each in found.items() if each} == {
+        "Improved": "False",
+        "StoppedEarly": "True",
+        "DataComplete": "False",
+    }
+
+
+def test_a_job_that_had_to_improve_and_did_not_fails_at_once_and_its_condition_stays() -> None:
+    status = after(ENDED.model_copy(update={"stage": "evaluating", "final_eval_loss": 7.0}), code=70)
+    assert (status.phase, status.attempt) == (Phase.FAILED, 1)
+    improved = status.condition("Improved")
+    assert improved is not None
+    assert improved.reason == "LossRose"
+
+
+def test_a_job_whose_trainer_told_nothing_has_no_word_about_what_it_found() -> None:
+    status = plan_for(a_status(Phase.RUNNING), COMPLETE).status
+    assert not {"Improved", "StoppedEarly", "DataComplete"} & {each.type for each in status.conditions}
 
 
 def test_a_job_whose_volume_never_failed_has_no_word_about_it() -> None:

@@ -79,6 +79,8 @@ def test_progress_has_the_shape_of_kep_2779() -> None:
         pytest.param({"stage": "exporting"}, 1, True, id="a-stage"),
         pytest.param({"lastCheckpoint": {"step": 40}}, 1, True, id="a-checkpoint"),
         pytest.param({"restartCount": 2}, 1, True, id="a-restart"),
+        pytest.param({"records": {"records": 9, "dropped": 1}}, 1, True, id="records-left-out"),
+        pytest.param({"staleEvaluations": 3}, 1, True, id="an-early-stop"),
     ],
 )
 def test_a_step_is_written_now_and_then_and_a_turn_at_once(
@@ -98,7 +100,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
 JSON = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(WORDS, SCALARS, max_size=2)
 ODD = st.fixed_dictionaries(
     {},
-    optional=dict.fromkeys(ANSWER, JSON)
+    optional=dict.fromkeys((*ANSWER, "records", "staleEvaluations", "initialEvalLoss", "finalEvalLoss"), JSON)
     | {"lastCheckpoint": st.dictionaries(st.sampled_from(list(ANSWER["lastCheckpoint"])), JSON)},
 )
 

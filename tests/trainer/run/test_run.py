@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -12,14 +13,22 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.checkpoints.catalog import read_head
 from deepseek_trainer.checkpoints.legs import legs_from
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
-from deepseek_trainer.contract.errors import AdaptingError, ConfigError, DataError, IntegrityError, OutOfMemoryError
+from deepseek_trainer.contract.errors import (
+    AdaptingError,
+    ConfigError,
+    DataError,
+    IntegrityError,
+    NotFiniteError,
+    NotImprovedError,
+    OutOfMemoryError,
+)
 from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
@@ -81,6 +90,89 @@ def test_where_the_best_checkpoint_is_damaged_the_last_weights_are_exported_and_
     assert f"| Weights | {weights} |" in (result / "README.md").read_text()
     assert "rank-00000.safetensors" in section("Checkpoints refused", (result / "report.html").read_text())
     assert loss_after(result) == evaluations(paths)[2]
+
+
+def a_directory(path: Path, model: LlamaForCausalLM) -> None:
+    model.save_pretrained(path)
+    a_tokenizer().save_pretrained(path)
+
+
+def worse(paths: Paths, **evaluation: Any) -> TrainingConfig:
+    """A job whose one step is so long that the model is worse after it."""
+    job = a_job(**LEARNING | {"maxSteps": 1, "learningRate": 10})
+    return job.model_copy(update={"evaluation": job.evaluation.model_copy(update=evaluation)})
+
+
+def test_a_run_that_made_the_model_worse_says_so_and_praises_no_step(paths: Paths):
+    result = trained(worse(paths), paths)
+    (event,) = (event for event in events(paths) if event["event"] == "not_improved")
+    assert event["reason"] == "LossRose"
+    for page in ((result / "README.md").read_text(), (result / "report.html").read_text()):
+        assert event["message"] in page
+        assert "lowest validation loss" not in page
+        assert "of step 1, the last, whose validation loss rose least" in page
+
+
+def test_a_run_that_must_improve_and_does_not_ends_without_a_result_and_one_that_need_not_exports_it(paths: Paths):
+    with pytest.raises(NotImprovedError, match=r"rose from .*requireImprovement asks.*resumeFrom: '1' exports"):
+        trained(worse(paths, require_improvement=True), paths)
+    assert not paths.export.exists()
+    dist.destroy_process_group()
+    assert (trained(worse(paths), paths) / "model.safetensors").exists()
+    assert evaluations(paths).keys() == {0, 1}, "nothing was trained again"
+
+
+def test_a_run_that_improved_says_so_in_the_card(paths: Paths):
+    card = (trained(a_job(**LEARNING | {"maxSteps": 6, "learningRate": 0.01}), paths) / "README.md").read_text()
+    before, *_, after = evaluations(paths).values()
+    assert after < before
+    assert f"| Improvement | held-out loss fell from {before:.4g} to {after:.4g} |" in card
+    assert "| Records | all 12 records are used |" in card
+
+
+def test_an_early_stop_is_told_also_by_the_run_after_it(paths: Paths):
+    job = a_job(**LEARNING | {"maxSteps": 30, "learningRate": 3, "earlyStopping": {"patience": 1}})
+    trained(job, paths)
+    result = trained(job, paths)
+    event, again = (event for event in events(paths) if event["event"] == "stopped_early")
+    assert event["message"] == again["message"]
+    assert "of 30: validation loss has not fallen for 1 evaluation" in event["message"]
+    assert f"| End | {event['message']} |" in (result / "README.md").read_text()
+
+
+def test_a_base_with_nan_is_refused_by_the_name_of_its_weight_before_anything_is_measured(paths: Paths):
+    base = tiny_model()
+    with torch.no_grad():
+        base.model.layers[0].mlp.up_proj.weight[3, 1] = math.inf
+    a_directory(paths.claim("models", "base"), base)
+    job = a_job(**LEARNING).model_copy(update={"model": ModelSpec(base=A_BASE)})
+    with pytest.raises(ConfigError, match=r"weight 'model\.layers\.0\.mlp\.up_proj\.weight' is not finite"):
+        trained(job, paths)
+    assert not (paths.logs / "events.jsonl").exists()
+
+
+def test_a_model_that_overflows_though_its_weights_are_finite_is_refused_before_the_first_step(paths: Paths):
+    base = tiny_model()
+    with torch.no_grad():
+        base.model.norm.weight.fill_(3e38)
+    a_directory(paths.claim("models", "base"), base)
+    job = a_job(**LEARNING).model_copy(update={"model": ModelSpec(base=A_BASE)})
+    with pytest.raises(ConfigError, match=r"loss of the untrained model is (nan|inf), though its weights are finite"):
+        trained(job, paths)
+
+
+def test_weights_whose_loss_is_not_finite_are_no_result(paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    measure = loop.Loop.measure
+
+    def broken(self: loop.Loop) -> Any:
+        result = measure(self)
+        self.evaluation = replace(result, loss=math.nan) if self.state.step else result
+        return self.evaluation
+
+    monkeypatch.setattr(loop.Loop, "measure", broken)
+    with pytest.raises(NotFiniteError, match="loss of the weights of step 2 is not finite"):
+        trained(a_job(**LEARNING), paths)
+    assert not paths.export.exists()
 
 
 def test_settings_that_changed_since_the_checkpoint_are_in_the_report(paths: Paths):

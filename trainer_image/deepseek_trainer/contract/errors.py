@@ -52,6 +52,12 @@ class NotFiniteError(JobError):
     code = ExitCode.NOT_FINITE
 
 
+class NotImprovedError(JobError):
+    """The held-out loss did not fall, and the job asks that it falls."""
+
+    code = ExitCode.NOT_FINITE
+
+
 class TryAgainError(JobError):
     code = ExitCode.TRY_AGAIN
 

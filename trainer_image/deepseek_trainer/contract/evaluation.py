@@ -20,6 +20,13 @@ class EvaluationSpec(Model):
         Field(ge=0, le=1000, description="Held-out samples written before and after training."),
     ] = 4
     max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of a sample in tokens.")] = 48
+    require_improvement: Annotated[
+        bool,
+        Field(
+            description="Fail, with exit code 70 and without a result, unless the held-out loss of the result is below "
+            "that of the model before training; the checkpoints stay. Default: the condition Improved tells it."
+        ),
+    ] = False
     labels: Annotated[
         Labels | None,
         Field(

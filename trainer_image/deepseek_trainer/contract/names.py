@@ -127,7 +127,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # `dstj` only: wrong arguments
     CONFIG = 64  # the job file, model or key reference is wrong: a retry cannot help
     DATA = 65  # the data are missing, empty or malformed: a retry cannot help
-    NOT_FINITE = 70  # loss or gradient is NaN or infinite: the last checkpoint is still good
+    NOT_FINITE = 70  # the training came to nothing: NaN, or no lower loss where one is required; no retry can help
     TRY_AGAIN = 75  # a peer, the storage or the memory went away: resume from the last checkpoint
     INTEGRITY = 77  # a key is missing, wrong or open to others, or sealed bytes do not authenticate: never trained on
     STOPPED = 143  # asked to stop (SIGTERM); where ranks were training, after a checkpoint

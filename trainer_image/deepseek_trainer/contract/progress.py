@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHand
 from deepseek_trainer.contract.foreign import count, json_object, number, text
 from deepseek_trainer.contract.rules import Model
 
+_MOST_NAMES, _LONGEST_NAME = 5, 63
+
 Count = Annotated[int | None, BeforeValidator(count)]
 Number = Annotated[float | None, BeforeValidator(number)]
 Text = Annotated[str | None, BeforeValidator(text)]
@@ -36,6 +38,25 @@ class Checkpoint(Model):
     stall_seconds: Number = None  # of them, those that held up training
 
 
+def _counts(value: Any) -> dict[str, int] | None:
+    """Counts by name, of which few are told and none is long."""
+    if not isinstance(value, dict):
+        return None
+    known = {text(name): count(number) for name, number in list(value.items())[:_MOST_NAMES]}
+    return {name[:_LONGEST_NAME]: number for name, number in known.items() if name and number}
+
+
+class RecordCounts(Model):
+    """What became of all records, those of training and those held out: read as a whole or not at all."""
+
+    records: Annotated[int, BeforeValidator(count)]
+    dropped: Annotated[int, BeforeValidator(count)] = 0  # nothing is left of them to learn
+    cut: Annotated[int, BeforeValidator(count)] = 0  # trained on up to the end of a row
+    skipped: Annotated[int, BeforeValidator(count)] = 0  # bad
+    unused_fields: Annotated[int, BeforeValidator(count)] = 0  # of the records, that nothing is learned from
+    unused: Annotated[dict[str, int] | None, BeforeValidator(_counts)] = None  # records by field; None: private
+
+
 class Progress(Model):
     """The latest facts of a run; a field is there once its fact is known."""
 
@@ -58,6 +79,10 @@ class Progress(Model):
     slowest_rank: Count = None
     eta_seconds: Count = None
     restart_count: Count = None
+    records: Annotated[RecordCounts | None, WrapValidator(_whole)] = None
+    stale_evaluations: Count = None  # since the best one, once they have stopped the run early
+    initial_eval_loss: Number = None  # of the model before training
+    final_eval_loss: Number = None  # of the weights that are the result
     last_checkpoint: Annotated[Checkpoint | None, WrapValidator(_whole)] = None
     updated_time: Text = None
 

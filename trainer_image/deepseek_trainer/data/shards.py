@@ -24,6 +24,7 @@ import numpy as np
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.foreign import file_name, whole, word
+from deepseek_trainer.contract.progress import RecordCounts
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.storage.opening import opened_own
@@ -161,6 +162,14 @@ def total(counts: Iterable[SplitCounts]) -> SplitCounts:
         summed.update(each.to_json())
         unused.update(each.unused)
     return replace(SplitCounts.from_json(summed), unused=unused)
+
+
+def record_counts(splits: Iterable[SplitCounts]) -> RecordCounts:
+    """What became of the records of all splits, as a run tells it."""
+    summed = total(splits)
+    return RecordCounts(
+        records=summed.records, dropped=summed.dropped, skipped=summed.skipped, cut=summed.amounts.get("cut", 0)
+    )
 
 
 def source_rows(counts: Mapping[str, SplitCounts]) -> tuple[SourceRows, ...]:

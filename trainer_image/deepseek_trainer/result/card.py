@@ -5,17 +5,24 @@ It has numbers, names and digests, and never a sample of the data.  Pure.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from deepseek_trainer.base_model.source import Source
 from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.findings import Finding, FindingType
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.model.loading import ParameterCount
 from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
 from deepseek_trainer.tasks.task import Usage
+
+FOUND: Final = {
+    FindingType.IMPROVED: "Improvement",
+    FindingType.STOPPED_EARLY: "End",
+    FindingType.DATA_COMPLETE: "Records",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class Story:
     after: Mapping[str, Any]
     digests: Mapping[str, str]  # name: SHA-256 of a file's content before sealing
     trained: Sequence[Trained] = ()  # the steps that led to the weights
+    findings: Sequence[Finding] = ()  # what people must know of the run
 
 
 def render(story: Story) -> str:
@@ -71,6 +79,7 @@ def summary(story: Story) -> dict[str, Any]:
         **_objective(story.config),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
         "Weights": story.weights,
+        **{FOUND[found.type]: found.message for found in story.findings},
         "Nodes": story.config.num_nodes,
         "Processes": story.config.world_size,
     }

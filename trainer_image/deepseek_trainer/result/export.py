@@ -26,6 +26,7 @@ from deepseek_trainer.checkpoints.statefile import entries
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.export import ExportFormat
+from deepseek_trainer.contract.findings import Finding
 from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.times import utc_now
@@ -55,6 +56,7 @@ class Results:
     before: Mapping[str, Any] = field(default_factory=dict)  # evaluation of the untrained model: loss, ...
     after: Mapping[str, Any] = field(default_factory=dict)
     trained: Sequence[Trained] = ()  # the steps that led to the weights
+    findings: Sequence[Finding] = ()
     answers: Sequence[Answer] = ()  # to held-out prompts; they go into the report, not into the model card
     commit: str | None = None  # digest of the manifest of the checkpoint with which the run ended
 
@@ -84,6 +86,7 @@ def export(
             parameters=counts,
             weights=results.weights,
             trained=results.trained,
+            findings=results.findings,
             data=results.data,
             before=results.before,
             after=results.after,

@@ -16,7 +16,9 @@ from deepseek_trainer.contract.method import MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.contract.shaping import described
 from deepseek_trainer.data.cursor import Cursor
+from deepseek_trainer.data.shards import record_counts
 from deepseek_trainer.model.dropout import drop_out
+from deepseek_trainer.model.finite import refuse_non_finite
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.model.precision import autocast, compute_dtype
 from deepseek_trainer.model.recompute import recompute_activations
@@ -76,11 +78,12 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
     """The loop that goes on from the checkpoint `info`, or without one from the first step."""
     config, world = rank.fitted, rank.world
     position = _position(rank, info)
-    learner = a_learner(rank.task, _model(rank), config.optimization, world)
+    learner = a_learner(rank.task, _model(rank, is_first=info is None), config.optimization, world)
     if info is not None:
         learner.load(rank.store, info)
     reporter = _reporter(rank, progress, position.state)
     announce(rank, info, reporter, position.state.step)
+    reporter.records(record_counts(rank.prepared.counts.values()))
     return Loop(
         config=config,
         world=world,
@@ -138,12 +141,15 @@ def announce_refused(rank: Rank, reporter: Reporter) -> None:
         reporter.event("refused", step=refused.step, reason=refused.reason)
 
 
-def _model(rank: Rank) -> nn.Module:
+def _model(rank: Rank, *, is_first: bool) -> nn.Module:
     config, device, seed = rank.fitted, rank.world.device, rank.fitted.optimization.seed
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout does not draw from it
     # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
-    return trainable(rank.task.model(), rank.method, seed, place, compute_dtype(config.optimization.precision, device))
+    model = rank.task.model()
+    if is_first:
+        refuse_non_finite(model)
+    return trainable(model, rank.method, seed, place, compute_dtype(config.optimization.precision, device))
 
 
 def _savepoints(rank: Rank) -> Savepoints:

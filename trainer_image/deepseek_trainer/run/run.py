@@ -14,6 +14,7 @@ from deepseek_trainer.result.export import Results, export
 from deepseek_trainer.run.assembly import announce_refused, assembled
 from deepseek_trainer.run.assessment import assessed
 from deepseek_trainer.run.climb import agreed_rungs, climbing
+from deepseek_trainer.run.judgement import judge, praise, refuse_unmeasurable
 from deepseek_trainer.run.preflight import rungs_to_fit
 from deepseek_trainer.run.rank import Json, Rank, attempt, job_uid
 from deepseek_trainer.run.resume import checkpoint_to_resume
@@ -94,6 +95,7 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
         return
     loop.reporter.stage("evaluating")
     result = loop.measure()
+    refuse_unmeasurable(result.loss, loop)
     loop.state.before = assessed(loop, rank.task, result)
     loop.reporter.evaluation(0, 0.0, result)
 
@@ -102,6 +104,7 @@ def _export(rank: Rank, loop: Loop) -> None:
     """Choose the weights, assess the model with them, and export it."""
     step, weights = _choose_weights(rank, loop)
     after = assessed(loop, rank.task, loop.evaluation or loop.measure())
+    judge(rank, loop, step, after["scores"].get("loss"))
     scores, before = _nameless(after["scores"]), _nameless(loop.state.before["scores"])
     loop.reporter.event("result", weights=weights, step=step, **scores, before=before)
     loop.leave_if_stopped()
@@ -127,7 +130,7 @@ def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
     """Go back to the weights with the lowest validation loss, if they were kept.  Returns their step, and why."""
     best, last = loop.state.best_step, loop.state.step
     if best == last:
-        return last, f"of step {last}, the last, with the lowest validation loss"
+        return last, f"of step {last}, the last, {praise(loop.state)}"
     if not rank.fitted.checkpoint.retention.keep_best or best is None:
         return last, f"of step {last}, the last"
     info = rank.store.at(best)
@@ -137,7 +140,7 @@ def _choose_weights(rank: Rank, loop: Loop) -> tuple[int, str]:
         return last, f"of step {last}, the last: {why}"
     loop.learner.load_weights(rank.store, info)
     loop.evaluation = None
-    return best, f"of step {best}, with the lowest validation loss; the last was step {last}"
+    return best, f"of step {best}, {praise(loop.state)}; the last was step {last}"
 
 
 def _results(rank: Rank, loop: Loop, chosen: tuple[int, str], after: Json) -> Results:
@@ -154,6 +157,7 @@ def _results(rank: Rank, loop: Loop, chosen: tuple[int, str], after: Json) -> Re
         data={"name": prepared.name}
         | {split: counts.to_json() for split, counts in prepared.counts.items()}
         | {drawn: _drawn(prepared, loop.cursor.consumed)},
+        findings=loop.reporter.findings,
         before=before["scores"],
         after=after["scores"],
         answers=rank.task.samples(before["answers"], after["answers"]),

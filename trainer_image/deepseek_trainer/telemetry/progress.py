@@ -96,9 +96,12 @@ class Progress:
             self._counters[unit] = Counter(f"dstj_trainer_{unit}", help_text, registry=self._registry)
         self._counters[unit].inc(amount)
 
-    def to_json(self) -> bytes:
+    def known(self) -> contract.Progress:
         with self._lock:
-            return contract.Progress.model_validate(self._facts).to_json()
+            return contract.Progress.model_validate(self._facts)
+
+    def to_json(self) -> bytes:
+        return self.known().to_json()
 
     def to_prometheus(self) -> bytes:
         return with_former_names(generate_latest(self._registry))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_trainer.budget.perf import Yardstick
+from deepseek_trainer.contract.findings import Finding, FindingType, completeness, early_stop, findings, improvement
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.progress import RecordCounts
 from deepseek_trainer.telemetry.events import Event, EventLog, log, log_line, snake
 from deepseek_trainer.telemetry.meter import Ranks
 from deepseek_trainer.telemetry.progress import Progress
@@ -13,6 +15,13 @@ from deepseek_trainer.telemetry.progress import Progress
 if TYPE_CHECKING:
     from deepseek_trainer.checkpoints.saver import Saved
     from deepseek_trainer.evaluation.evaluate import EvalResult
+
+# The events of findings that people should hear of.
+NOTABLE = {
+    FindingType.DATA_COMPLETE: "records_left_out",
+    FindingType.STOPPED_EARLY: "stopped_early",
+    FindingType.IMPROVED: "not_improved",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,11 @@ class Reporter:
     def history(self) -> list[Event]:
         return self._events.history
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the run has found out about itself so far."""
+        return tuple(findings(self._progress.known()))
+
     def stage(self, stage: str, **facts: Any) -> None:
         self._progress.update(stage=stage, **facts)
 
@@ -122,6 +136,29 @@ class Reporter:
             if value is not None:
                 self._board.add_scalar(f"{name}/validation", value, step)
         self._progress.update(evalLoss=result.loss)
+
+    def records(self, counts: RecordCounts) -> None:
+        """What became of the records that were prepared; an event where not all were used as they are."""
+        facts = counts.model_dump(by_alias=True, exclude_none=True)
+        self._progress.update(records=facts)
+        self._find(completeness(counts), **facts)
+
+    def stopped_early(self, step: int, max_steps: int, evaluations: int) -> None:
+        """The run ends here, because the validation loss has not fallen for so many evaluations."""
+        self._progress.update(step=step, maxSteps=max_steps, staleEvaluations=evaluations)
+        self._find(early_stop(step, max_steps, evaluations), step=step, evaluations=evaluations)
+
+    def improvement(self, before: float | None, after: float | None) -> None:
+        """The held-out losses of the model before training and of the result."""
+        self._progress.update(initialEvalLoss=before, finalEvalLoss=after)
+        self._find(improvement(before, after))
+
+    def _find(self, finding: Finding, **facts: Any) -> None:
+        """An event for a finding that people should hear of, unless the last run of the job has told the same."""
+        kind, entry = NOTABLE[finding.type], {"message": finding.message, "reason": finding.reason, **facts}
+        last = self._events.last(kind)
+        if finding.is_notable and (last is None or last["message"] != finding.message):
+            self._events.emit(kind, **entry)
 
     def checkpoint(self, saved: "Saved") -> None:
         info = saved.info
@@ -183,5 +220,8 @@ class Silent(Reporter):
 
     def step(self, result: StepResult, size: int, seconds: float) -> None: ...
     def evaluation(self, step: int, epoch: float, result: "EvalResult") -> None: ...
+    def records(self, counts: RecordCounts) -> None: ...
+    def stopped_early(self, step: int, max_steps: int, evaluations: int) -> None: ...
+    def improvement(self, before: float | None, after: float | None) -> None: ...
     def checkpoint(self, saved: "Saved") -> None: ...
     def close(self) -> None: ...

@@ -81,6 +81,7 @@ class Loop:
             self.reporter.step(result, size, self._last_seconds)
             self._complete_step()
             self._report_saves()
+        self._tell_of_early_stop()
         self._save_to_the_end()
 
     def evaluate(self) -> None:
@@ -265,6 +266,11 @@ class Loop:
 
     def _is_last(self) -> bool:
         return self._horizon.is_reached(self.state.step, self.state.train_seconds)
+
+    def _tell_of_early_stop(self) -> None:
+        if not self._is_last():
+            expected = self._horizon.expected_steps(self.state.step, self.state.train_seconds)
+            self.reporter.stopped_early(self.state.step, expected, self.state.stale_evaluations)
 
     def _has_stalled(self) -> bool:
         stopping = self.config.optimization.early_stopping

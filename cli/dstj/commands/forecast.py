@@ -20,7 +20,9 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import MANY_RECORDS, MethodType
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.training.horizon import Horizon
+from deepseek_trainer.training.schedule import warmup_steps
 
 SAMPLE_BYTES: Final = 4 << 20  # as much of the data is tokenised; of larger data, every n-th record
 
@@ -73,6 +75,17 @@ def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:
 def steps(config: TrainingConfig, rows: Rows | None) -> int | None:
     """The optimizer steps of the whole run; None if they depend on time, or on data that are not here."""
     return Horizon.of(config.optimization, rows.count).steps if rows else config.optimization.max_steps
+
+
+def described_rate(optimization: OptimizationSpec, steps: int | None) -> str:
+    """The peak, its schedule and its warm-up: `0.0002, Cosine after 10 steps of warm-up`."""
+    warmup = warmup_steps(steps, optimization) if steps is not None or optimization.warmup_steps else None
+    if warmup is None and optimization.warmup_fraction is not None:
+        return (
+            f"{optimization.peak_rate:g}, {optimization.schedule} after {optimization.warmup_fraction:.0%} of warm-up"
+        )
+    after = "warm-up" if warmup is None else f"{warmup} step{'s' if warmup != 1 else ''} of warm-up"
+    return f"{optimization.peak_rate:g}, {optimization.schedule} after {after}"
 
 
 def rows_at_hand(config: TrainingConfig, paths: Paths) -> Rows | None:

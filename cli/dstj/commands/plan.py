@@ -148,14 +148,15 @@ def _resources(job: Job) -> Resources | None:
 
 
 def _run(plan: Plan, speed: Speed | None) -> Iterator[Line]:
+    steps = forecast.steps(plan.config, plan.rows)
     setup, dimensions, rate = plan.setup, plan.dimensions, None if speed is None else speed.tokens
     yield "ranks", f"{setup.ranks} on {plan.target.name}, {_precision(plan)}"
     total = dimensions.parameters + dimensions.adapters(setup.lora)
     yield "method", str(plan.config.method.type)
+    yield "learning rate", forecast.described_rate(plan.config.optimization, steps)
     yield "strategy", f"{setup.strategy}{', offloaded to the host' if setup.optimization.offload else ''}"
     yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained"
     yield "tokens a step", f"{plan.tokens_per_step:,}"
-    steps = forecast.steps(plan.config, plan.rows)
     yield "steps", " or ".join(_steps(plan, steps, rate))
     yield "FLOPs a token", f"{plan.flops:,} (PaLM's count)"
     if speed is None:

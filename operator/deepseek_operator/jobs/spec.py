@@ -22,7 +22,7 @@ from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.images import JOB_RULES
 from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType
 from deepseek_trainer.contract.model import ModelSpec
-from deepseek_trainer.contract.optimization import OptimizationSpec
+from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 from deepseek_trainer.contract.rules import Model, Rule
 from deepseek_trainer.contract.volume import DnsName
 
@@ -273,10 +273,25 @@ class JobSpec(Model):
             "no optimization.strategy but DDP trains beside the 4-bit weights of method.type QLoRA: set strategy: DDP",
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
+        Rule(
+            "!has(self.data.validationFraction) || self.data.validationFraction > 0.0"
+            " || (!has(self.evaluation.labels) && !self.evaluation.requireImprovement"
+            " && !has(self.optimization.earlyStopping) && self.optimization.schedule != 'Plateau')",
+            "data.validationFraction: 0 leaves nothing to evaluate: drop evaluation.labels, "
+            "evaluation.requireImprovement, optimization.earlyStopping and schedule Plateau, or hold something out",
+            lambda self: self.data.validation_fraction != 0 or not self.needs_evaluation,
+        ),
         *JOB_RULES,
         *KEY_SERVER_RULES,
         *(immutable(field) for field in IMMUTABLE),
     )
+
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether something of the job waits for a validation loss."""
+        asked = self.evaluation.labels is not None or self.evaluation.require_improvement
+        optimization = self.optimization
+        return asked or optimization.early_stopping is not None or optimization.schedule is Schedule.PLATEAU
 
     def training_config(self, namespace: str, name: str) -> TrainingConfig:
         """The config.json for the trainer of this job."""

@@ -36,6 +36,7 @@ class ConditionType(StrEnum):
     STORAGE_FAILING = "StorageFailing"  # only of a job whose volume has failed
     # What the run found out about itself: contract/findings.py.
     DATA_COMPLETE = FindingType.DATA_COMPLETE.value
+    BATCH_FITS = FindingType.BATCH_FITS.value  # only of a job whose batch does not
     STOPPED_EARLY = FindingType.STOPPED_EARLY.value  # only of a job that was
     IMPROVED = FindingType.IMPROVED.value
     COMPLETE = "Complete"

@@ -33,6 +33,10 @@ def transit(address: str = "https://10.20.0.7:8200", **fields: Any) -> dict[str,
     return {"checkpoint": {"encryption": {"keyRef": {"vaultTransit": given}}}}
 
 
+def held_out(fraction: float) -> dict[str, Any]:
+    return {"data": {"validationFraction": fraction}}
+
+
 NO_KEY = {"checkpoint": {"encryption": {"keyRef": {}}}}
 TOKEN = {"tokenSecret": {"secretName": "tokens"}}
 LOGIN = {"serviceAccount": {"role": "trainer"}}
@@ -204,6 +208,20 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("evaluation.generations and", seeing(), seeing(evaluation={"maxNewTokens": 5})),
     ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
+    (
+        "give warmupSteps or warmupFraction",
+        {"optimization": {"warmupFraction": 0.1}},
+        {"optimization": {"warmupSteps": 3, "warmupFraction": 0.1}},
+    ),
+    *(
+        ("data.validationFraction: 0 leaves", merged(held_out(0.1), asking), merged(held_out(0), asking))
+        for asking in (
+            CLASSES,
+            {"evaluation": {"requireImprovement": True}},
+            {"optimization": {"earlyStopping": {}}},
+            {"optimization": {"schedule": "Plateau"}},
+        )
+    ),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("must be NAME@sha256:", image("r/a"), {"trainer": {"image": "r/a:latest"}}),
     # A Cyrillic o.
@@ -338,7 +356,13 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"trainer": {"resourcesPerNode": {"limits": {"cpu": 4}}}},
         {"trainer": {"resourcesPerNode": {"limits": {"cpu": "9e999"}}}},
     ),
-    ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0}}),
+    ({"data": {"validationFraction": 0.5}}, {"data": {"validationFraction": 0.51}}),
+    ({"data": {"validationFraction": 0}}, {"data": {"validationFraction": -0.01}}),
+    (
+        {"optimization": {"maxSteps": None, "epochs": 0.01}},
+        {"optimization": {"maxSteps": None, "epochs": 0}},
+    ),
+    ({"optimization": {"warmupFraction": 1}}, {"optimization": {"warmupFraction": 1.01}}),
     ({"data": {"balanceBy": "a" * 63}}, {"data": {"balanceBy": "a" * 64}}),
     ({"optimization": {"learningRate": 1e-9}}, {"optimization": {"learningRate": 0}}),
     (preferring(), preferring(method={"preference": {"beta": 0}})),

@@ -156,6 +156,47 @@ def test_a_restart_of_a_job_that_changed_settings_goes_on_from_its_own_checkpoin
     assert [step for step, _ in losses(paths)] == [1, 2, 3, 3, 4, 5]
 
 
+def as_recorded_before(**optimization: Any) -> Any:
+    """`Rank.origin` with the defaults that versions without warmupFraction recorded."""
+
+    def origin(rank: Rank) -> dict[str, Any]:
+        made = ORIGIN.fget(rank)
+        for leg in made[LEGS]:
+            leg["settings"]["optimization"] |= {"warmupSteps": 100, "learningRate": 5e-5} | optimization
+            leg["settings"]["optimization"].pop("warmupFraction")
+        return made
+
+    return property(origin)
+
+
+@pytest.mark.parametrize("asked", [None, 100])
+def test_a_run_goes_on_from_a_checkpoint_that_recorded_a_default_warm_up_as_if_it_had_been_asked_for(
+    paths: Paths, applied, monkeypatch: pytest.MonkeyPatch, asked: int | None
+):
+    settings = {"learningRate": 5e-5, "maxSteps": 200, "warmupSteps": asked}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_rate", failing_at(3))
+        patch.setattr(Rank, "origin", as_recorded_before())
+        with pytest.raises(RuntimeError, match="killed"):
+            applied(job(**settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_rate", failing_at(4))
+        with pytest.raises(RuntimeError, match="killed"):
+            applied(job(**settings))
+    assert not [event for event in events(paths) if event["event"] == "config_changed"]
+
+
+def test_no_checkpoint_gets_another_default_rate_without_a_word(paths: Paths, applied, monkeypatch: pytest.MonkeyPatch):
+    """Such as adapters, that earlier versions trained at the rate of all weights."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_rate", failing_at(3))
+        patch.setattr(Rank, "origin", as_recorded_before(learningRate=2e-4))
+        with pytest.raises(RuntimeError, match="killed"):
+            applied(job(learningRate=None))
+    with pytest.raises(ConfigError, match=r"now optimization.learningRate: 5e-05 instead of 0.0002"):
+        applied(job(learningRate=None))
+
+
 def without_legs(rank: Rank) -> dict[str, Any]:
     return {name: value for name, value in ORIGIN.fget(rank).items() if name != LEGS}
 

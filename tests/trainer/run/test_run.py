@@ -130,6 +130,40 @@ def test_a_run_that_improved_says_so_in_the_card(paths: Paths):
     assert "| Records | all 12 records are used |" in card
 
 
+def test_a_run_without_validation_trains_measures_nothing_and_claims_nothing(paths: Paths):
+    job = a_job(**LEARNING)
+    job = job.model_copy(update={"data": job.data.model_copy(update={"validation_fraction": 0})})
+    trained(job, paths)
+    result = trained(job, paths)
+    assert not evaluations(paths)
+    assert len([event for event in events(paths) if event["event"] == "step"]) == 2, "nothing was trained again"
+    card = (result / "README.md").read_text()
+    assert "| Improvement | no held-out loss was measured |" in card
+    assert "| train.records | 12 |" in card
+    assert "- It was not evaluated: no record was held out." in card
+    assert json.loads((result / "evaluation.json").read_text()) == {"after": {}, "answers": [], "before": {}}
+
+
+def test_a_batch_of_more_rows_than_there_are_is_told(paths: Paths):
+    result = trained(a_job(**LEARNING | {"globalBatchSize": 64, "epochs": 1, "maxSteps": None}), paths)
+    (event,) = (event for event in events(paths) if event["event"] == "rows_repeated")
+    assert "globalBatchSize 64 is more than the" in event["message"]
+    assert event["message"] in (result / "README.md").read_text()
+
+
+def test_a_warm_up_that_the_run_would_never_come_through_is_refused_before_it_trains(paths: Paths):
+    with pytest.raises(ConfigError, match="warmupSteps: 3 is more than the 2 steps"):
+        trained(a_job(**LEARNING, warmupSteps=3), paths)
+    assert not (paths.logs / "events.jsonl").exists()
+
+
+def test_the_default_rate_of_adapters_is_in_the_card(paths: Paths):
+    a_gguf(paths.claim("models", "base"), tiny_model(), a_tokenizer())
+    parts = {"model": ModelSpec(base=A_BASE), "method": MethodSpec(type=MethodType.LORA)}
+    job = a_job(**{name: value for name, value in LEARNING.items() if name != "learningRate"})
+    assert "| learningRate | 0.0002 |" in (trained(job.model_copy(update=parts), paths) / "README.md").read_text()
+
+
 def test_an_early_stop_is_told_also_by_the_run_after_it(paths: Paths):
     job = a_job(**LEARNING | {"maxSteps": 30, "learningRate": 3, "earlyStopping": {"patience": 1}})
     trained(job, paths)

@@ -1,3 +1,6 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.training.horizon import Horizon
 
@@ -10,6 +13,16 @@ def test_epochs_become_steps_and_the_last_batch_may_reach_into_the_next_epoch():
     assert horizon(rows=10, epochs=2).steps == 5
     assert horizon(rows=9).steps == 7  # 3 epochs by default
     assert horizon(rows=10, max_steps=4).steps == 4
+
+
+def test_a_part_of_an_epoch_is_a_part_of_its_steps():
+    assert [horizon(rows=10, epochs=epochs).steps for epochs in (0.5, 1.5, 0.01, 1.2)] == [2, 4, 1, 3]
+
+
+@given(st.integers(1, 400), st.integers(1, 10**6))
+def test_epochs_in_hundredths_take_no_step_too_many(hundredths: int, rows: int):
+    steps = horizon(rows=rows, epochs=hundredths / 100).steps
+    assert steps == -(-hundredths * rows // 400)
 
 
 def test_with_a_time_budget_alone_only_time_ends_the_run():

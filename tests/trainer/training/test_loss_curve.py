@@ -12,7 +12,7 @@ OPTIMIZATION = {
     "globalBatchSize": 4,
     "microBatchSize": 2,
     "learningRate": 0.01,
-    "warmupSteps": 4,
+    "warmupSteps": 2,
     "precision": "FP32",
 }
 # Between builds of BLAS sums differ in their last bits, and what follows from them a little more.

@@ -1,7 +1,10 @@
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
-from deepseek_trainer.training.schedule import learning_rate
+from deepseek_trainer.training.schedule import learning_rate, refuse_endless_warmup, warmup_steps
 
 
 def rates(total: int, **optimization: object) -> list[float]:
@@ -21,8 +24,46 @@ def test_learning_rate_stays_at_its_peak_when_the_schedule_is_constant():
     assert rates(50, warmup_steps=5, schedule=Schedule.CONSTANT)[5:] == [1.0] * 45
 
 
-def test_warm_up_is_cut_to_a_tenth_of_a_run_that_is_shorter_than_it():
-    assert rates(20, warmup_steps=100)[2] == 1.0
+def test_the_default_warm_up_is_a_tenth_of_a_short_run_and_a_hundred_steps_of_a_long_one():
+    assert [rate.index(1.0) for rate in (rates(20), rates(500), rates(4000))] == [1, 49, 99]
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.sampled_from(Schedule))
+def test_a_warm_up_that_was_asked_for_has_the_steps_that_were_asked_for(total: int, warmup: int, schedule: Schedule):
+    assume(warmup <= total)
+    got = rates(total, warmup_steps=warmup, schedule=schedule)
+    assert got[:warmup] == pytest.approx([(i + 1) / warmup for i in range(warmup)])
+    assert all(rate <= 1.0 for rate in got)
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_a_share_of_the_run_is_as_many_steps_rounded_up(total: int, fraction: float):
+    steps = warmup_steps(total, OptimizationSpec(warmup_fraction=fraction))
+    assert steps is not None
+    assert fraction * total - 1e-6 <= steps < fraction * total + 1
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_refused_and_one_as_long_is_not():
+    def spec(steps: int) -> OptimizationSpec:
+        return OptimizationSpec(warmup_steps=steps, epochs=2, global_batch_size=4)
+
+    refuse_endless_warmup(spec(5), rows=10)
+    with pytest.raises(ConfigError, match=r"warmupSteps: 6 is more than the 5 steps .*warmupFraction: 0.1"):
+        refuse_endless_warmup(spec(6), rows=10)
+    refuse_endless_warmup(OptimizationSpec(warmup_steps=999, max_minutes=1), rows=10)
+
+
+def test_linear_falls_in_a_line_to_zero():
+    got = rates(20, warmup_steps=4, schedule=Schedule.LINEAR)
+    assert got[4:] == pytest.approx([1 - i / 16 for i in range(16)])
+
+
+def test_a_share_of_a_run_that_time_ends_is_a_share_of_its_time():
+    spec = OptimizationSpec(learning_rate=1.0, warmup_fraction=0.2, schedule=Schedule.LINEAR)
+    got = [learning_rate(7, None, spec, time_spent=spent) for spent in (0.0, 0.1, 0.2, 0.6, 1.0, 1.3)]
+    assert got == pytest.approx([0.01, 0.5, 1.0, 0.5, 0.0, 0.0])
+    always = OptimizationSpec(learning_rate=1.0, warmup_fraction=1.0)
+    assert [learning_rate(7, None, always, time_spent=spent) for spent in (0.5, 1.0)] == [0.5, 1.0]
 
 
 def test_a_run_of_one_step_trains_at_the_peak():

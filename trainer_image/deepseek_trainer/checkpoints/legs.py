@@ -11,6 +11,7 @@ from typing import Any, Self
 from deepseek_trainer.checkpoints.catalog import CheckpointInfo, telling
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.foreign import optional, whole, word
+from deepseek_trainer.contract.optimization import WARMUP_STEPS
 from deepseek_trainer.contract.shaping import Change, changes, shaping
 
 LEGS = "legs"  # in the manifest's meta
@@ -35,7 +36,16 @@ class Leg:
 
     def changed(self, config: TrainingConfig) -> list[Change]:
         """What `config` would train with other settings; nothing where those of this leg are not known."""
-        return [] if self.settings is None else list(changes(config, self.settings))
+        return [] if self.settings is None else list(changes(config, _read_by(config, self.settings)))
+
+
+def _read_by(config: TrainingConfig, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`settings`, in which versions without warmupFraction recorded their default for a warm-up that was not given."""
+    optimization, asked = settings.get("optimization") or {}, config.optimization.warmup_steps
+    is_default = "warmupFraction" not in optimization and optimization.get("warmupSteps") == WARMUP_STEPS
+    if not is_default or asked not in (None, WARMUP_STEPS):
+        return settings
+    return {**settings, "optimization": {**optimization, "warmupSteps": asked}}
 
 
 def legs_of(info: CheckpointInfo) -> tuple[Leg, ...]:

@@ -13,6 +13,7 @@ from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.method import MethodSpec, MethodType, PreferenceSpec
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Strategy
+from deepseek_trainer.contract.rates import default_rate
 from deepseek_trainer.contract.rules import FREE, Model
 
 
@@ -45,17 +46,28 @@ class TrainingConfig(Model):
         return self.num_nodes * self.num_proc_per_node
 
     def settled(self, records: int) -> Self:
-        """This config, with method Auto replaced by the method for `records` training records.
+        """This config, with what Auto and the default learning rate stand for, for `records` training records.
 
         Where Auto comes to Full, the strategy becomes FSDP, if there are several ranks and the optimizer is AdamW, the
         only one that can be sharded.  A strategy that shards already stays.
         """
-        now, method = self.optimization, self.method.settled(records, has_base=self.model.base is not None)
+        now, method = self.with_rate(records).optimization, self._method(records)
         is_chosen = self.method.type is MethodType.AUTO and method.type is MethodType.FULL
         is_whole = now.strategy is Strategy.DDP and now.optimizer is Optimizer.ADAMW
         if is_chosen and is_whole and self.world_size > 1:
             now = now.model_copy(update={"strategy": Strategy.FSDP})
         return self.model_copy(update={"method": method, "optimization": now})
+
+    def with_rate(self, records: int) -> Self:
+        """This config, with the learning rate of its method for `records` training records where it gives none."""
+        if self.optimization.learning_rate is not None:
+            return self
+        adapters = self._method(records).type is not MethodType.FULL
+        rate = default_rate(adapters=adapters, preference=self.preference is not None)
+        return self.model_copy(update={"optimization": self.optimization.model_copy(update={"learning_rate": rate})})
+
+    def _method(self, records: int) -> MethodSpec:
+        return self.method.settled(records, has_base=self.model.base is not None)
 
     @property
     def preference(self) -> PreferenceSpec | None:

@@ -92,7 +92,10 @@ class DataSpec(Model):
     validation_fraction: Annotated[
         float | None,
         Field(
-            gt=0, le=0.5, description="Share of train held out, chosen by record hash. Default 0.05 without validation."
+            ge=0,
+            le=0.5,
+            description="Share of train held out, chosen by record hash; 0: nothing is held out and nothing evaluated. "
+            "Default 0.05 without validation.",
         ),
     ] = None
     format: Annotated[

@@ -12,7 +12,7 @@ from typing import Final
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.progress import Progress, RecordCounts
 
-DONE: Final = "done"  # the stage of a run whose result is exported
+_MEASURED: Final = frozenset({"exporting", "done"})  # the stages of a run that has measured its result, if ever
 _SHOWN_FIELDS: Final = 5
 
 
@@ -20,6 +20,7 @@ class FindingType(StrEnum):
     IMPROVED = "Improved"
     STOPPED_EARLY = "StoppedEarly"
     DATA_COMPLETE = "DataComplete"
+    BATCH_FITS = "BatchFits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,11 @@ def findings(progress: Progress) -> Iterator[Finding]:
     """What the progress of a run tells, in the order in which it happened."""
     if progress.records is not None:
         yield completeness(progress.records)
+        if progress.records.batch > progress.records.rows > 0:
+            yield repetition(progress.records.batch, progress.records.rows)
     if progress.stale_evaluations is not None and progress.step is not None:
         yield early_stop(progress.step, progress.max_steps, progress.stale_evaluations)
-    if progress.final_eval_loss is not None or progress.stage == DONE:
+    if progress.final_eval_loss is not None or progress.stage in _MEASURED:
         yield improvement(progress.initial_eval_loss, progress.final_eval_loss)
 
 
@@ -84,6 +87,12 @@ def completeness(records: RecordCounts) -> Finding:
         return Finding(FindingType.DATA_COMPLETE, "True", "AllUsed", f"all {records.records} records are used")
     reason = "FieldsUnused" if len(left_out) == 1 and records.unused_fields else "RecordsLeftOut"
     return Finding(FindingType.DATA_COMPLETE, "False", reason, f"of {records.records} records {', '.join(left_out)}")
+
+
+def repetition(batch: int, rows: int) -> Finding:
+    """A step takes more rows than there are, so it trains on some of them more than once."""
+    text = f"optimization.globalBatchSize {batch} is more than the {rows} training rows: each step trains on a row "
+    return Finding(FindingType.BATCH_FITS, "False", "RowsRepeated", f"{text}{batch / rows:.1f} times")
 
 
 def _left_out(records: RecordCounts) -> Iterator[str]:

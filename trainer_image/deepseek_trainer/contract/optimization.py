@@ -3,10 +3,12 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
+from deepseek_trainer.contract.rates import described_rates
 from deepseek_trainer.contract.rules import FREE, Model, Rule
 
+WARMUP_STEPS: Final = 100  # if the job says nothing, and at most a tenth of the run
 LOGITS_BYTES: Final = 1 << 28  # of logits that are made at once, in fp32
 
 
@@ -19,6 +21,7 @@ class Precision(StrEnum):
 
 class Schedule(StrEnum):
     COSINE = "Cosine"
+    LINEAR = "Linear"
     COSINE_RESTARTS = "CosineRestarts"
     WSD = "WSD"
     PLATEAU = "Plateau"
@@ -88,7 +91,13 @@ class OptimizationSpec(Model):
     """Optimizer and schedule.  Batches count rows of data.sequenceLength tokens over all processes."""
 
     epochs: Annotated[
-        int | None, Field(ge=1, le=100000, description="Passes over the data. Default 3 without maxSteps, maxMinutes.")
+        float | None,
+        Field(
+            gt=0,
+            le=100000,
+            description="Passes over the data, also a part of one: 0.5. Default 3 without maxSteps, maxMinutes.",
+        ),
+        PlainSerializer(lambda value: int(value) if value is not None and value == int(value) else value),
     ] = None
     max_steps: Annotated[int | None, Field(ge=1, description="Optimizer steps, instead of epochs.")] = None
     max_minutes: Annotated[
@@ -125,14 +134,27 @@ class OptimizationSpec(Model):
             description="AdamW; AdamW8bit: its moments in 8 bits; Muon: for the decoder's matrices, AdamW for the rest."
         ),
     ] = Optimizer.ADAMW
-    learning_rate: Annotated[float, Field(gt=0, le=10, description="Peak learning rate.")] = 5e-5
+    learning_rate: Annotated[
+        float | None,
+        Field(gt=0, le=10, description=f"Peak learning rate. Default by method: {described_rates()}."),
+    ] = None
     weight_decay: Annotated[float, Field(ge=0, le=1, description="Decoupled decay of weight matrices.")] = 0.01
-    warmup_steps: Annotated[int, Field(ge=0, description="Steps of linear warm-up.")] = 100
+    warmup_steps: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description=f"Steps of linear warm-up, at most all. Default without warmupFraction: {WARMUP_STEPS}, and at "
+            "most a tenth of the steps.",
+        ),
+    ] = None
+    warmup_fraction: Annotated[
+        float | None, Field(ge=0, le=1, description="Share of the run with linear warm-up, instead of warmupSteps.")
+    ] = None
     schedule: Annotated[
         Schedule,
         Field(
-            description="After warm-up: Cosine to a tenth of the peak; CosineRestarts: cycles of it; WSD: the peak, "
-            "then linearly to zero; Plateau: half whenever the validation loss stalls; Constant."
+            description="After warm-up: Cosine to a tenth of the peak; Linear to zero; CosineRestarts: cycles of "
+            "Cosine; WSD: the peak, then linearly to zero; Plateau: half whenever the validation loss stalls; Constant."
         ),
     ] = Schedule.COSINE
     cycles: Annotated[int, Field(ge=2, le=1000, description="Cycles of CosineRestarts, equally long.")] = 4
@@ -206,11 +228,22 @@ class OptimizationSpec(Model):
     def logits_bytes(self) -> int:
         return self.logits_mebibytes << 20
 
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate of a job whose default is settled."""
+        assert self.learning_rate is not None, "settled before anything is trained"
+        return self.learning_rate
+
     rules: ClassVar = (
         Rule(
             "!(has(self.epochs) && has(self.maxSteps))",
             "give epochs or maxSteps, not both",
             lambda self: self.epochs is None or self.max_steps is None,
+        ),
+        Rule(
+            "!(has(self.warmupSteps) && has(self.warmupFraction))",
+            "give warmupSteps or warmupFraction, not both",
+            lambda self: self.warmup_steps is None or self.warmup_fraction is None,
         ),
         Rule(
             "!has(self.strategy) || self.strategy == 'DDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",

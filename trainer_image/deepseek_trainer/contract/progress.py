@@ -53,6 +53,8 @@ class RecordCounts(Model):
     dropped: Annotated[int, BeforeValidator(count)] = 0  # nothing is left of them to learn
     cut: Annotated[int, BeforeValidator(count)] = 0  # trained on up to the end of a row
     skipped: Annotated[int, BeforeValidator(count)] = 0  # bad
+    rows: Annotated[int, BeforeValidator(count)] = 0  # that are trained on
+    batch: Annotated[int, BeforeValidator(count)] = 0  # of them in a step
     unused_fields: Annotated[int, BeforeValidator(count)] = 0  # of the records, that nothing is learned from
     unused: Annotated[dict[str, int] | None, BeforeValidator(_counts)] = None  # records by field; None: private
 

@@ -58,10 +58,10 @@ class Rows(Generic[B]):
     def __init__(self, shards: Sequence[RowArray], collate: Collate[B], *, are_sorted: bool = False) -> None:
         """All `shards` but the last have the same length."""
         self._shards, self._collate, self._are_sorted = shards, collate, are_sorted
-        self._per_shard = len(shards[0])
+        self._per_shard = len(shards[0]) if shards else 0
 
     def __len__(self) -> int:
-        return self._per_shard * (len(self._shards) - 1) + len(self._shards[-1])
+        return sum(map(len, self._shards))
 
     def sample(self, limit: int) -> Indices:
         """At most `limit` rows that stand for all: the first or, of sorted rows, as many from everywhere."""

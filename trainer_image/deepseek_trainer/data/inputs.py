@@ -21,7 +21,10 @@ VALIDATION_FRACTION: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Inputs(Generic[R]):
-    """The records of both splits.  Validation has a place of its own, or is held out of training by record hash."""
+    """The records of both splits.
+
+    Validation has a place of its own, is held out of training by record hash, or with a fraction of 0 has no record.
+    """
 
     train: Mapping[str, Source[R]]  # by name; `data.train` has an empty one
     validation: Source[R] | None
@@ -36,16 +39,16 @@ class Inputs(Generic[R]):
         train = {name: found(place, spec, reading=reading(spec)) for name, place in spec.training_places.items()}
         validation = found(spec.validation, plain, reading=reading(plain)) if spec.validation else None
         split = None
-        if validation is None:
+        if validation is None and spec.validation_fraction != 0:
             records = chain.from_iterable(source.records() for source in train.values())
             split = Split.of(records, spec.validation_fraction or VALIDATION_FRACTION)
         classes = Classes.of(train[""], split) if spec.balance_by else None
         return cls(train, validation, split, classes)
 
     def names(self, split: str) -> tuple[str, ...]:
-        """The sources or classes that are packed by themselves.  Validation is packed as one."""
+        """The sources or classes that are packed by themselves.  Validation is packed as one, if there is any."""
         if split != TRAIN:
-            return ("",)
+            return ("",) if self.validation or self.split else ()
         return tuple(self.classes.places if self.classes else self.train)
 
     def place(self, split: str, name: str) -> str:
@@ -64,6 +67,8 @@ class Inputs(Generic[R]):
         if name and self.classes is not None:
             return self.train[""].records(skipped, self.classes.entries(name))
         held_out = split == VALIDATION
+        if held_out and self.split is None:
+            return iter(())
         heard = unheard if held_out else skipped
         sources = (self.train[name],) if name else self.train.values()
         records = chain.from_iterable(source.records(heard) for source in sources)

@@ -131,7 +131,7 @@ class Manifest:
             return cls(
                 digest=word(data.pop("digest")),
                 counts=_of_each_split(data.pop("counts"), SplitCounts.from_json),
-                shards=_of_each_split(data.pop("shards"), _shards),
+                shards=_with_rows(_of_each_split(data.pop("shards"), _shards)),
                 sources=tuple(SourceRows.from_json(each) for each in data.pop("sources", ())),
                 facts=data,
             )
@@ -149,26 +149,38 @@ def _of_each_split(data: Mapping[str, Any], read: Callable[[Any], T]) -> dict[st
 
 
 def _shards(data: Sequence[Any]) -> tuple[Shard, ...]:
-    """At least one, which has rows."""
-    if not data or not whole(data[0]["rows"]):
-        raise ValueError("a split without rows")
+    """Those of one split, each with rows."""
+    if any(not whole(shard["rows"]) for shard in data):
+        raise ValueError("a shard without rows")
     return tuple(map(Shard.from_json, data))
+
+
+def _with_rows(shards: dict[str, tuple[Shard, ...]]) -> dict[str, tuple[Shard, ...]]:
+    """Nothing may be held out, but something must be trained on."""
+    if not shards["train"]:
+        raise ValueError("no rows to train on")
+    return shards
 
 
 def total(counts: Iterable[SplitCounts]) -> SplitCounts:
     """The sum of all counts."""
-    summed, unused = Counter[str](), Counter[str]()
+    summed, unused = Counter(records=0, rows=0), Counter[str]()
     for each in counts:
         summed.update(each.to_json())
         unused.update(each.unused)
     return replace(SplitCounts.from_json(summed), unused=unused)
 
 
-def record_counts(splits: Iterable[SplitCounts]) -> RecordCounts:
-    """What became of the records of all splits, as a run tells it."""
-    summed = total(splits)
+def record_counts(splits: Mapping[str, SplitCounts], batch: int) -> RecordCounts:
+    """What became of the records of all splits, as a run with so many rows in a step tells it."""
+    summed = total(splits.values())
     return RecordCounts(
-        records=summed.records, dropped=summed.dropped, skipped=summed.skipped, cut=summed.amounts.get("cut", 0)
+        records=summed.records,
+        dropped=summed.dropped,
+        skipped=summed.skipped,
+        cut=summed.amounts.get("cut", 0),
+        rows=splits["train"].rows,
+        batch=batch,
     )
 
 

@@ -22,6 +22,7 @@ FOUND: Final = {
     FindingType.IMPROVED: "Improvement",
     FindingType.STOPPED_EARLY: "End",
     FindingType.DATA_COMPLETE: "Records",
+    FindingType.BATCH_FITS: "Batch",
 }
 
 
@@ -173,13 +174,19 @@ def _use(story: Story) -> str:
 def _limits(story: Story) -> str:
     lines = [
         "- It may repeat what it was trained on: whoever may ask it should be allowed to read the training data.",
-        "- It was evaluated on held-out records of the same source only: its loss says nothing about other data.",
+        _evaluated(story),
         *(f"- {limit}" for limit in story.usage.limits),
     ]
     if "asked" in story.after:
         rule = "by the presence of required phrases or equality with the reference, not by meaning"
         lines.append(f"- Answers were judged {rule}, on {story.after['asked']:.0f} prompts.")
     return "\n".join(lines)
+
+
+def _evaluated(story: Story) -> str:
+    if not story.after:
+        return "- It was not evaluated: no record was held out."
+    return "- It was evaluated on held-out records of the same source only: its loss says nothing about other data."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

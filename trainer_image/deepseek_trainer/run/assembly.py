@@ -83,7 +83,7 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
         learner.load(rank.store, info)
     reporter = _reporter(rank, progress, position.state)
     announce(rank, info, reporter, position.state.step)
-    reporter.records(record_counts(rank.prepared.counts.values()))
+    reporter.records(record_counts(rank.prepared.counts, config.optimization.global_batch_size))
     return Loop(
         config=config,
         world=world,

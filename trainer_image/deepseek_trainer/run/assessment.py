@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from deepseek_trainer.training.loop import Loop
 Json = dict[str, Any]
 I = TypeVar("I")  # noqa: E741  an item that the model is asked about
 T = TypeVar("T")
+
+NOTHING_MEASURED: Final[Json] = {"scores": {}, "answers": []}  # where no record is held out
 
 
 def assessed(loop: Loop, task: Task[Any], result: EvalResult) -> Json:

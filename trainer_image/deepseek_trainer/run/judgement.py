@@ -4,7 +4,7 @@ import math
 
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError, NotImprovedError
 from deepseek_trainer.contract.findings import improvement
-from deepseek_trainer.run.rank import Rank
+from deepseek_trainer.run.rank import Json, Rank
 from deepseek_trainer.training.loop import Loop
 from deepseek_trainer.training.state import RunState
 
@@ -31,11 +31,14 @@ def initial_loss(state: RunState) -> float | None:
     return loss
 
 
-def judge(rank: Rank, loop: Loop, step: int, loss: float | None) -> None:
-    """Report whether training improved the model.  `loss` is the held-out loss of the result, the weights of `step`.
+def judge(rank: Rank, loop: Loop, step: int, scores: Json) -> None:
+    """Report whether training improved the model.  `scores` are those of the result, the weights of `step`.
 
-    Raises NotFiniteError where it is NaN, and NotImprovedError where the job asks for a lower loss than the one before.
+    Raises NotFiniteError where their loss is NaN, and NotImprovedError where the job asks for a lower one than before.
     """
+    if not scores:
+        return
+    loss: float | None = scores["loss"]
     if loss is None:
         raise NotFiniteError(
             f"the held-out loss of the weights of step {step} is not finite, so they are no result",

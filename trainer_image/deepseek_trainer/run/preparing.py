@@ -7,10 +7,13 @@ from deepseek_trainer import tasks
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.lines import guard_logs
 from deepseek_trainer.contract.names import ENV_NODE_INDEX, ENV_RUN_ID, Paths
+from deepseek_trainer.data.inputs import TRAIN
 from deepseek_trainer.data.pointer import wait
 from deepseek_trainer.data.preparation import prepare
+from deepseek_trainer.data.shards import read_manifest
 from deepseek_trainer.storage.access import refuse_unwritable
 from deepseek_trainer.storage.commit import with_room
+from deepseek_trainer.training.schedule import refuse_endless_warmup
 from deepseek_trainer.worker.failure import discreet
 from deepseek_trainer.worker.training_config import load_config
 from deepseek_trainer.worker.vaults import data_vault, follow_rotation
@@ -32,6 +35,7 @@ def _prepare(config: TrainingConfig, paths: Paths, run_id: str) -> None:
     vault = data_vault(config, paths)
     if int(os.environ[ENV_NODE_INDEX]) == 0:
         # A rank that was killed while it saved may have filled the disk.  Unless this makes room, no rank ever will.
-        with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id, tasks.preparer(config)))
+        made = with_room(paths.checkpoints, lambda: prepare(config, paths, vault, run_id, tasks.preparer(config)))
+        refuse_endless_warmup(config.optimization, read_manifest(made, vault).counts[TRAIN].rows)
     else:
         wait(paths, run_id, vault)

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 class Rank:
     """How the rank was started, and how far up the ladder it is."""
 
-    requested: TrainingConfig  # the job as its file has it
+    requested: TrainingConfig  # the job as its file has it, with the default learning rate of its method
     paths: Paths
     world: World
     stop: StopFlag

@@ -12,7 +12,7 @@ from deepseek_trainer.contract.names import Paths, metrics_port, node_address
 from deepseek_trainer.data.dataset import Prepared, open_prepared, prepared_directory
 from deepseek_trainer.result.export import Results, export
 from deepseek_trainer.run.assembly import announce_refused, assembled
-from deepseek_trainer.run.assessment import assessed
+from deepseek_trainer.run.assessment import NOTHING_MEASURED, assessed
 from deepseek_trainer.run.climb import agreed_rungs, climbing
 from deepseek_trainer.run.judgement import judge, praise, refuse_unmeasurable
 from deepseek_trainer.run.preflight import rungs_to_fit
@@ -20,6 +20,7 @@ from deepseek_trainer.run.rank import Json, Rank, attempt, job_uid
 from deepseek_trainer.run.resume import checkpoint_to_resume
 from deepseek_trainer.telemetry.progress import Progress, serve
 from deepseek_trainer.training.loop import Loop
+from deepseek_trainer.training.schedule import refuse_endless_warmup
 from deepseek_trainer.worker.distributed import World, joined
 from deepseek_trainer.worker.failure import discreet
 from deepseek_trainer.worker.process import ProfileFlag, StopFlag, StopRequested
@@ -52,14 +53,16 @@ def _started(config: TrainingConfig, paths: Paths, world: World, stop: StopFlag,
     vault = data_vault(config, paths)
     directory = prepared_directory(paths, vault)
     task = tasks.of(config, paths, vault, directory)
+    prepared = open_prepared(config, directory, vault, task)
+    refuse_endless_warmup(config.optimization, len(prepared.train))
     return Rank(
-        requested=config,
+        requested=config.with_rate(prepared.counts["train"].records),
         paths=paths,
         world=world,
         stop=stop,
         profile=profile,
         task=task,
-        prepared=open_prepared(config, directory, vault, task),
+        prepared=prepared,
         store=_store(config, paths, world),
         base_digest=base_digest(config, paths, vault),
         dimensions=dimensions_of(config, paths, vault),
@@ -93,6 +96,9 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
     """Assess the model before the first step.  The run keeps the result, so that a restart does not repeat it."""
     if loop.state.before:
         return
+    if not loop.holds_out:
+        loop.state.before = NOTHING_MEASURED
+        return
     loop.reporter.stage("evaluating")
     result = loop.measure()
     refuse_unmeasurable(result.loss, loop)
@@ -103,8 +109,8 @@ def _evaluate_before(rank: Rank, loop: Loop) -> None:
 def _export(rank: Rank, loop: Loop) -> None:
     """Choose the weights, assess the model with them, and export it."""
     step, weights = _choose_weights(rank, loop)
-    after = assessed(loop, rank.task, loop.evaluation or loop.measure())
-    judge(rank, loop, step, after["scores"].get("loss"))
+    after = assessed(loop, rank.task, loop.evaluation or loop.measure()) if loop.holds_out else NOTHING_MEASURED
+    judge(rank, loop, step, after["scores"])
     scores, before = _nameless(after["scores"]), _nameless(loop.state.before["scores"])
     loop.reporter.event("result", weights=weights, step=step, **scores, before=before)
     loop.leave_if_stopped()

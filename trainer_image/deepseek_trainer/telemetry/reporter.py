@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_trainer.budget.perf import Yardstick
-from deepseek_trainer.contract.findings import Finding, FindingType, completeness, early_stop, findings, improvement
+from deepseek_trainer.contract.findings import Finding, FindingType, early_stop, findings, improvement
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.progress import RecordCounts
 from deepseek_trainer.telemetry.events import Event, EventLog, log, log_line, snake
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The events of findings that people should hear of.
 NOTABLE = {
     FindingType.DATA_COMPLETE: "records_left_out",
+    FindingType.BATCH_FITS: "rows_repeated",
     FindingType.STOPPED_EARLY: "stopped_early",
     FindingType.IMPROVED: "not_improved",
 }
@@ -139,9 +140,9 @@ class Reporter:
 
     def records(self, counts: RecordCounts) -> None:
         """What became of the records that were prepared; an event where not all were used as they are."""
-        facts = counts.model_dump(by_alias=True, exclude_none=True)
-        self._progress.update(records=facts)
-        self._find(completeness(counts), **facts)
+        self._progress.update(records=counts.model_dump(by_alias=True, exclude_none=True))
+        for finding in self.findings:
+            self._find(finding)
 
     def stopped_early(self, step: int, max_steps: int, evaluations: int) -> None:
         """The run ends here, because the validation loss has not fallen for so many evaluations."""

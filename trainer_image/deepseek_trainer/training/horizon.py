@@ -23,7 +23,7 @@ class Horizon:
         """The horizon of a run over `rows` training rows."""
         minutes = optimization.max_minutes
         epochs = optimization.epochs or (None if minutes else EPOCHS)
-        in_epochs = math.ceil(epochs * rows / optimization.global_batch_size) if epochs else None
+        in_epochs = _steps(epochs * rows / optimization.global_batch_size) if epochs else None
         return cls(optimization.max_steps or in_epochs, minutes and 60 * minutes)
 
     def is_reached(self, step: int, seconds: float) -> bool:
@@ -41,3 +41,8 @@ class Horizon:
 
     def is_logged(self, step: int) -> bool:
         return step % (max(1, self.steps // LOGGED_STEPS) if self.steps else _LOGGED_EVERY) == 0
+
+
+def _steps(batches: float) -> int:
+    """So many batches, of which the last may be a part: 1.1 x 10 rows are 11 of them, though 11.000000000000002."""
+    return max(1, math.ceil(round(batches, 6)))

@@ -65,6 +65,11 @@ class Loop:
     def model(self) -> nn.Module:
         return self.learner.model
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return len(self.validation_rows) > 0
+
     def run(self) -> None:
         """Train to the end or to early stopping.  Raises StopRequested on a stop.  The last step is always saved."""
         if self.world.size > 2:
@@ -157,7 +162,7 @@ class Loop:
     def _complete_step(self) -> None:
         """Evaluate and save if that is due after this step; after a resume, make up for what a stop cut off."""
         is_due = self.state.step % self.config.evaluation.interval_steps == 0 or self._is_last()
-        if is_due and self.state.evaluated_step != self.state.step:
+        if self.holds_out and is_due and self.state.evaluated_step != self.state.step:
             self.evaluate()
         if self.savepoints.is_due(self.state.step):
             self.save()

@@ -31,7 +31,7 @@ def _adamw(parameters: Sequence[nn.Parameter], optimization: OptimizationSpec) -
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optimization.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    kinds: dict[str, Any] = {"lr": optimization.learning_rate, "betas": BETAS}
+    kinds: dict[str, Any] = {"lr": optimization.learning_rate or 0.0, "betas": BETAS}  # each step brings its own rate
     groups = [g for g in groups if g["params"]]
     if optimization.optimizer is Optimizer.ADAMW_8BIT:
         from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 a second of import that few jobs need
@@ -45,7 +45,7 @@ def _muon(matrices: Sequence[nn.Parameter], optimization: OptimizationSpec) -> t
     """https://kellerjordan.github.io/posts/muon; its steps are scaled to be as long as AdamW's (arXiv:2502.16982)."""
     return torch.optim.Muon(
         matrices,
-        lr=optimization.learning_rate,
+        lr=optimization.learning_rate or 0.0,
         weight_decay=optimization.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )

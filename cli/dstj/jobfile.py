@@ -23,6 +23,7 @@ from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.training_job import validation_messages
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_line, shown
+from deepseek_trainer.contract.names_elsewhere import field_for
 from deepseek_trainer.contract.rules import Model, unknown_fields
 from deepseek_trainer.storage.opening import content_of
 
@@ -176,7 +177,8 @@ def _messages(content: Any) -> Iterator[str]:
         yield f"kind: {shown(content.get('kind'))} must be {' or '.join(MODELS)}"
         return
     for key in content.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
-        yield f"{key}: unknown field, known: apiVersion, kind, metadata, spec"
+        elsewhere = field_for(str(key))
+        yield f"{key}: unknown field" + (f": {elsewhere}" if elsewhere else ", known: apiVersion, kind, metadata, spec")
     yield from _metadata_messages(content.get("metadata"), content["kind"])
     yield from _spec_messages(model, content.get("spec"))
 

@@ -11,6 +11,7 @@ from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
 from deepseek_operator.jobs.status import JobStatus
 from deepseek_operator.objects.observed import Owner, holders
 from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.names_elsewhere import value_for
 from deepseek_trainer.contract.rules import Rule
 
 _NAMES_THE_VALUE: Final = frozenset({"missing", "value_error", "too_short", "too_long"})  # pydantic's names of errors
@@ -84,4 +85,11 @@ def _message(error: dict[str, Any]) -> str:
     path = ".".join(["spec", *(str(part) for part in error["loc"] if part != "[key]")])
     rule = error["msg"].removeprefix("Value error, ")
     value = "" if error["type"] in _NAMES_THE_VALUE else f", not {shown(error['input'])}"
-    return f"{path}: {rule[0].lower()}{rule[1:]}{value}"
+    return f"{path}: {rule[0].lower()}{rule[1:]}{value}{_meant(error)}"
+
+
+def _meant(error: dict[str, Any]) -> str:
+    """The value that was probably meant, where only some are allowed."""
+    allowed = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
+    near = value_for(error.get("input"), allowed)
+    return f", did you mean {near}" if near else ""

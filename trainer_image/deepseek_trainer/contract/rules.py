@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from deepseek_trainer.contract.foreign import shown
+from deepseek_trainer.contract.names_elsewhere import field_for, plain
 
 
 class _Free:
@@ -19,6 +21,8 @@ class _Free:
 
 # Marks a field that may change without another model coming out: contract/shaping.py.  All others count.
 FREE: Final = _Free()
+_SHOWN_PATHS: Final = 3
+_VERY_NEAR: Final = 0.85  # of 1: a slip of the finger rather than another field
 _FIELD: Final = re.compile(r"[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)*(?:\[[^\]]+\])?")
 
 
@@ -80,25 +84,49 @@ def _described(model: Any, name: str) -> str | None:
     return name if any(isinstance(item, dict) for item in items) else f"{name}: {shown(plain)}"
 
 
-def unknown_fields(model: type[Model], data: Any, path: str = "") -> Iterator[str]:
-    """A message for each field of `data` that `model` does not know, with the nearest name that it knows."""
+def unknown_fields(model: type[Model], data: Any, path: str = "", root: type[Model] | None = None) -> Iterator[str]:
+    """A message for each field of `data` that `model` does not know, with what was probably meant.
+
+    That is one of `model` by another spelling, what other trainers call so, or a field elsewhere in `root`.
+    """
     if not isinstance(data, Mapping):
         return
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    root = root or model
+    fields = _fields(model)
     for key, value in data.items():
         here = f"{path}.{key}" if path else str(key)
         if key not in fields:
-            yield f"{here}: unknown field{_did_you_mean(str(key), fields)}"
+            yield f"{here}: unknown field{_meant(str(key), fields, root)}"
         elif nested := _model_of(fields[key].annotation):
             items = value if isinstance(value, list) else [value]
             for i, item in enumerate(items):
-                yield from unknown_fields(nested, item, f"{here}[{i}]" if isinstance(value, list) else here)
+                yield from unknown_fields(nested, item, f"{here}[{i}]" if isinstance(value, list) else here, root)
 
 
-def _did_you_mean(key: str, known: Mapping[str, Any]) -> str:
-    by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(key.lower(), list(by_lower), n=1)
-    return f", did you mean {shown(by_lower[near[0]])}" if near else f", known: {', '.join(known)}"
+def _fields(model: type[Model]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _meant(key: str, known: Mapping[str, Any], root: type[Model]) -> str:
+    by_plain = {plain(name): name for name in known}
+    if same := by_plain.get(plain(key)):
+        return f", did you mean {shown(same)}"
+    if elsewhere := field_for(key):
+        return f": {elsewhere}"
+    near = difflib.get_close_matches(plain(key), list(by_plain), n=1)
+    if near and difflib.get_close_matches(plain(key), near, cutoff=_VERY_NEAR):
+        return f", did you mean {shown(by_plain[near[0]])}"
+    if paths := [path for path in paths_of(root) if plain(path.rpartition(".")[2]) == plain(key)]:
+        return f" here: give {' or '.join(paths[:_SHOWN_PATHS])}"
+    return f", did you mean {shown(by_plain[near[0]])}" if near else f", known: {', '.join(known)}"
+
+
+def paths_of(model: type[Model], prefix: str = "") -> Iterator[str]:
+    """The paths of all fields of `model` and in it; a list's items are left out."""
+    for name, field in _fields(model).items():
+        yield f"{prefix}{name}"
+        if nested := _model_of(field.annotation):
+            yield from paths_of(nested, f"{prefix}{name}.")
 
 
 def _model_of(annotation: Any) -> type[Model] | None:

@@ -19,3 +19,7 @@ class Settings:
     longest_backoff_s: float = 600.0
     placement_wait_s: float = 300.0  # so long pods hold machines while others of their attempt have none
     longest_placement_wait_s: float = 3600.0
+    # What people are told of workers: on a machine without a cluster they are no pods.
+    worker: str = "pod"
+    lost_fix: str = "; if their machine is gone, use `kubectl delete pod --force`"
+    resume_fix: str = "set suspend: false to continue from the last checkpoint"

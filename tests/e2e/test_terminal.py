@@ -143,13 +143,13 @@ def test_panel_counts_the_steps_and_is_gone_at_the_end(terminal):
     assert shown.is_as_before
     rest = screen(shown.output)
     assert not any("tokens/s" in line or "step 3/9" in line for line in rest)
-    assert any(line.endswith("Running, attempt 1: all 1 pods are ready") for line in rest)
+    assert any(line.endswith("Running, attempt 1: all 1 workers are ready") for line in rest)
     assert any(line.startswith("tiny: Succeeded: ") for line in rest)
 
 
 def test_ctrl_c_suspends_the_job_and_gives_the_terminal_back(terminal):
     shown = terminal(WAITS)
-    shown.until("all 1 pods are ready")
+    shown.until("all 1 workers are ready")
     shown.press(b"\x03")
     assert shown.ended() == 130
     assert shown.is_as_before

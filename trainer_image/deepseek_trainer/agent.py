@@ -134,7 +134,7 @@ def _run_ranks(config: TrainingConfig, node: Node, scratch: Scratch) -> None:
     except (RendezvousError, DistError) as error:
         raise PeerGoneError(
             f"the {config.num_nodes} nodes do not meet: {type(error).__name__} (they wait {JOIN_TIMEOUT_S} s)",
-            hint="see the pods of the other nodes; all must reach node 0",
+            hint="see the logs of the other nodes; all must reach node 0",
         ) from error
     finally:
         heartbeat.leave()

@@ -25,7 +25,14 @@ from dstj.screen.outcome import is_finished, print_outcome
 
 TICK_S = 1.0
 WITH_WORKERS = ("Starting", "Running", "Suspending")
-SETTINGS = Settings(progress_interval_s=TICK_S, resync_s=TICK_S, backoff_s=TICK_S)
+SETTINGS = Settings(
+    progress_interval_s=TICK_S,
+    resync_s=TICK_S,
+    backoff_s=TICK_S,
+    worker="worker",
+    lost_fix="",
+    resume_fix="the same command continues from the last checkpoint",
+)
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 

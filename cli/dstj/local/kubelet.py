@@ -133,7 +133,7 @@ def _verdict(job: Manifest, pod: Manifest) -> tuple[str, str]:
     for rule in job["spec"].get("podFailurePolicy", {}).get("rules", ()):
         matches = rule.get("onExitCodes", {}).get("values", ())
         if rule["action"] == "FailJob" and any(code in matches for code in codes):
-            return "PodFailurePolicy", f"pod {pod['metadata']['name']} ended with a code that a retry cannot help"
+            return "PodFailurePolicy", f"{pod['metadata']['name']} ended with a code that a retry cannot help"
     return "BackoffLimitExceeded", "Job has reached the specified backoff limit"
 
 

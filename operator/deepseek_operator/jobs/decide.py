@@ -32,7 +32,6 @@ from deepseek_trainer.contract.foreign import named
 
 NAMESAKE_LEAVING: Final = "NamesakeLeaving"
 _NOT_SEEN_YET: Final = frozenset({None, Phase.PENDING, Phase.RESTARTING})
-_LOST_FIX: Final = "; if their machine is gone, use `kubectl delete pod --force`"
 NAME_TAKEN: Final = "NameTaken"
 _KEPT_CLAIM_FIX: Final = (
     "an earlier job of this name left the claim: let its storage class expand volumes (allowVolumeExpansion), or "
@@ -129,12 +128,13 @@ def _start(facts: Facts) -> JobPlan:
         # No watch reports a change of a profile.
         return planned(facts, outcome, look_again=facts.settings.refused_retry_s)
     if left := facts.observed.leftovers:
-        message = f"waiting for what an earlier job of this name left: {', '.join(left)}{_LOST_FIX}"
+        message = f"waiting for what an earlier job of this name left: {', '.join(left)}{facts.settings.lost_fix}"
         outcome = Outcome(phase, NAMESAKE_LEAVING, message)
         return planned(facts, outcome, look_again=facts.settings.progress_interval_s)
     if facts.unfinished_pods:
         # Two attempts must not write to one volume.  Only a person knows that the pods of a dead machine are gone.
-        message = f"waiting for pods to leave: {', '.join(facts.unfinished_pods)}{_LOST_FIX}"
+        leaving = ", ".join(facts.unfinished_pods)
+        message = f"waiting for {facts.settings.worker}s to leave: {leaving}{facts.settings.lost_fix}"
         return stop(facts, Outcome(phase, "PodsLeaving", message))
     if facts.pause_left:
         return pause(facts, phase)
@@ -145,7 +145,7 @@ def _start(facts: Facts) -> JobPlan:
 
 def _create(facts: Facts, phase: Phase) -> JobPlan:
     """Create the objects.  The next pass sees them, and reports both what was created and what it found."""
-    message = f"creating the {facts.num_nodes} pods of attempt {max(1, facts.attempt)}"
+    message = f"creating the {_workers(facts)} of attempt {max(1, facts.attempt)}"
     return planned(
         facts,
         Outcome(phase, "CreatingWorkers", message),
@@ -186,19 +186,23 @@ def _watch(facts: Facts, worker_job: Manifest) -> JobPlan:
 
 def _going_on(facts: Facts, worker_job: Manifest) -> Outcome:
     """The outcome for a worker job that goes on.  It is a warning if a person must act."""
-    nodes, desired = facts.status.replica_statuses.nodes, facts.num_nodes
+    nodes, desired, workers = facts.status.replica_statuses.nodes, facts.num_nodes, _workers(facts)
     if worker_job.get("spec", {}).get("suspend"):
         return Outcome(Phase.QUEUED, "WaitingForQueue", f"waiting for {_queue(worker_job)}")
     if stopping := _stopping(facts, worker_job):
         return Outcome(Phase.STARTING, "PodsStopping", stopping)
     if nodes.ready + nodes.succeeded >= desired:
-        return Outcome(Phase.RUNNING, "AllNodesReady", f"all {desired} pods are ready")
+        return Outcome(Phase.RUNNING, "AllNodesReady", f"all {workers} are ready")
     if lost := ", ".join(facts.lost_pods):
         message = f"the machine of {lost} no longer answers; the other pods give up in a minute"
         return Outcome(Phase.STARTING, "NodeLost", message, is_warning=True)
     if blocker := facts.blocker:
         return Outcome(Phase.STARTING, blocker.reason, blocker.message, is_warning=True)
-    return Outcome(Phase.STARTING, "PodsStarting", f"{nodes.ready} of {desired} pods are ready")
+    return Outcome(Phase.STARTING, "PodsStarting", f"{nodes.ready} of {workers} are ready")
+
+
+def _workers(facts: Facts) -> str:
+    return f"{facts.num_nodes} {facts.settings.worker}s"
 
 
 def _queue(worker_job: Manifest) -> str:
@@ -209,7 +213,8 @@ def _queue(worker_job: Manifest) -> str:
 def _stopping(facts: Facts, worker_job: Manifest) -> str:
     """Which pods an attempt waits for that has failed.  Empty: it has not."""
     if job_condition(worker_job, "FailureTarget"):
-        return f"a pod failed and the others stop: {', '.join(facts.unfinished_pods)}{_LOST_FIX}"
+        left = ", ".join(facts.unfinished_pods)
+        return f"a {facts.settings.worker} failed and the others stop: {left}{facts.settings.lost_fix}"
     if first_failure(facts.pods):
         names = ", ".join(pod["metadata"]["name"] for pod in outlived(facts.pods))
         return f"a trainer failed, and containers that others have added to its pod run on: {names}"

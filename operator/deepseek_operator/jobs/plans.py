@@ -44,9 +44,10 @@ def suspended(facts: Facts, status: JobStatus) -> JobPlan:
     """Delete the worker job.  Its pods get SIGTERM, write a checkpoint and leave."""
     status = attempts.stopped(status, "SuspendRequested", facts.now)
     if facts.has_workers:
-        message = f"waiting for {len(facts.unfinished_pods)} pods to write a checkpoint and leave"
+        workers = f"{len(facts.unfinished_pods)} {facts.settings.worker}s"
+        message = f"waiting for {workers} to write a checkpoint and leave"
         return stop(facts, Outcome(Phase.SUSPENDING, "PodsLeaving", message), status=status)
-    message = "there are no pods; set suspend: false to continue from the last checkpoint"
+    message = f"there are no {facts.settings.worker}s; {facts.settings.resume_fix}"
     return planned(facts, Outcome(Phase.SUSPENDED, "SuspendRequested", message), status=status)
 
 

@@ -108,3 +108,45 @@ def test_a_warning_of_python_is_one_line(log: io.StringIO) -> None:
     warnings.warn(f"odd name {FORGED}", UserWarning, stacklevel=1)
     assert log.getvalue().count("\n") == 1
     assert "odd name \\n[2026" in log.getvalue()
+
+
+@pytest.fixture
+def heard() -> Iterator[io.StringIO]:
+    """What a handler that takes every level hears of all loggers."""
+    factory, root = logging.getLogRecordFactory(), logging.getLogger()
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root.addHandler(handler)
+    guard_logs()
+    try:
+        yield stream
+    finally:
+        root.removeHandler(handler)
+        logging.setLogRecordFactory(factory)
+        logging.captureWarnings(False)
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [
+        "Failed to load gemm_4bit_forward: %s. Please make sure you already `pip install kernels`",
+        "The fast path is not available because one of the required library is not installed. Falling back to torch.",
+        "To install follow https://github.com/fla-org/flash-linear-attention#installation",
+        "TensorFlow installation not found - running with reduced feature set.",
+        "Please install flash-attn to use it",
+        "Consider installing `xformers`",
+        "try `conda install -c x y`",
+    ],
+)
+def test_no_library_tells_people_what_to_install(heard: io.StringIO, advice: str) -> None:
+    logging.getLogger("library").warning(advice)
+    assert heard.getvalue() == ""
+
+
+def test_what_else_a_library_warns_of_is_heard_and_so_is_what_we_say(heard: io.StringIO) -> None:
+    old = "The NVIDIA driver on your system is too old: update it by downloading and installing a new version"
+    logging.getLogger("drivers").warning(old)
+    logging.getLogger("library").error("please install x")
+    logging.getLogger("deepseek_trainer.data").warning("pip install x")
+    logging.getLogger("library").warning("50 %% done, %s", "install nothing")
+    assert heard.getvalue().splitlines() == [old, "please install x", "pip install x", "50 % done, install nothing"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.names import CLAIMS_MOUNT, Paths
+from deepseek_trainer.contract.names import CLAIMS_MOUNT, ENV_ROOT, Paths
 
 DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _WAYS_OUT: Final = (
@@ -19,11 +19,15 @@ _WAYS_OUT: Final = (
     "pod that runs as root, or with another storage class"
 )
 
+_HERE: Final = "chown or chmod it, so that this user may write what `dstj run` keeps and read the rest"
+
 
 def denied(path: Path, error: OSError) -> ConfigError:
     """The error of a path that this user may not have."""
     problem = os.strerror(error.errno or 0).lower()
-    return ConfigError(f"{path}: {problem} for {_user()}; {_owner(path)}", hint=_WAYS_OUT)
+    return ConfigError(
+        f"{path}: {problem} for {_user()}; {_owner(path)}", hint=_HERE if os.environ.get(ENV_ROOT) else _WAYS_OUT
+    )
 
 
 def denied_on_volume(error: BaseException, paths: Paths | None = None) -> ConfigError | None:

@@ -164,7 +164,7 @@ def _check_access(path: Path, status: os.stat_result) -> None:
     if (mode := stat.S_IMODE(status.st_mode)) & forbidden:
         raise IntegrityError(
             f"{path} has mode {mode:04o}: others than its owner can reach the key",
-            hint=f"chmod 600 {path}; in a pod: defaultMode 0440 and an fsGroup",
+            hint=f"chmod 600 {path}; of a Secret: defaultMode 0440 and an fsGroup",
         )
 
 

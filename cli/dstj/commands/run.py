@@ -19,7 +19,7 @@ from dstj.local.claims import sources
 from dstj.local.cluster import LocalCluster
 from dstj.local.home import Home, JobHome
 from dstj.local.kubelet import Manifest
-from dstj.local.store import admitted, stored
+from dstj.local.store import admitted, lengthened, stored
 from dstj.screen.display import Display, display
 from dstj.screen.outcome import is_finished, print_outcome
 
@@ -44,7 +44,10 @@ def run(arguments: Namespace) -> int:
     with place.locked():
         if arguments.recreate:
             recreate(place, job)
-        manifest = admitted(job, stored(place))
+        old = stored(place)
+        manifest = admitted(job, old)
+        if longer := old and lengthened(job, old):
+            say(f"{job.name}: going on from its last checkpoint, with {longer}")
         if is_finished(manifest):
             return print_outcome(manifest, place, hint=_how_to_recreate(manifest, arguments))
         return _run_on(manifest, job, home, arguments)
@@ -66,7 +69,10 @@ def _run_on(manifest: Manifest, job: Job, home: Home, arguments: Namespace) -> i
 def _how_to_recreate(manifest: Manifest, arguments: Namespace) -> str:
     again = f"{_command(arguments)} --recreate"
     if manifest["status"]["phase"] == "Succeeded":
-        return f"{again} trains it anew, with checkpoint.resumeFrom: None, or on from a step, with resumeFrom: STEP"
+        return (
+            "more optimization.maxSteps or epochs in the file go on from there; "
+            f"{again} trains it anew, with checkpoint.resumeFrom: None, or on from a step, with resumeFrom: STEP"
+        )
     return f"{again} goes on from its checkpoint (with other settings: resumeFrom: STEP; resumeFrom: None starts over)"
 
 

@@ -2,19 +2,24 @@
 
 import io
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 from uuid import uuid4
 
 import yaml
+from pydantic.alias_generators import to_camel
 
 from deepseek_operator.jobs.spec import IMMUTABLE, JobSpec
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.times import utc_now
 from deepseek_trainer.storage.durable import replace_file
 from deepseek_trainer.storage.opening import content_of
+from deepseek_trainer.training.horizon import EPOCHS
 from dstj.jobfile import MAX_BYTES, Job
 from dstj.local.home import JobHome
 from dstj.local.kubelet import Manifest
+
+LENGTHS: Final = ("max_steps", "epochs", "max_minutes")
 
 
 def stored(home: JobHome) -> Manifest | None:
@@ -57,10 +62,13 @@ def write_yaml(manifests: Iterable[Manifest], file: TextIO) -> None:
 
 
 def admitted(job: Job, old: Manifest | None) -> Manifest:
-    """`job` as the API server would store it over `old`.  Raises ConfigError for a change that it would refuse."""
+    """`job` as the API server would store it over `old`.  Raises ConfigError for a change that it would refuse.
+
+    A job that only goes on for longer is a new one, as if `old` had been deleted: it goes on from its checkpoints.
+    """
     meta = {key: value for key, value in job.manifest["metadata"].items() if key in ("labels", "annotations")}
     identity = {"name": job.name, "namespace": job.namespace}
-    if old is None:
+    if old is None or lengthened(job, old):
         now = utc_now()
         made = {"uid": str(uuid4()), "generation": 1, "creationTimestamp": now}
         return job.manifest | {"metadata": identity | made | meta, "status": {}}
@@ -71,14 +79,39 @@ def admitted(job: Job, old: Manifest | None) -> Manifest:
     return job.manifest | {"metadata": identity | kept | meta, "status": old["status"]}
 
 
-def _refuse_changes(job: Job, old: Manifest) -> None:
+def lengthened(job: Job, old: Manifest) -> str:
+    """What makes the job longer than it was, if nothing else of what cannot change has; else empty."""
+    before, now = JobSpec.model_validate(old["spec"]).optimization, job.spec.optimization
+    lengths = [
+        (name, mine, theirs) for name in LENGTHS if (mine := _length(now, name)) != (theirs := _length(before, name))
+    ]
+    same = before.model_copy(update={name: getattr(now, name) for name in LENGTHS}) == now
+    if not (lengths and same and _changed(job, old) == ["spec.optimization"]):
+        return ""
+    if job.spec.checkpoint.resume_from != "Latest" or any(mine <= theirs for _, mine, theirs in lengths):
+        return ""
+    return ", ".join(f"optimization.{to_camel(name)}: {mine:g} instead of {theirs:g}" for name, mine, theirs in lengths)
+
+
+def _length(optimization: OptimizationSpec, name: str) -> float:
+    """So many steps, epochs or minutes; 0 where the others decide."""
+    if name == "epochs" and optimization.max_steps is None and optimization.max_minutes is None:
+        return optimization.epochs or EPOCHS
+    return float(getattr(optimization, name) or 0)
+
+
+def _changed(job: Job, old: Manifest) -> list[str]:
+    """What differs of all that cannot change."""
     before = JobSpec.model_validate(old["spec"])
     changed = [f"spec.{field}" for field in IMMUTABLE if getattr(job.spec, field) != getattr(before, field)]
-    if job.namespace != old["metadata"]["namespace"]:
-        changed.insert(0, "metadata.namespace")
-    if changed:
+    return ["metadata.namespace", *changed] if job.namespace != old["metadata"]["namespace"] else changed
+
+
+def _refuse_changes(job: Job, old: Manifest) -> None:
+    if changed := _changed(job, old):
         raise ConfigError(
             f"{job.path}: {', '.join(changed)} changed since {job.name} was first run, and cannot change any more",
-            hint="give the job another name, or set checkpoint.resumeFrom, to None to start over or to a step to go on "
+            hint="raise optimization.maxSteps, epochs or maxMinutes alone to go on for longer; give the job another "
+            "name; or set checkpoint.resumeFrom, to None to start over or to a step to go on "
             f"from it, and dstj run {job.path} --recreate",
         )

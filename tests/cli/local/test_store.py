@@ -9,7 +9,7 @@ from deepseek_operator.jobs.spec import IMMUTABLE
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from dstj.jobfile import load_job
 from dstj.local.home import Home
-from dstj.local.store import admitted, store, stored, write_yaml
+from dstj.local.store import admitted, lengthened, store, stored, write_yaml
 from support.builders.cli import a_job, job_file
 
 OTHER = {
@@ -67,6 +67,49 @@ def test_immutable_field_is_refused_by_name(tmp_path, field):
     with pytest.raises(ConfigError, match=f"spec.{field} changed since tiny was first run") as caught:
         admitted(changed(tmp_path, field, OTHER[field]), old)
     assert "--recreate" in caught.value.hint
+
+
+def lasting(tmp_path, **lengths):
+    path = job_file(tmp_path)
+    manifest = yaml.safe_load(path.read_text())
+    lasts = {"maxSteps": None, "epochs": None, "maxMinutes": None} | lengths
+    optimization = manifest["spec"].setdefault("optimization", {}) | lasts
+    manifest["spec"]["optimization"] = {name: value for name, value in optimization.items() if value is not None}
+    path.write_text(yaml.safe_dump(manifest))
+    return load_job(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"maxSteps": 3}, {"maxSteps": 6}, "optimization.maxSteps: 6 instead of 3"),
+        ({"epochs": 1}, {"epochs": 1.5}, "optimization.epochs: 1.5 instead of 1"),
+        ({}, {"epochs": 4}, "optimization.epochs: 4 instead of 3"),
+        ({"maxMinutes": 1}, {"maxMinutes": 2}, "optimization.maxMinutes: 2 instead of 1"),
+        ({"maxSteps": 3, "maxMinutes": 1}, {"maxSteps": 3, "maxMinutes": 2}, "optimization.maxMinutes: 2 instead of 1"),
+    ],
+)
+def test_job_that_only_goes_on_for_longer_is_a_new_one(tmp_path, before, now, words):
+    old = admitted(lasting(tmp_path, **before), None) | {"status": {"phase": "Succeeded"}}
+    longer = lasting(tmp_path, **now)
+    new = admitted(longer, old)
+    assert lengthened(longer, old) == words
+    assert (new["metadata"]["uid"] != old["metadata"]["uid"], new["status"]) == (True, {})
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"maxSteps": 6}, {"maxSteps": 3}),
+        ({"epochs": 4}, {}),
+        ({"maxSteps": 3}, {"epochs": 9}),
+        ({"maxSteps": 3, "maxMinutes": 2}, {"maxSteps": 6, "maxMinutes": 1}),
+    ],
+)
+def test_job_that_is_shorter_or_measured_otherwise_is_refused(tmp_path, before, now):
+    old = admitted(lasting(tmp_path, **before), None)
+    with pytest.raises(ConfigError, match=r"spec.optimization changed since tiny was first run"):
+        admitted(lasting(tmp_path, **now), old)
 
 
 def test_default_that_is_written_out_is_no_change(tmp_path):

@@ -17,6 +17,7 @@ from deepseek_trainer.contract.shaping import changes, shaping
 from deepseek_trainer.run.rank import Rank
 from deepseek_trainer.training import loop
 from deepseek_trainer.worker.process import StopFlag
+from support.builders.data import texts, write_jsonl
 from support.builders.model import sealed
 from support.builders.run import a_job, a_worker, events, trained
 
@@ -154,6 +155,47 @@ def test_a_restart_of_a_job_that_changed_settings_goes_on_from_its_own_checkpoin
     monkeypatch.setenv(ENV_RUN_ID, "other-2")
     trained(changed, paths)
     assert [step for step, _ in losses(paths)] == [1, 2, 3, 3, 4, 5]
+
+
+def test_a_job_applied_again_with_more_steps_goes_on_from_where_it_ended_and_log_and_card_say_so(paths: Paths, applied):
+    applied(job())
+    result = applied(job(maxSteps=5))
+    assert [step for step, _ in losses(paths)] == [1, 2, 3, 4, 5]
+    (changed,) = (event for event in events(paths) if event["event"] == "config_changed")
+    assert changed["settings"] == "optimization.maxSteps: 5 instead of 3"
+    card = (result / "README.md").read_text()
+    assert "| 1 to 3 | uid-a | optimization.maxSteps: 3 |" in card
+    assert "| 4 to 5 | uid-b | none |" in card
+
+
+def test_a_longer_run_at_a_constant_rate_is_the_run_that_would_have_been_as_long_at_once(
+    paths: Paths, applied, tmp_path: Path
+):
+    applied(job())
+    applied(job(maxSteps=5))
+    elsewhere = Paths(tmp_path / "elsewhere", tmp_path / "other scratch")
+    elsewhere.scratch.mkdir()
+    write_jsonl(elsewhere, "train/a.jsonl", texts(12))
+    trained(job(maxSteps=5), elsewhere)
+    assert losses(elsewhere) == losses(paths)
+
+
+def test_the_best_step_of_a_run_stays_the_best_one_when_it_goes_on_for_longer(paths: Paths, applied):
+    """The steps are so long that the loss only rises."""
+    applied(job(learningRate=1.0))
+    result = applied(job(learningRate=1.0, maxSteps=4))
+    found = {event["step"]: event["loss"] for event in events(paths) if event["event"] == "evaluation"}
+    assert found.keys() == {0, 1, 2, 3, 4}
+    best = min(range(1, 5), key=found.__getitem__)
+    assert best < 4
+    assert f"| Weights | of step {best}, " in (result / "README.md").read_text()
+
+
+@pytest.mark.parametrize("also", [{"weightDecay": 0.5}, {"maxSteps": 2}])
+def test_a_job_that_is_not_just_longer_is_still_refused(paths: Paths, applied, also: dict[str, Any]):
+    applied(job())
+    with pytest.raises(ConfigError, match="with other settings"):
+        applied(job(**{"maxSteps": 5} | also))
 
 
 def as_recorded_before(**optimization: Any) -> Any:

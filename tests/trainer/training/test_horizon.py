@@ -25,6 +25,20 @@ def test_epochs_in_hundredths_take_no_step_too_many(hundredths: int, rows: int):
     assert steps == -(-hundredths * rows // 400)
 
 
+LENGTHS = st.fixed_dictionaries(
+    {}, optional={"max_steps": st.integers(1, 9), "max_minutes": st.integers(1, 3)}
+) | st.fixed_dictionaries({"epochs": st.integers(1, 4)})
+
+
+@given(LENGTHS, LENGTHS)
+def test_of_two_runs_at_most_one_goes_beyond_the_other_and_then_ends_with_it_or_after_it(one: dict, other: dict):
+    first, second = horizon(**one), horizon(**other)
+    assert not (first.goes_beyond(second) and second.goes_beyond(first))
+    if first.goes_beyond(second):
+        ended = [(step, 20.0 * step) for step in range(20) if first.is_reached(step, 20.0 * step)]
+        assert all(second.is_reached(*end) for end in ended)
+
+
 def test_with_a_time_budget_alone_only_time_ends_the_run():
     timed = horizon(max_minutes=0.5)
     assert (timed.steps, timed.seconds) == (None, 30)

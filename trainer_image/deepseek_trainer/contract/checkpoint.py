@@ -46,8 +46,9 @@ class CheckpointPolicy(Model):
         Field(
             pattern=r"^(Latest|None|[0-9]{1,9})$",
             description="Where the first attempt begins. Latest: at the newest checkpoint; one of an earlier job of "
-            "this name must have the same settings, and no result yet. A step: there, whatever the settings were. "
-            "None: start over. Newer checkpoints are set aside, not deleted. Later attempts resume from the latest.",
+            "this name must have the same settings, and either no result yet or fewer steps to train. A step: there, "
+            "whatever the settings were. None: start over. Newer checkpoints are set aside, not deleted. Later "
+            "attempts resume from the latest.",
         ),
     ] = "Latest"
     encryption: Annotated[Encryption | None, Field(description="Seal checkpoints; default: written in the clear.")] = (

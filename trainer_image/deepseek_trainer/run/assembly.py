@@ -24,7 +24,7 @@ from deepseek_trainer.model.precision import autocast, compute_dtype
 from deepseek_trainer.model.recompute import recompute_activations
 from deepseek_trainer.run.climb import saved_rungs
 from deepseek_trainer.run.rank import Rank, attempt
-from deepseek_trainer.run.resume import changed_settings, is_own, refuse_ended
+from deepseek_trainer.run.resume import changed_settings, is_own, lengthens, refuse_ended
 from deepseek_trainer.tasks.task import Task
 from deepseek_trainer.telemetry.meter import gpu_at_work
 from deepseek_trainer.telemetry.profiler import Profiler
@@ -104,7 +104,7 @@ def _position(rank: Rank, info: CheckpointInfo | None) -> Position:
         return Position.first(rank)
     position = Position.of(rank, info)
     refuse_ended(rank, info, position.state)
-    if changed_settings(rank, info) and not is_own(info):
+    if changed_settings(rank, info) and not is_own(info) and not lengthens(rank, info):
         position.state.forget_best()
     return position
 

@@ -1,17 +1,24 @@
 """Which checkpoint a run goes on from.
 
 Unasked, a run goes on from its job's own checkpoints, and from those of an earlier job of the same name that would
-train the same model and has not exported it yet.  All else is only done if `checkpoint.resumeFrom` names the step.
+train the same model and has not exported it yet, or that only ends sooner: then its settings but the length are those
+of now, and the schedule goes on where the longer run would be.  All else is only done if `checkpoint.resumeFrom` names
+the step.
 """
+
+from typing import Final
 
 from deepseek_trainer.checkpoints.catalog import telling
 from deepseek_trainer.checkpoints.legs import legs_of
 from deepseek_trainer.checkpoints.store import CheckpointInfo
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.contract.shaping import Change, described
 from deepseek_trainer.run.rank import Rank, attempt, job_uid
 from deepseek_trainer.training.horizon import Horizon
 from deepseek_trainer.training.state import RunState, refuse_other_base
+
+LENGTHS: Final = frozenset({"optimization.maxSteps", "optimization.epochs", "optimization.maxMinutes"})
 
 
 def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
@@ -33,6 +40,18 @@ def checkpoint_to_resume(rank: Rank) -> CheckpointInfo | None:
 def changed_settings(rank: Rank, info: CheckpointInfo) -> list[Change]:
     """What the job trains with other settings than those of the checkpoint; nothing where those are not recorded."""
     return legs_of(info)[-1].changed(rank.requested)
+
+
+def lengthens(rank: Rank, info: CheckpointInfo) -> bool:
+    """Whether the job differs from the one that wrote the checkpoint in going on for longer, and in nothing else."""
+    changed = changed_settings(rank, info)
+    if not changed or {change.path for change in changed} - LENGTHS:
+        return False
+    fields = {change.path.rpartition(".")[2]: change.before for change in changed}
+    now = rank.requested.optimization
+    before = OptimizationSpec.model_validate(now.model_dump(by_alias=True) | fields)
+    rows = len(rank.prepared.train)
+    return Horizon.of(now, rows).goes_beyond(Horizon.of(before, rows))
 
 
 def is_own(info: CheckpointInfo) -> bool:
@@ -57,6 +76,8 @@ def _named(rank: Rank) -> CheckpointInfo | None:
 
 def _refuse_unasked(rank: Rank, info: CheckpointInfo) -> None:
     """Raise ConfigError if the job may not go on unasked from the checkpoint of an earlier job of its name."""
+    if lengthens(rank, info) and not _other_base(rank, info):
+        return
     writer = f"an earlier job of this name ({info.meta['jobUid']})"
     if changed := [*changed_settings(rank, info), *_other_base(rank, info)]:
         problem = f"the checkpoint of step {info.step} is of {writer} with other settings; now {described(changed)}"

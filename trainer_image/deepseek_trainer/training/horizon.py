@@ -26,6 +26,15 @@ class Horizon:
         in_epochs = _steps(epochs * rows / optimization.global_batch_size) if epochs else None
         return cls(optimization.max_steps or in_epochs, minutes and 60 * minutes)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The steps and the seconds after which it ends, at the latest; infinity where they end nothing."""
+        return (math.inf if self.steps is None else self.steps, math.inf if self.seconds is None else self.seconds)
+
+    def goes_beyond(self, other: Self) -> bool:
+        """Whether a run with this horizon is longer than one with `other`, however fast it is."""
+        return self != other and all(mine >= theirs for mine, theirs in zip(self.ends, other.ends, strict=True))
+
     def is_reached(self, step: int, seconds: float) -> bool:
         return (self.steps is not None and step >= self.steps) or self.time_spent(seconds) >= 1
 

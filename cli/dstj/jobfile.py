@@ -4,7 +4,6 @@ YAML is read as the API server reads it, and not as PyYAML does by default: 5e-5
 key that is given twice is refused.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,24 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from deepseek_operator.api.names import API_VERSION, GROUP, KIND, PROFILE_KIND
 from deepseek_operator.jobs.limits import profile_mismatch
 from deepseek_operator.jobs.profile import ProfileSpec
-from deepseek_operator.jobs.spec import MAX_NAME_LENGTH, JobSpec
-from deepseek_operator.jobs.training_job import validation_messages
+from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_line, shown
-from deepseek_trainer.contract.names_elsewhere import field_for
-from deepseek_trainer.contract.rules import Model, unknown_fields
 from deepseek_trainer.storage.opening import content_of
+from dstj.problems import messages, model_of
 
 Manifest = dict[str, Any]
 
-MODELS: dict[str, type[Model]] = {KIND: JobSpec, PROFILE_KIND: ProfileSpec}
-DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-MAX_NAMESPACE_LENGTH = 63
 MAX_NODES = 1 << 20  # of a document
 PIPES = (Path("/dev"), Path("/dev/fd"))  # of the shell: `... | dstj validate /dev/stdin`, `dstj validate <(...)`
 MAX_BYTES = 16 << 20  # of a file; an API server takes at most 3 MiB of an object
@@ -80,7 +73,7 @@ class Document:
         if not isinstance(self.content, dict):
             return True
         api_version = self.content.get("apiVersion")
-        return _model(self.kind) is not None or not api_version or str(api_version).startswith(f"{GROUP}/")
+        return model_of(self.kind) is not None or not api_version or str(api_version).startswith(f"{GROUP}/")
 
     def at(self, message: str) -> str:
         """`message` ("field.path: rule") after the file and line of the field, or of its nearest parent in the file."""
@@ -163,69 +156,7 @@ def _content(path: Path) -> bytes:
 
 def problems(document: Document) -> list[str]:
     """Everything that is wrong with a job or a profile, a line each.  Empty if the API server would accept it."""
-    return [document.at(message) for message in _messages(document.content)]
-
-
-def _messages(content: Any) -> Iterator[str]:
-    if not isinstance(content, dict):
-        yield f"document: is a {type(content).__name__}, must be a mapping with apiVersion, kind, metadata and spec"
-        return
-    if content.get("apiVersion") != API_VERSION:
-        yield f"apiVersion: {shown(content.get('apiVersion'))} must be {API_VERSION}"
-    model = _model(content.get("kind"))
-    if model is None:
-        yield f"kind: {shown(content.get('kind'))} must be {' or '.join(MODELS)}"
-        return
-    for key in content.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
-        elsewhere = field_for(str(key))
-        yield f"{key}: unknown field" + (f": {elsewhere}" if elsewhere else ", known: apiVersion, kind, metadata, spec")
-    yield from _metadata_messages(content.get("metadata"), content["kind"])
-    yield from _spec_messages(model, content.get("spec"))
-
-
-def _model(kind: Any) -> type[Model] | None:
-    return MODELS.get(kind) if isinstance(kind, str) else None
-
-
-def _metadata_messages(metadata: Any, kind: str) -> Iterator[str]:
-    if not isinstance(metadata, dict):
-        yield "metadata: must be a mapping with a name"
-        return
-    name, namespace = metadata.get("name"), metadata.get("namespace", "default")
-    longest = MAX_NAME_LENGTH if kind == KIND else MAX_NAMESPACE_LENGTH
-    if not is_label(name, longest):
-        yield f"metadata.name: {shown(name)} must be 1 to {longest} of a-z, 0-9 and '-', a letter first, no '-' last"
-    if not is_label(namespace, MAX_NAMESPACE_LENGTH):
-        yield f"metadata.namespace: {shown(namespace)} must be a DNS label: a-z, 0-9 and '-', at most 63"
-    for field in ("labels", "annotations"):
-        entries = metadata.get(field) or {}
-        if not isinstance(entries, dict):
-            yield f"metadata.{field}: {shown(entries)} must be a mapping"
-            continue
-        for key, value in entries.items():
-            if not isinstance(value, str):
-                yield f"metadata.{field}.{key}: {shown(value)} must be a string: put it in quotes"
-
-
-def is_label(name: Any, longest: int) -> bool:
-    return isinstance(name, str) and len(name) <= longest and DNS_LABEL.fullmatch(name) is not None
-
-
-def _spec_messages(model: type[Model], spec: Any) -> Iterator[str]:
-    if not isinstance(spec, dict):
-        yield f"spec: {shown(spec)} must be a mapping"
-        return
-    try:
-        text = json.dumps(spec, default=str)  # noqa: TID251  for the check below, which refuses NaN by its field
-    except (ValueError, TypeError, RecursionError) as error:  # an anchor inside itself, bytes as a key
-        yield f"spec: must be what JSON can say: {first_line(error).lower()}"
-        return
-    yield from unknown_fields(model, spec, "spec")
-    try:
-        # Strict, from JSON, as in the API server: "3" is no number and 1 is no boolean.
-        model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        yield from validation_messages(error)
+    return [document.at(message) for message in messages(document.content)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.errors import ConfigError
 from dstj.cli import main
-from dstj.jobfile import documents, load_job
+from dstj.jobfile import documents, load_job, problems
 from support.builders.cli import a_job, job_file
 
 GOOD = yaml.safe_dump(a_job())
@@ -227,3 +227,10 @@ def test_a_job_file_may_come_through_a_pipe_of_the_shell(tmp_path: Path) -> None
 def test_a_device_without_end_is_no_job_file() -> None:
     with pytest.raises(ConfigError, match="/dev/zero: more than 16,777,216 bytes"):
         documents(Path("/dev/zero"))
+
+
+def test_a_warm_up_of_more_steps_than_the_run_is_refused_where_no_data_are_needed_to_know(tmp_path):
+    path = job_file(tmp_path, optimization__maxSteps=4, optimization__warmupSteps=6)
+    (document,) = documents(path)
+    (problem,) = problems(document)
+    assert "spec.optimization.warmupSteps: 6 is more than the 4 steps of the run" in problem

@@ -19,6 +19,7 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import ExitCode
 from deepseek_trainer.contract.optimization import Precision, Strategy
+from deepseek_trainer.training.schedule import refuse_endless_warmup
 from dstj.commands import forecast
 from dstj.commands.forecast import Rows
 from dstj.jobfile import Job, load_job
@@ -122,6 +123,8 @@ def plan(arguments: Namespace) -> int:
         config = forecast.settled(config, paths)
         dimensions = forecast.dimensions(config, paths)
         found = Plan(config, target, dimensions, forecast.rows_at_hand(config, paths))
+        if found.rows is not None:
+            refuse_endless_warmup(config.optimization, found.rows.count)
     speed = Speed.of(found, arguments.mfu, arguments.flops_per_second)
     for line in (*lines([*_run(found, speed)]), "", *lines([*_memory(found)])):
         say(line)

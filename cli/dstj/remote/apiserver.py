@@ -15,7 +15,8 @@ from deepseek_operator.controller.client import APPLY, DEADLINE_S, AnswerError, 
 from deepseek_operator.jobs.spec import MAX_NAME_LENGTH
 from deepseek_trainer.contract.errors import ConfigError, JobError, TryAgainError
 from deepseek_trainer.contract.foreign import named
-from dstj.jobfile import Manifest, is_label
+from dstj.jobfile import Manifest
+from dstj.problems import is_label
 
 FIELD_MANAGER: Final = "dstj"
 MERGE: Final = "application/merge-patch+json"

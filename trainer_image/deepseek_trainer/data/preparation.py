@@ -82,8 +82,7 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
         _log_unused(split, counts, is_private=config.is_private)
         for line in preparer.lost(split, counts):
             log.warning("%s", line)
-    if config.method.type is MethodType.AUTO:
-        _log_choice(config, manifest.counts[TRAIN].records)
+    _log_choices(config, manifest.counts[TRAIN].records)
     point(paths, run_id, directory.name, vault)
     return directory
 
@@ -122,10 +121,13 @@ def _log_unused(split: str, counts: SplitCounts, *, is_private: bool) -> None:
         log.warning("%s: unused fields of its records: %s", split, what)
 
 
-def _log_choice(config: TrainingConfig, records: int) -> None:
+def _log_choices(config: TrainingConfig, records: int) -> None:
     resolved = config.settled(records)
-    method, strategy = resolved.method.type.value, resolved.optimization.strategy.value
-    log.info("method.type Auto: %s by %s, for %d training records", method, strategy, records)
+    method, optimization = resolved.method.type.value, resolved.optimization
+    if config.method.type is MethodType.AUTO:
+        log.info("method.type Auto: %s by %s, for %d training records", method, optimization.strategy.value, records)
+    if config.optimization.learning_rate is None:
+        log.info("optimization.learningRate: %g, the default of method %s", optimization.peak_rate, method)
 
 
 @dataclass(frozen=True, slots=True)

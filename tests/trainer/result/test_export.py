@@ -41,7 +41,7 @@ def job(tmp_path):
 def a_job(root, is_sealed=False, **changes):
     paths, base = paths_with_base(root)
     checkpoint = sealed(paths) if is_sealed else {}
-    config = a_config(**{"export": {"formats": ["Merged", "Adapter"]}, "checkpoint": checkpoint} | changes)
+    config = a_config(**{"export": {"formats": ["Merged", "Adapter"]}, "checkpoint": checkpoint} | changes).with_rate(1)
     a_gguf(base, tiny_model(hidden_size=64, head_dim=16), a_tokenizer())  # whole blocks of NF4 in each row
     vault = data_vault(config, paths)
     prepare_model(config, paths, vault)
@@ -118,7 +118,7 @@ def test_model_card_tells_origin_result_and_checksums_and_no_sample(job):
         "| train.records | 20 |",
         "| train.skipped | 2 |",
         "LoRA, rank 4",
-        "| learningRate | 5e-05 |",
+        "| learningRate | 0.0002 |",
     ):
         assert fact in card
     assert "secret" not in card

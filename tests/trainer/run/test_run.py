@@ -144,6 +144,15 @@ def test_a_run_without_validation_trains_measures_nothing_and_claims_nothing(pat
     assert json.loads((result / "evaluation.json").read_text()) == {"after": {}, "answers": [], "before": {}}
 
 
+def test_fields_that_nothing_was_made_of_are_told_by_event_card_and_report(paths: Paths):
+    write_jsonl(paths, "train/a.jsonl", [each | {"mood": "calm"} for each in texts(12)])
+    result = trained(a_job(**LEARNING), paths)
+    (event,) = (event for event in events(paths) if event["event"] == "records_left_out")
+    assert (event["reason"], event["message"]) == ("FieldsUnused", "of 12 records fields not used: 'mood' (12)")
+    for page in ((result / "README.md").read_text(), (result / "report.html").read_text()):
+        assert "fields not used: " in page
+
+
 def test_a_batch_of_more_rows_than_there_are_is_told(paths: Paths):
     result = trained(a_job(**LEARNING | {"globalBatchSize": 64, "epochs": 1, "maxSteps": None}), paths)
     (event,) = (event for event in events(paths) if event["event"] == "rows_repeated")

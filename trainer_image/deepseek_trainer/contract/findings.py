@@ -10,10 +10,9 @@ from enum import StrEnum
 from typing import Final
 
 from deepseek_trainer.contract.foreign import shown
-from deepseek_trainer.contract.progress import Progress, RecordCounts
+from deepseek_trainer.contract.progress import MOST_NAMES, Progress, RecordCounts
 
 _MEASURED: Final = frozenset({"exporting", "done"})  # the stages of a run that has measured its result, if ever
-_SHOWN_FIELDS: Final = 5
 
 
 class FindingType(StrEnum):
@@ -104,7 +103,7 @@ def _left_out(records: RecordCounts) -> Iterator[str]:
         yield f"{records.skipped} skipped (bad)"
     if records.unused_fields:
         known = records.unused or {}
-        named = [f"{shown(name)} ({count})" for name, count in list(known.items())[:_SHOWN_FIELDS]]
+        named = [f"{shown(name)} ({count})" for name, count in list(known.items())[:MOST_NAMES]]
         more = records.unused_fields - len(named)
         if named and more:
             named.append(f"{more} more")

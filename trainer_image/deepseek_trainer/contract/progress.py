@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHand
 from deepseek_trainer.contract.foreign import count, json_object, number, text
 from deepseek_trainer.contract.rules import Model
 
-_MOST_NAMES, _LONGEST_NAME = 5, 63
+MOST_NAMES, _LONGEST_NAME = 5, 63
 
 Count = Annotated[int | None, BeforeValidator(count)]
 Number = Annotated[float | None, BeforeValidator(number)]
@@ -42,7 +42,7 @@ def _counts(value: Any) -> dict[str, int] | None:
     """Counts by name, of which few are told and none is long."""
     if not isinstance(value, dict):
         return None
-    known = {text(name): count(number) for name, number in list(value.items())[:_MOST_NAMES]}
+    known = {text(name): count(number) for name, number in list(value.items())[:MOST_NAMES]}
     return {name[:_LONGEST_NAME]: number for name, number in known.items() if name and number}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import IntegrityError
 from deepseek_trainer.contract.foreign import file_name, whole, word
-from deepseek_trainer.contract.progress import RecordCounts
+from deepseek_trainer.contract.progress import MOST_NAMES, RecordCounts
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.permutation import Indices
 from deepseek_trainer.storage.opening import opened_own
@@ -171,14 +171,20 @@ def total(counts: Iterable[SplitCounts]) -> SplitCounts:
     return replace(SplitCounts.from_json(summed), unused=unused)
 
 
-def record_counts(splits: Mapping[str, SplitCounts], batch: int) -> RecordCounts:
-    """What became of the records of all splits, as a run with so many rows in a step tells it."""
+def record_counts(splits: Mapping[str, SplitCounts], batch: int, *, is_private: bool) -> RecordCounts:
+    """What became of the records of all splits, as a run with so many rows in a step tells it.
+
+    Of a private job it has the number of fields that were not used, without their names.
+    """
     summed = total(splits.values())
+    most_first = dict(sorted(summed.unused.items(), key=lambda each: -each[1])[:MOST_NAMES])
     return RecordCounts(
         records=summed.records,
         dropped=summed.dropped,
         skipped=summed.skipped,
         cut=summed.amounts.get("cut", 0),
+        unused_fields=len(summed.unused),
+        unused=None if is_private or not most_first else most_first,
         rows=splits["train"].rows,
         batch=batch,
     )

@@ -83,7 +83,8 @@ def assembled(rank: Rank, info: CheckpointInfo | None, progress: Progress) -> Lo
         learner.load(rank.store, info)
     reporter = _reporter(rank, progress, position.state)
     announce(rank, info, reporter, position.state.step)
-    reporter.records(record_counts(rank.prepared.counts, config.optimization.global_batch_size))
+    batch, is_private = config.optimization.global_batch_size, rank.requested.is_private
+    reporter.records(record_counts(rank.prepared.counts, batch, is_private=is_private))
     return Loop(
         config=config,
         world=world,

@@ -33,6 +33,10 @@ def transit(address: str = "https://10.20.0.7:8200", **fields: Any) -> dict[str,
     return {"checkpoint": {"encryption": {"keyRef": {"vaultTransit": given}}}}
 
 
+def scheduled(schedule: str, **optimization: Any) -> dict[str, Any]:
+    return {"optimization": {"schedule": schedule} | optimization}
+
+
 def held_out(fraction: float) -> dict[str, Any]:
     return {"data": {"validationFraction": fraction}}
 
@@ -208,6 +212,14 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("evaluation.generations and", seeing(), seeing(evaluation={"maxNewTokens": 5})),
     ("strategies ZeRO1 to ZeRO3 learn", preferring(**spread("FSDP")), preferring(**spread("ZeRO2"))),
     ("give epochs or maxSteps", {"optimization": {"maxSteps": None, "epochs": 3}}, {"optimization": {"epochs": 3}}),
+    *(
+        (f"{field} is only read", scheduled(schedule, **{field: value}), scheduled("Cosine", **{field: value}))
+        for field, value, schedule in (
+            ("cycles", 8, "CosineRestarts"),
+            ("decayFraction", 0.5, "WSD"),
+            ("plateauPatience", 3, "Plateau"),
+        )
+    ),
     (
         "give warmupSteps or warmupFraction",
         {"optimization": {"warmupFraction": 0.1}},
@@ -221,6 +233,11 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             {"optimization": {"earlyStopping": {}}},
             {"optimization": {"schedule": "Plateau"}},
         )
+    ),
+    (
+        "retention.keepEvery must be a multiple",
+        {"checkpoint": {"interval": {"steps": 50}, "retention": {"keepEvery": 100}}},
+        {"checkpoint": {"interval": {"steps": 50}, "retention": {"keepEvery": 75}}},
     ),
     ("give steps, seconds or both", {"checkpoint": {"interval": {"seconds": 60}}}, {"checkpoint": {"interval": {}}}),
     ("must be NAME@sha256:", image("r/a"), {"trainer": {"image": "r/a:latest"}}),

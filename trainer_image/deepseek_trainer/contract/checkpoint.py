@@ -57,3 +57,15 @@ class CheckpointPolicy(Model):
     grace_period_seconds: Annotated[
         int, Field(ge=10, le=3600, description="Time a pod gets to write a last checkpoint when it is stopped.")
     ] = 120
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.retention) || !has(self.retention.keepEvery) || !has(self.interval) || !has(self.interval.steps)"
+            " || self.retention.keepEvery % self.interval.steps == 0",
+            "retention.keepEvery must be a multiple of interval.steps: there is no checkpoint of the steps between",
+            lambda self: (
+                not (self.retention.keep_every and self.interval.steps)
+                or self.retention.keep_every % self.interval.steps == 0
+            ),
+        ),
+    )

@@ -17,7 +17,7 @@ class EvaluationSpec(Model):
     max_rows: Annotated[int, Field(ge=1, description="Held-out rows used at most.")] = 1000
     generations: Annotated[
         int,
-        Field(ge=0, le=1000, description="Held-out samples written before and after training."),
+        Field(ge=0, le=1000, description="Held-out samples written before and after training, at most maxRows."),
     ] = 4
     max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Length of a sample in tokens.")] = 48
     require_improvement: Annotated[

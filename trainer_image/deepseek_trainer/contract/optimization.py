@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, PlainSerializer
+from pydantic.alias_generators import to_snake
 
 from deepseek_trainer.contract.rates import described_rates
 from deepseek_trainer.contract.rules import FREE, Model, Rule
@@ -85,6 +86,16 @@ class Guard(Model):
         float | None,
         Field(gt=1, description="A gradient norm so many times its running mean is a spike. Default: none is."),
     ] = None
+
+
+def only_with(field: str, default: float, schedule: Schedule) -> Rule:
+    """The rule that a setting of one schedule is not given with another, which would not read it."""
+    name = to_snake(field)
+    return Rule(
+        f"!has(self.{field}) || self.{field} == {default} || (has(self.schedule) && self.schedule == '{schedule}')",
+        f"{field} is only read with schedule {schedule}: set it, or drop {field}",
+        lambda self: getattr(self, name) == default or self.schedule is schedule,
+    )
 
 
 class OptimizationSpec(Model):
@@ -184,7 +195,10 @@ class OptimizationSpec(Model):
     ema_decay: Annotated[
         float | None,
         Field(
-            gt=0, lt=1, description="Evaluate and export a moving average of the weights with this decay. Default: no."
+            gt=0,
+            lt=1,
+            description="Evaluate and export a moving average of the weights with this decay, with less of it in the "
+            "first steps. Default: no.",
         ),
     ] = None
     precision: Annotated[
@@ -244,6 +258,14 @@ class OptimizationSpec(Model):
             "!(has(self.warmupSteps) && has(self.warmupFraction))",
             "give warmupSteps or warmupFraction, not both",
             lambda self: self.warmup_steps is None or self.warmup_fraction is None,
+        ),
+        *(
+            only_with(field, default, schedule)
+            for field, default, schedule in (
+                ("cycles", 4, Schedule.COSINE_RESTARTS),
+                ("decayFraction", 0.2, Schedule.WSD),
+                ("plateauPatience", 2, Schedule.PLATEAU),
+            )
         ),
         Rule(
             "!has(self.strategy) || self.strategy == 'DDP' || !has(self.optimizer) || self.optimizer == 'AdamW'",

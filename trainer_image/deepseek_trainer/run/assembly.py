@@ -148,7 +148,7 @@ def _model(rank: Rank, *, is_first: bool) -> nn.Module:
     # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
     model = rank.task.model()
-    if is_first:
+    if is_first and config.model.base is not None:
         refuse_non_finite(model)
     return trainable(model, rank.method, seed, place, compute_dtype(config.optimization.precision, device))
 

@@ -1,10 +1,25 @@
-"""Entries of the table of families that the trainer does not have, and models that fit them."""
+"""Tiny models of every family, in directories like those that people bring, and entries that the table lacks."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import MistralConfig, MistralForCausalLM, ResNetConfig, ResNetForImageClassification
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.base_model.families.llama import llama_like
+from support.builders.model import VOCAB, a_tokenizer
 
 # All that a further family takes: the default of key-value heads is transformers', which config.json may leave out.
 MISTRAL = llama_like("mistral", "MistralForCausalLM", key_value_heads=8)
@@ -15,6 +30,64 @@ RESNET = Family(
     blocks="resnet.encoder.stages.*.layers.*",
     head="classifier",
 )
+NONE: Mapping[str, torch.dtype] = {}
+# Whole blocks of NF4 in each row, and weights large enough to have opinions.
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+# What makes a family's model differ from Llama's, by name of a variant, which begins with its model_type.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {},
+}
+
+
+def model_type_of(variant: str) -> str:
+    return variant.partition(" ")[0]
+
+
+def a_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Two layers, with norms and biases that are not what they begin as, either."""
+    config = AutoConfig.for_model(model_type_of(variant), **{**_SHAPE, **VARIANTS[variant], **changes})
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def a_directory(
+    path: Path, model: PreTrainedModel, dtype: torch.dtype = torch.bfloat16, odd: Mapping[str, torch.dtype] = NONE
+) -> None:
+    """`model` in `dtype` as its publisher would give it: with tokenizer, generation settings and licence.
+
+    `odd`: other dtypes of some weights.
+    """
+    model.to(dtype).save_pretrained(path)
+    weights = load_file(path / "model.safetensors")
+    save_file(
+        {name: weight.to(odd.get(name, weight.dtype)) for name, weight in weights.items()},
+        path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    a_tokenizer().save_pretrained(path)
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 7], "temperature": 0.6}))
+    (path / "LICENSE.txt").write_text("take it and be kind")
+    model.float()
 
 
 def a_mistral() -> MistralForCausalLM:

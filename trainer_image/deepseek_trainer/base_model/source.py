@@ -21,6 +21,7 @@ from deepseek_trainer.base_model.families import read_dimensions, scratch_dimens
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
 from deepseek_trainer.base_model.guard import place, understood
 from deepseek_trainer.base_model.headers import refuse_other_weights
+from deepseek_trainer.base_model.kept import GENERATION, kept_files
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.budget.dimensions import Dimensions
@@ -48,6 +49,7 @@ class Source:
     claim_name: str
     path: str
     weights: tuple[str, ...]  # names of its safetensors files
+    kept: tuple[str, ...] = ()  # names of files that a result carries on
 
 
 def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
@@ -60,7 +62,7 @@ def prepare_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
     with understood(paths.claim(base.claim_name, base.path)):
         source, target = Place.find(base, paths), prepared_model(config, paths, vault)
         if target.exists():
-            refuse_misfit(config, _prepared_settings(target, vault))
+            refuse_misfit(config, prepared_settings(target, vault))
             return target
         with committed(target) as directory:
             write = _prepare_directory if source.path.is_dir() else _prepare_gguf
@@ -74,7 +76,7 @@ def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensi
         return None
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
-    return read_dimensions(_prepared_settings(prepared_model(config, paths, vault), vault))
+    return read_dimensions(prepared_settings(prepared_model(config, paths, vault), vault))
 
 
 def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:
@@ -119,9 +121,21 @@ def read_source(directory: Path, vault: Vault) -> Source:
     return vault.document(
         directory / SOURCE,
         lambda facts: Source(
-            facts["sha256"], facts["claimName"], facts["path"], tuple(file_name(name) for name in facts["weights"])
+            facts["sha256"],
+            facts["claimName"],
+            facts["path"],
+            tuple(file_name(name) for name in facts["weights"]),
+            tuple(file_name(name) for name in facts.get("kept", ())),
         ),
     )
+
+
+def generation_settings(directory: Path, vault: Vault) -> dict[str, Any]:
+    """How a prepared model says that texts are written with it; empty where it says nothing."""
+    if GENERATION not in read_source(directory, vault).kept:
+        return {}
+    settings: dict[str, Any] = vault.document(directory / GENERATION, dict)
+    return settings
 
 
 def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | None:
@@ -129,7 +143,8 @@ def base_digest(config: TrainingConfig, paths: Paths, vault: Vault) -> str | Non
     return None if config.model.base is None else read_source(prepared_model(config, paths, vault), vault).sha256
 
 
-def _prepared_settings(directory: Path, vault: Vault) -> dict[str, Any]:
+def prepared_settings(directory: Path, vault: Vault) -> dict[str, Any]:
+    """The content of a prepared model's config.json."""
     settings: dict[str, Any] = vault.document(directory / CONFIG, dict)
     return settings
 
@@ -155,13 +170,15 @@ def _prepare_directory(source: Place, job: TrainingConfig, directory: Path, vaul
     refuse_misfit(job, config)
     digests = file_digests(source.path, source.claim)
     digest = _verified(base, listing_digest(digests), vault)
+    kept = kept_files(source)
     for name in weights:
         vault.write(directory / name, _same_bytes(source, name, digests[name]))
-    _finish(directory, vault, config, tokenizer, Source(digest, base.claim_name, base.path, weights))
+    origin = Source(digest, base.claim_name, base.path, weights, tuple(kept))
+    _finish(directory, vault, config, tokenizer | kept, origin)
 
 
 def _finish(
-    directory: Path, vault: Vault, config: Mapping[str, Any], tokenizer: Mapping[str, bytes], source: Source
+    directory: Path, vault: Vault, config: Mapping[str, Any], others: Mapping[str, bytes], source: Source
 ) -> None:
     facts = {
         "format": FORMAT,
@@ -169,8 +186,9 @@ def _finish(
         "claimName": source.claim_name,
         "path": source.path,
         "weights": source.weights,
+        "kept": source.kept,
     }
-    small = {CONFIG: json_text(config).encode(), SOURCE: json_text(facts).encode(), **tokenizer}
+    small = {CONFIG: json_text(config).encode(), SOURCE: json_text(facts).encode(), **others}
     for name, content in small.items():
         vault.write(directory / name, content)
 

@@ -27,6 +27,7 @@ _CODES: Final = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+NO_DTYPES: Final[Mapping[str, Any]] = {}
 _NAMES: Final = {code: name for name, code in _CODES.items()}
 
 
@@ -68,20 +69,22 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def entries(tensors: Mapping[str, Any]) -> list[Entry]:
-    """Entries for `tensorfile.stream`.  A tensor is copied to the host only when its turn comes.
+def entries(tensors: Mapping[str, Any], dtypes: Mapping[str, Any] = NO_DTYPES) -> list[Entry]:
+    """Entries for `tensorfile.stream`.  A tensor is copied to the host only when its turn comes, as its dtype in
+    `dtypes` if it has one there.
 
     Tensors with the widest elements come first, so that each is aligned in the file.
     """
-    made = [
-        Entry(name, code_of(tensors[name].dtype), tuple(tensors[name].shape), partial(_bytes, tensors[name]))
-        for name in sorted(tensors)
-    ]
+    made = [_entry(name, tensors[name], dtypes.get(name, tensors[name].dtype)) for name in sorted(tensors)]
     return sorted(made, key=lambda entry: -SIZES[entry.dtype])
 
 
-def _bytes(tensor: Any) -> memoryview:
-    return memory_of(tensor.detach().cpu().contiguous())
+def _entry(name: str, tensor: Any, dtype: Any) -> Entry:
+    return Entry(name, code_of(dtype), tuple(tensor.shape), partial(_bytes, tensor, dtype))
+
+
+def _bytes(tensor: Any, dtype: Any) -> memoryview:
+    return memory_of(tensor.detach().to(dtype).cpu().contiguous())
 
 
 def memory_of(tensor: Any) -> memoryview:

@@ -13,6 +13,15 @@ class ExportFormat(StrEnum):
     MERGED = "Merged"
 
 
+class ExportDtype(StrEnum):
+    """What the weights of a result are stored in."""
+
+    SAME = "Same"
+    FP32 = "FP32"
+    BF16 = "BF16"
+    FP16 = "FP16"
+
+
 class ExportSpec(Model):
     """The result: safetensors files, tokenizer, model card and run report."""
 
@@ -24,6 +33,13 @@ class ExportSpec(Model):
             description="Merged: a complete model. Adapter: the weights of LoRA or QLoRA alone.",
         ),
     ] = (ExportFormat.MERGED,)
+    dtype: Annotated[
+        ExportDtype,
+        Field(
+            description="What weights are stored in. Same: as in the base model's files, FP32 of a model from scratch "
+            "and of a GGUF file; weights of an adapter alone are FP32."
+        ),
+    ] = ExportDtype.SAME
     sealed: Annotated[
         bool | None, Field(description="Encrypt the result. Default: yes where checkpoint.encryption is given.")
     ] = None

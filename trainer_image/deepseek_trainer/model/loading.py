@@ -14,7 +14,7 @@ from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.directory import CONFIG
 from deepseek_trainer.base_model.families import family_of, scratch_settings
 from deepseek_trainer.base_model.guard import understood
-from deepseek_trainer.base_model.source import prepared_model, read_source
+from deepseek_trainer.base_model.source import prepared_model, prepared_settings, read_source
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import Architecture
@@ -55,7 +55,7 @@ def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32)
 
 def read_base(directory: Path, vault: Vault) -> tuple[Settings, dict[str, Tensor]]:
     """The config.json of a prepared model, and its weights as they are stored."""
-    settings: Settings = vault.document(directory / CONFIG, dict)
+    settings = prepared_settings(directory, vault)
     weights: dict[str, Tensor] = {}
     with understood("the base model's weights"):
         for name in read_source(directory, vault).weights:

@@ -2,6 +2,7 @@
 
     <job name>/                 complete model that `from_pretrained` of plain transformers loads (Merged)
     <job name>/adapter/         LoRA weights alone, in peft's layout (Adapter)
+    <job name>/LICENSE ...      licence and notices of the base model, where it has some
     <job name>/README.md        model card: no samples of the data
     <job name>/report.html      run report, with answers to held-out prompts
     <job name>/manifest.json    which files these are, written last: see manifest.py
@@ -14,12 +15,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
+from deepseek_trainer.base_model.kept import is_legal
 from deepseek_trainer.base_model.source import Source, prepared_model, read_source
 from deepseek_trainer.checkpoints.legs import Trained
 from deepseek_trainer.checkpoints.statefile import entries
@@ -35,6 +36,14 @@ from deepseek_trainer.model.loading import count_parameters, transformer
 from deepseek_trainer.result import card
 from deepseek_trainer.result.manifest import File, Manifest, write_manifest
 from deepseek_trainer.result.report import Report, flat, render
+from deepseek_trainer.result.weights import (
+    Dtypes,
+    export_dtypes,
+    file_weights,
+    refuse_overflow,
+    stored_dtypes,
+    usual_dtype,
+)
 from deepseek_trainer.storage.commit import committed
 from deepseek_trainer.storage.tensorfile import stream
 from deepseek_trainer.storage.vault import Vault
@@ -73,16 +82,18 @@ def export(
     One rank calls it, and last of all: merging uses `model` up.
     """
     target, vault = paths.export / config.job.name, export_vault(config, paths)
-    source = _source(config, paths)
+    base = _Base.of(config, paths)
     counts = count_parameters(model)  # before merging: afterwards nothing is trainable
     with committed(target) as directory:
         output = _Output(directory, vault)
-        _write_model(model, task, config, output)
+        _write_model(model, task, config, base.dtypes, output)
+        for name, content in base.terms.items():
+            output.write(name, [content])
         story = card.Story(
             config=config,
             requested=results.requested,
             usage=task.usage,
-            source=source,
+            source=base.source,
             parameters=counts,
             weights=results.weights,
             trained=results.trained,
@@ -118,6 +129,26 @@ def _evaluation(results: Results) -> dict[str, Any]:
     return {"before": dict(results.before), "after": dict(results.after), "answers": answers}
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What a result has of its base model: where it came from, its weights' types, its licence and notices."""
+
+    source: Source | None = None
+    dtypes: Dtypes = field(default_factory=dict)
+    terms: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: TrainingConfig, paths: Paths) -> Self:
+        """Nothing of all that from scratch."""
+        if config.model.base is None:
+            return cls()
+        vault = data_vault(config, paths)
+        home = prepared_model(config, paths, vault)
+        source = read_source(home, vault)
+        terms = {name: bytes(vault.read(home / name)) for name in source.kept if is_legal(name)}
+        return cls(source, stored_dtypes(home, vault), terms)
+
+
 class _Output:
     """Writes files through the vault.  Remembers each as it is on the disk, and the SHA-256 of what was in it."""
 
@@ -139,26 +170,26 @@ class _Output:
         self.digests[name] = seen.hexdigest()
 
 
-def _write_model(model: nn.Module, task: Task[Any], config: TrainingConfig, output: _Output) -> None:
+def _write_model(model: nn.Module, task: Task[Any], config: TrainingConfig, stored: Dtypes, output: _Output) -> None:
+    """`stored`: what the base model's files hold its weights in."""
+    asked = config.export.dtype
     if ExportFormat.ADAPTER in config.export.formats:
         assert isinstance(model, PeftModel), "the job file's rules ask for LoRA or QLoRA with Adapter"
-        output.write(f"{ADAPTER}/adapter_model.safetensors", stream(entries(adapter_state(model))))
+        adapter = adapter_state(model)
+        _write_weights(f"{ADAPTER}/adapter_model.safetensors", adapter, export_dtypes(adapter, asked), output)
         output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
     if ExportFormat.MERGED in config.export.formats:
         complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
-        output.write("model.safetensors", stream(entries(_weights(complete))))
-        for name, content in task.companions(complete).items():
+        weights = file_weights(complete)
+        dtypes = export_dtypes(weights, asked, stored, complete)
+        _write_weights("model.safetensors", weights, dtypes, output)
+        for name, content in task.companions(complete, usual_dtype(dtypes)).items():
             output.write(name, [content])
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights, each under one name: the file holds tied weights once, and loading ties them again.
-
-    They do not come from `state_dict`, which makes FSDP shard them again.  The models that can be loaded save no
-    buffers.  Under FSDP they are copies: it frees what it has gathered, and cannot while the bytes are in use.
-    """
-    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-    return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}
+def _write_weights(name: str, weights: Mapping[str, Tensor], dtypes: Dtypes, output: _Output) -> None:
+    refuse_overflow(weights, dtypes)
+    output.write(name, stream(entries(weights, dtypes)))
 
 
 def _report(config: TrainingConfig, results: Results, story: card.Story) -> Report:
@@ -173,14 +204,6 @@ def _report(config: TrainingConfig, results: Results, story: card.Story) -> Repo
         loss_unit=story.usage.loss_unit,
         data=flat(results.data),
     )
-
-
-def _source(config: TrainingConfig, paths: Paths) -> Source | None:
-    """Where the base model came from; None from scratch."""
-    if config.model.base is None:
-        return None
-    vault = data_vault(config, paths)
-    return read_source(prepared_model(config, paths, vault), vault)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

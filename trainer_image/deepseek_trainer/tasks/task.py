@@ -118,5 +118,8 @@ class Task(ABC, Generic[B]):
         return ()
 
     @abstractmethod
-    def companions(self, model: PreTrainedModel) -> dict[str, bytes]:
-        """The files beside an export's weights, by name, with which plain transformers loads it."""
+    def companions(self, model: PreTrainedModel, dtype: str) -> dict[str, bytes]:
+        """The files beside an export's weights, by name, with which plain transformers loads it.
+
+        `dtype`: what most weights are stored in, as config.json names it.
+        """

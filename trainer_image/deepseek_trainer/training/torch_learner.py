@@ -14,6 +14,7 @@ from deepseek_trainer.checkpoints.manifest import TensorInfo
 from deepseek_trainer.checkpoints.statefile import code_of, split
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.model.buffers import moved_buffers
 from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.model.parallel import spread, sync_gradients, whole
 from deepseek_trainer.training.ema import Ema
@@ -31,6 +32,7 @@ class TorchLearner(Learner):
         self._spread = spread(self.loss, optimization, world)
         # While FSDP has gathered weights, the model shows other tensors: these are the ones that are trained.
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._moved = moved_buffers(self.model)
         self._optimizers = optimizers(self.model, optimization)
         self._ema = Ema(self._weights, optimization.ema_decay) if optimization.ema_decay else None
 
@@ -110,7 +112,7 @@ class TorchLearner(Learner):
 
     def _trained(self) -> dict[str, Any]:
         weights = {name: weight.detach() for name, weight in self._weights.items()}
-        return {"model": weights} | ({"ema": self._ema.averages} if self._ema else {})
+        return {"model": weights | self._moved} | ({"ema": self._ema.averages} if self._ema else {})
 
     def _shards(self, info: CheckpointInfo) -> dict[str, Tensor]:
         """Tensors to load this rank's shards into, by their path in the checkpoint; none if weights are whole."""

@@ -17,6 +17,7 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.checkpoints.statefile import split
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
+from deepseek_trainer.model.buffers import moved_buffers
 from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.training.learner import Learner, State
 from deepseek_trainer.training.moments import Moments, kept_by
@@ -38,6 +39,7 @@ class ZeroLearner(Learner):
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         self._owner = {name: i % world.size for i, name in enumerate(self._weights)}
+        self._moved = moved_buffers(model)
         (self._adamw,) = optimizers(model, optimization)
         self._engine = ZeroEngine(self.loss, self._adamw, optimization.strategy.zero_stage, world)
 
@@ -76,11 +78,14 @@ class ZeroLearner(Learner):
     @contextmanager
     def finished(self) -> Iterator[nn.Module]:
         with self._engine.gathered(self.model.parameters()):
-            yield with_weights(self._bare, (weight.data for weight in self.model.parameters()))
+            finished = with_weights(self._bare, (weight.data for weight in self.model.parameters()))
+            for name, buffer in moved_buffers(finished).items():
+                buffer.copy_(self._moved[name])
+            yield finished
 
     def state(self) -> State:
         """On the host, each parameter on the rank that owns it."""
-        weights: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {name: buffer.to("cpu", copy=True) for name, buffer in self._moved.items()}
         moments: dict[str, dict[str, Tensor]] = {}
         for name, weight in self._weights.items():
             with self._engine.gathered([weight]):
@@ -114,6 +119,8 @@ class ZeroLearner(Learner):
         paths, _ = split({"model": self._weights})
         saved = {tensor.name: tensor.whole or tensor.shape for tensor in info.manifest.tensors}
         shapes = dict(zip(paths, self._shapes.values(), strict=True))
+        moved, _ = split({"model": self._moved})
+        shapes |= {path: tuple(buffer.shape) for path, buffer in moved.items()}
         refuse_other_model(shapes, {path: shape for path, shape in saved.items() if path.startswith("model/")})
         names = {
             path.partition("/")[2]
@@ -123,11 +130,13 @@ class ZeroLearner(Learner):
 
         def is_wanted(path: str) -> bool:
             part, name, *_ = path.split("/")
-            return part in parts and name in names
+            return path in moved or (part in parts and name in names)
 
         state, _ = store.load(info, wanted=is_wanted)
         for name, weight in self._weights.items():
             self._engine.set_weight(weight, self._shared(name, state.get("model", {}).get(name)))
+        for name, buffer in self._moved.items():
+            buffer.copy_(state["model"][name])
         return state
 
     def _owns(self, name: str) -> bool:

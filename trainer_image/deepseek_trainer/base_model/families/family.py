@@ -35,6 +35,7 @@ class Family:
     linear: tuple[str, ...] = ()  # in a block: layers that can get an adapter and be kept in four bits
     residual: tuple[str, ...] = ()  # in a block: layers whose outputs are added to the residual stream
     own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own
+    moved: tuple[str, ...] = ()  # last names of buffers that training changes
     dimensions: Callable[[Settings], Dimensions] | None = None
     weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name
     rotary_in_gguf: Rotary | None = None  # None: GGUF files of the family are not converted

@@ -39,9 +39,13 @@ def base_model(directory: Path, vault: Vault, classes: Sequence[str], seed: int)
     kept = {name: weight for name, weight in weights.items() if is_known or not name.startswith(head)}
     used = {name: weight for name, weight in kept.items() if "pooler." not in name}  # classifiers have none
     drawn = frozenset() if is_known else frozenset({f"{head}weight", f"{head}bias"})
-    calm = {name: value for name, value in NO_CHANCE.items() if name in settings}
     with drawn_from(seed):
-        return filled({**settings, **calm, **labelled(classes)}, used, drawn=drawn)
+        return filled({**settings, **taught(settings, classes)}, used, drawn=drawn)
+
+
+def taught(settings: Mapping[str, Any], classes: Sequence[str]) -> Json:
+    """What the config.json of a base with these `settings` says after training on `classes`."""
+    return {name: value for name, value in NO_CHANCE.items() if name in settings} | labelled(classes)
 
 
 def _classes_of(settings: Mapping[str, Any]) -> list[str]:

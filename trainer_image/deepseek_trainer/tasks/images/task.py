@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
 from deepseek_trainer.base_model.directory import PREPROCESSOR
-from deepseek_trainer.base_model.source import prepared_model
+from deepseek_trainer.base_model.source import prepared_model, prepared_settings
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.images import ImagesSpec
 from deepseek_trainer.contract.names import Paths
@@ -20,12 +20,13 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.data.dataset import Rows
 from deepseek_trainer.data.draws import Draws, RowArray
 from deepseek_trainer.evaluation.classification import HEADLINES, classification
+from deepseek_trainer.model.description import config_json
 from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.model.modes import answering
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.images.batch import ImageBatch, collate
 from deepseek_trainer.tasks.images.loss import ImageLoss, logits
-from deepseek_trainer.tasks.images.models import base_model, scratch_model
+from deepseek_trainer.tasks.images.models import base_model, scratch_model, taught
 from deepseek_trainer.tasks.images.normalisation import Normalisation
 from deepseek_trainer.tasks.images.preparation import dtype_of, read_classes
 from deepseek_trainer.tasks.task import Ask, Assessment, Json, Task, Usage
@@ -86,11 +87,11 @@ class ImageTask(Task[ImageBatch]):
         ask.event("classification", **{name: found[name] for name in HEADLINES if name in found})
         return Assessment({"classification": found})
 
-    def companions(self, model: PreTrainedModel) -> dict[str, bytes]:
+    def companions(self, model: PreTrainedModel, dtype: str) -> dict[str, bytes]:
         """config.json and preprocessor_config.json."""
-        model.config.update({"architectures": [type(model).__name__], "dtype": model.dtype})
+        base = None if self._config.model.base is None else prepared_settings(self._base, self._vault)
         return {
-            "config.json": model.config.to_json_string(use_diff=False).encode(),
+            "config.json": config_json(model, base, dtype, self._config.export.dtype, taught(base or {}, self.classes)),
             PREPROCESSOR: self.normalisation.preprocessor(self._images),
         }
 

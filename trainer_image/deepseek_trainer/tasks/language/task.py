@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from deepseek_trainer.base_model.source import prepared_model
+from deepseek_trainer.base_model.source import generation_settings, prepared_model, prepared_settings
 from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat
@@ -20,6 +20,7 @@ from deepseek_trainer.data.draws import Draws, RowArray
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.evaluation.classification import HEADLINES, classification
 from deepseek_trainer.evaluation.text_scores import text_scores
+from deepseek_trainer.model.description import config_json, generation_json, lacking
 from deepseek_trainer.model.loading import load_model
 from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.storage.vault import Vault
@@ -36,6 +37,7 @@ from deepseek_trainer.tasks.language.row_maker import records_of_row
 from deepseek_trainer.tasks.language.tokenizer import prompt_ids, text_ids, token_bytes
 from deepseek_trainer.tasks.task import Answer, Ask, Assessment, Json, Task, Usage
 
+SPECIAL: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 ANSWERED_AT_ONCE: Final = 16  # prompts in one batch of a rank
 
 
@@ -110,15 +112,25 @@ class LanguageTask(Task[TokenBatch]):
             for prompt, old, new in zip(self.prompts, before, after, strict=False)
         ]
 
-    def companions(self, model: PreTrainedModel) -> dict[str, bytes]:
+    def companions(self, model: PreTrainedModel, dtype: str) -> dict[str, bytes]:
         """config.json, generation_config.json and the tokenizer's files."""
-        special = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model.config.update(special | {"architectures": [type(model).__name__], "dtype": model.dtype})
+        special = {name: getattr(self.tokenizer, name) for name in SPECIAL}
+        base, generation = self._said_by_base()
+        changes = lacking(base or {}, special)
         return {
-            "config.json": model.config.to_json_string(use_diff=False).encode(),
-            "generation_config.json": GenerationConfig(**special).to_json_string().encode(),
+            "config.json": config_json(model, base, dtype, self._config.export.dtype, changes),
+            "generation_config.json": generation_json(generation, special),
             **files_of(self.tokenizer),
         }
+
+    def _said_by_base(self) -> tuple[Json | None, Json]:
+        """Its config.json, None from scratch, and its generation settings."""
+        if self._config.model.base is None:
+            return None, {}
+        home = prepared_model(self._config, self._paths, self._vault)
+        settings = prepared_settings(home, self._vault)
+        ids = {name: settings[name] for name in SPECIAL if settings.get(name) is not None}
+        return settings, generation_settings(home, self._vault) or ids
 
     @property
     def _asks(self) -> bool:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import LOGITS_BYTES
 from deepseek_trainer.model.loading import scratch_model
+from deepseek_trainer.model.logits import Head
 from deepseek_trainer.tasks.language.batch import TokenBatch, block_causal_mask
 from deepseek_trainer.tasks.language.loss import causal_loss, head_loss
 from deepseek_trainer.tasks.language.packing import IGNORED
@@ -106,7 +107,7 @@ def of_head() -> None:
             targets_N = torch.randint(SMALL.vocab_size, (count,))
             losses: tuple[Loss, Loss] = (
                 lambda: made_again(head, hidden_ND, targets_N),  # noqa: B023
-                lambda: head_loss(head, hidden_ND, targets_N),  # noqa: B023
+                lambda: head_loss(Head(head), hidden_ND, targets_N),  # noqa: B023
             )
             torchs, ours = medians(*losses, head)
             peaks = [peak_mib(loss, head) for loss in losses]

@@ -10,19 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
 )
 
 from deepseek_trainer.base_model.families.family import Family
-from deepseek_trainer.base_model.families.llama import llama_like
 from support.builders.model import VOCAB, a_tokenizer
 
-# All that a further family takes: the default of key-value heads is transformers', which config.json may leave out.
-MISTRAL = llama_like("mistral", "MistralForCausalLM", key_value_heads=8)
 RESNET = Family(
     "resnet",
     "ResNetForImageClassification",
@@ -47,10 +42,37 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": None,
 }
 # What makes a family's model differ from Llama's, by name of a variant, which begins with its model_type.
+WINDOW = 5  # tokens; documents of tests are longer
+_LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"tie_word_embeddings": True},
+    "qwen2 with windows": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": {},
+    "qwen3 with windows": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "mistral": {"sliding_window": None},
+    "mistral with windows": {"sliding_window": WINDOW},
+    "ministral": _LAYERS,
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "gemma": {},
+    "gemma2": {**_LAYERS, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 16},
+    "gemma3_text": {**_LAYERS, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16},
+    "phi3": {"sliding_window": WINDOW, "resid_pdrop": 0.5},
+    "glm": {},
+    "glm4": {},
+    "granite": {
+        "logits_scaling": 4.0,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+    },
+    "olmo": {},
+    "olmo2": {},
+    "stablelm": {"use_qkv_bias": True},
+    "phi": {"attention_dropout": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
+    "starcoder2": {"sliding_window": WINDOW, "residual_dropout": 0.5, "embedding_dropout": 0.5},
+    "cohere": {"logit_scale": 0.25},
+    "gpt2": {"attn_pdrop": 0.5, "n_inner": 128},
 }
 
 
@@ -62,7 +84,7 @@ def a_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Two layers, with norms and biases that are not what they begin as, either."""
     config = AutoConfig.for_model(model_type_of(variant), **{**_SHAPE, **VARIANTS[variant], **changes})
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -88,12 +110,6 @@ def a_directory(
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 7], "temperature": 0.6}))
     (path / "LICENSE.txt").write_text("take it and be kind")
     model.float()
-
-
-def a_mistral() -> MistralForCausalLM:
-    torch.manual_seed(0)
-    shape = {"vocab_size": 288, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    return MistralForCausalLM(MistralConfig(**shape, num_attention_heads=4, num_key_value_heads=2, head_dim=16))
 
 
 def a_resnet() -> ResNetForImageClassification:

@@ -1,13 +1,13 @@
 """That the entries of the table of families say what is true of the models of transformers."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from transformers.pytorch_utils import Conv1D
 
 from deepseek_trainer.base_model.families import FAMILIES
 from deepseek_trainer.base_model.families.family import Family
@@ -21,25 +21,21 @@ from deepseek_trainer.model.loading import count_parameters
 from deepseek_trainer.model.method import freeze, trainable
 from deepseek_trainer.model.recompute import recompute_activations
 from deepseek_trainer.tasks.language.loss import causal_loss
-from support.builders.families import MISTRAL, RESNET, a_mistral, a_resnet
+from support.builders.families import RESNET, VARIANTS, a_model, a_resnet, model_type_of
 from support.builders.model import a_batch, tiny_model
 
 CPU = torch.device("cpu")
-MODELS = {kind: (FAMILIES[kind], partial(tiny_model, kind)) for kind in ("llama", "qwen2", "qwen3")} | {
-    "mistral": (MISTRAL, a_mistral)
-}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=VARIANTS)
 def entry(request) -> tuple[Family, nn.Module]:
-    family, model = MODELS[request.param]
-    return family, model()
+    return FAMILIES[model_type_of(request.param)], a_model(request.param)
 
 
 def test_blocks_embedding_and_head_are_where_the_entry_says(entry):
     family, model = entry
     assert type(model).__name__ == family.model_class
-    assert find(model, family.blocks) == [*model.get_decoder().layers]
+    assert find(model, family.blocks) == [*model.get_decoder().get_submodule(family.blocks.split(".")[1])]
     assert find(model, family.embedding) == [model.get_input_embeddings()]
     assert find(model, family.head) == [model.get_output_embeddings()]
 
@@ -47,7 +43,9 @@ def test_blocks_embedding_and_head_are_where_the_entry_says(entry):
 def test_linear_layers_of_the_entry_are_all_that_a_block_has(entry):
     family, model = entry
     for block in find(model, family.blocks):
-        assert {name for name, each in block.named_modules() if isinstance(each, nn.Linear)} == {*family.linear}
+        assert {name for name, each in block.named_modules() if isinstance(each, nn.Linear | Conv1D)} == {
+            *family.linear
+        }
 
 
 def test_blocks_whose_residual_layers_are_zero_add_nothing_to_the_residual_stream(entry):
@@ -55,7 +53,7 @@ def test_blocks_whose_residual_layers_are_zero_add_nothing_to_the_residual_strea
     for layer in [
         layer for block in find(model, family.blocks) for path in family.residual for layer in find(block, path)
     ]:
-        nn.init.zeros_(layer.weight)
+        layer.register_forward_hook(lambda *call: torch.zeros_like(call[-1]))
     with torch.no_grad():
         states = model.get_decoder()(a_batch().tokens_BT, output_hidden_states=True).hidden_states
     assert all(torch.equal(state, states[0]) for state in states[:-1]), "the last one is normalised"
@@ -70,20 +68,29 @@ def test_weights_and_dimensions_that_follow_from_config_json_are_those_of_the_mo
     assert tuple(layer.path for layer in dimensions.linear) == family.linear
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"frozenLayers": 1},
-        {"type": "LoRA", "lora": {"targetModules": ["all-linear"], "dropout": 0}},
-        {"type": "QLoRA", "lora": {"dropout": 0}},
-    ],
-)
-def test_a_family_that_has_an_entry_is_trained_by_every_method(monkeypatch, method):
-    monkeypatch.setitem(FAMILIES, "mistral", MISTRAL)
-    model = trainable(a_mistral().train(), MethodSpec.model_validate(method), 0, CPU, torch.float32)
+ALL_LINEAR = {"rank": 2, "targetModules": ["all-linear"], "dropout": 0}
+METHODS = [{"frozenLayers": 1}, {"type": "LoRA", "lora": ALL_LINEAR}, {"type": "QLoRA", "lora": ALL_LINEAR}]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["frozen", "LoRA", "QLoRA"])
+def test_a_family_that_has_an_entry_is_trained_by_every_method(entry, method):
+    family, model = entry
+    if family.is_transposed and method.get("type") == "QLoRA":
+        pytest.skip("refused: see test_families.py")
+    model = trainable(model.train(), MethodSpec.model_validate(method), 0, CPU, torch.float32)
     recompute_activations(model, Recompute.FULL)
     causal_loss(model, a_batch())[0].backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    frozen = (family.embedding, family.positions) if "frozenLayers" in method else ()
+    assert not any(name.startswith(path) for name in trained for path in frozen if path)
+
+
+def test_nothing_is_dropped_but_by_the_job(entry):
+    _, model = entry
+    drop_out(model.train(), 0.0)
+    once, again = (causal_loss(model, a_batch())[0] for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_parts_are_found_inside_of_peft_and_in_a_copy():

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deepseek_trainer.base_model.families.family import Logits
 from deepseek_trainer.model.cross_entropy import summed_cross_entropy
+from deepseek_trainer.model.logits import shaped
 
 POSITIONS, WIDTH, VOCAB, SCALE = 21, 8, 50, 0.37
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -142,3 +144,23 @@ def test_a_second_backward_pass_is_refused():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("rows", [4, 1000])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("how", [Logits(scale=0.25), Logits(softcap=1.5), Logits(scale=3.0, softcap=2.0)], ids=str)
+def test_logits_that_a_model_scales_or_bounds_are_learned_exactly(how: Logits, smoothing: float, rows: int):
+    doubles = inputs(torch.double)
+    bounded = shaped(linear(*doubles), how)
+    exact = found(cross_entropy(bounded, TARGETS, reduction="sum", label_smoothing=smoothing), doubles)
+    again = summed_cross_entropy(*doubles, TARGETS, smoothing=smoothing, rows=rows, logits=how)
+    assert max(errors(found(again, doubles), exact)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bounded_logits_of_two_bytes_are_learned_within_their_rounding(dtype: torch.dtype):
+    how, doubles, singles = Logits(softcap=1.5), inputs(torch.double), inputs()
+    exact = found(cross_entropy(shaped(linear(*doubles), how), TARGETS, reduction="sum"), doubles)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = summed_cross_entropy(*singles, TARGETS, smoothing=0.0, rows=4, logits=how)
+    assert max(errors(found(loss, singles), exact)) < 8 * torch.finfo(dtype).eps

@@ -16,6 +16,7 @@ from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import OptimizationSpec, Precision, Recompute
 from deepseek_trainer.model.dropout import drop_out
 from deepseek_trainer.model.loading import scratch_model
+from deepseek_trainer.model.logits import Head
 from deepseek_trainer.model.precision import autocast
 from deepseek_trainer.model.recompute import recompute_activations
 from deepseek_trainer.tasks.language import loss as language_loss
@@ -100,7 +101,7 @@ def test_logits_made_in_parts_give_the_loss_and_gradients_of_all_at_once(smoothi
     head, hidden, targets = nn.Linear(8, 50), torch.randn(21, 8, requires_grad=True), torch.randint(0, 50, (21,))
     whole = cross_entropy(head(hidden), targets, reduction="sum", label_smoothing=smoothing)
     expected = torch.autograd.grad(whole, [hidden, head.weight])
-    parts = head_loss(head, hidden, targets, smoothing, logits_bytes=4 * 50 * 4)  # four rows
+    parts = head_loss(Head(head), hidden, targets, smoothing, logits_bytes=4 * 50 * 4)  # four rows
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts, [hidden, head.weight]), expected)
 

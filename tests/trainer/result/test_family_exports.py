@@ -1,5 +1,6 @@
 """Exports of every family as plain transformers loads them: no key too many or too few, and the answers of training."""
 
+import copy
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from deepseek_trainer.base_model.families import FAMILIES
 from deepseek_trainer.base_model.source import prepare_model
 from deepseek_trainer.contract.errors import NotFiniteError
 from deepseek_trainer.contract.method import MethodType
@@ -16,39 +18,55 @@ from deepseek_trainer.model.method import trainable
 from deepseek_trainer.result.export import Results, export
 from deepseek_trainer.tasks.language.task import LanguageTask
 from deepseek_trainer.worker.vaults import data_vault
-from support.builders.families import VARIANTS, a_directory, a_model
+from support.builders.families import VARIANTS, a_directory, a_model, model_type_of
 from support.builders.model import VOCAB, a_config, a_tokenizer, paths_with_base
 
 CPU = torch.device("cpu")
 RESULTS = Results(events=[], weights="of step 1", step=1, requested=MethodType.FULL)
 METHODS = {
     "Full": {},
-    "LoRA": {"type": "LoRA", "lora": {"rank": 2, "dropout": 0}},
-    "QLoRA": {"type": "QLoRA", "lora": {"rank": 2, "dropout": 0}},
+    "LoRA": {"type": "LoRA", "lora": {"rank": 2, "dropout": 0, "targetModules": ["all-linear"]}},
+    "QLoRA": {"type": "QLoRA", "lora": {"rank": 2, "dropout": 0, "targetModules": ["all-linear"]}},
 }
 BF16_ROUNDING = 2**-8
+FAMILIES_OF_TEXT = [variant for variant in VARIANTS if model_type_of(variant) == variant]  # windows are not exported
 
 
-class Job:
-    """A base as its publisher gives it, and a model that has learned something since."""
+class Base:
+    """One as its publisher gives it, prepared."""
 
-    def __init__(self, root, variant, method="Full", dtype=torch.bfloat16, odd=None, **changes):
-        self.paths, self.base = paths_with_base(root)
-        a_directory(self.base, a_model(variant), dtype, odd or {})
-        self.config = a_config(**{"method": METHODS[method]} | changes)
-        self.vault = data_vault(self.config, self.paths)
-        prepare_model(self.config, self.paths, self.vault)
-        loaded = load_model(self.config, self.paths, self.vault, CPU)
-        self.model = trainable(loaded, self.config.method, 0, CPU, torch.float32).eval()
+    def __init__(self, root, variant, dtype=torch.bfloat16, odd=None):
+        self.paths, self.path = paths_with_base(root)
+        a_directory(self.path, a_model(variant), dtype, odd or {})
+        config = a_config(method={})
+        self.vault = data_vault(config, self.paths)
+        prepare_model(config, self.paths, self.vault)
+        self.family = FAMILIES[model_type_of(variant)]
+
+    def exported(self, method="Full", change=lambda _: None, **export_spec):
+        """The result, and the model that has learned something before."""
+        config = a_config(method=METHODS[method], export=export_spec)
+        loaded = load_model(config, self.paths, self.vault, CPU)
+        model = trainable(loaded, config.method, 0, CPU, torch.float32).eval()
         torch.manual_seed(0)
         with torch.no_grad():
-            for weight in trainable_parameters(self.model):
+            for weight in trainable_parameters(model):
                 weight.add_(0.02 * torch.randn_like(weight))
-
-    def export(self):
-        task = LanguageTask(self.config, self.paths, self.vault, self.paths.prepared)
+            change(model)
+        trained = copy.deepcopy(model)
+        task = LanguageTask(config, self.paths, self.vault, self.paths.prepared)
         task.tokenizer = a_tokenizer()
-        return export(self.model, task, self.config, self.paths, RESULTS)
+        return export(model, task, config, self.paths, RESULTS), trained
+
+
+@pytest.fixture(scope="module", params=FAMILIES_OF_TEXT)
+def base(request, tmp_path_factory):
+    return Base(tmp_path_factory.mktemp("base"), request.param)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return Base(tmp_path, "llama")
 
 
 def logits(model):
@@ -66,65 +84,75 @@ def types_and_shapes(directory):
     return {name: (each.dtype, each.shape) for name, each in load_file(directory / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_export_loads_with_plain_transformers_and_answers_as_the_trained_model(tmp_path, variant, method):
-    job = Job(tmp_path, variant, method)
-    before = logits(job.model)
-    target = job.export()
-    assert types_and_shapes(target) == types_and_shapes(job.base), "names, shapes and types of the base's own files"
-    model = loaded_without_a_word(target)
-    assert model.dtype is torch.bfloat16
-    after = logits(model.float())
-    assert (after - before).abs().max() < 16 * BF16_ROUNDING * before.abs().max()
+def rounded(model):
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return model
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_export_in_the_type_of_training_has_the_very_logits_of_the_trained_model(tmp_path, variant):
-    job = Job(tmp_path, variant, export={"dtype": "FP32"})
-    target = job.export()
-    assert torch.equal(logits(loaded_without_a_word(target)), logits(job.model))
+def close(found, wanted):
+    return (found - wanted).abs().max() < 16 * BF16_ROUNDING * wanted.abs().max()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_adapter_loads_with_plain_peft_on_the_base_itself(tmp_path, variant):
-    job = Job(tmp_path, variant, "LoRA", torch.float32, export={"formats": ["Adapter"]})
-    before = logits(job.model)
-    target = job.export()
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(job.base), target / "adapter")
-    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+def test_an_export_is_like_the_base_and_answers_as_the_trained_model_rounded(base):
+    target, trained = base.exported()
+    assert types_and_shapes(target) == types_and_shapes(base.path), "names, shapes and types of the base's own files"
+    assert loaded_without_a_word(target).dtype is torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    assert torch.equal(logits(model), logits(rounded(trained)))
 
 
-@pytest.mark.parametrize("asked", ["Same", "FP32", "BF16", "FP16"])
+def test_merged_adapters_and_adapters_alone_answer_as_the_trained_model(base):
+    target, trained = base.exported("LoRA", formats=["Merged", "Adapter"])
+    assert types_and_shapes(target) == types_and_shapes(base.path)
+    assert close(logits(loaded_without_a_word(target, dtype=torch.float32)), logits(trained))
+    plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, target / "adapter")
+    torch.testing.assert_close(logits(adapted), logits(trained), rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_on_four_bits_are_merged_into_the_base_s_own_layout(base):
+    if base.family.is_transposed:
+        pytest.skip("refused: see test_families.py")
+    target, trained = base.exported("QLoRA")
+    assert types_and_shapes(target) == types_and_shapes(base.path)
+    assert close(logits(loaded_without_a_word(target, dtype=torch.float32)), logits(trained))
+
+
 @pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
-def test_weights_are_stored_as_the_job_asks_and_config_json_says_so(tmp_path, stored, asked):
-    job = Job(tmp_path, "llama", dtype=getattr(torch, stored), export={"dtype": asked})
-    target = job.export()
-    wanted = {"Same": stored, "FP32": "float32", "BF16": "bfloat16", "FP16": "float16"}[asked]
-    assert {each.dtype for each in load_file(target / "model.safetensors").values()} == {getattr(torch, wanted)}
-    assert json.loads((target / "config.json").read_text())["dtype"] == wanted
+def test_weights_are_stored_as_the_job_asks_and_config_json_says_so(tmp_path, stored):
+    base = Base(tmp_path, "llama", getattr(torch, stored))
+    for asked, wanted in (("Same", stored), ("FP32", "float32"), ("BF16", "bfloat16"), ("FP16", "float16")):
+        target, _ = base.exported(dtype=asked)
+        assert {each.dtype for each in load_file(target / "model.safetensors").values()} == {getattr(torch, wanted)}
+        assert json.loads((target / "config.json").read_text())["dtype"] == wanted
+
+
+def test_an_export_in_the_type_of_training_has_the_very_logits_of_the_trained_model(llama):
+    target, trained = llama.exported(dtype="FP32")
+    assert torch.equal(logits(loaded_without_a_word(target)), logits(trained))
 
 
 def test_a_weight_that_the_base_stores_otherwise_than_the_rest_stays_so(tmp_path):
-    job = Job(tmp_path, "llama", odd={"model.norm.weight": torch.float32})
-    target = job.export()
+    base = Base(tmp_path, "llama", odd={"model.norm.weight": torch.float32})
+    target, _ = base.exported()
     assert types_and_shapes(target)["model.norm.weight"][0] is torch.float32
-    assert types_and_shapes(target) == types_and_shapes(job.base)
+    assert types_and_shapes(target) == types_and_shapes(base.path)
 
 
-def test_weights_that_fp16_cannot_hold_are_refused(tmp_path):
-    job = Job(tmp_path, "llama", export={"dtype": "FP16"})
-    with torch.no_grad():
-        job.model.lm_head.weight[0, 0] = 70000
+def test_weights_that_fp16_cannot_hold_are_refused(llama):
+    def enlarge(model):
+        model.lm_head.weight[0, 0] = 70000
+
     with pytest.raises(NotFiniteError, match=r"lm_head.weight has weights beyond 65,504.*export.dtype: BF16 or FP32"):
-        job.export()
+        llama.exported(change=enlarge, dtype="FP16")
 
 
-def test_what_the_base_says_of_itself_stays_and_what_it_lacks_is_added(tmp_path):
-    job = Job(tmp_path, "llama", "LoRA")
-    base, target = json.loads((job.base / "config.json").read_text()), job.export()
+def test_what_the_base_says_of_itself_stays_and_what_it_lacks_is_added(llama):
+    target, _ = llama.exported("LoRA")
     ours = a_tokenizer()
     added = {"bos_token_id": ours.bos_token_id, "pad_token_id": ours.pad_token_id}
+    base = json.loads((llama.path / "config.json").read_text())
     assert json.loads((target / "config.json").read_text()) == base | added
     told = json.loads((target / "generation_config.json").read_text())
     stops = [1, 7] if ours.eos_token_id in (1, 7) else [1, 7, ours.eos_token_id]

@@ -28,6 +28,11 @@ _WHOLE: Final[Mapping[str, tuple[int, int]]] = {
     "sliding_window": (0, 1 << 40),
     "max_window_layers": (0, 1 << 16),
     "num_labels": (0, 1 << 20),
+    "n_layer": (1, 4096),
+    "n_head": (1, 1 << 16),
+    "n_embd": (1, 1 << 20),
+    "n_inner": (1, 1 << 24),
+    "n_positions": (1, 1 << 40),
 }
 _MOST: Final[Mapping[str, float]] = {
     "rms_norm_eps": 1,
@@ -39,6 +44,14 @@ _MOST: Final[Mapping[str, float]] = {
     "drop_path_rate": 1,
     "rope_theta": 1e15,
     "width_factor": 64,
+    "query_pre_attn_scalar": 1e9,
+    "attn_logit_softcapping": 1e9,
+    "final_logit_softcapping": 1e9,
+    "logit_scale": 1e9,
+    "logits_scaling": 1e9,
+    "embedding_multiplier": 1e9,
+    "residual_multiplier": 1e9,
+    "attention_multiplier": 1e9,
 }
 _SWITCHES: Final = ("tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "use_cache")
 _SIDES: Final = ("image_size", "patch_size")

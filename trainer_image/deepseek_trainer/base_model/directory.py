@@ -54,7 +54,7 @@ def _refuse_untrainable(source: Place, config: Mapping[str, Any]) -> None:
             f"{source.path} brings code of its own (auto_map), which is never run",
             hint=f"models of type {', '.join(FAMILIES)} need none",
         )
-    family_of(config.get("model_type"), str(source.path))
+    family_of(config.get("model_type"), str(source.path), config)
     if "quantization_config" in config:
         raise ConfigError(
             f"{source.path} is quantised: its weights cannot be trained", hint="give the unquantised model"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from deepseek_trainer.base_model.decoder import Settings, Shape
+from deepseek_trainer.base_model.decoder import Settings, Shape, is_tied
 from deepseek_trainer.base_model.families import family_of
 from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.contract.errors import ConfigError
@@ -56,7 +56,7 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
                 f"{source}: {file}: {key} has shape {_text(shape)}, by config.json it is {_text(wanted[name])}",
                 hint=_HINT,
             )
-    tied = (family.embedding, family.head) if settings.get("tie_word_embeddings") else ()
+    tied = (family.embedding, family.head) if is_tied(settings, by_default=family.tied) else ()
     if missing := sorted(wanted.keys() - names.values() - {f"{name}.weight" for name in tied}):
         raise ConfigError(f"{source} lacks {missing[0]}, which config.json asks for", hint=_HINT)
 
@@ -96,7 +96,8 @@ def _full_names(found: Collection[str], family: Family) -> dict[str, str]:
     """
     body, head = f"{family.blocks.partition('.')[0]}.", f"{family.head}."
     inside = "" if any(key.startswith(body) for key in found) else body
-    return {key: key if key.startswith(head) else f"{inside}{key}" for key in found if _OLD_BUFFER not in key}
+    kept = (key for key in found if _OLD_BUFFER not in key and not key.endswith(family.old_buffers))
+    return {key: key if key.startswith(head) else f"{inside}{key}" for key in kept}
 
 
 def _shapes_in(path: Path, claim: Path | None) -> dict[str, Shape]:

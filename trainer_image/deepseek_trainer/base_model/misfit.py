@@ -15,18 +15,38 @@ def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
     """Raises ConfigError where it cannot; `settings`: the content of the base model's config.json."""
     refuse_out_of_bounds(settings)
     family, method = family_of(settings.get("model_type")), config.method
+    _refuse_variants(family, settings)
     _refuse_other_records(config, family)
     if config.data.images is not None:
         _refuse_other_images(config.data.images, settings)
     if family.dimensions is not None:
         _refuse_uneven(family.dimensions(settings))
-    _refuse_long_rows(config.data.sequence_length, settings.get("max_position_embeddings"))
+    _refuse_long_rows(config.data.sequence_length, settings.get("max_position_embeddings", settings.get("n_positions")))
     if config.optimization.dropout:
         family.residual_for("optimization.dropout")
     if method.type is not MethodType.FULL:
         _refuse_unknown_targets(method, family)
     if method.type is MethodType.QLORA:
+        _refuse_transposed(family)
         _refuse_split_blocks(read_dimensions(settings))
+
+
+def _refuse_variants(family: Family, settings: Settings) -> None:
+    family.windows(settings)  # raises where some layers see what nobody knows
+    if on := [name for name in family.switches if settings.get(name)]:
+        raise ConfigError(
+            f"{WHERE} sets {on[0]}: {family.model_type} models with it are built otherwise than those that the trainer "
+            "knows",
+            hint="take a model without it, or train it elsewhere",
+        )
+
+
+def _refuse_transposed(family: Family) -> None:
+    if family.is_transposed:
+        raise ConfigError(
+            f"method.type QLoRA: {family.model_type} models hold their weights transposed, which four bits cannot",
+            hint="set method.type: LoRA",
+        )
 
 
 def _refuse_other_records(config: TrainingConfig, family: Family) -> None:

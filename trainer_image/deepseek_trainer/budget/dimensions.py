@@ -46,6 +46,10 @@ class Dimensions:
     linear: tuple[Linear, ...]
     norms: tuple[str, ...]
     head_norms: tuple[str, ...] = ()  # of the queries and of the keys of each head
+    others: int = 0  # parameters of one block beside these and the biases of linear layers
+    ends: int = 0  # parameters outside of blocks beside embeddings, head and the weight of the last norm
+    mask_bytes: int = 1  # of the masks of attention, for each pair of positions
+    keeps_scores: bool = False  # of attention, which then is not computed in one go
 
     @property
     def attention(self) -> int:
@@ -58,7 +62,7 @@ class Dimensions:
         biases = sum(layer.outputs for layer in self.linear if layer.has_bias)
         norms = len(self.norms) * self.hidden + len(self.head_norms) * self.head_dim
         embeddings = (1 if self.tied else 2) * self.vocab * self.hidden
-        return self.in_blocks + self.layers * (biases + norms) + self.hidden + embeddings
+        return self.in_blocks + self.layers * (biases + norms + self.others) + self.hidden + self.ends + embeddings
 
     @property
     def multiplied(self) -> int:
@@ -89,5 +93,5 @@ class Dimensions:
     def frozen(self, layers: int) -> int:
         """Parameters of the input embedding, of a head that is tied to it, and of the first `layers` blocks."""
         embeddings = (1 if self.tied else 2) * self.vocab * self.hidden
-        of_block = (self.parameters - self.hidden - embeddings) // self.layers
+        of_block = (self.parameters - self.hidden - self.ends - embeddings) // self.layers
         return self.vocab * self.hidden + layers * of_block

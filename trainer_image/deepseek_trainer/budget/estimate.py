@@ -201,16 +201,18 @@ def _activations(d: Dimensions, setup: Setup) -> int:
     # Autocast keeps each weight that it has cast until the backward pass has used it.
     casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
     ends = _norm(d, setup) + _mask(d, setup)  # of the embeddings, and the last norm
-    return of_blocks + casts + tokens * (ends + setup.length)  # the mask, bool
+    return of_blocks + casts + tokens * (ends + setup.length * d.mask_bytes)
 
 
 def _attention(d: Dimensions, setup: Setup, width: int) -> int:
     """[bytes] a token that scaled_dot_product_attention keeps in one block.
 
     Queries, keys and values (keys and values are repeated for each head), the result and its log-sum-exp, and the
-    mask, which it turns from bool into numbers, T of them a token.
+    mask, which it turns from bool into numbers, T of them a token.  Where it is not computed in one go, also the scores
+    of each head, their softmax in FP32 and that in the width of values.
     """
-    return width * (4 * d.attention + setup.length) + FP32 * d.heads
+    scores = d.heads * setup.length * (2 * width + FP32) if d.keeps_scores else width * setup.length
+    return width * 4 * d.attention + scores + FP32 * d.heads
 
 
 def _block(d: Dimensions, setup: Setup, width: int) -> int:

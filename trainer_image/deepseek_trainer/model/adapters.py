@@ -30,6 +30,7 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=_targets(model, spec),
+        fan_in_fan_out=family(model).is_transposed,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone, as it is forked

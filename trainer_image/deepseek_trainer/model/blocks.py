@@ -27,6 +27,18 @@ def embedding(model: nn.Module) -> nn.Module:
     return _part(model, family(model).embedding)
 
 
+def positions(model: nn.Module) -> list[nn.Module]:
+    """A learned embedding of positions, where the family has one."""
+    path = family(model).positions
+    return find(transformer(model), path) if path else []
+
+
+def embedded(model: nn.Module) -> nn.Module:
+    """What makes the sum of all embeddings, the first hidden states."""
+    entry = family(model)
+    return _part(model, entry.embedded or entry.embedding)
+
+
 def head(model: nn.Module) -> nn.Module:
     """What makes the outputs of the last hidden states."""
     return _part(model, family(model).head)

@@ -16,18 +16,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, log_softmax
 
+from deepseek_trainer.base_model.families.family import Logits
+from deepseek_trainer.model.logits import PLAIN, shaped, slope
+
 # FP16's gradients of logits, of which the largest is 1, are kept so many times too large: small ones would vanish.
 _FP16_SCALE: Final = 256
 
 
 def summed_cross_entropy(
-    hidden_ND: Tensor, weight: Tensor, bias: Tensor | None, targets_N: Tensor, *, smoothing: float, rows: int
+    hidden_ND: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets_N: Tensor,
+    *,
+    smoothing: float,
+    rows: int,
+    logits: Logits = PLAIN,
 ) -> Tensor:
     """The summed cross entropy, a scalar.  The logits of `rows` positions at a time are made, in autocast's dtype.
 
     Sums are in FP32.  Autograd refuses a second backward pass through the same graph.
     """
-    how = _How(smoothing, rows, torch.is_grad_enabled())
+    how = _How(smoothing, rows, torch.is_grad_enabled(), logits)
     total: Tensor = _Sum.apply(how, targets_N, hidden_ND, weight, bias)
     return total
 
@@ -36,6 +46,7 @@ class _How(NamedTuple):
     smoothing: float
     rows: int
     learns: bool  # whether there can be a backward pass
+    logits: Logits  # what the model makes of the outputs
 
 
 class _Sum(torch.autograd.Function):
@@ -49,7 +60,7 @@ class _Sum(torch.autograd.Function):
             losses = []
             for start in range(0, max(1, len(targets_N)), how.rows):
                 part = slice(start, start + how.rows)
-                logits_nV = linear(hidden_ND[part], weight, bias)
+                logits_nV = shaped(linear(hidden_ND[part], weight, bias), how.logits)
                 losses.append(_loss(logits_nV, targets_N[part], how))
                 _add(gradients, part, logits_nV, hidden_ND[part], weight)
         ctx.save_for_backward(*gradients)
@@ -73,7 +84,10 @@ def _compute_dtype(kind: str, tensors: Sequence[Tensor | None]) -> Iterator[list
 
 
 def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
-    """The summed loss.  If it is learned from, `logits_nV` become its gradient, `_scale` times too large."""
+    """The summed loss.  If it is learned from, `logits_nV` become the gradient of the head's outputs.
+
+    That is `_scale` times too large.
+    """
     chances_nV = log_softmax(logits_nV, -1, dtype=torch.promote_types(logits_nV.dtype, torch.float32))
     right_n1 = chances_nV.gather(1, targets_n[:, None])
     loss = (how.smoothing - 1) * right_n1.sum()
@@ -81,6 +95,7 @@ def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
         loss -= how.smoothing * chances_nV.mean(1).sum()
     if how.learns:
         scale, share = _scale(logits_nV), how.smoothing / logits_nV.shape[1]
+        steepness = slope(logits_nV, how.logits)
         # The target's gradient is a difference in FP32: near 1 a probability is rounded by more than is left to learn.
         rest_n1 = scale * (right_n1.expm1() + how.smoothing - share)
         if scale != 1:
@@ -89,6 +104,8 @@ def _loss(logits_nV: Tensor, targets_n: Tensor, how: _How) -> Tensor:
         if how.smoothing:
             logits_nV -= scale * share
         logits_nV.scatter_(1, targets_n[:, None], rest_n1.to(logits_nV.dtype))
+        if how.logits != PLAIN:
+            logits_nV *= steepness
     return loss
 
 

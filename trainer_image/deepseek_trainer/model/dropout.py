@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deepseek_trainer.model.blocks import embedding, own_dropout, residual_layers
+from deepseek_trainer.model.blocks import embedded, own_dropout, residual_layers
 
 _PARTS: Final = 1 << 16  # of which a rate is a whole number
 _GOLDEN: Final = -0x61C88647  # 2^32 over the golden ratio, as int32: steps that spread evenly
@@ -48,7 +48,7 @@ def drop_out(model: nn.Module, rate: float) -> None:
         setattr(module, name, 0.0)
     if not rate:
         return
-    layers = (embedding(model), *residual_layers(model, "optimization.dropout"))
+    layers = (embedded(model), *residual_layers(model, "optimization.dropout"))
     for place, layer in enumerate(layers):
         layer.register_forward_hook(partial(_drop_output, rate, place))
 

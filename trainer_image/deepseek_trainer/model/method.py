@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.method import MethodSpec, MethodType
 from deepseek_trainer.model.adapters import with_adapters
-from deepseek_trainer.model.blocks import blocks, embedding
+from deepseek_trainer.model.blocks import blocks, embedding, positions
 from deepseek_trainer.model.nf4 import quantise
 
 
@@ -37,5 +37,5 @@ def freeze(model: PreTrainedModel, count: int) -> None:
             f"method.frozenLayers={count}: the model has {len(layers)} decoder layers, and one at least is trained",
             hint=f"at most {len(layers) - 1}, or train adapters: method.type: LoRA",
         )
-    for module in (embedding(model), *layers[:count]):
+    for module in (embedding(model), *positions(model), *layers[:count]):
         module.requires_grad_(False)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepseek_trainer.tasks.language.batch import block_causal_mask
+from deepseek_trainer.model.attention import block_causal_mask
 from deepseek_trainer.tasks.language.packing import (
     IGNORED,
     Document,

@@ -6,28 +6,51 @@ finds the named parts in a loaded model.
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 from deepseek_trainer.base_model.decoder import Settings
-from deepseek_trainer.base_model.families import images, llama
+from deepseek_trainer.base_model.families import dense, images, llama
 from deepseek_trainer.base_model.families.family import Family
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.contract.model import Architecture
 
-FAMILIES: Final = {family.model_type: family for family in (*llama.ENTRIES, *images.ENTRIES)}
+NOTHING: Final[Settings] = {}
+FAMILIES: Final = {family.model_type: family for family in (*llama.ENTRIES, *dense.ENTRIES, *images.ENTRIES)}
 
 
-def family_of(model_type: object, where: str = "the base model") -> Family:
-    """Raises ConfigError where the model that is `where` is of no family in the table."""
+def family_of(model_type: object, where: str = "the base model", settings: Settings = NOTHING) -> Family:
+    """Raises ConfigError where the model that is `where` is of no family in the table, with what is not known of it.
+
+    `settings`: the content of its config.json, as far as that is known.
+    """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"{where} is a {_word(model_type)} model: of these the trainer knows neither the blocks nor their linear "
-            "layers, nor which weights and dimensions follow from config.json",
-            hint=f"models of type {', '.join(FAMILIES)} can be trained",
+            f"{where} is a {_word(model_type)} model{_classes(settings)}: the trainer does not know the names of its "
+            "parts and linear layers, which weights and dimensions follow from config.json, what its attention sees of "
+            "a text, and what it makes of its head's outputs",
+            hint=f"{_nearest(model_type, settings)}models of type {', '.join(FAMILIES)} can be trained; an entry in "
+            "base_model/families/ makes one known (CONTRIBUTING.md: a model family)",
         )
     return FAMILIES[model_type]
+
+
+def _classes(settings: Settings) -> str:
+    """The classes that config.json names, if they are words."""
+    named = settings.get("architectures")
+    words = [_word(name) for name in named[:3]] if isinstance(named, list) else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _nearest(model_type: object, settings: Settings) -> str:
+    inner = settings.get("text_config")
+    text = inner.get("model_type") if isinstance(inner, dict) else None
+    if text in FAMILIES:
+        return f"it reads more than text; a release of its text model alone, {text}, can be trained; "
+    close = get_close_matches(str(model_type)[:60], FAMILIES, 1)
+    return f"the nearest is {close[0]}; " if close else ""
 
 
 def _word(model_type: object) -> str:

@@ -1,12 +1,18 @@
 """What an entry of the table of families says.  Data and pure functions, without torch and transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from deepseek_trainer.base_model.decoder import Settings, Shape
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError
+
+Windows = Mapping[str, int | None]
+
+# Of a decoder whose layers are all alike, which takes one mask for all of them.
+ALIKE: Final = ""
 
 
 class Rotary(StrEnum):
@@ -17,6 +23,14 @@ class Rotary(StrEnum):
 
     APART = "apart"  # half a head lies between them, as in transformers
     INTERLEAVED = "interleaved"  # each is the other's neighbour
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What a model makes of its head's outputs: `softcap` tanh(`scale` x / `softcap`), or `scale` x without one."""
+
+    scale: float = 1.0
+    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,15 @@ class Family:
     linear: tuple[str, ...] = ()  # in a block: layers that can get an adapter and be kept in four bits
     residual: tuple[str, ...] = ()  # in a block: layers whose outputs are added to the residual stream
     own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own
+    positions: str = ""  # a learned embedding of positions, which is frozen with the other one
+    embedded: str = ""  # makes the sum of both, if that is no output of `embedding`
+    old_buffers: tuple[str, ...] = ()  # ends of names of buffers that old files hold, and that mean nothing
+    is_transposed: bool = False  # linear layers hold their weights as inputs x outputs, as transformers' Conv1D
+    switches: tuple[str, ...] = ()  # of config.json, that change the model into one that the entry is not about
+    tied: bool = False  # head and embedding, where config.json is silent
+    # What attention sees, and what becomes of the head's outputs: of all settings, those that config.json lacks, too.
+    windows: Callable[[Settings], Windows] = lambda _: {ALIKE: None}
+    logits: Callable[[Settings], Logits] = lambda _: Logits()
     moved: tuple[str, ...] = ()  # last names of buffers that training changes
     dimensions: Callable[[Settings], Dimensions] | None = None
     weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name

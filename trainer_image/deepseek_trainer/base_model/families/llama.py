@@ -1,12 +1,16 @@
 """Families whose blocks are Llama's: attention of four linear layers, a feed-forward of three."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 from deepseek_trainer.base_model import decoder
 from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.families.family import Family, Rotary
+from deepseek_trainer.base_model.families.seen import by_layer
+from deepseek_trainer.budget.dimensions import Dimensions
+
+ATTENTION_DROPOUT: Final = "BLOCK.self_attn.attention_dropout"
 
 
 def llama_like(
@@ -17,32 +21,54 @@ def llama_like(
     head_dim: int | None = None,
     biased: Callable[[Settings], tuple[str, ...]] = lambda _: (),
     has_head_norms: bool = False,
-    rotary_in_gguf: Rotary | None = None,
+    norms: tuple[str, ...] = decoder.NORMS,
+    layers: decoder.Layers = decoder.llama_layers,
+    residual: tuple[str, ...] = (decoder.OUTPUT, decoder.DOWN),
+    outline: decoder.Outline = decoder.LLAMA,
+    tied: bool = False,
+    own_dropout: tuple[str, ...] = (ATTENTION_DROPOUT,),
+    usual: Callable[[Settings], Settings] = lambda settings: settings,
+    cost: Callable[[Settings], Mapping[str, Any]] = lambda _: {},
+    **parts: Any,
 ) -> Family:
-    """An entry for a decoder whose blocks are Llama's: attention of four linear layers, a feed-forward of three.
+    """An entry for a decoder whose blocks are Llama's, but for what is given: attention, and a feed-forward.
 
-    `key_value_heads` and `head_dim` are what transformers assumes where config.json is silent; None: as many as heads,
-    and an equal part of the hidden states for each head.  `biased` names the linear layers with a bias.
+    `key_value_heads`, `head_dim` and `tied` are what transformers assumes where config.json is silent; None: as many as
+    heads, and an equal part of the hidden states for each head.  `biased` names the linear layers with a bias, and
+    `own_dropout` rates, with BLOCK for a block.  `usual` gives a config.json the names that Llama has for its fields,
+    `cost` what attention takes beyond Llama's, as `Dimensions` has it.  `parts` are further ones of `Family`.
     """
-    dimensions = partial(
-        decoder.dimensions,
-        key_value_heads=key_value_heads,
-        head_dim=head_dim,
-        biased=biased,
-        head_norms=decoder.HEAD_NORMS if has_head_norms else (),
-    )
+    norms_of_heads = decoder.HEAD_NORMS if has_head_norms else ()
+
+    def dimensions(settings: Settings) -> Dimensions:
+        found = decoder.dimensions(
+            usual(settings),
+            key_value_heads=key_value_heads,
+            head_dim=head_dim,
+            biased=biased,
+            head_norms=norms_of_heads,
+            norms=norms,
+            layers=layers,
+            tied=tied,
+            outline=outline,
+        )
+        return replace(found, **cost(settings))
+
     return Family(
         model_type,
         model_class,
-        embedding="model.embed_tokens",
-        blocks="model.layers.*",
-        head="lm_head",
-        linear=decoder.ATTENTION + decoder.FEED_FORWARD,
-        residual=(decoder.OUTPUT, decoder.DOWN),
-        own_dropout=("model.layers.*.self_attn.attention_dropout",),
+        embedding=outline.embedding,
+        blocks=f"{outline.blocks}.*",
+        head=outline.head,
+        linear=tuple(layers(decoder.NO_WIDTHS)),
+        residual=residual,
+        own_dropout=tuple(path.replace("BLOCK", f"{outline.blocks}.*") for path in own_dropout),
         dimensions=dimensions,
-        weights=lambda settings: decoder.weights(dimensions(settings)),
-        rotary_in_gguf=rotary_in_gguf,
+        weights=lambda settings: decoder.weights(dimensions(settings), outline, decoder.positions(usual(settings))),
+        positions=outline.positions,
+        is_transposed=outline.is_transposed,
+        tied=tied,
+        **parts,
     )
 
 
@@ -62,6 +88,7 @@ ENTRIES: Final = (
         "Qwen2ForCausalLM",
         key_value_heads=32,
         biased=lambda _: decoder.ATTENTION[:3],
+        windows=by_layer,
         rotary_in_gguf=Rotary.APART,
     ),
     llama_like(
@@ -71,6 +98,7 @@ ENTRIES: Final = (
         head_dim=128,
         biased=_biased_attention,
         has_head_norms=True,
+        windows=by_layer,
         rotary_in_gguf=Rotary.APART,
     ),
 )

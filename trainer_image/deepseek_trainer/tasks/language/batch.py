@@ -64,13 +64,3 @@ def collate(rows: RowArray, draws: Draws | None = None) -> TokenBatch:
         torch.from_numpy(parts.document_ids_BT),
         None if draws is None else draws.numbers,
     )
-
-
-def block_causal_mask(document_ids_BT: Tensor) -> Tensor:
-    """Whether position t may attend to s, bool of shape (B, 1, T, T): s is not later, and in the same document.
-
-    The form that scaled_dot_product_attention and transformers (>= 5.15, `masking_utils`: a 4-D mask
-    is used as it is) expect.  B x T x T bytes.
-    """
-    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    return same_BTT.tril()[:, None]

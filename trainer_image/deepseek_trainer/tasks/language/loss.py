@@ -14,12 +14,14 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from deepseek_trainer.contract.optimization import LOGITS_BYTES, OptimizationSpec
+from deepseek_trainer.model.attention import masks
 from deepseek_trainer.model.blocks import head
 from deepseek_trainer.model.compiling import compiled
 from deepseek_trainer.model.cross_entropy import summed_cross_entropy
 from deepseek_trainer.model.loading import transformer
+from deepseek_trainer.model.logits import Head, shaped
 from deepseek_trainer.model.loss import Loss
-from deepseek_trainer.tasks.language.batch import TokenBatch, block_causal_mask
+from deepseek_trainer.tasks.language.batch import TokenBatch
 
 
 class TokenLoss(Loss[TokenBatch]):
@@ -104,7 +106,7 @@ def by_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
 
 def learned(
     model: nn.Module, batch: TokenBatch, decoder: Callable[..., Any] | None = None
-) -> tuple[Any, Tensor, TokenBatch]:
+) -> tuple[Head, Tensor, TokenBatch]:
     """The head, its input at the learned positions, and `batch` on the model's device."""
     inner = transformer(model)
     there = batch.to(inner.device)
@@ -112,22 +114,24 @@ def learned(
     hidden_BTD = decode(
         input_ids=there.tokens_BT,
         position_ids=there.position_ids_BT,
-        attention_mask=block_causal_mask(there.document_ids_BT),
+        attention_mask=masks(model, there.document_ids_BT),
         use_cache=False,
     ).last_hidden_state
-    return head(model), hidden_BTD.flatten(0, 1)[there.learned_N], there
+    return Head.of(model), hidden_BTD.flatten(0, 1)[there.learned_N], there
 
 
 def head_loss(
-    head: Any, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0, logits_bytes: int = LOGITS_BYTES
+    head: Head, hidden_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0, logits_bytes: int = LOGITS_BYTES
 ) -> Tensor:
     """The sum of the cross entropies of `head`'s logits, fp32."""
     # `head` itself is not called: ZeRO-3 would wait for the other ranks at each call, and they may have fewer parts.
     rows = _rows(head, logits_bytes)
-    return summed_cross_entropy(hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=rows)
+    return summed_cross_entropy(
+        hidden_ND, head.weight, head.bias, targets_N, smoothing=smoothing, rows=rows, logits=head.logits
+    )
 
 
-def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: int = LOGITS_BYTES) -> Tensor:
+def token_losses(head: Head, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: int = LOGITS_BYTES) -> Tensor:
     """The cross entropy of each position, made in fp32, as float64 of shape N so that sums of many lose nothing.
 
     How much each counts is known only in the backward pass.  If there are several parts, it makes their logits again.
@@ -135,7 +139,8 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: 
     weight, bias = head.weight, head.bias  # as above
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        return cross_entropy(linear(hidden_nD, weight, bias).float(), targets_n, reduction="none")
+        logits_nV = shaped(linear(hidden_nD, weight, bias), head.logits)
+        return cross_entropy(logits_nV.float(), targets_n, reduction="none")
 
     rows = _rows(head, logits_bytes)
     parts = list(zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True))
@@ -143,7 +148,6 @@ def token_losses(head: Any, hidden_ND: Tensor, targets_N: Tensor, logits_bytes: 
     return torch.cat([made(*each) for each in parts]).double()
 
 
-def _rows(head: Any, logits_bytes: int) -> int:
+def _rows(head: Head, logits_bytes: int) -> int:
     """How many positions a part has: the logits of all at once would be most of the memory."""
-    vocab: int = head.out_features
-    return max(1, logits_bytes // (4 * vocab))
+    return max(1, logits_bytes // (4 * head.out_features))

@@ -158,7 +158,7 @@ def _run(plan: Plan, speed: Speed | None) -> Iterator[Line]:
     yield "method", str(plan.config.method.type)
     yield "learning rate", forecast.described_rate(plan.config.optimization, steps)
     yield "strategy", f"{setup.strategy}{', offloaded to the host' if setup.optimization.offload else ''}"
-    yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained"
+    yield "parameters", f"{total:,}, of which {trainable(dimensions, setup):,} are trained{_active(plan)}"
     yield "tokens a step", f"{plan.tokens_per_step:,}"
     yield "steps", " or ".join(_steps(plan, steps, rate))
     yield "FLOPs a token", f"{plan.flops:,} (PaLM's count)"
@@ -169,6 +169,14 @@ def _run(plan: Plan, speed: Speed | None) -> Iterator[Line]:
     ends = [seconds for seconds in (_seconds(plan, steps, speed.tokens), plan.minutes and 60 * plan.minutes) if seconds]
     if ends:
         yield "time", f"{timedelta(seconds=round(min(ends)))}, evaluation and saves left out"
+
+
+def _active(plan: Plan) -> str:
+    """Of a model with experts, or with layers that share weights: what FLOPs follow from."""
+    dimensions, lora = plan.dimensions, plan.setup.lora
+    if dimensions.active == dimensions.parameters:
+        return ""
+    return f"; each token is computed with {dimensions.active + dimensions.active_adapters(lora):,}"
 
 
 def _precision(plan: Plan) -> str:

@@ -281,6 +281,17 @@ class JobSpec(Model):
             "evaluation.requireImprovement, optimization.earlyStopping and schedule Plateau, or hold something out",
             lambda self: self.data.validation_fraction != 0 or not self.needs_evaluation,
         ),
+        Rule(
+            "!has(self.model.architecture) || self.model.architecture.family != 'DeepSeekV3'"
+            " || self.optimization.optimizer != 'Muon'",
+            "optimization.optimizer Muon takes matrices, and model.architecture.family DeepSeekV3 keeps those of "
+            "experts in stacks: set optimizer: AdamW",
+            lambda self: (
+                self.model.architecture is None
+                or self.model.architecture.family != "DeepSeekV3"
+                or self.optimization.optimizer != "Muon"
+            ),
+        ),
         *JOB_RULES,
         *KEY_SERVER_RULES,
         *(immutable(field) for field in IMMUTABLE),

@@ -103,6 +103,17 @@ def kv_heads(number: int) -> dict[str, Any]:
     return {"model": {"architecture": {"numKeyValueHeads": number}}}
 
 
+MUON = {"optimization": {"optimizer": "Muon"}}
+
+
+def built(family: str, **fields: int) -> dict[str, Any]:
+    return {"model": {"architecture": {"family": family} | fields}}
+
+
+def experts(**fields: int) -> dict[str, Any]:
+    return built("DeepSeekV3", **fields)
+
+
 def on(*modules: str) -> dict[str, Any]:
     return merged(LORA, {"method": {"lora": {"targetModules": list(modules)}}})
 
@@ -137,6 +148,17 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("path must be relative", LORA, merged(LORA, {"model": {"base": {"path": ".."}}})),
     ("hiddenSize must be a multiple", {}, {"model": {"architecture": {"hiddenSize": 66}}}),
     ("numHeads must be a multiple", kv_heads(2), kv_heads(3)),
+    *(
+        ("numExperts, expertsPerToken, numSharedExperts", experts(**{name: 8}), built("ALBERT", **{name: 8}))
+        for name in ("numExperts", "numSharedExperts", "expertIntermediateSize", "kvLoraRank", "qLoraRank")
+    ),
+    ("numExperts, expertsPerToken, numSharedExperts", experts(expertsPerToken=2), built("Llama", expertsPerToken=2)),
+    ("numExperts, expertsPerToken, numSharedExperts", experts(firstDenseLayers=0), built("Llama", firstDenseLayers=0)),
+    ("numKeyValueHeads is not read", built("ALBERT", numKeyValueHeads=2), experts(numKeyValueHeads=2)),
+    ("expertsPerToken must not exceed", experts(expertsPerToken=8), experts(expertsPerToken=9)),
+    ("expertsPerToken must not exceed", experts(numExperts=3), experts(numExperts=2, expertsPerToken=3)),
+    ("firstDenseLayers must be less", experts(firstDenseLayers=1), experts(firstDenseLayers=2)),
+    ("optimization.optimizer Muon takes", built("ALBERT") | MUON, experts() | MUON),
     ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
     ("give exactly one of base", LORA, {"model": {"architecture": None}}),
     ("give exactly one of train", {}, {"data": {"train": None}}),

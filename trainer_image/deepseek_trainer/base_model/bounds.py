@@ -33,6 +33,24 @@ _WHOLE: Final[Mapping[str, tuple[int, int]]] = {
     "n_embd": (1, 1 << 20),
     "n_inner": (1, 1 << 24),
     "n_positions": (1, 1 << 40),
+    "kv_lora_rank": (1, 1 << 20),
+    "q_lora_rank": (1, 1 << 20),
+    "qk_nope_head_dim": (1, 1 << 16),
+    "qk_rope_head_dim": (1, 1 << 16),
+    "v_head_dim": (1, 1 << 16),
+    "num_experts": (1, 1 << 14),
+    "num_local_experts": (1, 1 << 14),
+    "n_routed_experts": (1, 1 << 14),
+    "n_shared_experts": (1, 1 << 10),
+    "num_experts_per_tok": (1, 1 << 14),
+    "moe_intermediate_size": (1, 1 << 24),
+    "shared_expert_intermediate_size": (1, 1 << 24),
+    "first_k_dense_replace": (0, 4096),
+    "decoder_sparse_step": (1, 4096),
+    "moe_layer_freq": (1, 4096),
+    "n_group": (1, 1 << 14),
+    "topk_group": (1, 1 << 14),
+    "num_nextn_predict_layers": (0, 64),
 }
 _MOST: Final[Mapping[str, float]] = {
     "rms_norm_eps": 1,
@@ -52,13 +70,35 @@ _MOST: Final[Mapping[str, float]] = {
     "embedding_multiplier": 1e9,
     "residual_multiplier": 1e9,
     "attention_multiplier": 1e9,
+    "routed_scaling_factor": 1e3,
+    "router_aux_loss_coef": 1e3,
+    "router_jitter_noise": 1,
 }
-_SWITCHES: Final = ("tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "use_cache")
+_SWITCHES: Final = (
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "qkv_bias",
+    "use_sliding_window",
+    "use_cache",
+    "norm_topk_prob",
+    "output_router_logits",
+    "rope_interleave",
+)
 _SIDES: Final = ("image_size", "patch_size")
 _WIDTHS: Final = ("hidden_sizes", "depths")
 _TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OBJECTS: Final = ("rope_parameters", "rope_scaling", "label2id")
-_NAMES: Final = ("model_type", "hidden_act", "torch_dtype", "dtype", "layer_type", "global_padding")
+_NAMES: Final = (
+    "model_type",
+    "hidden_act",
+    "torch_dtype",
+    "dtype",
+    "layer_type",
+    "global_padding",
+    "topk_method",
+    "scoring_func",
+)
 _MOST_STAGES: Final = 64
 _MOST_SIDE: Final = 1 << 16
 _MOST_TOKEN: Final = 1 << 26
@@ -92,6 +132,10 @@ def _are_tokens(value: object) -> bool:
     return len(tokens) <= 1 << 10 and all(_is_whole(token, -1, _MOST_TOKEN) for token in tokens)
 
 
+def _are_layers(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 4096 and all(_is_whole(n, 0, 4095) for n in value)
+
+
 def _are_labels(value: object) -> bool:
     """As the JSON of `{0: "cat"}` has it."""
     if not isinstance(value, dict) or len(value) > 1 << 20:
@@ -108,6 +152,7 @@ def _rules() -> dict[str, Rule]:
     named |= dict.fromkeys(_TOKENS, ("the number of a token, or a list of them", _are_tokens))
     named |= dict.fromkeys(_OBJECTS, ("an object", lambda value: isinstance(value, dict)))
     named |= dict.fromkeys(_NAMES, ("a word", lambda value: isinstance(value, str) and len(value) <= 100))
+    named["mlp_only_layers"] = ("a list of the numbers of layers", _are_layers)
     return named | {"id2label": ("an object with a name for each number", _are_labels)}
 
 

@@ -44,7 +44,7 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
     if family.weights is None:
         _refuse_larger(source, found, settings)
         return
-    wanted, names = family.weights(settings), _full_names(found, family)
+    wanted, names = family.weights(settings), _full_names(found, family, family.passed_over(settings))
     for key, name in sorted(names.items()):
         file, shape = found[key]
         if name not in wanted:
@@ -89,7 +89,7 @@ def refuse_batch_norm(source: Path, found: Mapping[str, tuple[str, Shape]]) -> N
             )
 
 
-def _full_names(found: Collection[str], family: Family) -> dict[str, str]:
+def _full_names(found: Collection[str], family: Family, passed_over: tuple[str, ...]) -> dict[str, str]:
     """The names of weights by those that files give them.
 
     A model that was saved without its head has names of its own; transformers loads it all the same.
@@ -97,7 +97,8 @@ def _full_names(found: Collection[str], family: Family) -> dict[str, str]:
     body, head = f"{family.blocks.partition('.')[0]}.", f"{family.head}."
     inside = "" if any(key.startswith(body) for key in found) else body
     kept = (key for key in found if _OLD_BUFFER not in key and not key.endswith(family.old_buffers))
-    return {key: key if key.startswith(head) else f"{inside}{key}" for key in kept}
+    names = {key: key if key.startswith(head) else f"{inside}{key}" for key in kept}
+    return {key: name for key, name in names.items() if not name.startswith(passed_over)}
 
 
 def _shapes_in(path: Path, claim: Path | None) -> dict[str, Shape]:

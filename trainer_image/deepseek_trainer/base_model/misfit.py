@@ -4,11 +4,13 @@ from deepseek_trainer.base_model.bounds import WHERE, refuse_out_of_bounds
 from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.families import FAMILIES, family_of, last_names, read_dimensions
 from deepseek_trainer.base_model.families.family import Family
-from deepseek_trainer.budget.dimensions import Dimensions
+from deepseek_trainer.budget.dimensions import Dimensions, target_names
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.images import ImagesSpec
-from deepseek_trainer.contract.method import ALL_LINEAR, NF4_BLOCK, MethodSpec, MethodType
+from deepseek_trainer.contract.method import ALL_LINEAR, NF4_BLOCK, LoraSpec, MethodSpec, MethodType
+from deepseek_trainer.contract.optimization import Optimizer
 
 
 def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
@@ -25,7 +27,10 @@ def refuse_misfit(config: TrainingConfig, settings: Settings) -> None:
     if config.optimization.dropout:
         family.residual_for("optimization.dropout")
     if method.type is not MethodType.FULL:
-        _refuse_unknown_targets(method, family)
+        _refuse_unknown_targets(method, family, settings)
+        _refuse_lost_adapters(config, family, settings)
+    if config.optimization.optimizer is Optimizer.MUON and family.experts:
+        _refuse_stacks(family)
     if method.type is MethodType.QLORA:
         _refuse_transposed(family)
         _refuse_split_blocks(read_dimensions(settings))
@@ -96,19 +101,49 @@ def _refuse_long_rows(length: int, longest: int | None) -> None:
         )
 
 
-def _refuse_unknown_targets(method: MethodSpec, family: Family) -> None:
-    known = last_names(family.linear_for(f"method.type {method.type}"))
-    wanted = method.lora.target_modules if method.lora else ()
+def _refuse_unknown_targets(method: MethodSpec, family: Family, settings: Settings) -> None:
+    paths, lora = family.linear_for(f"method.type {method.type}"), method.lora or LoraSpec()
+    known = family.dimensions(settings).adaptable if family.dimensions else tuple(last_names(paths))
+    wanted = target_names(lora, known)
     if unknown := [name for name in wanted if name not in (*known, ALL_LINEAR)]:
         raise ConfigError(
             f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",
             hint=f"it has {', '.join(known)}",
         )
+    stacks = [name for name in wanted if name in family.stacks]
+    if stacks and lora.dropout:
+        raise ConfigError(
+            f"method.lora.dropout={lora.dropout} with targetModules {', '.join(stacks)}: adapters of experts are "
+            "added to their weights, so nothing of what they read can be dropped",
+            hint="set method.lora.dropout: 0, or drop the experts from targetModules",
+        )
+
+
+def _refuse_lost_adapters(config: TrainingConfig, family: Family, settings: Settings) -> None:
+    """peft takes these names, of a model with experts, for what each expert's own matrices were once called."""
+    lora = config.method.lora or LoraSpec()
+    if ExportFormat.ADAPTER not in config.export.formats or not family.experts or family.dimensions is None:
+        return
+    kinds, dimensions = family.dimensions(settings).kinds, family.dimensions(settings)
+    adapted = {layer.name for kind in kinds for layer in dimensions.targets(lora, kind.linear)}
+    if lost := sorted(adapted & {"gate_proj", "up_proj", "down_proj"}):
+        raise ConfigError(
+            f"export.formats Adapter with targetModules {', '.join(lost)}: of a {family.model_type} model peft takes "
+            "these for its routed experts, and could not load the adapter again",
+            hint="set export.formats: [Merged], or name the layers of attention in method.lora.targetModules",
+        )
+
+
+def _refuse_stacks(family: Family) -> None:
+    raise ConfigError(
+        f"optimization.optimizer Muon takes matrices, and {family.model_type} models keep those of experts in stacks",
+        hint="set optimization.optimizer: AdamW",
+    )
 
 
 def _refuse_split_blocks(dimensions: Dimensions) -> None:
     """bitsandbytes's AVX-512 kernel takes wrong scales where a block of NF4 goes on in the next row."""
-    for layer in dimensions.linear:
+    for layer in (layer for kind in dimensions.kinds for layer in kind.linear if layer.is_plain):
         if layer.inputs % NF4_BLOCK:
             raise ConfigError(
                 f"method.type QLoRA keeps weights in blocks of {NF4_BLOCK}, and the model's {layer.name} has "

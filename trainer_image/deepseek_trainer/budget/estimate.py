@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from deepseek_trainer.budget.dimensions import ATTENDED, Dimensions, Linear
+from deepseek_trainer.budget.dimensions import ATTENDED, Dimensions, Kind, Linear
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.method import NF4_BLOCK, LoraSpec, MethodSpec, MethodType
 from deepseek_trainer.contract.optimization import OptimizationSpec, Optimizer, Recompute, Strategy
 
+_INDEX: Final = 8  # [bytes] of a position
 FP32: Final = 4  # [bytes]: weights, gradients, moments, and what the loss is computed in
 BF16: Final = 2
 OF_PAIRS: Final = 3 * FP32  # [bytes] of a logit of pairs: log-softmax, its gradient, and that of the logit
@@ -127,7 +128,7 @@ def trainable(d: Dimensions, setup: Setup) -> int:
 
 
 def _weights(d: Dimensions, setup: Setup) -> int:
-    """[bytes]; of QLoRA the blocks' matrices in NF4, half a byte each and one byte of scale for `NF4_BLOCK` of them.
+    """[bytes]; of QLoRA the blocks' linear layers in NF4: half a byte each, and a byte of scale for `NF4_BLOCK`.
 
     Pairs need a reference: the weights again, unless the adapters, which are all that is trained, can be left out.
     """
@@ -135,7 +136,8 @@ def _weights(d: Dimensions, setup: Setup) -> int:
     whole = FP32 * (copies * d.parameters + d.adapters(setup.lora))
     if setup.method.type is not MethodType.QLORA:
         return whole
-    return whole - FP32 * d.in_blocks + d.in_blocks // 2 + d.in_blocks // NF4_BLOCK
+    stacks = (FP32 - BF16) * d.in_experts if setup.is_bf16 else 0  # of frozen experts
+    return whole - stacks - FP32 * d.in_linear + d.in_linear // 2 + d.in_linear // NF4_BLOCK
 
 
 def _moments(d: Dimensions, setup: Setup, count: int) -> int:
@@ -160,7 +162,7 @@ def _buckets(d: Dimensions, setup: Setup, count: int) -> int:
 def _gathered(d: Dimensions) -> int:
     """[bytes] of what is whole at a time of sharded weights: embeddings, and two blocks, of which one comes early."""
     embeddings = (1 if d.tied else 2) * d.vocab * d.hidden
-    return FP32 * (2 * (d.in_blocks // d.layers) + embeddings)
+    return FP32 * (d.in_blocks if d.is_repeated else 2 * d.largest_block) + FP32 * embeddings
 
 
 def largest_rows(dimensions: Dimensions, setup: Setup, limit: int) -> int:
@@ -193,13 +195,16 @@ def _gib(size: int) -> str:
 
 def _activations(d: Dimensions, setup: Setup) -> int:
     tokens, width = setup.rows * setup.length, BF16 if setup.is_bf16 else FP32
-    of_block = tokens * (_attention(d, setup, width) + _block(d, setup, width))
+    attention = _attention(d, setup, width)
+    of_kinds = [(kind.count, tokens * (attention + _block(d, kind, setup, width))) for kind in d.kinds]
     if setup.optimization.recompute is Recompute.FULL:
-        of_blocks = d.layers * tokens * d.hidden * FP32 + of_block  # what each begins with, and one made again
+        made_again = max(of_block for _, of_block in of_kinds)
+        of_blocks = d.layers * tokens * d.hidden * FP32 + made_again  # what each begins with, and one made again
     else:
-        of_blocks = d.layers * of_block  # with Selective less; how much is not counted
+        of_blocks = sum(count * of_block for count, of_block in of_kinds)  # with Selective less, which is not counted
     # Autocast keeps each weight that it has cast until the backward pass has used it.
-    casts = BF16 * (d.multiplied + d.adapters(setup.lora)) if setup.is_bf16 else 0
+    cast = d.multiplied - (d.in_blocks if setup.method.type is MethodType.QLORA else 0) + d.adapters(setup.lora)
+    casts = BF16 * cast if setup.is_bf16 else 0
     ends = _norm(d, setup) + _mask(d, setup)  # of the embeddings, and the last norm
     return of_blocks + casts + tokens * (ends + setup.length * d.mask_bytes)
 
@@ -215,7 +220,7 @@ def _attention(d: Dimensions, setup: Setup, width: int) -> int:
     return width * 4 * d.attention + scores + FP32 * d.heads
 
 
-def _block(d: Dimensions, setup: Setup, width: int) -> int:
+def _block(d: Dimensions, kind: Kind, setup: Setup, width: int) -> int:
     """[bytes] a token that the rest of one block keeps.
 
     Norms and dropout, two of each; gate, its SiLU and up; inputs of linear layers.
@@ -223,7 +228,17 @@ def _block(d: Dimensions, setup: Setup, width: int) -> int:
     normed = (d.heads + d.key_value_heads) * d.head_dim if d.head_norms else 0
     head_norms = normed * (FP32 if setup.lora else FP32 + width)
     added = 2 * (_norm(d, setup) + _mask(d, setup))
-    return added + head_norms + width * 3 * d.intermediate + _inputs(d, setup, width)
+    norms = head_norms + sum(FP32 * (1 if setup.lora else 2) * width_ for _, width_ in d.latent_norms)
+    of_layers = width * 3 * kind.intermediate + _inputs(d, kind, setup, width)
+    return added + norms + of_layers + _dispatched(d, kind, width)
+
+
+def _dispatched(d: Dimensions, kind: Kind, width: int) -> int:
+    """[bytes] a token of what experts made of it, each by itself, and of the router's scores and choice."""
+    if not kind.routed:
+        return 0
+    routers = sum(layer.outputs for layer in kind.linear if layer.is_gate)
+    return kind.routed * (width * d.hidden + 4 * _INDEX) + 2 * FP32 * routers
 
 
 def _mask(d: Dimensions, setup: Setup) -> int:
@@ -236,14 +251,14 @@ def _norm(d: Dimensions, setup: Setup) -> int:
     return FP32 * d.hidden * (1 if setup.lora else 2)
 
 
-def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
+def _inputs(d: Dimensions, kind: Kind, setup: Setup, width: int) -> int:
     """[bytes] a token kept for the gradients of weights of linear layers.
 
     Layers that read the same tensor share it, unless autocast or dropout makes each a copy of its own.
     """
     if setup.lora is None:
-        return width * _read(d.linear, is_shared=not setup.is_bf16)
-    targets, rank = d.targets(setup.lora), setup.lora.rank
+        return width * _read(kind.linear, is_shared=not setup.is_bf16)
+    targets, rank = d.targets(setup.lora, kind.linear), setup.lora.rank
     if not setup.is_bf16 and not setup.lora.dropout:
         return width * (_read(targets, is_shared=True) + rank * len(targets))
     mask = 1 if setup.lora.dropout else 0
@@ -253,7 +268,7 @@ def _inputs(d: Dimensions, setup: Setup, width: int) -> int:
 def _read(layers: Sequence[Linear], *, is_shared: bool) -> int:
     """Widths of the tensors that `layers` read, of a shared one once; without the result of attention."""
     read = [layer for layer in layers if layer.reads != ATTENDED]
-    widths = {layer.reads if is_shared else layer.path: layer.inputs for layer in read}
+    widths = {layer.reads if is_shared else layer.path: layer.used * layer.inputs for layer in read}
     return sum(widths.values())
 
 

@@ -81,9 +81,9 @@ def flops_per_token(
     dimensions: Dimensions, length: int, lora: LoraSpec | None = None, frozen_layers: int | None = None
 ) -> int:
     """FLOPs to train on one token of a row of `length`, in PaLM's convention.  Frozen weights count what they need."""
-    used, width = dimensions.parameters - dimensions.looked_up, dimensions.attention
+    used, width = dimensions.active - dimensions.looked_up, dimensions.attention
     if lora is not None:
-        return lora_flops(used, dimensions.adapters(lora), dimensions.layers, width, length)
+        return lora_flops(used, dimensions.active_adapters(lora), dimensions.layers, width, length)
     return palm_flops(used, dimensions.layers, width, length) - _spared(dimensions, length, frozen_layers or 0)
 
 
@@ -103,9 +103,9 @@ def hardware_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
     flops = model_flops(config, dimensions)
     if config.optimization.recompute is not Recompute.FULL:
         return flops  # Selective computes nothing again that is counted here
-    of_layer = (dimensions.in_blocks + dimensions.adapters(method.adapters)) // dimensions.layers
-    again = dimensions.layers - (method.frozen_layers or 0)
-    return flops + again * (2 * of_layer + 4 * dimensions.attention * length)
+    frozen, adapters = method.frozen_layers or 0, dimensions.active_adapters(method.adapters)
+    again = dimensions.active_after(frozen) + adapters
+    return flops + 2 * again + 4 * (dimensions.layers - frozen) * dimensions.attention * length
 
 
 def _spared(dimensions: Dimensions, length: int, layers: int) -> int:
@@ -113,7 +113,7 @@ def _spared(dimensions: Dimensions, length: int, layers: int) -> int:
     if not layers:
         return 0
     embedding = dimensions.vocab * dimensions.hidden
-    below = 4 * (dimensions.frozen(layers) - embedding) + 8 * layers * dimensions.attention * length
+    below = 4 * (dimensions.frozen(layers, is_active=True) - embedding) + 8 * layers * dimensions.attention * length
     return below + (2 * embedding if dimensions.tied else 0)
 
 

@@ -41,7 +41,9 @@ def evaluate_loss(
     """
     chosen = rows.sample(max_rows)
     mine = chosen[rank::world_size].tolist()
-    sums, losses = torch.zeros(1 + len(loss.measures), dtype=torch.float64), 0
+    loads = loss.routing.measures if loss.routing else ()
+    names = (*loss.measures, *loads)
+    sums, losses = torch.zeros(1 + len(names), dtype=torch.float64), 0
     with answering(loss.model):
         for start in range(0, math.ceil(len(chosen) / world_size), batch_size):
             before_batch()
@@ -53,4 +55,6 @@ def evaluate_loss(
                 losses += loss.count(batch)
     *all_sums, all_losses = reduce([*sums.tolist(), float(losses)])
     mean, *means = (each / all_losses if all_losses else math.nan for each in all_sums)
-    return EvalResult(mean, loss.figures(mean, dict(zip(loss.measures, means, strict=True))))
+    found = dict(zip(names, means, strict=True))
+    figures = loss.figures(mean, {name: found[name] for name in loss.measures})
+    return EvalResult(mean, {**figures, **(loss.routing.figures(found) if loss.routing else {})})

@@ -1,17 +1,21 @@
 """LoRA adapters (arXiv:2106.09685) on a frozen base, through peft."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import transformers_weight_conversion
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deepseek_trainer.base_model.families import last_names
+from deepseek_trainer.budget.dimensions import target_names
 from deepseek_trainer.contract.errors import ConfigError, NotFiniteError
 from deepseek_trainer.contract.method import ALL_LINEAR, LoraSpec
-from deepseek_trainer.model.blocks import family
+from deepseek_trainer.model.blocks import family, linear_layers, routers
 from deepseek_trainer.model.dropout import drop_by_row
 from deepseek_trainer.model.nf4 import compute_dtype, dequantise
 
@@ -24,19 +28,38 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
 
     Raises ConfigError where a target module names no linear layer of the model.
     """
+    stacks = family(model).stacks
+    targets = _targets(model, spec, stacks)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=_targets(model, spec),
+        target_modules=[name for name in targets if name not in stacks],
+        target_parameters=[stacks[name] for name in targets if name in stacks] or None,
         fan_in_fan_out=family(model).is_transposed,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone, as it is forked
-        adapted = get_peft_model(model, config)
+        with _names_as_they_are():
+            adapted = get_peft_model(model, config)
     drop_by_row(module.lora_dropout for module in adapted.modules() if isinstance(module, LoraLayer))
     return adapted
+
+
+@contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """Inside of it, peft adapts the layers that have the names that it is given.
+
+    By itself it takes `gate_proj`, `up_proj` and `down_proj` of a model with experts for what transformers 4 called so,
+    each expert's own matrices, and passes by the shared experts and dense layers that have these names.
+    """
+    usual = transformers_weight_conversion.convert_peft_config_for_transformers
+    transformers_weight_conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        transformers_weight_conversion.convert_peft_config_for_transformers = usual
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
@@ -64,7 +87,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
     dtype = compute_dtype(model)
     dequantise(model)
     complete = model.merge_and_unload()
-    difference = (_probe(complete) - before).abs().max()
+    difference = _difference(_probe(complete), before, has_experts=bool(routers(complete)))
     limit = _TOLERANCE[dtype or complete.dtype] * before.abs().max()
     if not difference <= limit:  # also where it is NaN
         raise NotFiniteError(
@@ -75,6 +98,12 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return complete
 
 
+def _difference(after: Tensor, before: Tensor, *, has_experts: bool) -> Tensor:
+    """The largest, or with experts that of the median token: one between two experts may come to the other one."""
+    of_tokens = (after - before).abs().amax(-1).flatten()
+    return of_tokens.nanmedian() if has_experts and of_tokens.isfinite().all() else of_tokens.max()
+
+
 def _probe(model: nn.Module) -> Tensor:
     """Logits for a few tokens of the vocabulary, fp32."""
     device = next(model.parameters()).device
@@ -83,16 +112,17 @@ def _probe(model: nn.Module) -> Tensor:
     return logits.float().cpu()
 
 
-def _targets(model: PreTrainedModel, spec: LoraSpec) -> list[str]:
+def _targets(model: PreTrainedModel, spec: LoraSpec, stacks: Collection[str]) -> list[str]:
     """Last names of linear layers; the head is none of them: it is often tied to the embedding, and a merge would
-    change both.
+    change both.  `stacks` are the names of those of experts, which `all-linear` leaves out.
     """
-    known = last_names(family(model).linear_for("method.type LoRA"))
+    known = last_names(path for _, path in linear_layers(model, "method.type LoRA"))
     if spec.target_modules == (ALL_LINEAR,):
         return known
-    if unknown := [name for name in spec.target_modules if name not in known]:
+    wanted = target_names(spec, known)
+    if unknown := [name for name in wanted if name not in (*known, *stacks)]:
         raise ConfigError(
             f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",
             hint=f"it has {', '.join(known)}; [{ALL_LINEAR}] names them all",
         )
-    return list(spec.target_modules)
+    return list(wanted)

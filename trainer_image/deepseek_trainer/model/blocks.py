@@ -4,6 +4,7 @@ A model may lie inside peft, be a copy, or be sharded: its parts keep their name
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -47,7 +48,7 @@ def head(model: nn.Module) -> nn.Module:
 def linear_layers(model: nn.Module, asked: str) -> Iterator[tuple[nn.Module, str]]:
     """(block, name in it) of each linear layer.  Raises ConfigError where none are known for what the job `asked`."""
     paths = family(model).linear_for(asked)
-    return ((block, path) for block in blocks(model) for path in paths)
+    return ((block, path) for block in blocks(model) for path in paths if _has(block, path))
 
 
 def residual_layers(model: nn.Module, asked: str) -> list[nn.Module]:
@@ -63,12 +64,33 @@ def own_dropout(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return [(module, name) for place, _, name in parts for module in find(inner, place)]
 
 
+def routers(model: nn.Module) -> list[nn.Module]:
+    """Those that choose experts, in the order in which they run; none in a model without experts."""
+    path = family(model).router
+    return [block.get_submodule(path) for block in blocks(model) if path and _has(block, path)]
+
+
+def expert_stacks(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of experts, each of all experts of a block."""
+    inner = transformer(model)
+    endings = tuple(f".{path.rpartition('.')[2]}" for path in family(model).experts)
+    return [p for name, p in inner.named_parameters() if name.endswith(endings) and p.ndim == 3] if endings else []
+
+
 def find(module: nn.Module, path: str) -> list[nn.Module]:
     """The submodules of a dotted name in which a `*` stands for every child."""
     found = [module]
     for name in path.split("."):
         found = [each for parent in found for each in _children(parent, name)]
     return found
+
+
+def _has(block: nn.Module, path: str) -> bool:
+    """Blocks of a family may differ, as dense and sparse ones do."""
+    parts: list[Any] = [block]
+    for name in path.split("."):
+        parts.append(getattr(parts[-1], name, None))
+    return isinstance(parts[-1], nn.Module)
 
 
 def _children(module: nn.Module, name: str) -> list[nn.Module]:

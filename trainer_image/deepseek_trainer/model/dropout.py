@@ -93,6 +93,8 @@ def dropped(hidden: Tensor, rate: float, place: int) -> Tensor:
     Of the share as it is, `rate` to 1/65536, so that nothing is biased.
     """
     drops = min(round(rate * _PARTS), _PARTS - 1)
+    if hidden.ndim == 2 and _NOW.draw is not None and len(hidden) > len(_NOW.draw):  # positions of all rows in a line
+        return dropped(hidden.view(len(_NOW.draw), -1, hidden.shape[1]), rate, place).flatten(0, 1)
     is_kept = _uniform(hidden, place) >= drops - _PARTS // 2
     return torch.where(is_kept, hidden * (_PARTS / (_PARTS - drops)), 0)
 

@@ -8,17 +8,20 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from deepseek_trainer.base_model.decoder import Settings
 from deepseek_trainer.base_model.directory import CONFIG
-from deepseek_trainer.base_model.families import family_of, scratch_settings
+from deepseek_trainer.base_model.families import family_of
+from deepseek_trainer.base_model.families.scratch import scratch_settings
 from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.base_model.source import prepared_model, prepared_settings, read_source
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.model import Architecture, ArchitectureFamily
 from deepseek_trainer.contract.names import Paths
+from deepseek_trainer.model.experts import compute_by_autocast
+from deepseek_trainer.model.shared import share_layers
 from deepseek_trainer.storage.tensorfile import View, views
 from deepseek_trainer.storage.vault import Vault
 
@@ -45,6 +48,7 @@ def load_model(
         model = scratch_model(config.model.architecture, config.data.sequence_length, config.optimization.seed)
     else:
         model = load_base(prepared_model(config, paths, vault), vault, dtype)
+    compute_by_autocast(model)
     return model.to(device=device, dtype=dtype).train()
 
 
@@ -71,7 +75,10 @@ def filled(
     Raises ConfigError where the weights do not fit.
     """
     with understood(f"the base model's {CONFIG}"):
-        kind = getattr(transformers, family_of(settings.get("model_type")).model_class)
+        family = family_of(settings.get("model_type"))
+        kind, prefixes = getattr(transformers, family.model_class), family.passed_over(settings)
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(prefixes)}
+        settings = {**settings, **family.without}
         model, loading = kind.from_pretrained(
             None, config=kind.config_class(**settings), state_dict=weights, dtype=dtype, output_loading_info=True
         )
@@ -86,17 +93,16 @@ def filled(
 
 
 def scratch_model(architecture: Architecture, max_positions: int, seed: int) -> PreTrainedModel:
-    """A Llama decoder with weights drawn from `seed`; the caller's random state stays as it was."""
+    """A decoder with weights drawn from `seed`; the caller's random state stays as it was."""
+    settings = scratch_settings(architecture)
+    kind = getattr(transformers, family_of(settings["model_type"]).model_class)
+    config = kind.config_class(**settings, max_position_embeddings=max_positions, bos_token_id=None, eos_token_id=None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone, as it is forked
-        return LlamaForCausalLM(
-            LlamaConfig(
-                **scratch_settings(architecture),
-                max_position_embeddings=max_positions,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
+        model: PreTrainedModel = kind(config)
+    if architecture.family is ArchitectureFamily.ALBERT:
+        share_layers(model)
+    return model
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deepseek_trainer.data.batch import Batch
 from deepseek_trainer.model.dropout import rows_drawn
+from deepseek_trainer.model.routing import Routing
 
 B = TypeVar("B", bound=Batch)
 
@@ -21,6 +22,7 @@ class Loss(nn.Module, Generic[B]):
 
     measures: tuple[str, ...] = ()
     frozen: tuple[Any, ...] = ()
+    routing: Routing | None = None  # of a model with experts
     uncalled: tuple[nn.Module, ...] = ()  # modules of the model whose weights the loss uses without calling them
 
     def __init__(self, model: nn.Module, autocast: torch.autocast) -> None:

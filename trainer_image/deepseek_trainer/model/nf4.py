@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from deepseek_trainer.model.blocks import linear_layers
+from deepseek_trainer.model.blocks import expert_stacks, linear_layers
 
 
 def quantise(model: PreTrainedModel, device: torch.device, compute_dtype: torch.dtype) -> None:
     """Put the blocks' linear layers into NF4 on `device`, in place; head, embeddings and norms stay as they are.
+
+    Stacks of experts' matrices are no linear layers: they are kept in `compute_dtype`.
 
     `model` is on the CPU and quantised there, so that all ranks and devices get the same bytes, and a
     GPU never holds more of the base than one device needs.  Layers compute in `compute_dtype`.
@@ -22,6 +24,8 @@ def quantise(model: PreTrainedModel, device: torch.device, compute_dtype: torch.
     for block, path in linear_layers(model, "method.type QLoRA"):
         layer: Any = block.get_submodule(path)
         block.set_submodule(path, _quantised(layer, device, compute_dtype))
+    for stack in expert_stacks(model):
+        stack.data = stack.data.to(compute_dtype)
 
 
 def dequantise(model: nn.Module) -> None:
@@ -31,6 +35,8 @@ def dequantise(model: nn.Module) -> None:
     for parent, name, layer in _linear_layers(model):
         if _is_quantised(layer):
             setattr(parent, name, _dequantised(layer))
+    for stack in expert_stacks(model):
+        stack.data = stack.data.float()
     model.to("cpu")
 
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deepseek_trainer.contract.optimization import OptimizationSpec, Strategy
 from deepseek_trainer.model.blocks import blocks
 from deepseek_trainer.model.loss import Loss
+from deepseek_trainer.model.shared import are_shared
 from deepseek_trainer.worker.distributed import World
 
 
@@ -30,7 +31,7 @@ def spread(loss: Loss[Any], optimization: OptimizationSpec, world: World) -> nn.
     for frozen in loss.frozen:
         for module in (*blocks(frozen.model), frozen):
             shard(module, reshard_after_forward=True)
-    layers = [shard(layer) for layer in blocks(loss.model)]
+    layers = [] if are_shared(blocks(loss.model)) else [shard(layer) for layer in blocks(loss.model)]
     # Weights change between passes, by steps and averages: none may stay gathered.
     root = shard(loss, reshard_after_forward=True)
     # By itself FSDP gathers ahead in the order of all forward passes, of which a rank that answers prompts has its own.

@@ -15,6 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from deepseek_trainer.base_model.source import read_source
 from deepseek_trainer.contract.errors import NotFiniteError
 from deepseek_trainer.contract.export import ExportDtype
+from deepseek_trainer.model.blocks import family
 from deepseek_trainer.model.buffers import saved_buffers
 from deepseek_trainer.model.loading import DTYPES
 from deepseek_trainer.storage.tensorfile import extents
@@ -45,7 +46,10 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     Under FSDP they are copies: it frees what it has gathered, and cannot while the bytes are in use.
     """
     is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-    return {name: p.detach().clone() if is_sharded else p.detach() for name, p in model.named_parameters()}
+    in_blocks = family(model).blocks.partition("*")[0]
+    repeated = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(in_blocks)}
+    weights = {**dict(model.named_parameters()), **repeated}  # of blocks that share weights, each has them in files
+    return {name: p.detach().clone() if is_sharded else p.detach() for name, p in weights.items()}
 
 
 def stored_dtypes(directory: Path, vault: Vault) -> dict[str, torch.dtype]:

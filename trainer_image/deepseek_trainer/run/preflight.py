@@ -14,6 +14,7 @@ from deepseek_trainer.budget.estimate import Setup, memory, shortage
 from deepseek_trainer.budget.ladder import describe, ladder
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.model.precision import compute_dtype
 
 
 def rungs_to_fit(
@@ -29,7 +30,8 @@ def rungs_to_fit(
     gpu = torch.cuda.mem_get_info(device)[1] if is_cuda else None
     container, problem, rung = cgroup.memory_limit(groups), None, config
     for rungs, rung in enumerate([config, *ladder(config)]):
-        found = memory(dimensions, Setup.of(rung, is_bf16=False, is_cuda=is_cuda))
+        is_bf16 = compute_dtype(rung.optimization.precision, device) is not torch.float32
+        found = memory(dimensions, Setup.of(rung, is_bf16=is_bf16, is_cuda=is_cuda))
         problem = shortage(found, config.num_proc_per_node, gpu, container)
         if problem is None:
             return rungs

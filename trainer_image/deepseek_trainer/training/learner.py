@@ -15,6 +15,7 @@ from deepseek_trainer.checkpoints.catalog import CheckpointInfo
 from deepseek_trainer.checkpoints.store import CheckpointStore
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.model.loss import Loss
+from deepseek_trainer.training.balance import Balance
 from deepseek_trainer.worker.distributed import World
 
 State = Mapping[str, Any]
@@ -26,6 +27,7 @@ class Learner(ABC):
     def __init__(self, loss: Loss[Any], optimization: OptimizationSpec, world: World) -> None:
         """`loss` holds the model, not trained yet."""
         self.loss, self._optimization, self._world = loss, optimization, world
+        self._balance = Balance(loss)
 
     @property
     def model(self) -> nn.Module:

@@ -66,6 +66,7 @@ class TorchLearner(Learner):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
+        self._balance.step()
         self.discard()
         if self._ema:
             self._ema.update(steps)
@@ -73,6 +74,7 @@ class TorchLearner(Learner):
     def discard(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
+        self._balance.forget()
 
     def settle_order_of_sums(self, batch: Any) -> None:
         """Make DDP order its gradients for good.

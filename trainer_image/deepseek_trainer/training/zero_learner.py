@@ -68,9 +68,12 @@ class ZeroLearner(Learner):
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._engine.step()
+        self._balance.step()
+        self._balance.forget()
 
     def discard(self) -> None:
         self._engine.discard()
+        self._balance.forget()
 
     def settle_order_of_sums(self, batch: Any) -> None:
         """Nothing is to be done: the order is the same from the first pass on."""

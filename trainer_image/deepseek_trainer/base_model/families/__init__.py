@@ -6,19 +6,22 @@ finds the named parts in a loaded model.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
 from deepseek_trainer.base_model.decoder import Settings
-from deepseek_trainer.base_model.families import dense, images, llama
+from deepseek_trainer.base_model.families import deepseek, dense, images, llama, mixture
 from deepseek_trainer.base_model.families.family import Family
+from deepseek_trainer.base_model.families.scratch import scratch_settings
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
-from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.model import Architecture, ArchitectureFamily
 
 NOTHING: Final[Settings] = {}
-FAMILIES: Final = {family.model_type: family for family in (*llama.ENTRIES, *dense.ENTRIES, *images.ENTRIES)}
+_ENTRIES: Final = (*llama.ENTRIES, *dense.ENTRIES, *mixture.ENTRIES, *deepseek.ENTRIES, *images.ENTRIES)
+FAMILIES: Final = {family.model_type: family for family in _ENTRIES}
 
 
 def family_of(model_type: object, where: str = "the base model", settings: Settings = NOTHING) -> Family:
@@ -69,18 +72,5 @@ def read_dimensions(settings: Settings) -> Dimensions:
 
 
 def scratch_dimensions(architecture: Architecture) -> Dimensions:
-    return read_dimensions(scratch_settings(architecture))
-
-
-def scratch_settings(architecture: Architecture) -> Settings:
-    """What the config.json of a model from scratch says of its shape."""
-    return {
-        "model_type": "llama",
-        "vocab_size": architecture.vocab_size,
-        "hidden_size": architecture.hidden_size,
-        "intermediate_size": architecture.intermediate_size,
-        "num_hidden_layers": architecture.num_layers,
-        "num_attention_heads": architecture.num_heads,
-        "num_key_value_heads": architecture.num_key_value_heads or architecture.num_heads,
-        "tie_word_embeddings": architecture.tie_embeddings,
-    }
+    found = read_dimensions(scratch_settings(architecture))
+    return replace(found, is_repeated=architecture.family is ArchitectureFamily.ALBERT)

@@ -1,7 +1,7 @@
 """What an entry of the table of families says.  Data and pure functions, without torch and transformers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -46,8 +46,11 @@ class Family:
     embedding: str  # makes the first hidden states of what is read
     blocks: str  # come after it, in the order in which they run
     head: str  # makes the outputs of the last hidden states
-    linear: tuple[str, ...] = ()  # in a block: layers that can get an adapter and be kept in four bits
-    residual: tuple[str, ...] = ()  # in a block: layers whose outputs are added to the residual stream
+    # In a block.  Of a family whose blocks differ, such as dense and sparse ones, one may lack some of them.
+    linear: tuple[str, ...] = ()  # layers that can get an adapter and be kept in four bits
+    experts: tuple[str, ...] = ()  # stacks of experts' matrices, which can get adapters and are not kept in four bits
+    router: str = ""  # chooses a token's experts
+    residual: tuple[str, ...] = ()  # layers whose outputs are added to the residual stream
     own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own
     positions: str = ""  # a learned embedding of positions, which is frozen with the other one
     embedded: str = ""  # makes the sum of both, if that is no output of `embedding`
@@ -61,8 +64,16 @@ class Family:
     moved: tuple[str, ...] = ()  # last names of buffers that training changes
     dimensions: Callable[[Settings], Dimensions] | None = None
     weights: Callable[[Settings], dict[str, Shape]] | None = None  # all that the files of a model may hold, by name
+    # Prefixes of weights in files that no module takes, and what config.json says of the model without them.
+    passed_over: Callable[[Settings], tuple[str, ...]] = lambda _: ()
+    without: Mapping[str, int] = field(default_factory=dict)
     rotary_in_gguf: Rotary | None = None  # None: GGUF files of the family are not converted
     sees_images: bool = False  # other than tokens
+
+    @property
+    def stacks(self) -> dict[str, str]:
+        """`experts` by the names that `targetModules` has for them."""
+        return {path.partition(".")[2]: path for path in self.experts}
 
     def linear_for(self, asked: str) -> tuple[str, ...]:
         """`linear`.  Raises ConfigError where the table lists none, with what the job `asked` for."""

@@ -33,6 +33,7 @@ class TokenBatch(Tensors):
     numbers: Numbers | None = None  # of the rows, for dropout, if they are trained on
     learned_N: Tensor = field(init=False)  # places of the learned positions in the flattened batch
     learned_targets_N: Tensor = field(init=False)
+    is_token_BT: Tensor = field(init=False)  # bool: not padding
     num_targets: int = field(init=False)  # learned positions, N
     size: int = field(init=False)  # tokens, padding left out
 
@@ -42,13 +43,14 @@ class TokenBatch(Tensors):
         self._set("learned_N", learned_N)
         self._set("learned_targets_N", self.targets_BT.flatten()[learned_N])
         self._set("num_targets", len(learned_N))
-        self._set("size", self._num_tokens(is_learned_BT))
+        self._set("is_token_BT", is_token_BT := self._are_tokens(is_learned_BT))
+        self._set("size", int(is_token_BT.sum()))
 
-    def _num_tokens(self, is_learned_BT: Tensor) -> int:
-        """A last document of which nothing is learned is padding: every other one has learned tokens."""
+    def _are_tokens(self, is_learned_BT: Tensor) -> Tensor:
+        """All but a last document of which nothing is learned: every other one has learned tokens."""
         in_last_BT = self.document_ids_BT == self.document_ids_BT[:, -1:]
-        is_padded_B = ~(is_learned_BT & in_last_BT).any(1)
-        return self.tokens_BT.numel() - int(in_last_BT[is_padded_B].sum())
+        is_padded_B1 = ~(is_learned_BT & in_last_BT).any(1, keepdim=True)
+        return ~(in_last_BT & is_padded_B1)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -21,11 +21,15 @@ from deepseek_trainer.model.cross_entropy import summed_cross_entropy
 from deepseek_trainer.model.loading import transformer
 from deepseek_trainer.model.logits import Head, shaped
 from deepseek_trainer.model.loss import Loss
+from deepseek_trainer.model.routing import Routing
 from deepseek_trainer.tasks.language.batch import TokenBatch
+from deepseek_trainer.tasks.language.packing import IGNORED
 
 
 class TokenLoss(Loss[TokenBatch]):
     """What losses over learned positions share: the decoder, compiled if the job wants that, and the head."""
+
+    routing: Routing
 
     def __init__(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> None:
         super().__init__(model, autocast)
@@ -34,6 +38,19 @@ class TokenLoss(Loss[TokenBatch]):
         # The model keeps its own, not compiled: it also generates, and each new length would be compiled anew.
         self._decoder = compiled(inner.get_decoder()) if optimization.compile else None
         self.uncalled = (head(model),)
+        self.routing = Routing(model)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Also counts the tokens that each expert gets: in training for their balance, else as further measures."""
+        with self.routing.watched():
+            losses = super().forward(batch)
+        if not self.routing.routers:
+            return losses
+        counts = self.routing.counted(batch.is_token_BT)
+        if self.model.training:
+            self.routing.add(counts)
+            return losses
+        return torch.cat([losses.reshape(-1).double().cpu(), *(count.cpu() for count in counts)])
 
 
 class CausalLoss(TokenLoss):
@@ -58,10 +75,17 @@ class CausalLoss(TokenLoss):
         with self.autocast:
             smoothing = self._smoothing if self.model.training else 0.0
             loss = causal_loss(self.model, batch, smoothing, self._decoder, self._logits_bytes)[0]
+        if self.model.training and self.routing.coefficient:
+            loss = loss + self.routing.coefficient * self._auxiliary(batch).to(loss)
         if self.model.training or self._token_bytes is None:
             return loss
         learned_bytes = self._token_bytes[batch.learned_targets_N.cpu()].sum()
         return torch.stack([loss.double().cpu(), learned_bytes.double()])
+
+    def _auxiliary(self, batch: TokenBatch) -> Tensor:
+        """The routers' own loss: the mean over rows weighs each by its learned tokens, as the loss itself does."""
+        of_rows_B = self.routing.auxiliary(batch.is_token_BT)
+        return (of_rows_B * (batch.targets_BT != IGNORED).sum(1).to(of_rows_B)).sum()
 
     def figures(self, loss: float, means: Mapping[str, float]) -> dict[str, float | None]:
         """Perplexity, and bits per byte of text: an end of text adds to the loss, but has no bytes."""

@@ -20,6 +20,7 @@ from deepseek_trainer.data.draws import Draws, RowArray
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.evaluation.classification import HEADLINES, classification
 from deepseek_trainer.evaluation.text_scores import text_scores
+from deepseek_trainer.model.blocks import family
 from deepseek_trainer.model.description import config_json, generation_json, lacking
 from deepseek_trainer.model.loading import load_model
 from deepseek_trainer.model.loss import Loss
@@ -116,7 +117,7 @@ class LanguageTask(Task[TokenBatch]):
         """config.json, generation_config.json and the tokenizer's files."""
         special = {name: getattr(self.tokenizer, name) for name in SPECIAL}
         base, generation = self._said_by_base()
-        changes = lacking(base or {}, special)
+        changes = {**lacking(base or {}, special), **family(model).without}
         return {
             "config.json": config_json(model, base, dtype, self._config.export.dtype, changes),
             "generation_config.json": generation_json(generation, special),

@@ -121,9 +121,8 @@ def refuse_unread(fields: Fields, names: Iterable[str], repeated: Iterable[str] 
 
 
 def _refuse(fields: Fields, known: Mapping[str, Known]) -> None:
-    left = fields.unread()
-    for name in left.keys() & known.keys():
-        if known[name].is_meant(left[name]):
+    for name, value in fields.unread().items():
+        if name in known and known[name].is_meant(value):
             _refuse_field(fields.place, name, known[name].why, known[name].way_out)
 
 

@@ -111,4 +111,4 @@ def _count(chosen: Tensor, is_token_BT: Tensor, experts: int) -> Tensor:
 
 
 def _unevenness(load: list[float]) -> float:
-    return max(load) * len(load) / sum(load) if sum(load) else math.nan
+    return round(max(load) * len(load) / sum(load), 4) if sum(load) else math.nan

@@ -45,10 +45,12 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
 
     Under FSDP they are copies: it frees what it has gathered, and cannot while the bytes are in use.
     """
-    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-    in_blocks = family(model).blocks.partition("*")[0]
-    repeated = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(in_blocks)}
-    weights = {**dict(model.named_parameters()), **repeated}  # of blocks that share weights, each has them in files
+    own, in_blocks = dict(model.named_parameters()), family(model).blocks.partition("*")[0]
+    every = model.named_parameters(remove_duplicate=False)
+    repeated = {name: p for name, p in every if name.startswith(in_blocks) and name not in own}
+    # Blocks that share weights are no modules of FSDP, which the module around the model is.
+    is_sharded = bool(repeated) or any(isinstance(module, FSDPModule) for module in model.modules())
+    weights = {**own, **repeated}
     return {name: p.detach().clone() if is_sharded else p.detach() for name, p in weights.items()}
 
 

@@ -74,6 +74,39 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "gpt2": {"attn_pdrop": 0.5, "n_inner": 128},
 }
+_LATENT: dict[str, Any] = {
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 64,
+    "q_lora_rank": 64,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+# Of families whose blocks differ: dense ones, and sparse ones with a mixture of experts.
+SPARSE: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {**_LATENT, "mlp_bias": True},
+    "deepseek_v3": _LATENT,
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 64, "mlp_only_layers": [0]},
+    "qwen2_moe with windows": {
+        **_EXPERTS,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 1,
+    },
+    "qwen3_moe": _EXPERTS,
+    "qwen3_moe with windows": {**_EXPERTS, "use_sliding_window": True, "sliding_window": WINDOW},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "mixtral with windows": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},
+}
 
 
 def model_type_of(variant: str) -> str:
@@ -82,13 +115,16 @@ def model_type_of(variant: str) -> str:
 
 def a_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Two layers, with norms and biases that are not what they begin as, either."""
-    config = AutoConfig.for_model(model_type_of(variant), **{**_SHAPE, **VARIANTS[variant], **changes})
+    config = AutoConfig.for_model(model_type_of(variant), **{**_SHAPE, **(VARIANTS | SPARSE)[variant], **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.add_(0.01 * torch.randn_like(buffer))
     return model.eval()
 
 

@@ -122,19 +122,22 @@ def test_what_a_model_with_experts_cannot_do_is_refused_before_it_is_loaded(kind
     [
         ("deepseek_v3", "all-linear", "down_proj, gate_proj, up_proj"),
         ("deepseek_v2", "down_proj", "down_proj"),
-        ("qwen2_moe", "all-linear", "down_proj, gate_proj, up_proj"),
+        ("qwen2_moe", "all-linear", None),
         ("qwen3_moe", "all-linear", None),
+        ("qwen3_moe with a dense layer", "all-linear", "down_proj, gate_proj, up_proj"),
         ("mixtral", "all-linear", None),
         ("deepseek_v3", "kv_b_proj", None),
     ],
 )
 def test_an_adapter_that_plain_peft_could_not_load_is_refused(kind, targets, lost):
     job = a_config(method={"type": "LoRA", "lora": {"targetModules": [targets]}}, export={"formats": ["Adapter"]})
+    kind, _, has_dense = kind.partition(" ")
+    settings = settings_of(kind) | ({"mlp_only_layers": [0]} if has_dense else {})
     if lost is None:
-        refuse_misfit(job, settings_of(kind))
+        refuse_misfit(job, settings)
         return
     with pytest.raises(ConfigError, match=rf"export\.formats Adapter with targetModules {lost}: "):
-        refuse_misfit(job, settings_of(kind))
+        refuse_misfit(job, settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -120,9 +120,9 @@ def _refuse_unknown_targets(method: MethodSpec, family: Family, settings: Settin
 
 
 def _refuse_lost_adapters(config: TrainingConfig, family: Family, settings: Settings) -> None:
-    """peft takes these names, of a model with experts, for what each expert's own matrices were once called."""
+    """What peft would look for among the experts when it loads the adapter."""
     lora = config.method.lora or LoraSpec()
-    if ExportFormat.ADAPTER not in config.export.formats or not family.experts or family.dimensions is None:
+    if ExportFormat.ADAPTER not in config.export.formats or not family.peft_renames or family.dimensions is None:
         return
     kinds, dimensions = family.dimensions(settings).kinds, family.dimensions(settings)
     adapted = {layer.name for kind in kinds for layer in dimensions.targets(lora, kind.linear)}

@@ -113,6 +113,7 @@ _deepseek: Final[Callable[..., Family]] = partial(
     head="lm_head",
     linear=_ATTENTION + FEED_FORWARD + _SHARED,
     experts=experts.EXPERTS,
+    peft_renames=True,
     router=experts.ROUTER,
     residual=(OUTPUT, "mlp"),
     own_dropout=("model.layers.*.self_attn.attention_dropout",),

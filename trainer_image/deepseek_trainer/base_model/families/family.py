@@ -49,6 +49,7 @@ class Family:
     # In a block.  Of a family whose blocks differ, such as dense and sparse ones, one may lack some of them.
     linear: tuple[str, ...] = ()  # layers that can get an adapter and be kept in four bits
     experts: tuple[str, ...] = ()  # stacks of experts' matrices, which can get adapters and are not kept in four bits
+    peft_renames: bool = False  # peft takes gate_proj, up_proj and down_proj for what each expert's were once called
     router: str = ""  # chooses a token's experts
     residual: tuple[str, ...] = ()  # layers whose outputs are added to the residual stream
     own_dropout: tuple[str, ...] = ()  # attributes that hold rates of config.json; a job sets its own

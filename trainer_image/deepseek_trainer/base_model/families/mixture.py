@@ -78,7 +78,7 @@ def _family(
 # Defaults are those of transformers' configuration_{qwen2_moe,qwen3_moe,mixtral}.py.
 ENTRIES: Final = (
     _family("qwen2_moe", "Qwen2MoeForCausalLM", _qwen2, windows=by_layer, linear=ATTENTION + FEED_FORWARD + _SHARED),
-    _family("qwen3_moe", "Qwen3MoeForCausalLM", _qwen3),
+    _family("qwen3_moe", "Qwen3MoeForCausalLM", _qwen3, peft_renames=True),
     _family(
         "mixtral",
         "MixtralForCausalLM",

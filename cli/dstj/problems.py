@@ -93,4 +93,4 @@ def _warmup_messages(spec: Model) -> Iterator[str]:
         try:
             refuse_endless_warmup(spec.optimization, rows=1)
         except ConfigError as error:
-            yield f"spec.{error}"
+            yield f"spec.{error.problem}: {error.hint}"

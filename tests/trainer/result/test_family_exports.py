@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from deepseek_trainer.base_model.families import FAMILIES
@@ -39,9 +39,10 @@ FAMILIES_OF_TEXT = [
 class Base:
     """One as its publisher gives it, prepared."""
 
-    def __init__(self, root, variant, dtype=torch.bfloat16, odd=None):
+    def __init__(self, root, variant, dtype=torch.bfloat16, odd=None, rewrite=lambda _: None):
         self.paths, self.path = paths_with_base(root)
         a_directory(self.path, a_model(variant), dtype, odd or {})
+        rewrite(self.path)
         config = a_config(method={})
         self.vault = data_vault(config, self.paths)
         prepare_model(config, self.paths, self.vault)
@@ -166,3 +167,22 @@ def test_what_the_base_says_of_itself_stays_and_what_it_lacks_is_added(llama):
     stops = [1, 7] if ours.eos_token_id in (1, 7) else [1, 7, ours.eos_token_id]
     assert told == {"temperature": 0.6, "eos_token_id": stops} | added
     assert (target / "LICENSE.txt").read_text() == "take it and be kind"
+
+
+def test_gpt2_as_it_was_first_given_is_trained_and_exported_as_transformers_saves_it(tmp_path):
+    """Names without the model's own prefix, and buffers that mean nothing."""
+    base = Base(tmp_path, "gpt2", rewrite=as_first_given)
+    target, trained = base.exported()
+    found, given = types_and_shapes(target), types_and_shapes(base.path)
+    known = {name: each for name, each in given.items() if not name.endswith((".attn.bias", ".masked_bias"))}
+    assert found == {f"transformer.{name}": each for name, each in known.items()}
+    model = loaded_without_a_word(target, dtype=torch.float32)
+    assert torch.equal(logits(model), logits(rounded(trained)))
+
+
+def as_first_given(directory):
+    weights = load_file(directory / "model.safetensors")
+    old = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    for block in ("h.0", "h.1"):
+        old |= {f"{block}.attn.bias": torch.ones(1, 1, 8, 8), f"{block}.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(old, directory / "model.safetensors", metadata={"format": "pt"})

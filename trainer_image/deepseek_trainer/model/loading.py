@@ -58,13 +58,14 @@ def load_base(directory: Path, vault: Vault, dtype: torch.dtype = torch.float32)
 
 
 def read_base(directory: Path, vault: Vault) -> tuple[Settings, dict[str, Tensor]]:
-    """The config.json of a prepared model, and its weights as they are stored."""
+    """The config.json of a prepared model, and its weights as they are stored, without old buffers."""
     settings = prepared_settings(directory, vault)
     weights: dict[str, Tensor] = {}
     with understood("the base model's weights"):
         for name in read_source(directory, vault).weights:
             weights |= {key: _tensor(view) for key, view in views(vault.read(directory / name), name).items()}
-    return settings, weights
+        old = family_of(settings.get("model_type")).old_buffers
+    return settings, {name: weight for name, weight in weights.items() if not name.endswith(old)}
 
 
 def filled(

@@ -144,13 +144,13 @@ def test_images_of_another_shape_than_the_base_takes_are_refused(
 def test_models_of_texts_are_refused_for_images_and_the_other_way_round():
     for config, model_type, hint in (
         (a_job(), "qwen3", "models of type vit, bit can"),
-        (a_text_job(), "vit", "models of type llama, qwen2, qwen3 can"),
+        (a_text_job(), "vit", "models of type llama, qwen2, qwen3, mistral"),
     ):
         with pytest.raises(ConfigError) as error:
             refuse_misfit(config, {"model_type": model_type})
         beginning = f"model.base is a {model_type} model: it cannot read data.format "
         assert error.value.problem == beginning + config.data.format
-        assert error.value.hint == hint
+        assert error.value.hint.startswith(hint)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from deepseek_trainer.training.balance import SPEED
+from support.builders.loop import PAIRS
 from support.ranks.expert_stories import STEPS, story
 from support.ranks.gloo import on_ranks
 
@@ -22,6 +23,12 @@ def test_a_run_goes_on_to_the_last_bit(tmp_path: Path, name: str, how: dict[str,
     whole = on_ranks(2, story, tmp_path / "whole", name, how, None)
     assert on_ranks(2, story, tmp_path / "parts", name, how, how) == whole
     assert whole[0]["weights"] == whole[1]["weights"]
+
+
+@pytest.mark.parametrize("name", ["experts", "adapters"])
+def test_pairs_of_answers_are_learned_with_experts_to_the_last_bit_after_a_stop(tmp_path: Path, name: str):
+    how = FSDP | PAIRS
+    assert on_ranks(2, story, tmp_path / "parts", name, how, how) == on_ranks(2, story, tmp_path, name, how, None)
 
 
 @pytest.mark.parametrize("name", NAMES)

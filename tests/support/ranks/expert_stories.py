@@ -8,23 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from deepseek_trainer.contract.method import LoraSpec, MethodSpec
-from deepseek_trainer.contract.model import Architecture
+from deepseek_trainer.contract.model import ArchitectureFamily
 from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.model.method import trainable
 from deepseek_trainer.training.loop import Loop
 from deepseek_trainer.worker.distributed import World
 from support.builders.loop import ALONE, LENGTH, TINY, a_loop, config, run_until_stopped
 
-EXPERTS: Final = TINY.model_copy(update={"family": "DeepSeekV3", "num_layers": 2, "num_experts": 4})
-SHARED: Final = TINY.model_copy(update={"family": "ALBERT", "num_layers": 3})
+EXPERTS: Final = TINY.model_copy(update={"family": ArchitectureFamily.DEEPSEEK_V3, "num_layers": 2, "num_experts": 4})
+SHARED: Final = TINY.model_copy(update={"family": ArchitectureFamily.ALBERT, "num_layers": 3})
 ADAPTED: Final = ("kv_b_proj", "o_proj", "experts.gate_up_proj", "experts.down_proj")
 STEPS: Final = 6
 
 
 def model_of(name: str) -> nn.Module:
     """Of a name in test_experts.py."""
-    architecture = Architecture.model_validate((SHARED if name == "shared layers" else EXPERTS).model_dump())
-    model = scratch_model(architecture, LENGTH, seed=0)
+    model = scratch_model(SHARED if name == "shared layers" else EXPERTS, LENGTH, seed=0)
     if name != "adapters":
         return model
     lora = LoraSpec(rank=2, dropout=0, target_modules=ADAPTED)

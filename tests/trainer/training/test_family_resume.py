@@ -10,7 +10,7 @@ import torch.distributed as dist
 from deepseek_trainer.contract.method import MethodSpec
 from deepseek_trainer.model.dropout import drop_out
 from deepseek_trainer.model.method import trainable
-from support.builders.families import VARIANTS, a_model, model_type_of
+from support.builders.families import SPARSE, VARIANTS, a_model, model_type_of
 from support.builders.loop import ALONE, a_loop, config, run_until_stopped, weights
 
 LORA = {"type": "LoRA", "lora": {"rank": 2, "dropout": 0.1, "targetModules": ["all-linear"]}}
@@ -26,7 +26,7 @@ def _process_group():
 @pytest.mark.parametrize(
     ("variant", "method"),
     [
-        *((variant, {}) for variant in VARIANTS if variant == model_type_of(variant)),
+        *((variant, {}) for variant in VARIANTS | SPARSE if variant == model_type_of(variant)),
         *((variant, LORA) for variant in ("gemma2", "phi3", "glm4", "gpt2")),
     ],
 )

@@ -239,6 +239,18 @@ def test_base_model_is_measured_from_its_file(planned, place):
     assert planned(file)[1]["parameters"] == f"{total + adapters:,}, of which {adapters:,} are trained"
 
 
+@pytest.mark.parametrize(
+    ("family", "active"), [("DeepSeekV3", 6 * 3 * 32 * 16), ("ALBERT", -3 * (4 * 32 * 32 + 3 * 32 * 48 + 64))]
+)
+def test_of_experts_and_of_layers_that_share_weights_what_a_token_is_computed_with_is_told(
+    planned, place, family, active
+):
+    shape = {"hiddenSize": 32, "numLayers": 4 if family == "ALBERT" else 2, "numHeads": 4, "intermediateSize": 48}
+    file = on_cpu(place, "4Gi", model={"architecture": {"family": family, "vocabSize": 260, **shape}})
+    total, _, computed = planned(file)[1]["parameters"].partition(", of which ")
+    assert computed.endswith(f"each token is computed with {int(total.replace(',', '')) - active:,}")
+
+
 @pytest.mark.parametrize(("method", "copies"), [("Full", 2), ("LoRA", 1)])
 def test_pairs_cost_a_forward_pass_of_their_reference_and_of_all_weights_a_copy(planned, place, method, copies):
     parts = {"model": a_base(place), "method": {"type": method}, "optimization": {"maxSteps": 1}}

@@ -304,5 +304,13 @@ def test_a_table_of_one_column_has_no_delimiter(paths):
 
 
 def test_a_missing_column_is_named_beside_the_columns_that_the_delimiter_makes(paths):
-    lay(paths, "a.csv", b"question;answer\nWho?;I.\n")
-    assert "it has: question, answer" in refusal(paths)
+    lay(paths, "a.csv", b"asked;said\nWho?;I.\n")
+    assert "it has: asked, said" in refusal(paths)
+
+
+def test_blank_lines_before_a_header_are_no_header(paths):
+    lay(paths, "a.csv", b"\n\r\ntext,id\none,1\n")
+    lay(paths, "b.csv", b"\r\n")
+    assert [record.text for record in read(paths)] == ["one"]
+    lay(paths, "a.csv", b"\n\nother,id\none,1\n")
+    assert refusal(paths).startswith("a.csv:3: no field 'text'")

@@ -78,7 +78,8 @@ def test_auto_that_comes_to_full_shards_what_can_be_sharded(type_, records, rank
     job = a_config(method={"type": type_}).model_copy(update={"num_nodes": ranks})
     job = job.model_copy(update={"optimization": OptimizationSpec.model_validate(optimization)})
     settled = job.settled(records)
-    assert settled.optimization == job.optimization.model_copy(update={"strategy": Strategy(strategy)})
+    expected = job.with_rate(records).optimization.model_copy(update={"strategy": Strategy(strategy)})
+    assert settled.optimization == expected
     assert settled.method == job.method.settled(records, has_base=True)
 
 

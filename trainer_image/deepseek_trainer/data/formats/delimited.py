@@ -58,8 +58,10 @@ class _Lines:
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._number, self._taken = stream, name, 1, 0
-        self.first = stream.readline(MAX_LINE + 1)
-        self._waiting = [self.first]
+        self._waiting = [self._stream.readline(MAX_LINE + 1)]
+        while self._waiting[-1].isspace():  # before the header
+            self._waiting.append(self._stream.readline(MAX_LINE + 1))
+        self.first = self._waiting[-1]
 
     def begin(self, number: int) -> None:
         """A new record begins in the line of this number."""
@@ -69,7 +71,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._waiting.pop() if self._waiting else self._stream.readline(MAX_LINE + 1)
+        line = self._waiting.pop(0) if self._waiting else self._stream.readline(MAX_LINE + 1)
         self._taken += len(line)
         if self._taken > MAX_LINE:
             raise too_long(f"{self._name}:{self._number}", MAX_LINE)
@@ -89,12 +91,12 @@ def _delimiter(first: str, usual: str) -> str:
 def _header(reader: Any, name: str, columns: Columns, encoding: Encoding) -> list[str]:
     """The names of the columns; none if the file is empty."""
     try:
-        header: list[str] = next(reader, [])
+        header: list[str] = next(filter(None, reader), [])
     except csv.Error as error:
-        raise _not_csv(f"{name}:1", error) from None
+        raise _not_csv(f"{name}:{reader.line_num}", error) from None
     if header:
-        _refuse_undecodable(header, f"{name}:1", encoding)
-        columns(header, f"{name}:1")
+        _refuse_undecodable(header, f"{name}:{reader.line_num}", encoding)
+        columns(header, f"{name}:{reader.line_num}")
     return header
 
 

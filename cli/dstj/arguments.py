@@ -57,6 +57,7 @@ def parser() -> Parser:
         _validate,
         _render,
         _plan,
+        _data,
         _run,
         _submit,
         _suspend,
@@ -157,6 +158,23 @@ def _plan(commands: "Commands") -> None:
         metavar="N",
         help="FLOP/s that a rank reaches, instead of a share of a peak; on the CPU, 4e10 for example",
     )
+
+
+def _data(commands: "Commands") -> None:
+    group = _group(commands, "data", "look at the data of a job before it runs")
+    command = _command(
+        group, "preview", "dstj.commands.preview:preview", "print a few records as a job will learn them, and counts"
+    )
+    command.add_argument("file", metavar="FILE", help="YAML file with one job")
+    command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
+    command.add_argument(
+        "--records",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="at most so many: the first, the longest, random ones (default: 4)",
+    )
+    command.epilog = "Learned text is coloured on a terminal, and stands between [[ and ]] elsewhere."
 
 
 def _run(commands: "Commands") -> None:

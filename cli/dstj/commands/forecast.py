@@ -57,7 +57,7 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     except ModuleNotFoundError as error:
         hint = "pip install 'deepseek-training-operator[trainer]'"
         raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
-    settings, _ = source_model(_base(config, paths))
+    settings, _ = source_model(base_of(config, paths))
     refuse_misfit(config, settings)
     return read_dimensions(settings)
 
@@ -116,14 +116,14 @@ def _rows(config: TrainingConfig, paths: Paths) -> Rows:
     preparer = tasks.preparer(config)
     inputs = preparer.inputs(paths)
     every, count = inputs.every(SAMPLE_BYTES), 0
-    preparer.learn(inputs, _base(config, paths) if config.model.base else None, SAMPLE_BYTES)
+    preparer.learn(inputs, base_of(config, paths) if config.model.base else None, SAMPLE_BYTES)
     for name in inputs.names(TRAIN):
         maker = preparer.maker(TRAIN, fills_row=inputs.fills_rows(TRAIN))
         count += sum(len(row) for row in maker.rows(islice(inputs.records(TRAIN, name), 0, None, every)))
     return Rows(count * every, is_exact=every == 1)
 
 
-def _base(config: TrainingConfig, paths: Paths) -> Place:
+def base_of(config: TrainingConfig, paths: Paths) -> Place:
     base = config.model.base
     assert base is not None, "the spec asks for exactly one of base and architecture"
     place = Place(paths.claim(base.claim_name, base.path), paths.claim(base.claim_name))

@@ -357,13 +357,13 @@ def test_a_template_without_end_is_refused(hostile, name):
 
 def test_a_template_that_waits_for_a_word_of_the_data_is_refused_when_it_comes(hostile, monkeypatch):
     monkeypatch.setattr(chat, "SECONDS", 1)
-    template = f"{{% if 'pump' in messages|string and messages|length > 0 %}}{TEMPLATES['loops']}{{% endif %}}x"
+    template = f"{{% if 'valve' in messages|string %}}{TEMPLATES['loops']}{{% endif %}}{TEMPLATE}"
     settings_with("tokenizer_config.json", chat_template=template)(a_copy(hostile))
     used(hostile)
     vault = data_vault(a_config(), hostile.paths)
     tokenizer = load_tokenizer(prepare_model(a_config(), hostile.paths, vault), vault)
     with pytest.raises(ConfigError, match=r"chat template, from a\.jsonl:1 on, takes more than 1 s of computing"):
-        list(documents(tokenizer, [Record("which pump?", "this", "a.jsonl", 1)]))
+        list(documents(tokenizer, [Record("which valve?", "this", "a.jsonl", 1)]))
 
 
 def test_a_pattern_that_gives_up_at_a_word_of_the_data_is_refused_when_it_comes(hostile):

@@ -13,6 +13,7 @@ from typing import Final
 
 from deepseek_trainer import tasks
 from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
+from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.budget.dimensions import Dimensions
@@ -57,9 +58,11 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     except ModuleNotFoundError as error:
         hint = "pip install 'deepseek-training-operator[trainer]'"
         raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
-    settings, _ = source_model(base_of(config, paths))
-    refuse_misfit(config, settings)
-    return read_dimensions(settings)
+    base = base_of(config, paths)
+    settings, _ = source_model(base)
+    with understood(base.path):
+        refuse_misfit(config, settings)
+        return read_dimensions(settings)
 
 
 def settled(config: TrainingConfig, paths: Paths) -> TrainingConfig:

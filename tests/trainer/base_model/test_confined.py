@@ -48,6 +48,12 @@ def test_any_other_error_is_a_refusal_that_names_it():
     assert refusal(lambda: {}["x"]) == "the work fails: KeyError: \"'x'\""
 
 
+def test_an_error_that_may_quote_a_text_of_the_data_is_named_alone():
+    with pytest.raises(ConfigError, match=r"^the work fails: KeyError ") as caught:
+        confined(lambda: {}["p4ss phrase"], "the work", seconds=1, memory=64 << 20, hint="do less", quoting=False)
+    assert "p4ss phrase" not in str(caught.value)
+
+
 def test_work_without_end_is_ended():
     assert refusal(forever) == "the work takes more than 1 s of computing"
 

@@ -25,16 +25,17 @@ _PATIENCE: Final = 10  # [s] of waiting for each second of computing: the machin
 _READ: Final = 1 << 20  # [bytes]
 
 
-def confined(work: Callable[[], T], what: str, *, seconds: int, hint: str, memory: int) -> T:
+def confined(work: Callable[[], T], what: str, *, seconds: int, hint: str, memory: int, quoting: bool = True) -> T:
     """What `work` returns, which must be JSON.  It is done in a child process, so that it changes nothing here.
 
     Raises what `work` raises where that is a ConfigError, and ConfigError about `what` in place of any other error, and
-    where it computes for more than `seconds`, takes more than `memory` [bytes] or ends the process.
+    where it computes for more than `seconds`, takes more than `memory` [bytes] or ends the process.  Without `quoting`
+    only the kind of another error is told: it may quote what the work was given.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        _leave_with(work, writing, seconds, memory)
+        _leave_with(lambda: _outcome(work, quoting=quoting), writing, seconds, memory)
     os.close(writing)
     try:
         answer = _received(reading, time.monotonic() + _PATIENCE * seconds)
@@ -70,11 +71,11 @@ def _received(reading: int, deadline: float) -> bytes | None:
     return None
 
 
-def _leave_with(work: Callable[[], Any], writing: int, seconds: int, memory: int) -> NoReturn:
-    """Write the outcome of `work`, and end this process, a copy of its parent, without the parent's teardown."""
+def _leave_with(outcome: Callable[[], bytes], writing: int, seconds: int, memory: int) -> NoReturn:
+    """Write the outcome, and end this process, a copy of its parent, without the parent's teardown."""
     try:
         _shut_in(seconds, memory)
-        answer = memoryview(_outcome(work))
+        answer = memoryview(outcome())
         while answer:
             answer = answer[os.write(writing, answer) :]
     finally:
@@ -106,7 +107,8 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _outcome(work: Callable[[], Any]) -> bytes:
+def _outcome(work: Callable[[], Any], *, quoting: bool) -> bytes:
+    told = cause if quoting else lambda error: type(error).__name__
     try:
         return json_text({"value": work()}).encode()
     except MemoryError:
@@ -114,8 +116,8 @@ def _outcome(work: Callable[[], Any]) -> bytes:
     except JobError as error:
         return json_text({"problem": error.problem, "hint": error.hint}).encode()
     except Exception as error:
-        return json_text({"error": cause(error)}).encode()
+        return json_text({"error": told(error)}).encode()
     except BaseException as error:
         if not is_panic(error):
             raise
-        return json_text({"error": cause(error)}).encode()
+        return json_text({"error": told(error)}).encode()

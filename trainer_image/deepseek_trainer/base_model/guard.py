@@ -11,7 +11,7 @@ from typing import Final
 
 from deepseek_trainer.contract.errors import ConfigError, JobError
 from deepseek_trainer.contract.foreign import first_line, plainly, shown
-from deepseek_trainer.worker.failure import is_out_of_memory
+from deepseek_trainer.worker.failure import is_of_machine
 
 _MAX_PLACE: Final = 240  # [characters] of a path in a message
 _MAX_CAUSE: Final = 200  # [characters]
@@ -24,7 +24,7 @@ _NO_FILE: Final = frozenset(
 
 @contextmanager
 def understood(what: object, *, quoting: bool = True) -> Iterator[None]:
-    """Raise ConfigError in place of any error that the content of `what` leads to.  A failing disk's errors pass.
+    """Raise ConfigError in place of any error that the content of `what` leads to.  Errors of the machine pass.
 
     Without `quoting` only the kind of the error is told: libraries quote what they were given, and panics of Rust the
     text in which they looked.
@@ -38,7 +38,7 @@ def understood(what: object, *, quoting: bool = True) -> Iterator[None]:
             raise
         raise unusable(what, error, quoting=quoting) from error
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_of_machine(error):
             raise
         raise unusable(what, error, quoting=quoting) from error
     except BaseException as error:

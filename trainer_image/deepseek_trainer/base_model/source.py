@@ -76,7 +76,8 @@ def dimensions_of(config: TrainingConfig, paths: Paths, vault: Vault) -> Dimensi
         return None
     if config.model.architecture is not None:
         return scratch_dimensions(config.model.architecture)
-    return read_dimensions(prepared_settings(prepared_model(config, paths, vault), vault))
+    with understood(f"the base model's {CONFIG}"):
+        return read_dimensions(prepared_settings(prepared_model(config, paths, vault), vault))
 
 
 def prepared_model(config: TrainingConfig, paths: Paths, vault: Vault) -> Path:

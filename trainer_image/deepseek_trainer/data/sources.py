@@ -21,7 +21,7 @@ from deepseek_trainer.contract.foreign import named
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.fields import some
-from deepseek_trainer.data.formats.bounds import readable, refuse
+from deepseek_trainer.data.formats.bounds import legible, readable, refuse
 from deepseek_trainer.data.formats.readers import ALIAS, conversion, describes
 from deepseek_trainer.data.formats.unpacking import PACKED, suffix_of
 from deepseek_trainer.data.reading import Load, R, Reader, Reading, Record
@@ -129,7 +129,7 @@ class Source(Generic[R]):
         for file in self.files:
             name = self.name_of(file)
             try:
-                with readable(name):
+                with legible(name), readable(name):
                     for line, load in self._reader(file)(file, name, self.reading.columns):
                         yield partial(_loaded, load, name, line, self.reading)
             except DataError as error:
@@ -222,6 +222,8 @@ def _chosen(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]
         log.info("not read, as they describe data: %s", some([file.name for file in described]))
     chosen = [file for file in found if file not in described]
     _refuse_twice(chosen)
+    for file in chosen:
+        _refuse_no_text(file)
     return tuple(chosen)
 
 
@@ -237,6 +239,14 @@ def _unread(names: list[str], reading: Reading[Any]) -> DataError:
         hint=f"{conversion(names) or reading.way_out([Path(name) for name in names])}; take away what is not to be "
         "learned, or let data.*.path name what is",
     )
+
+
+def _refuse_no_text(file: Path) -> None:
+    """Raise DataError for a name that no digest, message or manifest could hold."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{named(file.name)} is a file whose name is not UTF-8", hint="rename it") from None
 
 
 def _refuse_twice(files: list[Path]) -> None:
@@ -284,5 +294,9 @@ def _beside(path: Path) -> str:
 
 
 def _loaded(load: Load, name: str, line: int, reading: Reading[R]) -> R | None:
-    value = load()
-    return None if value is None else reading.record(value, name, line)
+    try:
+        value = load()
+        return None if value is None else reading.record(value, name, line)
+    except Exception:
+        with legible(f"{name}:{line}"):  # entered here alone: for every good record it would take its time
+            raise

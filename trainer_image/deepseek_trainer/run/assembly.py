@@ -1,5 +1,6 @@
 """Puts a run's loop together, at the checkpoint that it goes on from or at the first step."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -7,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.budget.ladder import promise, settings
 from deepseek_trainer.budget.perf import Yardstick
 from deepseek_trainer.checkpoints.catalog import telling
@@ -147,10 +149,11 @@ def _model(rank: Rank, *, is_first: bool) -> nn.Module:
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout does not draw from it
     # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
-    model = rank.task.model()
-    if is_first and config.model.base is not None:
-        refuse_non_finite(model)
-    return trainable(model, rank.method, seed, place, compute_dtype(config.optimization.precision, device))
+    with understood("the base model") if config.model.base is not None else nullcontext():
+        model = rank.task.model()
+        if is_first and config.model.base is not None:
+            refuse_non_finite(model)
+        return trainable(model, rank.method, seed, place, compute_dtype(config.optimization.precision, device))
 
 
 def _savepoints(rank: Rank) -> Savepoints:

@@ -23,6 +23,11 @@ from deepseek_trainer.worker.process import StopRequested
 MAX_MESSAGE: Final = 1024  # [characters]
 # In a bare RuntimeError: torch on the CPU; CUDA where torch's own allocator did not ask.
 NO_MEMORY: Final = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
+# Of torch, by their names: it is not imported here.  Some say it only in the text of a bare RuntimeError.
+_OF_DEVICE: Final = frozenset(
+    {"AcceleratorError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}
+)
+_SAY_DEVICE: Final = ("CUDA error", "CUDA driver error", "NCCL", "cuDNN", "CUBLAS_STATUS", "CUDNN_STATUS", "gloo")
 
 
 class WordlessError(Exception):
@@ -124,6 +129,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether memory, a device or the network failed, whatever was read: a retry may go well."""
+    if is_out_of_memory(error) or not _OF_DEVICE.isdisjoint(each.__name__ for each in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SAY_DEVICE)
 
 
 def exit_with(

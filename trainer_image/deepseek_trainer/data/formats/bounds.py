@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-from deepseek_trainer.contract.errors import DataError
+from deepseek_trainer.base_model.guard import cause, is_panic
+from deepseek_trainer.contract.errors import DataError, JobError
+from deepseek_trainer.worker.failure import is_of_machine
 
 MAX_LINE: Final = 64 << 20  # [bytes] of a record of JSON; [characters] of a CSV record
 MAX_TEXT: Final = 256 << 20  # [bytes] of a file that is one record, and of a row of a Parquet file
 _SHORTER: Final = "cut it into several records, or set data.onBadRecord: Skip"
+_ODD: Final = "look at what is odd there, take it away or write it again, or set data.onBadRecord: Skip"
 _NOT_READABLE: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 )
@@ -28,6 +31,31 @@ def readable(name: str, way_out: str = ", or set data.onBadRecord: Skip") -> Ite
             f"{name} cannot be read: {os.strerror(error.errno).lower()}",
             hint=f"let the trainer's user read it, or take it away{way_out}",
         ) from error
+
+
+@contextmanager
+def legible(place: str) -> Iterator[None]:
+    """Raise DataError in place of any other error that what stands at `place` leads to.  Errors of the machine pass.
+
+    Libraries answer what they did not foresee with whatever they stumble over.
+    """
+    try:
+        yield
+    except JobError:
+        raise
+    except Exception as error:
+        if is_of_machine(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise _illegible(place, error) from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise _illegible(place, error) from None
+
+
+def _illegible(place: str, error: BaseException) -> DataError:
+    what = f"{place} cannot be read"
+    return DataError(f"{what}: {type(error).__name__}", hint=_ODD, full=f"{what}: {cause(error)}")
 
 
 def too_long(place: str, most: int) -> DataError:

@@ -29,6 +29,7 @@ def decoded(encoded: bytes, place: str, images: ImagesSpec) -> Pixels:
             _refuse(image, place)
             upright = ImageOps.exif_transpose(image)
             plain = upright.convert("L" if images.channels == 1 else "RGB")
+            resized = plain.resize((images.width, images.height), Image.Resampling.BILINEAR)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -38,7 +39,6 @@ def decoded(encoded: bytes, place: str, images: ImagesSpec) -> Pixels:
     except Exception as error:  # decoders raise whatever a broken file leads them to
         what = one_line(str(error), 2 * MAX_SHOWN) or type(error).__name__
         raise DataError(f"{place} is damaged", hint=_WAY_OUT, full=f"{place} is damaged: {what}") from None
-    resized = plain.resize((images.width, images.height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(images.height, images.width, images.channels)
 
 

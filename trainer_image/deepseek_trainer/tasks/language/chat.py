@@ -63,7 +63,12 @@ def all_passages(tokenizer: Any, talks: Sequence[Talk], multi_turn: MultiTurn) -
     what = f"the chat template, from {talks[0].place} on,"
     writer = Writer(tokenizer)
     return confined(
-        lambda: [passages(writer, talk, multi_turn) for talk in talks], what, seconds=seconds, memory=MEMORY, hint=_HINT
+        lambda: [passages(writer, talk, multi_turn) for talk in talks],
+        what,
+        seconds=seconds,
+        memory=MEMORY,
+        hint=_HINT,
+        quoting=False,
     )
 
 

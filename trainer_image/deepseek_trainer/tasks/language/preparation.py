@@ -19,6 +19,7 @@ from deepseek_trainer.contract.data import DataFormat, DataSpec
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.draws import RowArray
+from deepseek_trainer.data.formats.bounds import legible
 from deepseek_trainer.data.inputs import VALIDATION, Inputs
 from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
@@ -95,7 +96,8 @@ class LanguagePreparer(Preparer[Record]):
         assert self.config.model.architecture is not None, "the spec asks for exactly one of base and architecture"
         vocab_size = self.config.model.architecture.vocab_size
         texts = (text for record in inputs.sample(enough) for text in record.texts())
-        self.tokenizer = trained_tokenizer(texts, vocab_size)
+        with legible("data.train, of which a tokenizer is made,"):
+            self.tokenizer = trained_tokenizer(texts, vocab_size)
         log.info("trained a tokenizer of %d tokens (vocabSize %d)", id_limit(self.tokenizer), vocab_size)
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.base_model.source import generation_settings, prepared_model, prepared_settings
 from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
 from deepseek_trainer.contract.config import TrainingConfig
@@ -117,12 +118,13 @@ class LanguageTask(Task[TokenBatch]):
         """config.json, generation_config.json and the tokenizer's files."""
         special = {name: getattr(self.tokenizer, name) for name in SPECIAL}
         base, generation = self._said_by_base()
-        changes = {**lacking(base or {}, special), **family(model).without}
-        return {
-            "config.json": config_json(model, base, dtype, self._config.export.dtype, changes),
-            "generation_config.json": generation_json(generation, special),
-            **files_of(self.tokenizer),
-        }
+        with understood("what the base model says beside its weights"):
+            changes = {**lacking(base or {}, special), **family(model).without}
+            return {
+                "config.json": config_json(model, base, dtype, self._config.export.dtype, changes),
+                "generation_config.json": generation_json(generation, special),
+                **files_of(self.tokenizer),
+            }
 
     def _said_by_base(self) -> tuple[Json | None, Json]:
         """Its config.json, None from scratch, and its generation settings."""

@@ -43,6 +43,8 @@ PAD: Final = "<|pad|>"
 _SAMPLES: Final = (("Who?", "They."), ("Who?", " They.\n\n"), ("Who?", "<think>\nHm.\n</think>\n\nThey."))
 EACH: Final = MultiTurn.EACH_ANSWER
 
+_WHAT: Final = "the tokenizer, or its chat template,"
+
 _SECONDS: Final = 60  # for a batch, and a second more for each
 _CHARACTERS: Final = 20_000  # of it: a core tokenises a hundred times as much in a second
 _BATCH_CHARACTERS: Final = 1 << 20  # tokenised at once, on all cores
@@ -74,11 +76,13 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
+@understood(_WHAT)
 def id_limit(tokenizer: Any) -> int:
     """One more than the highest token id."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
+@understood(_WHAT, quoting=False)
 def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
     """The tokens with which a server asks for an answer to `prompt`."""
     turns = _asked(prompt)
@@ -108,6 +112,7 @@ def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+@understood(_WHAT)
 def _turn_ends(tokenizer: Any) -> set[int]:
     talk = Talk((Message(USER, "Who?"), Message(ASSISTANT, "They."), Message(USER, "Why?")))
     writer = Writer(tokenizer)
@@ -136,6 +141,7 @@ def writes_plainly(tokenizer: Any) -> bool:
     )
 
 
+@understood(_WHAT, quoting=False)
 def answered(tokenizer: Any, prompt: Question, answer: str) -> Document:
     """What would be learned of a record with this prompt and this answer."""
     talk = Talk((*_asked(prompt), Message(ASSISTANT, answer)))
@@ -146,6 +152,7 @@ def answered(tokenizer: Any, prompt: Question, answer: str) -> Document:
     return document
 
 
+@understood(_WHAT)
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
     """How many UTF-8 bytes of text each token stands for, by id: 0 for a special token, 1 for a third of a character.
 
@@ -184,16 +191,22 @@ def documents_by_record(
             "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
         )
     for batch in _batches(records):
-        talks = [_talk(record) for record in batch if record.prompt is not None]
-        given = [] if tokenizer.chat_template is None else all_passages(tokenizer, talks, multi_turn)
-        characters = sum(len(text) for record in batch for text in record.texts())
-        characters += sum(len(text) for passages in given for passage in passages for text, _ in passage)
-        yield from within(
-            _SECONDS + characters / _CHARACTERS,
-            partial(_tokenised, tokenizer, batch, iter(given), multi_turn),
-            f"the tokenizer, from {batch[0].place} on,",
-            hint="take the tokenizer from the model's own release, or look at what is odd in these records",
-        )
+        with understood(f"{_WHAT} from {batch[0].place} on,", quoting=False):
+            found = _documents_of(tokenizer, batch, multi_turn)
+        yield from found
+
+
+def _documents_of(tokenizer: Any, batch: list[Record], multi_turn: MultiTurn) -> list[list[Document]]:
+    talks = [_talk(record) for record in batch if record.prompt is not None]
+    given = [] if tokenizer.chat_template is None else all_passages(tokenizer, talks, multi_turn)
+    characters = sum(len(text) for record in batch for text in record.texts())
+    characters += sum(len(text) for passages in given for passage in passages for text, _ in passage)
+    return within(
+        _SECONDS + characters / _CHARACTERS,
+        partial(_tokenised, tokenizer, batch, iter(given), multi_turn),
+        f"the tokenizer, from {batch[0].place} on,",
+        hint="take the tokenizer from the model's own release, or look at what is odd in these records",
+    )
 
 
 def _tokenised(

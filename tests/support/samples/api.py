@@ -223,6 +223,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("longRecords and multiTurn are of texts", seeing(), seeing(data={"longRecords": "Drop"})),
     ("multiTurn LastAnswer is of format Instruction", LAST_ANSWER, {"data": {"multiTurn": "LastAnswer"}}),
     ("balanceBy balances the", seeing(data={"balanceBy": "label"}), seeing(data={"balanceBy": "kind"})),
+    ("model.chatTemplate is of language", seeing(), merged(seeing(), {"model": {"chatTemplate": "x"}})),
     ("data.format Images trains all", seeing(), seeing(**AUTO)),
     ("data.format Images trains all", seeing(**BASE), seeing(**FROZEN)),
     ("data.format Images is trained with", seeing(**spread("FSDP")), seeing(**spread("ZeRO2"))),

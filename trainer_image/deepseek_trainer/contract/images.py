@@ -164,6 +164,11 @@ JOB_RULES: Final = (
         lambda self: _fits_patches(self.data.images, self.model.vision),
     ),
     Rule(
+        "self.data.format != 'Images' || !has(self.model.chatTemplate)",
+        "model.chatTemplate is of language models: drop it with data.format Images",
+        lambda self: self.data.format != "Images" or self.model.chat_template is None,
+    ),
+    Rule(
         "self.data.format != 'Images' || (self.method.type == 'Full' && !has(self.method.frozenLayers))",
         "data.format Images trains all weights: set method.type: Full and drop method.frozenLayers",
         lambda self: self.data.format != "Images" or (self.method.type == "Full" and self.method.frozen_layers is None),

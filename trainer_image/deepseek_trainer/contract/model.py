@@ -10,6 +10,8 @@ from deepseek_trainer.contract.images import Vision
 from deepseek_trainer.contract.rules import FREE, Model, Rule
 from deepseek_trainer.contract.volume import VolumePath
 
+MAX_TEMPLATE: Final = 32768  # [characters]: pods have the job in an annotation
+
 
 class BaseModelSource(VolumePath):
     """An existing model: a directory with safetensors files, or one GGUF file."""
@@ -161,6 +163,15 @@ class ModelSpec(Model):
 
     base: Annotated[BaseModelSource | None, Field(description="Existing model to start from.")] = None
     architecture: Annotated[Architecture | None, Field(description="Model to train from scratch.")] = None
+    chat_template: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_TEMPLATE,
+            description="Jinja text of a chat template. It takes the place of the base model's, and is exported with "
+            "the tokenizer. Default: the base model's; from scratch: none.",
+        ),
+    ] = None
     vision: Annotated[
         Vision | None, Field(description="Image classifier to train from scratch, with data.format Images.")
     ] = None

@@ -14,7 +14,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from deepseek_trainer.model.loading import transformer
 from deepseek_trainer.model.modes import answering
-from deepseek_trainer.tasks.language.conversation import Question
 from deepseek_trainer.tasks.language.tokenizer import pad_id, prompt_ids, stop_ids
 
 THOUGHT_ENDS: Final = "</think>"
@@ -40,7 +39,7 @@ class Score:
 def answer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[Question],
+    prompts: Sequence[Any],
     max_new_tokens: int,
     *,
     encode: Callable[[PreTrainedTokenizerFast, Any], list[int]] = prompt_ids,
@@ -48,7 +47,7 @@ def answer(
     """The model's greedy answers to a batch of questions, without special tokens.
 
     The end of a turn, or of the text, ends one early.  Prompts are padded on the left, so that each answer starts right
-    after its prompt.
+    after its prompt.  `encode` gives the tokens of each.
     """
     if not prompts:
         return []

@@ -24,7 +24,7 @@ from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.contract.data import MultiTurn
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.tasks.language.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message
-from deepseek_trainer.tasks.language.writing import Talk, Writer, answers, before
+from deepseek_trainer.tasks.language.writing import Talk, Writer, answers, before, refuse_malformed
 
 Span = tuple[list[int], bool]  # tokens, and whether they are learned
 Part = tuple[str, bool]  # text, and whether it is learned
@@ -70,6 +70,14 @@ def all_passages(tokenizer: Any, talks: Sequence[Talk], multi_turn: MultiTurn) -
         hint=_HINT,
         quoting=False,
     )
+
+
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    """The tokenizer with the job's own chat template, if it has one.  Raises ConfigError where that is malformed."""
+    if template is not None:
+        tokenizer.chat_template = template
+        confined(lambda: refuse_malformed(tokenizer), "model.chatTemplate", seconds=SECONDS, memory=MEMORY, hint=_HINT)
+    return tokenizer
 
 
 def passages(writer: Writer, talk: Talk, multi_turn: MultiTurn) -> list[Passage]:

@@ -12,16 +12,16 @@ from transformers import PreTrainedTokenizerFast
 
 from deepseek_trainer.model.modes import answering
 from deepseek_trainer.tasks.language.batch import TokenBatch, collate
-from deepseek_trainer.tasks.language.conversation import Question
 from deepseek_trainer.tasks.language.loss import row_losses
 from deepseek_trainer.tasks.language.packing import Document, packed_row, row_dtype
+from deepseek_trainer.tasks.language.prompts import Prompt
 from deepseek_trainer.tasks.language.tokenizer import answered, id_limit, pad_id
 
 
 def label_scores(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[Question],
+    prompts: Sequence[Prompt],
     labels: Sequence[str],
     batch_size: int,
 ) -> list[list[float]]:
@@ -29,7 +29,7 @@ def label_scores(
 
     A forward pass takes at most `batch_size` pairs of a prompt and a label, padded to the longest of them.
     """
-    pairs = [answered(tokenizer, prompt, label) for prompt in prompts for label in labels]
+    pairs = [answered(tokenizer, prompt.prompt, label, prompt.tools) for prompt in prompts for label in labels]
     scores: list[float] = []
     with answering(model):
         for start in range(0, len(pairs), batch_size):

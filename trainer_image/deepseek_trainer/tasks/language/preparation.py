@@ -1,6 +1,7 @@
 """How a language job's records become packed rows."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import load_tokenizer, save_tokenizer, tokenizer_from
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat, DataSpec
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.draws import RowArray
@@ -25,6 +27,7 @@ from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.storage.vault import Vault
+from deepseek_trainer.tasks.language.chat import with_template
 from deepseek_trainer.tasks.language.packing import document_length, row_dtype
 from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_prompts
 from deepseek_trainer.tasks.language.reading import reading
@@ -77,11 +80,14 @@ class LanguagePreparer(Preparer[Record]):
         Where the chat template writes more of an answer than the answer, rows that hold only that are not used again.
         """
         architecture = self.config.model.architecture
+        template = self.config.model.chat_template
+        own = {} if template is None else {"chatTemplate": template}
         if model is None:
-            return {"tokenizer": architecture and architecture.vocab_size}
-        self.tokenizer = load_tokenizer(model, vault)
+            return {"tokenizer": architecture and architecture.vocab_size} | own
+        self.tokenizer = with_template(load_tokenizer(model, vault), template)
         is_written = self.config.data.format is not DataFormat.TEXT and not writes_plainly(self.tokenizer)
-        return {"tokenizer": _digest(model, vault)} | ({"answers": "as the template writes them"} if is_written else {})
+        written = {"answers": "as the template writes them"} if is_written else {}
+        return {"tokenizer": _digest(model, vault)} | own | written
 
     def begin(self, inputs: Inputs[Record], model: Path | None, directory: Path, vault: Vault) -> None:
         """Train a tokenizer on the data and keep it beside them, unless there is the base's."""
@@ -91,13 +97,13 @@ class LanguagePreparer(Preparer[Record]):
 
     def learn(self, inputs: Inputs[Record], source: Place | None, enough: int) -> None:
         if source is not None:
-            self.tokenizer = tokenizer_from(source_model(source)[1])
+            self.tokenizer = with_template(tokenizer_from(source_model(source)[1]), self.config.model.chat_template)
             return
         assert self.config.model.architecture is not None, "the spec asks for exactly one of base and architecture"
         vocab_size = self.config.model.architecture.vocab_size
         texts = (text for record in inputs.sample(enough) for text in record.texts())
         with legible("data.train, of which a tokenizer is made,"):
-            self.tokenizer = trained_tokenizer(texts, vocab_size)
+            self.tokenizer = with_template(trained_tokenizer(texts, vocab_size), self.config.model.chat_template)
         log.info("trained a tokenizer of %d tokens (vocabSize %d)", id_limit(self.tokenizer), vocab_size)
 
     @property
@@ -137,9 +143,20 @@ def _digest(model: Path, vault: Vault) -> str:
     return hashlib.sha256(b"".join(vault.read(model / name) for name in TOKENIZER_NAMES)).hexdigest()
 
 
+def _expected(record: Record) -> str:
+    calls = [{"name": call.name, "arguments": json.loads(call.arguments)} for call in record.tool_calls]
+    return "\n".join(part for part in (record.text, json_text(calls) if calls else "") if part)
+
+
+def _called(record: Record) -> tuple[str, ...]:
+    """What an answer must name that calls tools: each tool, and each value that is a text."""
+    values = (value for call in record.tool_calls for value in (call.name, *json.loads(call.arguments).values()))
+    return tuple(value for value in values if isinstance(value, str) and value.strip())
+
+
 def _prompts(inputs: Inputs[Record]) -> Iterator[Prompt]:
     for record in islice(inputs.records(VALIDATION), MAX_PROMPTS):
         if record.prompt is not None:
-            yield Prompt(record.prompt, record.text, record.must_contain)
+            yield Prompt(record.prompt, _expected(record), record.must_contain or _called(record), record.tools)
         elif opening := record.text[:OPENING].rpartition(" ")[0]:
             yield Prompt(opening, record.text[len(opening) : 4 * OPENING].strip())

@@ -20,16 +20,28 @@ class Prompt:
     prompt: Question
     response: str
     must_contain: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()  # that the assistant may call: the JSON text of each
 
 
 def write_prompts(prompts: Iterable[Prompt], directory: Path, vault: Vault) -> None:
-    vault.write(directory / PROMPTS, json_text([asdict(prompt) for prompt in prompts], ensure_ascii=False).encode())
+    vault.write(directory / PROMPTS, json_text([*map(_plain, prompts)], ensure_ascii=False).encode())
+
+
+def _plain(prompt: Prompt) -> dict[str, Any]:
+    plain = asdict(prompt)
+    return plain if prompt.tools else {name: value for name, value in plain.items() if name != "tools"}
 
 
 def read_prompts(directory: Path, vault: Vault) -> tuple[Prompt, ...]:
     def prompts(listed: Any) -> tuple[Prompt, ...]:
         return tuple(
-            Prompt(question_from(each["prompt"]), each["response"], tuple(each["must_contain"])) for each in listed
+            Prompt(
+                question_from(each["prompt"]),
+                each["response"],
+                tuple(each["must_contain"]),
+                tuple(each.get("tools", ())),
+            )
+            for each in listed
         )
 
     return vault.document(directory / PROMPTS, prompts)

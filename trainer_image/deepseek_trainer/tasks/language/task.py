@@ -28,7 +28,7 @@ from deepseek_trainer.model.loss import Loss
 from deepseek_trainer.storage.vault import Vault
 from deepseek_trainer.tasks.language.answers import Reference, answer, score_answers
 from deepseek_trainer.tasks.language.batch import TokenBatch, collate
-from deepseek_trainer.tasks.language.conversation import Question, as_text
+from deepseek_trainer.tasks.language.conversation import as_text
 from deepseek_trainer.tasks.language.labels import label_scores
 from deepseek_trainer.tasks.language.loss import CausalLoss
 from deepseek_trainer.tasks.language.preference import PairLoss
@@ -54,10 +54,13 @@ class LanguageTask(Task[TokenBatch]):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The base model's, or the one that was trained on the data."""
+        """The base model's, or the one that was trained on the data, with the job's chat template if it has one."""
         base = self._config.model.base
         home = self._directory if base is None else prepared_model(self._config, self._paths, self._vault)
-        return load_tokenizer(home, self._vault)
+        tokenizer = load_tokenizer(home, self._vault)
+        if self._config.model.chat_template is not None:  # tried where the data are prepared
+            tokenizer.chat_template = self._config.model.chat_template
+        return tokenizer
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -146,22 +149,29 @@ class LanguageTask(Task[TokenBatch]):
 
     def _answers(self, ask: Ask, prompts: Sequence[Prompt]) -> list[str]:
         length = self._config.evaluation.max_new_tokens
-        encode = prompt_ids if self._asks else text_ids
 
-        def answered(model: nn.Module, mine: Sequence[Question]) -> list[str]:
-            return answer(model, self.tokenizer, mine, length, encode=encode)
+        def answered(model: nn.Module, mine: Sequence[Prompt]) -> list[str]:
+            return answer(model, self.tokenizer, mine, length, encode=_asked if self._asks else _opened)
 
-        return ask.over([prompt.prompt for prompt in prompts], ANSWERED_AT_ONCE, answered)
+        return ask.over(prompts, ANSWERED_AT_ONCE, answered)
 
     def _classified(self, ask: Ask, labels: Sequence[str]) -> Json:
         prompts = self.prompts[: self._config.evaluation.max_rows]
 
-        def scored(model: nn.Module, mine: Sequence[Question]) -> list[list[float]]:
+        def scored(model: nn.Module, mine: Sequence[Prompt]) -> list[list[float]]:
             return label_scores(model, self.tokenizer, mine, labels, ask.batch_size)
 
         at_once = max(1, ask.batch_size // len(labels))  # one forward pass, if that has room for all labels
-        scores: Any = ask.over([prompt.prompt for prompt in prompts], at_once, scored)
+        scores: Any = ask.over(prompts, at_once, scored)
         return classification([prompt.response for prompt in prompts], scores, labels)
+
+
+def _asked(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> list[int]:
+    return prompt_ids(tokenizer, prompt.prompt, prompt.tools)
+
+
+def _opened(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> list[int]:
+    return text_ids(tokenizer, as_text(prompt.prompt))
 
 
 def _answer_scores(answers: Sequence[str], prompts: Sequence[Prompt]) -> Json:

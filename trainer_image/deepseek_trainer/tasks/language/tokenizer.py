@@ -83,13 +83,13 @@ def id_limit(tokenizer: Any) -> int:
 
 
 @understood(_WHAT, quoting=False)
-def prompt_ids(tokenizer: Any, prompt: Question) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Question, tools: tuple[str, ...] = ()) -> list[int]:
     """The tokens with which a server asks for an answer to `prompt`."""
     turns = _asked(prompt)
     if tokenizer.chat_template is None:
         (parts,) = plain_spans(tokenizer, [turns])
         return [*_begin(tokenizer), *(token for ids, _ in parts for token in ids)]
-    asked = question_parts(Writer(tokenizer), Talk(turns))
+    asked = question_parts(Writer(tokenizer), Talk(turns, tools=tools))
     (parts,) = spans(tokenizer, [[(text, False) for text in asked]])
     return [token for ids, _ in parts for token in ids]
 
@@ -142,9 +142,9 @@ def writes_plainly(tokenizer: Any) -> bool:
 
 
 @understood(_WHAT, quoting=False)
-def answered(tokenizer: Any, prompt: Question, answer: str) -> Document:
+def answered(tokenizer: Any, prompt: Question, answer: str, tools: tuple[str, ...] = ()) -> Document:
     """What would be learned of a record with this prompt and this answer."""
-    talk = Talk((*_asked(prompt), Message(ASSISTANT, answer)))
+    talk = Talk((*_asked(prompt), Message(ASSISTANT, answer)), tools=tools)
     if tokenizer.chat_template is None:
         ((document,),) = _plain(tokenizer, [talk], MultiTurn.LAST_ANSWER)
     else:

@@ -5,17 +5,20 @@ the same shape, made of marks, is written first: what of it is missing in the te
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.tasks.language.conversation import ASSISTANT, TOOL, Conversation, Message, ToolCall
+
+log = logging.getLogger(__name__)
 
 _MAX_SAID: Final = 400  # [characters] of a template's own words
 _LEAVE_OUT: Final = "leave out what it does not take, often the system message, or bring another: model.chatTemplate"
@@ -166,6 +169,22 @@ def _rendered(tokenizer: Any, talk: Talk, form: Form, options: dict[str, bool]) 
         raise
     except Exception as error:
         _refuse(talk.place, type(error).__name__)
+
+
+def refuse_malformed(tokenizer: Any) -> None:
+    """Raise ConfigError where the chat template is no template; one that refuses a sample is none the worse for it."""
+    sample = [{"role": "user", "content": "Who?"}]
+    try:
+        render_jinja_template([sample], chat_template=tokenizer.chat_template, **tokenizer.special_tokens_map)
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"model.chatTemplate is no Jinja: line {int(error.lineno)}: {shown(error.message or '', _MAX_SAID)}",
+            hint="correct that line; a block scalar (|) keeps a template's lines as they are",
+        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        log.debug("the chat template refuses a sample: %s", type(error).__name__)
 
 
 def _refuse(place: str, why: str) -> NoReturn:

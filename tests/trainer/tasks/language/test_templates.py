@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deepseek_trainer.contract.data import MultiTurn
 from deepseek_trainer.contract.errors import ConfigError
-from deepseek_trainer.tasks.language.chat import passages, question_parts
+from deepseek_trainer.tasks.language.chat import opens_thoughts_only, passages, question_parts
 from deepseek_trainer.tasks.language.conversation import Message, ToolCall
 from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.tokenizer import answered, documents, prompt_ids, stop_ids
@@ -56,6 +56,11 @@ def test_an_answer_without_a_thought_is_learned_as_the_template_writes_it():
         assert text.split("«")[1].startswith("the dog<|")
     assert learned_of("qwen3", *TALK[1:3]) == ["<think>\n\n</think>\n\nthe dog<|im_end|>»"]
     assert learned_of("qwen3_thinking", *TALK[1:3]) == ["\n</think>\n\nthe dog<|im_end|>»"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_it_is_known_which_templates_open_thoughts_that_they_do_not_write(name):
+    assert opens_thoughts_only(of_family(name)) is (name in OPENS)
 
 
 THOUGHT = Message("assistant", "the dog", reasoning="it barks")

@@ -191,6 +191,18 @@ def _with_thought(writer: Writer, talk: Talk, found: Exchange, asked: str, thoug
     )
 
 
+def opens_thoughts_only(tokenizer: Any) -> bool:
+    """Whether the chat template opens a thought for an answer, and writes none for an answer that has none."""
+    if tokenizer.chat_template is None:
+        return False
+    talk, writer = Talk((Message(USER, "Who?"), Message(ASSISTANT, "They."))), Writer(tokenizer)
+    try:
+        asked, found = writer.asked(before(talk, 1)), _exchange(writer, talk)
+    except ConfigError:  # it takes no such conversation
+        return False
+    return _OPENED.search(asked) is not None and found.asked != asked
+
+
 def encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     with understood("the tokenizer, on a text of the data,", quoting=False):
         found = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)

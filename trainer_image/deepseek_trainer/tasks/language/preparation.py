@@ -27,7 +27,7 @@ from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
 from deepseek_trainer.storage.vault import Vault
-from deepseek_trainer.tasks.language.chat import with_template
+from deepseek_trainer.tasks.language.chat import opens_thoughts_only, with_template
 from deepseek_trainer.tasks.language.packing import document_length, row_dtype
 from deepseek_trainer.tasks.language.prompts import MAX_PROMPTS, Prompt, write_prompts
 from deepseek_trainer.tasks.language.reading import reading
@@ -41,6 +41,11 @@ log = logging.getLogger(__name__)
 
 OPENING: Final = 80  # [characters] of a held-out text that the model is asked to continue
 TOKENIZER_BYTES: Final = 1 << 27  # about how much data a tokenizer is trained on; more would hardly change its merges
+_OPENS_THOUGHTS: Final = (
+    "the chat template opens <think> where an answer is asked for, and writes none where it is there: answers without "
+    "reasoning are learned without a thought, and a server will still open one (hint: give the records their "
+    "reasoning, or a template that does not open it by model.chatTemplate)"
+)
 
 
 @dataclass(slots=True)
@@ -123,6 +128,8 @@ class LanguagePreparer(Preparer[Record]):
 
     def finish(self, inputs: Inputs[Record], directory: Path, vault: Vault) -> None:
         write_prompts(_prompts(inputs), directory, vault)
+        if self.config.data.format is not DataFormat.TEXT and opens_thoughts_only(self.tokenizer):
+            log.warning(_OPENS_THOUGHTS)
 
     def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
         for what, way_out in losses(counts, self.config.data):

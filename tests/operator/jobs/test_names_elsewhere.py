@@ -42,6 +42,7 @@ def test_every_field_that_a_name_leads_to_exists(name: str) -> None:
         ("save_steps", "checkpoint.interval.steps"),
         ("eval_steps", "evaluation.intervalSteps"),
         ("lora_r", "method.lora.rank"),
+        ("use_rslora", "method.lora.rankStabilized"),
         ("target_modules", "method.lora.targetModules"),
         ("max_seq_length", "data.sequenceLength"),
         ("cutoff_len", "data.sequenceLength"),

@@ -86,6 +86,19 @@ def test_adapter_loads_with_plain_peft_and_answers_alike(job):
     torch.testing.assert_close(logits(loaded), before, rtol=1e-6, atol=1e-6)
 
 
+def test_rank_stabilised_adapters_answer_alike_from_both_exports(tmp_path):
+    lora = {"rank": 4, "alpha": 8, "rankStabilized": True}
+    config, paths, model = a_job(tmp_path, method={"type": "LoRA", "lora": lora})
+    (weights, *_) = (module.scaling for module in model.modules() if hasattr(module, "lora_A"))
+    assert list(weights.values()) == [8 / 4**0.5], "the rank's root, not the rank"
+    before = logits(model)
+    target = exported(config, paths, model)
+    base = load_model(config, paths, data_vault(config, paths), torch.device("cpu"))
+    for loaded in (PeftModel.from_pretrained(base, target / "adapter"), AutoModelForCausalLM.from_pretrained(target)):
+        torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
+    assert "alpha 8 over sqrt(rank)" in (target / "README.md").read_text()
+
+
 def test_export_holds_what_was_asked_for(tmp_path):
     merged, adapter = {"model.safetensors", "config.json"}, {"adapter"}
     for name, formats, present, absent in (("m", ["Merged"], merged, adapter), ("a", ["Adapter"], adapter, merged)):

@@ -29,6 +29,13 @@ class LoraSpec(Model):
 
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank r of each update.")] = 16
     alpha: Annotated[int, Field(ge=1, le=4096, description="Updates are scaled by alpha / rank.")] = 32
+    rank_stabilized: Annotated[
+        bool,
+        Field(
+            description="Updates are scaled by alpha / sqrt(rank), so that a larger rank learns as fast as a small one "
+            "(rsLoRA, arXiv:2312.03732): choose alpha anew."
+        ),
+    ] = False
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout on the adapters' input.")] = 0.1
     target_modules: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...],

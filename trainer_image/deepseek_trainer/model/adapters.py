@@ -34,6 +34,7 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
         task_type="CAUSAL_LM",
         r=spec.rank,
         lora_alpha=spec.alpha,
+        use_rslora=spec.rank_stabilized,
         lora_dropout=spec.dropout,
         target_modules=[name for name in targets if name not in stacks],
         target_parameters=[stacks[name] for name in targets if name in stacks] or None,

@@ -131,7 +131,8 @@ def _base(source: Source | None) -> str:
 
 def _method(method: MethodSpec) -> str:
     if (lora := method.adapters) is not None:
-        settings = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}"
+        scaling = " over sqrt(rank)" if lora.rank_stabilized else ""
+        settings = f"rank {lora.rank}, alpha {lora.alpha}{scaling}, dropout {lora.dropout}"
         return f"{method.type.value}, {settings}, on {', '.join(lora.target_modules)}"
     if method.frozen_layers is not None:
         return f"all weights but the embedding and the first {method.frozen_layers} layers"

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 from support.builders.local_job import EXAMPLES, Job
 
 
-@pytest.mark.parametrize("name", [pytest.param("lora-smollm2", marks=pytest.mark.long), "qlora-smollm2", "dpo-smollm2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("lora-smollm2", marks=pytest.mark.long), "qlora-smollm2", "dpo-smollm2", "orpo-smollm2"]
+)
 def test_a_job_with_adapters_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path, name: str):
     def two_steps(spec: dict[str, Any]) -> None:
         spec["optimization"]["maxSteps"] = 2

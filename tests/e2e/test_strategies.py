@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support.builders.loop import PAIRS
+from support.builders.loop import BY_ODDS, PAIRS
 from support.ranks.gloo import on_ranks
 from support.ranks.torch_stories import (
     a_slow_rank,
@@ -22,7 +22,7 @@ FSDP = {"strategy": "FSDP", "emaDecay": 0.9}
 DDP = {"strategy": "DDP", "emaDecay": 0.9}
 
 
-@pytest.mark.parametrize("data", [{}, PAIRS], ids=["tokens", "pairs"])
+@pytest.mark.parametrize("data", [{}, PAIRS, BY_ODDS], ids=["tokens", "pairs", "pairs by odds"])
 @pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapters"])
 def test_shards_train_as_whole_copies_do(tmp_path: Path, adapted: bool, data: dict[str, Any]):
     whole = on_ranks(2, losses_of, tmp_path / "ddp", DDP | data, adapted)
@@ -32,10 +32,11 @@ def test_shards_train_as_whole_copies_do(tmp_path: Path, adapted: bool, data: di
         assert validation == pytest.approx(expected_validation, rel=1e-6)
 
 
+@pytest.mark.parametrize("data", [PAIRS, BY_ODDS], ids=["DPO", "ORPO"])
 @pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapters"])
-def test_pairs_train_on_two_ranks_as_on_one(tmp_path: Path, adapted: bool):
-    ((alone, validation),) = on_ranks(1, losses_of, tmp_path / "1", DDP | PAIRS, adapted)
-    for losses, expected_validation in on_ranks(2, losses_of, tmp_path / "2", DDP | PAIRS, adapted):
+def test_pairs_train_on_two_ranks_as_on_one(tmp_path: Path, adapted: bool, data: dict[str, Any]):
+    ((alone, validation),) = on_ranks(1, losses_of, tmp_path / "1", DDP | data, adapted)
+    for losses, expected_validation in on_ranks(2, losses_of, tmp_path / "2", DDP | data, adapted):
         assert losses == pytest.approx(alone, rel=1e-6)
         assert validation == pytest.approx(expected_validation, rel=1e-6)
 

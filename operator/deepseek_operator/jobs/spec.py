@@ -20,7 +20,7 @@ from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.images import JOB_RULES
-from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType
+from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType, PreferenceLoss
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 from deepseek_trainer.contract.rules import Model, Rule
@@ -262,6 +262,16 @@ class JobSpec(Model):
             "optimization.labelSmoothing must be below 0.5 with data.format Preference: from there on rejected "
             "answers win",
             lambda self: self.data.format != "Preference" or self.optimization.label_smoothing < 0.5,
+        ),
+        Rule(
+            "!has(self.method.preference) || self.method.preference.loss == 'DPO' "
+            "|| self.optimization.labelSmoothing == 0.0",
+            "optimization.labelSmoothing is of loss DPO: drop it, or set method.preference.loss: DPO",
+            lambda self: (
+                self.method.preference is None
+                or self.method.preference.loss is PreferenceLoss.DPO
+                or not self.optimization.label_smoothing
+            ),
         ),
         Rule(
             "self.data.format != 'Preference' || self.optimization.strategy in ['DDP', 'FSDP']",

@@ -49,6 +49,8 @@ def test_every_field_that_a_name_leads_to_exists(name: str) -> None:
         ("gradient_checkpointing", "optimization.recompute"),
         ("load_in_4bit", "method.type: QLoRA"),
         ("dpo_beta", "method.preference.beta"),
+        ("orpo_alpha", "method.preference.oddsRatioWeight"),
+        ("pref_loss", "method.preference.loss"),
         ("model_name_or_path", "model.base"),
         ("resume_from_checkpoint", "checkpoint.resumeFrom"),
         ("fsdp", "optimization.strategy: FSDP"),

@@ -42,6 +42,7 @@ TINY = Architecture(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=
 LENGTH = 16
 DIGEST = "ab" * 32
 PAIRS: Final = {"data": {"train": {"claimName": "d"}, "format": "Preference"}}
+BY_ODDS: Final = PAIRS | {"method": {"preference": {"loss": "ORPO", "oddsRatioWeight": 0.5}}}
 
 
 class RandomRows:
@@ -111,6 +112,7 @@ def config(**optimization: object) -> TrainingConfig:
     checkpoint = optimization.pop("checkpoint", {"interval": {"steps": 100}})
     evaluation = optimization.pop("evaluation", {"intervalSteps": 100})
     data = optimization.pop("data", {"train": {"claimName": "d"}})
+    method = optimization.pop("method", {})
     return TrainingConfig.model_validate(
         {
             "job": {"namespace": "ml", "name": "tiny"},
@@ -118,7 +120,7 @@ def config(**optimization: object) -> TrainingConfig:
             "numProcPerNode": 1,
             "model": {"architecture": TINY.model_dump(by_alias=True)},
             "data": data,
-            "method": {},
+            "method": method,
             "optimization": {"globalBatchSize": 4, "learningRate": 0.01, "maxSteps": 6, "dropout": 0.2} | optimization,
             "checkpoint": checkpoint,
             "evaluation": evaluation,

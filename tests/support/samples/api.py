@@ -58,6 +58,11 @@ def preferring(**changes: Any) -> dict[str, Any]:
     return {"data": {"format": "Preference"}, **BASE, **changes}
 
 
+def by_loss(loss: str, **settings: Any) -> dict[str, Any]:
+    """A job that learns from pairs of answers by `loss`."""
+    return preferring(method={"preference": {"loss": loss, **settings}})
+
+
 IMAGES = {"height": 32, "width": 32}
 RESNET = {"resnet": {"stemWidth": 8, "stages": [{"width": 32, "blocks": 1}], "groups": 8}}
 VIT = {"vit": {"patchSize": 8, "hiddenSize": 8, "numLayers": 1, "numHeads": 2, "intermediateSize": 8}}
@@ -195,6 +200,13 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         preferring(optimization={"labelSmoothing": 0.49}),
         preferring(optimization={"labelSmoothing": 0.5}),
     ),
+    (
+        "optimization.labelSmoothing is of loss DPO",
+        preferring(method={"preference": {"loss": "DPO"}}, optimization={"labelSmoothing": 0.1}),
+        preferring(method={"preference": {"loss": "ORPO"}}, optimization={"labelSmoothing": 0.1}),
+    ),
+    ("oddsRatioWeight is only read", by_loss("ORPO", oddsRatioWeight=0.2), by_loss("DPO", oddsRatioWeight=0.2)),
+    ("beta is not read with loss ORPO", by_loss("DPO", beta=0.2), by_loss("ORPO", beta=0.2)),
     (
         "evaluation.labels needs",
         preferring(),

@@ -168,11 +168,15 @@ def test_shards_divide_what_is_kept_and_averages_add_the_weights_again():
 def test_pairs_take_the_weights_again_unless_adapters_part_the_reference_from_what_is_trained():
     whole, sharded = (replace(SETUP, ranks=4, optimization=OptimizationSpec(strategy=s)) for s in ("DDP", "FSDP"))
     for setup, shards in ((whole, 1), (sharded, 4)):
-        found = memory(SMALL, replace(setup, has_pairs=True))
+        found = memory(SMALL, replace(setup, has_pairs=True, has_reference=True))
+        by_odds = memory(SMALL, replace(setup, has_pairs=True))
+        assert by_odds.weights == memory(SMALL, setup).weights, "without a reference"
         assert found.weights == 2 * memory(SMALL, setup).weights == 2 * 4 * SMALL.parameters // shards
         assert found.gradients == memory(SMALL, setup).gradients
     adapted = replace(SETUP, lora=LORA, method=MethodSpec(type="LoRA", lora=LORA))
-    of_pairs, of_tokens = (memory(SMALL, replace(adapted, has_pairs=has_pairs)) for has_pairs in (True, False))
+    of_pairs, of_tokens = (
+        memory(SMALL, replace(adapted, has_pairs=pairs, has_reference=pairs)) for pairs in (True, False)
+    )
     assert replace(of_pairs, logits=of_tokens.logits) == of_tokens
 
 

@@ -4,10 +4,23 @@ import pytest
 
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat
-from deepseek_trainer.contract.method import FEW_RECORDS, MANY_RECORDS, MethodSpec, MethodType
+from deepseek_trainer.contract.method import (
+    FEW_RECORDS,
+    MANY_RECORDS,
+    MethodSpec,
+    MethodType,
+    PreferenceLoss,
+    PreferenceSpec,
+)
 from deepseek_trainer.contract.model import BaseModelSource, ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from support.builders.loop import config
+
+
+def by_odds(method: str) -> TrainingConfig:
+    asked = job(method, "Preference")
+    spec = asked.method.model_copy(update={"preference": PreferenceSpec(loss=PreferenceLoss.ORPO)})
+    return asked.model_copy(update={"method": spec})
 
 
 def job(method: str, format_: str = "Text", rate: float | None = None, *, has_base: bool = True) -> TrainingConfig:
@@ -30,6 +43,8 @@ def job(method: str, format_: str = "Text", rate: float | None = None, *, has_ba
         (job("QLoRA", "Instruction"), 1, 2e-4),
         (job("Full", "Preference"), 1, 1e-6),
         (job("LoRA", "Preference"), 1, 1e-5),
+        (by_odds("Full"), 1, 8e-6),
+        (by_odds("LoRA"), 1, 8e-5),
         (job("Auto"), FEW_RECORDS - 1, 2e-4),
         (job("Auto"), MANY_RECORDS, 5e-5),
         (job("Auto", has_base=False), 1, 5e-5),

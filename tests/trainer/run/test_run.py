@@ -310,12 +310,26 @@ def test_a_preference_job_prefers_after_training_what_was_chosen_and_says_so_eve
     assert report.count("<svg") == 6, "also of accuracy and margin"
 
 
-def preferring(job: TrainingConfig, type_: str) -> TrainingConfig:
+def test_a_job_prefers_by_odds_without_a_reference_and_its_card_says_so(paths: Paths):
+    a_gguf(paths.claim("models", "base"), tiny_model(), a_tokenizer())
+    write_jsonl(paths, "train/a.jsonl", pairs(12))
+    settings = LEARNING | {"maxSteps": 12, "learningRate": 0.01, "warmupSteps": 0}
+    job = preferring(a_job(**settings), "Full", {"loss": "ORPO", "oddsRatioWeight": 0.5})
+    result = trained(job, paths)
+    scores = json.loads((result / "evaluation.json").read_text())
+    assert scores["after"]["rewardAccuracy"] == 1.0
+    assert scores["after"]["loss"] < scores["before"]["loss"]
+    card = (result / "README.md").read_text()
+    assert "| Objective | ORPO (arXiv:2403.07691), lambda 0.5, without a reference model |" in card
+    assert "\n- orpo\n" in card
+
+
+def preferring(job: TrainingConfig, type_: str, preference: dict[str, Any] | None = None) -> TrainingConfig:
     """`job` on pairs of answers, with the base model at `models/base`."""
     data = {"train": {"claimName": CLAIM}, "format": "Preference", "sequenceLength": 128, "validationFraction": 0.3}
     parts = job.model_dump(mode="json", by_alias=True, exclude_none=True)
     parts |= {"data": data, "model": {"base": {"claimName": "models", "path": "base"}}}
-    return TrainingConfig.model_validate(parts | {"method": {"type": type_, "preference": {"beta": 0.2}}})
+    return TrainingConfig.model_validate(parts | {"method": {"type": type_, "preference": preference or {"beta": 0.2}}})
 
 
 def damage(path: Path) -> None:

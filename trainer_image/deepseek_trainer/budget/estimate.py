@@ -39,6 +39,7 @@ class Setup:
     method: MethodSpec = field(default_factory=MethodSpec)
     optimization: OptimizationSpec = field(default_factory=OptimizationSpec)
     has_pairs: bool = False  # Preference data
+    has_reference: bool = False  # whose loss asks the model before training
 
     @classmethod
     def of(cls, config: TrainingConfig, *, is_bf16: bool, is_cuda: bool) -> "Setup":
@@ -55,6 +56,7 @@ class Setup:
             method=config.method,
             optimization=optimization,
             has_pairs=config.preference is not None,
+            has_reference=config.has_reference,
         )
 
     @property
@@ -130,9 +132,9 @@ def trainable(d: Dimensions, setup: Setup) -> int:
 def _weights(d: Dimensions, setup: Setup) -> int:
     """[bytes]; of QLoRA the blocks' linear layers in NF4: half a byte each, and a byte of scale for `NF4_BLOCK`.
 
-    Pairs need a reference: the weights again, unless the adapters, which are all that is trained, can be left out.
+    A reference is the weights again, unless the adapters, which are all that is trained, can be left out.
     """
-    copies = 2 if setup.has_pairs and setup.lora is None else 1
+    copies = 2 if setup.has_reference and setup.lora is None else 1
     whole = FP32 * (copies * d.parameters + d.adapters(setup.lora))
     if setup.method.type is not MethodType.QLORA:
         return whole

@@ -90,7 +90,7 @@ def flops_per_token(
 def model_flops(config: TrainingConfig, dimensions: Dimensions) -> int:
     """FLOPs to train on one token.  The job's method must be settled.  Pairs include their reference's forward pass."""
     method, length = config.method, config.data.sequence_length
-    reference = flops_per_token(dimensions, length) // 3 if config.preference else 0
+    reference = flops_per_token(dimensions, length) // 3 if config.has_reference else 0
     return flops_per_token(dimensions, length, method.adapters, method.frozen_layers) + reference
 
 

@@ -63,7 +63,7 @@ class TrainingConfig(Model):
         if self.optimization.learning_rate is not None:
             return self
         adapters = self._method(records).type is not MethodType.FULL
-        rate = default_rate(adapters=adapters, preference=self.preference is not None)
+        rate = default_rate(adapters=adapters, preference=self.preference.loss if self.preference else None)
         return self.model_copy(update={"optimization": self.optimization.model_copy(update={"learning_rate": rate})})
 
     def _method(self, records: int) -> MethodSpec:
@@ -73,6 +73,11 @@ class TrainingConfig(Model):
     def preference(self) -> PreferenceSpec | None:
         """How pairs of answers are learned; None if the data are not pairs."""
         return (self.method.preference or PreferenceSpec()) if self.data.format is DataFormat.PREFERENCE else None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether what is learned is held against the model before training."""
+        return self.preference is not None and self.preference.has_reference
 
     @property
     def seals_checkpoints(self) -> bool:

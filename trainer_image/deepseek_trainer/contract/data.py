@@ -104,7 +104,7 @@ class DataSpec(Model):
             description="Text: every token is learned (textField; .txt: a record a file). Instruction: only answers "
             "(promptField, responseField, or messagesField; optional mustContain: the words of a right answer). "
             "Preference: which of two answers is better (promptField or messagesField, chosenField, rejectedField; "
-            "DPO, see method.preference). Images: which class a picture is of (see images). "
+            "see method.preference). Images: which class a picture is of (see images). "
             "Auto: Text or Instruction, as the first record is; all must be of that shape (see docs/data-formats.md)."
         ),
     ] = DataFormat.TEXT

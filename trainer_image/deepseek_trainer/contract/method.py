@@ -58,13 +58,50 @@ class LoraSpec(Model):
 WIDER_LORA: Final = LoraSpec(rank=64, alpha=128, target_modules=(ALL_LINEAR,))
 
 
-class PreferenceSpec(Model):
-    """Direct Preference Optimization, arXiv:2305.18290."""
+class PreferenceLoss(StrEnum):
+    DPO = "DPO"
+    ORPO = "ORPO"
 
+
+class PreferenceSpec(Model):
+    """By which loss preferences are learned: DPO, arXiv:2305.18290, or ORPO, arXiv:2403.07691."""
+
+    loss: Annotated[
+        PreferenceLoss,
+        Field(
+            description="DPO: the chosen answer gains on the rejected one, against the base model as the reference. "
+            "ORPO: the chosen answer is learned as of Instruction data, while its odds gain on those of the rejected "
+            "one; there is no reference model."
+        ),
+    ] = PreferenceLoss.DPO
     beta: Annotated[
         float,
-        Field(gt=0, le=100, description="How dearly the model pays for leaving the base: the larger, the closer."),
+        Field(
+            gt=0, le=100, description="Of DPO: how dearly the model pays for leaving the base: the larger, the closer."
+        ),
     ] = 0.1
+    odds_ratio_weight: Annotated[
+        float,
+        Field(gt=0, le=100, description="Of ORPO: lambda, the weight of the odds ratio beside the chosen answer."),
+    ] = 0.1
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.oddsRatioWeight) || self.oddsRatioWeight == 0.1 || (has(self.loss) && self.loss == 'ORPO')",
+            "oddsRatioWeight is only read with loss ORPO: set it, or drop oddsRatioWeight",
+            lambda self: self.odds_ratio_weight == 0.1 or self.loss is PreferenceLoss.ORPO,
+        ),
+        Rule(
+            "!has(self.beta) || self.beta == 0.1 || !has(self.loss) || self.loss != 'ORPO'",
+            "beta is not read with loss ORPO, which has no reference model: set oddsRatioWeight, or drop beta",
+            lambda self: self.beta == 0.1 or self.loss is not PreferenceLoss.ORPO,
+        ),
+    )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss asks the model before training."""
+        return self.loss is not PreferenceLoss.ORPO
 
 
 class MethodSpec(Model):
@@ -87,8 +124,7 @@ class MethodSpec(Model):
     preference: Annotated[
         PreferenceSpec | None,
         Field(
-            description="How preferences are learned: by DPO, against the base model as the reference. Only for "
-            "data.format Preference, where it may be left out."
+            description="How preferences are learned. Only for data.format Preference, where it may be left out: DPO."
         ),
     ] = None
     frozen_layers: Annotated[

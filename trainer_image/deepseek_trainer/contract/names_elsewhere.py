@@ -23,6 +23,7 @@ _WORKERS = "nothing: batches are made ahead by themselves"
 _PLACE = "checkpoint.volume (the result lies there below export/)"
 _ADAMW = "nothing: AdamW's betas are 0.9 and 0.95, its epsilon is torch's"
 _FROZEN = "method.frozenLayers"
+_ODDS = "method.preference.oddsRatioWeight (with method.preference.loss: ORPO)"
 _SAMPLES = "evaluation.generations and evaluation.maxNewTokens"
 
 # Each reads on after "give", unless it begins with "nothing".
@@ -34,7 +35,7 @@ FIELDS: Final = {
     "adapternameorpath": "model.base (an adapter is merged into its base first)",
     "basemodel": _BASE,
     "batchsize": _STEP,
-    "beta": "method.preference.beta",
+    "beta": "method.preference.beta (of ORPO method.preference.oddsRatioWeight)",
     "bf16": _PRECISION,
     "chattemplate": "nothing: the base model's tokenizer brings it",
     "cutofflen": "data.sequenceLength",
@@ -92,6 +93,7 @@ FIELDS: Final = {
     "loratarget": _TARGETS,
     "loratargetlinear": "method.lora.targetModules: [all-linear]",
     "loratargetmodules": _TARGETS,
+    "losstype": "method.preference.loss: DPO or ORPO",
     "lr": "optimization.learningRate",
     "lrscheduler": "optimization.schedule",
     "lrschedulerkwargs": "optimization.schedule (with cycles or decayFraction)",
@@ -120,6 +122,9 @@ FIELDS: Final = {
     "numtrainepochs": "optimization.epochs",
     "numworkers": _WORKERS,
     "optim": "optimization.optimizer: AdamW, AdamW8bit or Muon",
+    "orpoalpha": _ODDS,
+    "orpobeta": _ODDS,
+    "orpolambda": _ODDS,
     "outputdir": _PLACE,
     "overwriteoutputdir": "checkpoint.resumeFrom: None",
     "packing": _PACKING,
@@ -128,7 +133,8 @@ FIELDS: Final = {
     "perdeviceevalbatchsize": _ROWS,
     "perdevicetrainbatchsize": _ROWS,
     "predictwithgenerate": _SAMPLES,
-    "prefbeta": "method.preference.beta",
+    "prefbeta": "method.preference.beta (of ORPO method.preference.oddsRatioWeight)",
+    "prefloss": "method.preference.loss: DPO or ORPO",
     "preprocessingnumworkers": _WORKERS,
     "pushtohub": "nothing: nothing leaves the cluster",
     "quantizationbit": "method.type: QLoRA",
@@ -185,6 +191,8 @@ VALUES: Final = {
     "ddp": "DDP",
     "deepspeed": "ZeRO3",
     "dpo": "Preference",
+    "orpo": "Preference",
+    "sigmoid": "DPO",
     "fft": "Full",
     "float16": "FP16",
     "float32": "FP32",

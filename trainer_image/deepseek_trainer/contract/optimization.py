@@ -179,7 +179,7 @@ class OptimizationSpec(Model):
         Field(
             ge=0,
             lt=1,
-            description="Share of each target that is spread over the vocabulary; of Preference data, "
+            description="Share of each target that is spread over the vocabulary; of DPO, "
             "the share of pairs that are taken for wrongly ordered, below 0.5.",
         ),
     ] = 0.0

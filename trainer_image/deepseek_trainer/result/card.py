@@ -13,7 +13,7 @@ from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.export import ExportFormat
 from deepseek_trainer.contract.findings import Finding, FindingType
 from deepseek_trainer.contract.foreign import shown
-from deepseek_trainer.contract.method import MethodSpec, MethodType
+from deepseek_trainer.contract.method import MethodSpec, MethodType, PreferenceLoss, PreferenceSpec
 from deepseek_trainer.model.loading import ParameterCount
 from deepseek_trainer.result.report import bleu_note, comparison, confusion_table, flat
 from deepseek_trainer.tasks.task import Usage
@@ -120,7 +120,7 @@ def _front_matter(story: Story) -> Sequence[str]:
         f"pipeline_tag: {story.usage.pipeline}",
         "tags:",
         f"- {story.config.method.type.value.lower()}",
-        *(["- dpo"] if story.config.preference else []),
+        *([f"- {preference.loss.lower()}"] if (preference := story.config.preference) else []),
         "- private-data",
     )
 
@@ -140,9 +140,13 @@ def _method(method: MethodSpec) -> str:
 
 
 def _objective(config: TrainingConfig) -> dict[str, str]:
-    if config.preference is None:
-        return {}
-    return {"Objective": f"DPO (arXiv:2305.18290), beta {config.preference.beta}, the base model as the reference"}
+    match config.preference:
+        case None:
+            return {}
+        case PreferenceSpec(loss=PreferenceLoss.ORPO, odds_ratio_weight=weight):
+            return {"Objective": f"ORPO (arXiv:2403.07691), lambda {weight}, without a reference model"}
+        case PreferenceSpec(beta=beta):
+            return {"Objective": f"DPO (arXiv:2305.18290), beta {beta}, the base model as the reference"}
 
 
 def _reason(story: Story) -> str:

@@ -64,7 +64,7 @@ class Rank:
     @property
     def learns_beside_base(self) -> bool:
         """Whether what is trained needs the same base model beside it: for frozen weights, or as the reference."""
-        return not self.method.trains_all or self.fitted.preference is not None
+        return not self.method.trains_all or self.fitted.has_reference
 
 
 def job_uid() -> str:

@@ -58,7 +58,7 @@ class PairLoss(TokenLoss):
             margins_B = self._beta * (policy_B - self._reference(batch))
         if self.model.training:
             return pair_losses(margins_B, self._smoothing).sum()
-        return torch.stack([pair_losses(margins_B).sum(), _preferred(margins_B).sum(), margins_B.sum()])
+        return torch.stack([pair_losses(margins_B).sum(), preferred(margins_B).sum(), margins_B.sum()])
 
     def _reference(self, batch: TokenBatch) -> Tensor:
         if self.frozen:
@@ -93,6 +93,6 @@ def pair_losses(margins_B: Tensor, smoothing: float = 0.0) -> Tensor:
     return -(1 - smoothing) * logsigmoid(margins_B) - smoothing * logsigmoid(-margins_B)
 
 
-def _preferred(margins_B: Tensor) -> Tensor:
+def preferred(margins_B: Tensor) -> Tensor:
     """1 for each pair whose chosen answer has the higher reward, 0 if the rejected one has it, a half if neither."""
     return (margins_B.sign() + 1) / 2

@@ -15,6 +15,7 @@ from deepseek_trainer.base_model.source import generation_settings, prepared_mod
 from deepseek_trainer.base_model.tokenizer_files import files_of, load_tokenizer
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.data import DataFormat
+from deepseek_trainer.contract.method import PreferenceLoss
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.data.draws import Draws, RowArray
@@ -31,6 +32,7 @@ from deepseek_trainer.tasks.language.batch import TokenBatch, collate
 from deepseek_trainer.tasks.language.conversation import as_text
 from deepseek_trainer.tasks.language.labels import label_scores
 from deepseek_trainer.tasks.language.loss import CausalLoss
+from deepseek_trainer.tasks.language.odds_ratio import OddsRatioLoss
 from deepseek_trainer.tasks.language.preference import PairLoss
 from deepseek_trainer.tasks.language.preparation import dtype_of
 from deepseek_trainer.tasks.language.prompts import Prompt, read_prompts
@@ -93,8 +95,10 @@ class LanguageTask(Task[TokenBatch]):
         return load_model(self._config, self._paths, self._vault, torch.device("cpu"))
 
     def loss(self, model: nn.Module, autocast: torch.autocast, optimization: OptimizationSpec) -> Loss[TokenBatch]:
-        """The loss of the job's data.  For pairs of answers, `model` as it is now is also the reference."""
+        """The loss of the job's data.  For pairs of answers, by DPO, `model` as it is now is also the reference."""
         if preference := self._config.preference:
+            if preference.loss is PreferenceLoss.ORPO:
+                return OddsRatioLoss(model, autocast, optimization, preference.odds_ratio_weight)
             return PairLoss(model, autocast, optimization, preference.beta)
         return CausalLoss(model, autocast, optimization, self._token_bytes())
 

@@ -107,6 +107,16 @@ def test_a_system_message_that_is_written_only_before_the_answer_stays_in_its_pr
     ]
 
 
+def test_the_opening_of_the_next_turn_is_learned_where_nothing_else_ends_an_answer():
+    assert all_marked(of_family("glm4"), *TALK) == [
+        "[gMASK]<sop><|system|>\nbe brief<|user|>\nwho?<|assistant|>\n«the dog<|user|>»\nwhy?<|assistant|>\n«so<|end|>»"
+    ]
+    plain = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    assert all_marked(a_tokenizer(plain), *TALK[1:]) == [
+        "user: who?\n«assistant: the dog\n»user: why?\n«assistant: so\n<|end|>»"
+    ]
+
+
 def test_what_a_template_passes_over_is_refused():
     silent = "{% for m in messages if m.role != 'system' %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     with pytest.raises(ConfigError) as error:

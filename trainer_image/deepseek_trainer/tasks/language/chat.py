@@ -7,6 +7,7 @@ what a server sends to have it: the turns before, and the opening of an answer t
 - Where the template opens an answer by more than it writes before one (`<think>`, and the record has no thought), the
   answer begins where both part: what is learned is still what the template writes, and nothing stays open.
 - Where the template writes no thoughts, but opens them, the record's thought goes in there and is closed.
+- Where nothing but the next turn's opening ends an answer (GLM-4), the first token of that is learned with it.
 - Where it writes a question otherwise once it is answered, the answer follows the question as it is asked.
 
 If each text begins with the one before, a conversation is one text with all its answers.  Else the template rewrites
@@ -218,13 +219,22 @@ def spans(tokenizer: Any, found: Sequence[Passage]) -> Iterator[list[Span]]:
 
 def _spans(tokenizer: Any, passage: Passage, wholes: Iterator[list[int]]) -> Iterator[Span]:
     ids = list[int]()
+    is_open = False  # the answer before has no end of turn of its own
     for text, learned in passage:
         whole = next(wholes)
         new = whole[len(ids) :]
         if whole[: len(ids)] != ids:  # a token spans the border: as in generation, the answer begins there
             new = encoded(tokenizer, [text])[0]
         ids += new
-        yield from _answer(tokenizer, new) if learned else [(new, False)]
+        yield from _answer(tokenizer, new) if learned else _between(tokenizer, new, is_open)
+        is_open = learned and end_of_turn(tokenizer, new) is None
+
+
+def _between(tokenizer: Any, ids: list[int], is_open: bool) -> Iterator[Span]:
+    """What is not learned, but for the special token that opens the next turn, where nothing else ends the answer."""
+    ends = 1 if is_open and end_of_turn(tokenizer, ids[:1]) else 0
+    yield ids[:ends], True
+    yield ids[ends:], False
 
 
 def plain_spans(

@@ -32,6 +32,7 @@ def test_every_field_that_a_name_leads_to_exists(name: str) -> None:
     ("field", "path"),
     [
         ("warmup_ratio", "optimization.warmupFraction"),
+        ("template", "model.chatTemplate (Jinja text"),
         ("per_device_train_batch_size", "optimization.microBatchSize"),
         ("gradient_accumulation_steps", "optimization.globalBatchSize"),
         ("num_train_epochs", "optimization.epochs"),

@@ -25,6 +25,7 @@ _ADAMW = "nothing: AdamW's betas are 0.9 and 0.95, its epsilon is torch's"
 _FROZEN = "method.frozenLayers"
 _ODDS = "method.preference.oddsRatioWeight (with method.preference.loss: ORPO)"
 _SAMPLES = "evaluation.generations and evaluation.maxNewTokens"
+_TEMPLATE = "model.chatTemplate (Jinja text; by default the base model's tokenizer brings it)"
 
 # Each reads on after "give", unless it begins with "nothing".
 FIELDS: Final = {
@@ -37,7 +38,7 @@ FIELDS: Final = {
     "batchsize": _STEP,
     "beta": "method.preference.beta (of ORPO method.preference.oddsRatioWeight)",
     "bf16": _PRECISION,
-    "chattemplate": "nothing: the base model's tokenizer brings it",
+    "chattemplate": _TEMPLATE,
     "cutofflen": "data.sequenceLength",
     "dataloadernumworkers": _WORKERS,
     "dataloaderpinmemory": _WORKERS,
@@ -151,7 +152,7 @@ FIELDS: Final = {
     "sequencelen": "data.sequenceLength",
     "stage": "data.format: Text, Instruction or Preference",
     "targetmodules": _TARGETS,
-    "template": "nothing: the base model's tokenizer brings its chat template",
+    "template": _TEMPLATE,
     "testsize": "data.validationFraction",
     "tf32": _PRECISION,
     "tokenizer": "nothing: the base model brings it",

@@ -12,16 +12,17 @@ from support.builders.local_job import EXAMPLES, Job, short
 
 ALL_LINEAR = {"rank": 4, "targetModules": ["all-linear"]}
 STORIES = {
-    "mistral with windows": {},
     "gemma2": {"type": "LoRA", "lora": ALL_LINEAR},
+    "mistral with windows": {},
     "gemma3_text": {"type": "QLoRA", "lora": ALL_LINEAR},
     "phi3": {"type": "QLoRA", "lora": ALL_LINEAR},
     "gpt2": {"type": "LoRA", "lora": ALL_LINEAR},
 }
+USUAL, *RARER = STORIES
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("variant", STORIES)
+@pytest.mark.parametrize("variant", [USUAL, *(pytest.param(name, marks=pytest.mark.long) for name in RARER)])
 def test_a_base_of_the_family_is_trained_killed_resumed_and_exported(tmp_path: Path, variant: str):
     a_directory(tmp_path / "models" / "base", a_model(variant))
 

@@ -228,7 +228,7 @@ def test_incomplete_directory_is_refused(tmp_path, tokenizer, spoil, message):
     ("changes", "message"),
     [
         ({"model_type": "mamba"}, "is a mamba model"),
-        ({"auto_map": {"AutoModel": "evil.py"}}, "code of its own (auto_map)"),
+        ({"auto_map": {"AutoModel": "evil.py"}, "architectures": ["Evil"]}, "code of its own (auto_map)"),
         ({"quantization_config": {"bits": 4}}, "is quantised"),
         ({"vocab_size": 100}, "the model has 100 embeddings"),
     ],
@@ -287,7 +287,7 @@ def test_adapters_that_lie_beside_the_weights_are_refused_while_preparing(tmp_pa
     assert torch.equal(logits(load_base(*prepared(a_config(), paths))), logits(tiny_model()))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{", b"<html>not here</html>"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{", b"not a file of weights"])
 def test_a_file_of_weights_that_is_none_is_refused_while_preparing(tmp_path, tokenizer, content):
     paths, base = paths_with_base(tmp_path)
     a_directory(base, tokenizer)

@@ -6,6 +6,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import cast
 
+from deepseek_trainer.base_model.hub_cache import snapshot_of
 from deepseek_trainer.storage.opening import opened
 
 
@@ -19,8 +20,9 @@ def digest_of(path: Path, claim: Path | None = None) -> str:
     """Digest of a file, or of a directory's listing, in hex.
 
     For a directory the same as `sha256sum * | LC_ALL=C sort | sha256sum` in it: hidden files and
-    subdirectories do not count.
+    subdirectories do not count.  For a cache of the Hugging Face hub it is that of the snapshot.
     """
+    path = snapshot_of(path, claim)
     return file_digest(path, claim) if path.is_file() else listing_digest(file_digests(path, claim))
 
 

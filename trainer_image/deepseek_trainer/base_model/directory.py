@@ -1,5 +1,6 @@
 """A base model as a directory of safetensors files, checked before its weights are read."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,12 +10,18 @@ from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
 from deepseek_trainer.base_model.families import FAMILIES, family_of
 from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_weights, weights_in
+from deepseek_trainer.base_model.lookalikes import refuse_lookalike, weights_of
 from deepseek_trainer.base_model.place import Place
+from deepseek_trainer.base_model.quantised import refuse_quantised
+from deepseek_trainer.base_model.slow_tokenizers import no_tokenizer, with_end_of_text
+from deepseek_trainer.base_model.stand_ins import refuse_stand_ins
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
+
+log = logging.getLogger(__name__)
 
 CONFIG: Final = "config.json"
 PREPROCESSOR: Final = "preprocessor_config.json"  # how pixels become what a model of images takes
@@ -30,11 +37,12 @@ def checked_directory(source: Place) -> tuple[dict[str, Any], dict[str, bytes], 
 
     Raises ConfigError for any other.
     """
+    refuse_stand_ins(source.path, source.claim)
+    refuse_lookalike(source.path)
     weights = _weight_files(source)
     found = weights_in(source.path, weights, source.claim)
     refuse_batch_norm(source.path, found)
-    config = source.json(CONFIG)
-    _refuse_untrainable(source, config)
+    config = _trainable(source, source.json(CONFIG))
     beside = _beside(source, config)
     refuse_other_weights(source.path, found, config)
     return config, beside, weights
@@ -48,18 +56,45 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def _refuse_untrainable(source: Place, config: Mapping[str, Any]) -> None:
+def refuse_other_file(path: Path) -> None:
+    """Raises ConfigError for a file that is a part of a model, or a pickle."""
+    refuse_pickle(path)
+    if path.suffix in (".safetensors", ".json"):
+        raise ConfigError(
+            f"{place(path)} is one file of a model: a .gguf file alone is a whole one",
+            hint=f"set model.base.path to its directory, which holds {CONFIG} and {TOKENIZER} too",
+        )
+
+
+def _trainable(source: Place, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without a word of code of its own, which is never run."""
     if "auto_map" in config:
+        _pass_over_code(source, config)
+    family_of(config.get("model_type"), str(source.path), config)
+    refuse_quantised(config, source.path)
+    refuse_out_of_bounds(config, place(source.path / CONFIG))
+    return {name: value for name, value in config.items() if name != "auto_map"}
+
+
+def _pass_over_code(source: Place, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the model is, by its class's name, one that the trainer builds without that code."""
+    kind, classes = config.get("model_type"), config.get("architectures")
+    if not isinstance(kind, str) or kind not in FAMILIES or not _are_of(classes, kind):
         raise ConfigError(
             f"{source.path} brings code of its own (auto_map), which is never run",
             hint=f"models of type {', '.join(FAMILIES)} need none",
         )
-    family_of(config.get("model_type"), str(source.path), config)
-    if "quantization_config" in config:
-        raise ConfigError(
-            f"{source.path} is quantised: its weights cannot be trained", hint="give the unquantised model"
-        )
-    refuse_out_of_bounds(config, place(source.path / CONFIG))
+    log.warning(
+        "%s brings code of its own (auto_map), which is never run: it is built as every %s model",
+        place(source.path),
+        kind,
+    )
+
+
+def _are_of(classes: object, kind: str) -> bool:
+    """Whether classes are named after their type of model: DeepseekV2ForCausalLM, deepseek_v2."""
+    names = classes if isinstance(classes, list) and classes else [None]
+    return all(isinstance(name, str) and name.lower().startswith(f"{kind.replace('_', '')}for") for name in names)
 
 
 def _beside(source: Place, config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -78,8 +113,8 @@ def _preprocessor(source: Place) -> dict[str, bytes]:
 
 
 def _weight_files(source: Place) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in source.path.glob("*.safetensors")))
-    if not names:
+    held = sorted(path.name for path in source.path.glob("*.safetensors"))
+    if not (names := weights_of(held)):
         for path in sorted(source.path.iterdir()):
             refuse_pickle(path)
         raise ConfigError(
@@ -109,11 +144,8 @@ def _indexed(source: Place, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _tokenizer_files(source: Place) -> dict[str, bytes]:
     if not source.has(TOKENIZER):
-        raise ConfigError(
-            f"{source.path} has no {TOKENIZER}",
-            hint="AutoTokenizer.from_pretrained(path).save_pretrained(path) of transformers writes one",
-        )
-    settings = source.json(SETTINGS)
+        raise no_tokenizer(source.path)
+    settings = with_end_of_text(source, source.json(SETTINGS) if source.has(SETTINGS) else {})
     if source.has(TEMPLATE):
         settings["chat_template"] = _text(source, TEMPLATE)
     content = (source.content(TOKENIZER, MAX_TOKENIZER), json_text(settings).encode())

@@ -12,7 +12,9 @@ from deepseek_trainer.base_model.bounds import size
 from deepseek_trainer.base_model.confined import confined
 from deepseek_trainer.base_model.guard import cause, place
 from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
+from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
+from deepseek_trainer.contract.foreign import shown
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +37,43 @@ def refuse_unfit_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any]
     """Raises ConfigError where the tokenizer does not work, or knows more tokens than the model has embeddings."""
     what = f"the tokenizer of {place(source)}, or its chat template,"
     seconds = SECONDS + sum(map(len, files.values())) // _BYTES_PER_SECOND
-    highest = confined(lambda: _tried(files), what, seconds=seconds, memory=MEMORY, hint=_HINT)
-    if highest >= (embeddings := size(config, "vocab_size")):
+    embeddings, named = size(config, "vocab_size"), config.get("eos_token_id")
+    ends = [token for token in (named if isinstance(named, list) else [named]) if token is not None]
+    highest, token = confined(lambda: _tried(files, ends), what, seconds=seconds, memory=MEMORY, hint=_HINT)
+    if highest >= embeddings:
         raise ConfigError(
-            f"the tokenizer knows the token {highest}, the model has {embeddings} embeddings",
-            hint="take tokenizer and weights from the same release of the model",
+            f"the tokenizer knows the token {highest} ({shown(token)}), the model has {embeddings} embeddings",
+            hint="take tokenizer and weights from the same release of the model; after tokens were added, "
+            "model.resize_token_embeddings(len(tokenizer)) and save_pretrained of transformers make room for them",
         )
 
 
-def _tried(files: Mapping[str, bytes]) -> int:
-    """The highest token."""
+def _tried(files: Mapping[str, bytes], ends: list[int]) -> tuple[int, str]:
+    """The highest token and its text.  `ends`: the tokens that config.json says texts end with."""
     tokenizer = tokenizer_from(files)
     if not (vocabulary := tokenizer.get_vocab()):
         raise ConfigError("the base model's tokenizer has no tokens", hint=_HINT)
+    if tokenizer.eos_token is None:
+        raise _endless(tokenizer, ends)
     backend = tokenizer.backend_tokenizer
     for found in backend.encode_batch_fast([*_TEXTS], add_special_tokens=False):
         backend.decode(found.ids)
     tokenizer("", add_special_tokens=True)
     if tokenizer.chat_template is not None:
         _try_template(tokenizer)
-    return int(max(vocabulary.values()))
+    highest = max(vocabulary, key=vocabulary.__getitem__)
+    return int(vocabulary[highest]), highest
+
+
+def _endless(tokenizer: PreTrainedTokenizerFast, ends: list[int]) -> ConfigError:
+    """The refusal of a tokenizer without an end of text, after which a model would never learn to stop."""
+    texts = [token for end in ends if end >= 0 and (token := tokenizer.backend_tokenizer.id_to_token(end)) is not None]
+    by_config = f"; config.json ends texts with the token {ends[0]}" if ends else ""
+    wanted = f'"eos_token": {json_text(texts[0])}' if texts else "the token with which its texts end as eos_token"
+    return ConfigError(
+        f"the base model's tokenizer has no end-of-text token (eos_token){by_config}",
+        hint=f"write {wanted[:200]} into tokenizer_config.json",
+    )
 
 
 def _try_template(tokenizer: PreTrainedTokenizerFast) -> None:

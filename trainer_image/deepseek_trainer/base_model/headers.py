@@ -11,13 +11,15 @@ from typing import Final
 from deepseek_trainer.base_model.decoder import Settings, Shape, is_tied
 from deepseek_trainer.base_model.families import family_of
 from deepseek_trainer.base_model.families.family import Family
+from deepseek_trainer.base_model.quantised import refuse_quantised_weights
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.opening import opened
-from deepseek_trainer.storage.tensorfile import extents
+from deepseek_trainer.storage.tensorfile import Extent, extents
 
 _HINT: Final = "take config.json and all weights, and nothing else, from one release of the model"
 _MAX_NAME: Final = 200  # [characters] in a message
+_TRAINABLE: Final = ("F64", "F32", "BF16", "F16")
 _OLD_BUFFER: Final = "rotary_emb.inv_freq"  # that old releases of transformers saved, and all pass over
 
 
@@ -40,6 +42,7 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
 
     Of a family whose weights the table does not list, nothing is refused: loading them will tell.
     """
+    refuse_quantised_weights(found, source)
     family = family_of(settings.get("model_type"), str(source))
     if family.weights is None:
         _refuse_larger(source, found, settings)
@@ -109,7 +112,20 @@ def _shapes_in(path: Path, claim: Path | None) -> dict[str, Shape]:
             file.seek(offset)
             return file.read(min(length, size))  # a damaged header may ask for any length
 
-        return {key: extent.shape for key, extent in extents(read_at, size, path.name).items()}
+        found = extents(read_at, size, path.name)
+        _refuse_other_types(path, found)
+        return {key: extent.shape for key, extent in found.items()}
+
+
+def _refuse_other_types(path: Path, found: Mapping[str, Extent]) -> None:
+    """Raises ConfigError for weights that are no floating-point numbers, as quantised ones are."""
+    for key, extent in sorted(found.items()):
+        if key.endswith(".weight") and extent.dtype not in _TRAINABLE:
+            raise ConfigError(
+                f"{path.parent}: {path.name}: {shown(key, _MAX_NAME)[1:-1]} is of type {extent.dtype}: weights of "
+                f"{', '.join(_TRAINABLE)} can be trained",
+                hint="take the release of the model that is not quantised",
+            )
 
 
 def _text(shape: Shape) -> str:

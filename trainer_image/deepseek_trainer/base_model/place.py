@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from deepseek_trainer.base_model.guard import place
+from deepseek_trainer.base_model.hub_cache import snapshot_of
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_line, shown, unambiguous
 from deepseek_trainer.contract.model import BaseModelSource
@@ -24,15 +25,15 @@ class Place:
 
     @classmethod
     def find(cls, base: BaseModelSource, paths: Paths) -> Self:
-        """Raises ConfigError where nothing is there."""
-        found = cls(paths.claim(base.claim_name, base.path), paths.claim(base.claim_name))
-        if found.path.exists():
-            return found
-        beside = found.path.parent
+        """In a cache of the Hugging Face hub it is the snapshot.  Raises ConfigError where nothing is there."""
+        path, claim = paths.claim(base.claim_name, base.path), paths.claim(base.claim_name)
+        if path.exists():
+            return cls(snapshot_of(path, claim), claim)
+        beside = path.parent
         while not beside.exists():
             beside = beside.parent
         raise ConfigError(
-            f"model.base: claim {base.claim_name} has no {base.path or 'such volume'}: {found.path} does not exist",
+            f"model.base: claim {base.claim_name} has no {base.path or 'such volume'}: {path} does not exist",
             hint=f"{beside} holds {_names_in(beside)}",
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepseek_trainer.base_model import gguf_model
 from deepseek_trainer.base_model.digest import digest_of, file_digests, listing_digest
-from deepseek_trainer.base_model.directory import CONFIG, checked_directory, refuse_pickle
+from deepseek_trainer.base_model.directory import CONFIG, checked_directory, refuse_other_file
 from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
 from deepseek_trainer.base_model.families import read_dimensions, scratch_dimensions
 from deepseek_trainer.base_model.gguf_file import GgufFile, GgufTensor, open_gguf
@@ -24,6 +24,7 @@ from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.kept import GENERATION, kept_files
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
+from deepseek_trainer.base_model.stand_ins import refuse_stand_ins
 from deepseek_trainer.budget.dimensions import Dimensions
 from deepseek_trainer.contract.config import TrainingConfig
 from deepseek_trainer.contract.documents import json_text
@@ -107,7 +108,8 @@ def source_model(source: Place) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _checked_gguf(source: Place) -> tuple[GgufFile, dict[str, Any], dict[str, bytes]]:
     """The file, and what it means as configuration and tokenizer of a model that can be trained."""
-    refuse_pickle(source.path)
+    refuse_other_file(source.path)
+    refuse_stand_ins(source.path, source.claim)
     gguf = open_gguf(source.path, source.claim)
     config = gguf_model.model_config(gguf)
     found = {name: (source.path.name, tensor.shape) for name, tensor in gguf_model.weights(gguf)}
@@ -156,7 +158,7 @@ def _base(config: TrainingConfig) -> BaseModelSource:
 
 
 def _prepare_gguf(source: Place, job: TrainingConfig, directory: Path, vault: Vault) -> None:
-    refuse_pickle(source.path)
+    refuse_other_file(source.path)
     base = _base(job)
     digest = _verified(base, digest_of(source.path, source.claim), vault)
     gguf, config, tokenizer = _checked_gguf(source)

@@ -88,7 +88,10 @@ def extents(read_at: ReadAt, size: int, name: str) -> dict[str, Extent]:
         found = {key: _extent(8 + length, size, key, facts) for key, facts in header.items() if key != "__metadata__"}
         _refuse_overlap(found)
     except (struct.error, ValueError) as error:
-        raise ConfigError(f"{name} is not a safetensors file, or is cut short: {error}") from error
+        raise ConfigError(
+            f"{name} is not a safetensors file, or is cut short: {error}",
+            hint="copy the file again, or take a release of the model whose weights are in FP32, BF16 or FP16",
+        ) from error
     return found
 
 

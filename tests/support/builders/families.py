@@ -113,6 +113,13 @@ def model_type_of(variant: str) -> str:
     return variant.partition(" ")[0]
 
 
+def settings_of(variant: str) -> dict[str, Any]:
+    """The content of its config.json."""
+    config = AutoConfig.for_model(model_type_of(variant), **_SHAPE | (VARIANTS | SPARSE)[variant])
+    settings: dict[str, Any] = config.to_diff_dict()
+    return settings
+
+
 def a_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Two layers, with norms and biases that are not what they begin as, either."""
     config = AutoConfig.for_model(model_type_of(variant), **{**_SHAPE, **(VARIANTS | SPARSE)[variant], **changes})

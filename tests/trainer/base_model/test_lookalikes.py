@@ -161,18 +161,18 @@ def test_a_directory_with_models_one_level_deeper_asks_for_them(base, model, ext
 def test_a_git_lfs_pointer_is_named(base, name):
     (base.directory / name).write_text(POINTER)
     message = refusal(base)
-    assert f"'{name}': each is a Git LFS pointer" in message
+    assert f"'{name}': a Git LFS pointer" in message
     assert "git lfs pull" in message
 
 
 def test_a_pointer_in_place_of_a_gguf_file_is_named(base):
     (base.directory / "x.gguf").write_text(POINTER)
-    assert "is a Git LFS pointer" in refusal(base, "base/x.gguf")
+    assert "'x.gguf': a Git LFS pointer" in refusal(base, "base/x.gguf")
 
 
 def test_a_web_page_in_place_of_a_file_is_named(base):
     (base.directory / "model.safetensors").write_text("\n<!DOCTYPE html><html>Log in</html>")
-    assert "is a web page" in refusal(base)
+    assert "'model.safetensors': a web page" in refusal(base)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

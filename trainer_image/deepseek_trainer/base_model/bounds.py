@@ -136,6 +136,10 @@ def _are_layers(value: object) -> bool:
     return isinstance(value, list) and len(value) <= 4096 and all(_is_whole(n, 0, 4095) for n in value)
 
 
+def _are_words(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 4096 and all(isinstance(word, str) for word in value)
+
+
 def _are_labels(value: object) -> bool:
     """As the JSON of `{0: "cat"}` has it."""
     if not isinstance(value, dict) or len(value) > 1 << 20:
@@ -152,6 +156,7 @@ def _rules() -> dict[str, Rule]:
     named |= dict.fromkeys(_TOKENS, ("the number of a token, or a list of them", _are_tokens))
     named |= dict.fromkeys(_OBJECTS, ("an object", lambda value: isinstance(value, dict)))
     named |= dict.fromkeys(_NAMES, ("a word", lambda value: isinstance(value, str) and len(value) <= 100))
+    named["layer_types"] = ("a list with a word for each layer", _are_words)
     named["mlp_only_layers"] = ("a list of the numbers of layers", _are_layers)
     return named | {"id2label": ("an object with a name for each number", _are_labels)}
 

@@ -20,12 +20,12 @@ _PAGE: Final = (b"<!doctype html", b"<html")
 _REFUSALS: Final = (
     (
         _POINTER,
-        "is a Git LFS pointer, not the file itself",
+        "a Git LFS pointer, not the file itself",
         "run `git lfs pull` where the model was cloned, or `hf download`, and copy the files again",
     ),
     (
         _PAGE,
-        "is a web page that was saved under this name",
+        "a web page that was saved under this name",
         "download the file itself, logged in where its publisher asks for that, and copy it again",
     ),
 )
@@ -43,7 +43,7 @@ def refuse_stand_ins(path: Path, claim: Path) -> None:
     heads = {each.name: _head(each, claim) for each in files if stat.S_ISREG(each.stat().st_mode)}
     for starts, what, hint in _REFUSALS:
         if found := [name for name, head in heads.items() if head.startswith(starts)]:
-            raise ConfigError(f"{place(path)}: {first_of(found, _SHOWN, named)}: each {what}", hint=hint)
+            raise ConfigError(f"{place(path)}: {first_of(found, _SHOWN, named)}: {what}", hint=hint)
 
 
 def _head(path: Path, claim: Path) -> bytes:

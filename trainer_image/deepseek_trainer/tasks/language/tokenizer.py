@@ -73,7 +73,16 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
 
 def pad_id(tokenizer: Any) -> int:
     """The token that fills rows.  It is neither learned nor attended to, so any token will do."""
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    return int(end_id(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def end_id(tokenizer: Any) -> int:
+    """The token after which a text is at its end.  Raises ConfigError where a base model's tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
+        )
+    return int(tokenizer.eos_token_id)
 
 
 @understood(_WHAT)
@@ -186,10 +195,7 @@ def documents_by_record(
     turn, and the end of text after the last; see `chat`.  A record without an answer to be learned has no document.
     Raises ConfigError for a tokenizer without an end-of-text token.
     """
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
-        )
+    end_id(tokenizer)
     for batch in _batches(records):
         with understood(f"{_WHAT} from {batch[0].place} on,", quoting=False):
             found = _documents_of(tokenizer, batch, multi_turn)

@@ -323,6 +323,11 @@ def _doctor(commands: "Commands") -> None:
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="YAML file with one job")
     command.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="as for run")
+    command.add_argument(
+        "--all",
+        action="store_true",
+        help="look at all records, and at the base model's SHA-256 (default: the first 10,000 records of each place)",
+    )
     _vault_token(command)
     command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 of a model, for model.base.sha256")
     leaks = command.add_argument_group(

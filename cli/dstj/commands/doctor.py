@@ -4,44 +4,33 @@ import platform
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
 from deepseek_operator.jobs.spec import JobSpec
 from deepseek_trainer.base_model.digest import digest_of
-from deepseek_trainer.contract.errors import ConfigError, DataError, IntegrityError, JobError, TryAgainError
+from deepseek_trainer.contract.errors import ConfigError, JobError, TryAgainError
 from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.contract.lines import say
-from deepseek_trainer.contract.model import BaseModelSource
 from deepseek_trainer.contract.names import SERVER_CA, SERVER_TOKEN, ExitCode
-from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.storage.keys import read_kek
+from dstj.commands.forecast import mounted
+from dstj.commands.inputs import Examination
 from dstj.commands.leaks import leaks
 from dstj.jobfile import Job, load_job
 from dstj.local.claims import sources
 from dstj.local.home import Home
 from dstj.local.machine import cores, free_bytes, free_ports, gpus, memory_bytes
 from dstj.local.worker_job import loopback
-from dstj.screen.checks import print_check
+from dstj.screen.checks import Check, Warned, print_check
 
 GIB = 1 << 30
+INSTALL = "pip install 'deepseek-training-operator[trainer]'"
 MIN_MEMORY = 4 * GIB  # a rank with torch and a model of 135 M parameters takes about 2 GiB
 MIN_DISK = 5 * GIB  # the demo: base model, prepared data, two checkpoints, result
 MIN_SHM = 64 << 20  # Docker's default; NCCL asks for about 33 MB a rank
 SHM = Path("/dev/shm")  # noqa: S108
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """The result of a check for what works, but not well."""
-
-    text: str
-    hint: str
-
-
-Check = Callable[[], str | Warned]  # raises JobError if something cannot work
 
 
 def doctor(arguments: Namespace) -> int:
@@ -71,6 +60,9 @@ def _run(name: str, check: Check) -> ExitCode:
     except JobError as error:
         print_check("fail", name, error.problem, error.hint)
         return error.code
+    except ModuleNotFoundError as error:
+        print_check("fail", name, f"cannot be checked without {error.name}", INSTALL)
+        return ExitCode.CONFIG
     except ExceptionGroup as group:
         for each in group.exceptions:
             print_check("fail", name, str(each))
@@ -111,9 +103,7 @@ def _torch() -> str:
     try:
         import torch
     except ImportError as error:
-        raise ConfigError(
-            f"cannot be imported: {first_line(error)}", hint="pip install 'deepseek-training-operator[trainer]'"
-        ) from None
+        raise ConfigError(f"cannot be imported: {first_line(error)}", hint=INSTALL) from None
     return f"{torch.__version__}, transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
 
 
@@ -171,9 +161,14 @@ def _job_checks(arguments: Namespace, home: Home) -> Iterator[tuple[str, Check]]
         return ", ".join(f"{name}={directory}" for name, directory in found.items())
 
     yield "claims", claims
-    for place in (job.spec.model.base, *job.spec.data.places):
-        if place is not None and place.claim_name in found:
-            yield "input", lambda place=place: _input(place, found[place.claim_name])  # type: ignore[misc]
+    if not found:
+        return
+    with mounted(found) as paths:
+        config = job.spec.training_config(job.namespace, job.name)
+        here = {str(paths.claim(name)): str(directory) for name, directory in found.items()}
+        for name, check in Examination(config, paths, looks_at_all=arguments.all).checks():
+            yield name, lambda check=check: _named_as_here(check, here)  # type: ignore[misc]
+    yield "fit", lambda: f"`dstj plan {path}` tells whether it fits into memory, and how long it takes"
 
 
 def _fits(spec: JobSpec) -> str | Warned:
@@ -182,13 +177,16 @@ def _fits(spec: JobSpec) -> str | Warned:
     return Warned(text, "ranks share cores: expect it to be slow") if ranks > max(cores(), len(gpus())) else text
 
 
-def _input(place: VolumePath, directory: Path) -> str:
-    path = directory / place.path
-    if not path.exists():
-        beside = ", ".join(sorted(each.name for each in path.parent.glob("*"))[:5]) or "nothing"
-        kind = ConfigError if isinstance(place, BaseModelSource) else DataError
-        raise kind(f"{place.claim_name}: no {path}", hint=f"beside it: {beside}")
-    wanted = place.sha256 if isinstance(place, BaseModelSource) else None
-    if wanted and (actual := digest_of(path)) != wanted:
-        raise IntegrityError(f"{path}: SHA-256 is {actual}, the job says {wanted}", hint="get the right file")
-    return f"{path}{', digest matches' if wanted else ''}"
+def _named_as_here(check: Check, here: Mapping[str, str]) -> str | Warned:
+    """The outcome of a check with the job's directories under their own names."""
+
+    def named(text: str) -> str:
+        for mounted_at, directory in here.items():
+            text = text.replace(mounted_at, directory)
+        return text
+
+    try:
+        found = check()
+    except JobError as error:
+        raise type(error)(named(error.problem), hint=named(error.hint)) from None
+    return Warned(named(found.text), named(found.hint)) if isinstance(found, Warned) else named(found)

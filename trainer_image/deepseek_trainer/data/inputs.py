@@ -32,10 +32,12 @@ class Inputs(Generic[R]):
     classes: Classes | None = None  # of the training records, with data.balanceBy
 
     @classmethod
-    def find(cls, config: TrainingConfig, paths: Paths, reading: Callable[[DataSpec], Reading[R]]) -> Self:
+    def find(
+        cls, config: TrainingConfig, paths: Paths, reading: Callable[[DataSpec], Reading[R]], most: int | None = None
+    ) -> Self:
         """Raises DataError for bad places and files.  Holding out reads all records, and raises for bad ones, too."""
         spec, plain = config.data, unbalanced(config.data)
-        found = partial(Source.find, paths=paths, is_private=config.is_private)
+        found = partial(Source.find, paths=paths, is_private=config.is_private, most=most)
         train = {name: found(place, spec, reading=reading(spec)) for name, place in spec.training_places.items()}
         validation = found(spec.validation, plain, reading=reading(plain)) if spec.validation else None
         split = None

@@ -170,14 +170,16 @@ class _Writer:
             yield from maker.rows(self.inputs.records(split, name, maker.tally.skip))
             maker.tally.report()
             counts[name] = maker.tally.counts()
-            if not counts[name].rows:
-                raise _empty(place, counts[name], self.preparer)
+            refuse_empty(place, counts[name], self.preparer)
 
 
-def _empty(place: str, counts: SplitCounts, preparer: Preparer[Any]) -> DataError:
+def refuse_empty(place: str, counts: SplitCounts, preparer: Preparer[Any]) -> None:
+    """Raise DataError for a source or class of whose records no row was made."""
+    if counts.rows:
+        return
     if counts.records:
-        return preparer.nothing_learned(place, counts)
-    return DataError(
+        raise preparer.nothing_learned(place, counts)
+    raise DataError(
         f"data.{place} has no record: its files are empty, or all of it is held out",
         hint="give at least one non-empty record, or data.validation",
     )

@@ -42,9 +42,9 @@ class Preparer(ABC, Generic[R]):
 
     config: TrainingConfig
 
-    def inputs(self, paths: Paths) -> Inputs[R]:
-        """The records of both splits.  Raises DataError for bad places and files."""
-        return Inputs.find(self.config, paths, self.reading)
+    def inputs(self, paths: Paths, most: int | None = None) -> Inputs[R]:
+        """The records of both splits, or the first `most` of each place.  Raises DataError for bad places and files."""
+        return Inputs.find(self.config, paths, self.reading, most)
 
     @abstractmethod
     def reading(self, spec: DataSpec) -> Reading[R]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress, repeat
+from itertools import compress, islice, repeat
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, Self
 
@@ -46,10 +46,18 @@ class Source(Generic[R]):
     spec: DataSpec
     reading: Reading[R]
     is_private: bool = False  # errors say where a bad record stands, and nothing that stands there
+    most: int | None = None  # entries that are read; None: all
 
     @classmethod
     def find(
-        cls, place: VolumePath, spec: DataSpec, paths: Paths, reading: Reading[R], *, is_private: bool = False
+        cls,
+        place: VolumePath,
+        spec: DataSpec,
+        paths: Paths,
+        reading: Reading[R],
+        *,
+        is_private: bool = False,
+        most: int | None = None,
     ) -> Self:
         """Raises DataError if claim, path or readable files are missing, or a link leads out of the claim."""
         claim = paths.claim(place.claim_name)
@@ -70,7 +78,7 @@ class Source(Generic[R]):
         files = _chosen(root, found, spec, reading)
         for file in files:
             _refuse_link_out(file, claim, place)
-        return cls(root if root.is_dir() else root.parent, files, spec, reading, is_private)
+        return cls(root if root.is_dir() else root.parent, files, spec, reading, is_private, most)
 
     def records(self, skipped: Skipped = unheard, wanted: Iterable[bool] = EVERY) -> Iterator[R]:
         """All records, or those of the `wanted` entries, files in name order.  Skips and raises as `numbered`."""
@@ -84,7 +92,7 @@ class Source(Generic[R]):
         """
         first: DataError | None = None
         bad = good = 0
-        for i, load in compress(enumerate(self._loads()), wanted):
+        for i, load in compress(enumerate(islice(self._loads(), self.most)), wanted):
             try:
                 found = load()
             except DataError as bare:

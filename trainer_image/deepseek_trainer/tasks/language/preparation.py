@@ -56,12 +56,12 @@ class LanguagePreparer(Preparer[Record]):
     tokenizer: Any = field(init=False, default=None)
     first: Seen | None = field(init=False, default=None)  # the record that settled the format, if that was Auto
 
-    def inputs(self, paths: Paths) -> Inputs[Record]:
+    def inputs(self, paths: Paths, most: int | None = None) -> Inputs[Record]:
         """Also settles the format."""
         if self.config.data.format is DataFormat.AUTO:
             self.first = seen_first(self.config, paths)
             self.config = of_format(self.config, self.first.format)
-        return super(LanguagePreparer, self).inputs(paths)
+        return super(LanguagePreparer, self).inputs(paths, most)
 
     def reading(self, spec: DataSpec) -> Reading[Record]:
         return reading(spec, self.first)

@@ -71,6 +71,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
+@understood(_WHAT)
 def pad_id(tokenizer: Any) -> int:
     """The token that fills rows.  It is neither learned nor attended to, so any token will do."""
     return int(end_id(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

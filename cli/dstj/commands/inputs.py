@@ -1,0 +1,162 @@
+"""Checks what a job reads, base model and data, as its run would: by the trainer's own code, in the run's order.
+
+Neither torch, nor a GPU, a cluster or a network is needed, and nothing is written.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from deepseek_trainer import tasks
+from deepseek_trainer.base_model.digest import digest_of
+from deepseek_trainer.base_model.families import read_dimensions
+from deepseek_trainer.base_model.guard import understood
+from deepseek_trainer.base_model.misfit import refuse_misfit
+from deepseek_trainer.base_model.place import Place
+from deepseek_trainer.contract.config import TrainingConfig
+from deepseek_trainer.contract.data import DataFormat
+from deepseek_trainer.contract.errors import DataError, IntegrityError
+from deepseek_trainer.contract.foreign import first_of
+from deepseek_trainer.contract.names import Paths
+from dstj.screen.checks import Check, Warned
+
+RECORDS: Final = 10_000  # of each place, unless all are looked at
+SAMPLE_BYTES: Final = 1 << 27  # on which a tokenizer is trained, as in a run
+SHOWN: Final = 10  # fields that are not used
+
+
+@dataclass(slots=True)
+class Examination:
+    """Looks at the first records of each place, or at all.  A check is left out if one before it has failed."""
+
+    config: TrainingConfig
+    paths: Paths
+    looks_at_all: bool
+    preparer: Any = field(init=False)
+    inputs: Any = field(init=False, default=None)
+    beside: dict[str, bytes] | None = field(init=False, default=None)  # the files of a base that is good
+    is_whole: bool = field(init=False, default=True)  # whether there are no more records than were looked at
+    findings: list[Warned] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.preparer = tasks.preparer(self.config)
+
+    @property
+    def most(self) -> int | None:
+        """How many records of each place are looked at.  Which classes there are, only all of them can tell."""
+        has_classes = self.config.data.images is not None or self.config.data.balance_by is not None
+        return None if self.looks_at_all or has_classes else RECORDS
+
+    def checks(self) -> Iterator[tuple[str, Check]]:
+        yield "data", self._data
+        if self.config.model.base is not None:
+            yield "base", self._base
+        if self.inputs is None:
+            return
+        yield "records", self._records
+        if self.config.model.base is not None and self.beside is None:
+            return
+        if self.config.data.images is None:
+            yield "tokenizer", self._tokenizer
+            if self.preparer.tokenizer is None:
+                return
+        for split in ("train", "validation"):
+            if self.inputs.names(split):
+                yield "rows", lambda split=split: self._rows(split)  # type: ignore[misc]  # mypy sees no default
+        for each in self.findings:
+            yield "rows", lambda each=each: each  # type: ignore[misc]
+
+    def _data(self) -> str:
+        """Places, files and format.  Where records are held out for validation, a run reads them first, too."""
+        inputs = self.preparer.inputs(self.paths, self.most)
+        self.preparer.refuse(inputs)
+        self.inputs = inputs
+        found = self.preparer.config.data.format
+        kind = f"{found}, which Auto recognised" if self.config.data.format is DataFormat.AUTO else found
+        files = ", ".join(f"{name} {_files(len(source.files))}" for name, source in self._sources())
+        return f"{files}; format {kind}"
+
+    def _sources(self) -> Iterator[tuple[str, Any]]:
+        for name, source in self.inputs.train.items():
+            yield f"sources[{name}]" if name else "train", source
+        if self.inputs.validation is not None:
+            yield "validation", self.inputs.validation
+
+    def _base(self) -> str:
+        from deepseek_trainer.base_model.source import source_model
+
+        base = self.config.model.base
+        assert base is not None, "only the base of a job that has one is checked"
+        source = Place.find(base, self.paths)
+        settings, beside = source_model(source)
+        with understood(source.path):
+            refuse_misfit(self.config, settings)
+            size = "" if self.config.data.images else f", {read_dimensions(settings).parameters:,} parameters"
+        if base.sha256 is not None and self.looks_at_all and (actual := digest_of(source.path)) != base.sha256:
+            raise IntegrityError(
+                f"{source.path}: SHA-256 is {actual}, the job says {base.sha256}", hint="get the right file"
+            )
+        self.beside = beside
+        compared = "" if base.sha256 is None else ", digest matches" if self.looks_at_all else ", digest: see --all"
+        return f"{source.path}: {settings['model_type']}{size}{compared}"
+
+    def _records(self) -> str | Warned:
+        """How many there are, and which are bad: all are made of their files' fields."""
+        counts, bad = dict[str, int](), list[DataError]()
+        for name, source in self._sources():
+            entries = [entry for entry, _ in source.numbered(bad.append)]
+            counts[name] = len(entries)
+            self.is_whole &= self.most is None or not entries or entries[-1] + 1 < self.most
+        text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        if not self.is_whole:
+            text += f" among the first {self.most:,} of each place: --all looks at all"
+        return Warned(f"{text}; {len(bad):,} bad ones are skipped", f"the first: {bad[0]}") if bad else text
+
+    def _tokenizer(self) -> str:
+        from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
+        from deepseek_trainer.tasks.language.tokenizer import id_limit
+
+        if self.beside is None:
+            self.preparer.learn(self.inputs, None, SAMPLE_BYTES)
+            return f"{id_limit(self.preparer.tokenizer):,} tokens, trained on these records"
+        self.preparer.tokenizer = tokenizer_from(self.beside)
+        template = "a" if self.preparer.tokenizer.chat_template else "no"
+        return f"{id_limit(self.preparer.tokenizer):,} tokens, {template} chat template"
+
+    def _rows(self, split: str) -> str:
+        """What becomes of the records of a split, as preparation makes rows of them."""
+        from deepseek_trainer.data.preparation import refuse_empty
+        from deepseek_trainer.data.shards import total
+        from deepseek_trainer.training.schedule import refuse_endless_warmup
+
+        counts = []
+        for name in self.inputs.names(split):
+            place = self.inputs.place(split, name)
+            maker = self.preparer.maker(place, fills_row=self.inputs.fills_rows(split))
+            for _ in maker.rows(self.inputs.records(split, name)):
+                pass
+            counts.append(maker.tally.counts())
+            refuse_empty(place, counts[-1], self.preparer)
+        found = total(counts)
+        self.findings += self._found(split, found)
+        if split == "train" and self.is_whole:
+            refuse_endless_warmup(self.config.optimization, found.rows)
+        return f"{split}: {found.records:,} records fill {found.rows:,} rows"
+
+    def _found(self, split: str, counts: Any) -> Iterator[Warned]:
+        """What is not learned, or not used."""
+        for line in self.preparer.lost(split, counts):
+            what, _, hint = line.removesuffix(")").partition(" (hint: ")
+            yield Warned(what, hint)
+        if counts.unused:
+            fields = [f"{name} ({records:,})" for name, records in counts.unused.items()]
+            named = (
+                f"{len(fields)}, whose names are private" if self.config.is_private else first_of(fields, SHOWN, str)
+            )
+            yield Warned(
+                f"{split}: fields that are not used: {named}", "data.fields names what they are, if they matter"
+            )
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"

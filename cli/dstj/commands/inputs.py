@@ -114,13 +114,15 @@ class Examination:
 
     def _tokenizer(self) -> str:
         from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
+        from deepseek_trainer.tasks.language.chat import with_template
         from deepseek_trainer.tasks.language.tokenizer import id_limit
 
         if self.beside is None:
             self.preparer.learn(self.inputs, None, SAMPLE_BYTES)
             return f"{id_limit(self.preparer.tokenizer):,} tokens, trained on these records"
-        self.preparer.tokenizer = tokenizer_from(self.beside)
-        template = "a" if self.preparer.tokenizer.chat_template else "no"
+        own = self.config.model.chat_template
+        self.preparer.tokenizer = with_template(tokenizer_from(self.beside), own)
+        template = "the job's own" if own else "a" if self.preparer.tokenizer.chat_template else "no"
         return f"{id_limit(self.preparer.tokenizer):,} tokens, {template} chat template"
 
     def _rows(self, split: str) -> str:

@@ -99,6 +99,12 @@ def test_a_base_that_is_not_there_names_what_lies_beside_it(check, base):
     assert f"-> {base.parent} holds other" in said
 
 
+def test_the_chat_template_of_the_job_is_tried(check, base):
+    code, said = check(model=BASE | {"chatTemplate": TEMPLATE})
+    assert (code, "the job's own chat template" in said) == (0, True), said
+    assert check(model=BASE | {"chatTemplate": "{% for m in"})[0] == 64
+
+
 @pytest.mark.parametrize("is_right", [True, False])
 def test_a_digest_is_compared_where_all_is_looked_at(check, base, is_right):
     digest = digest_of(base) if is_right else hashlib.sha256(b"").hexdigest()

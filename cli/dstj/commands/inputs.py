@@ -5,6 +5,7 @@ Neither torch, nor a GPU, a cluster or a network is needed, and nothing is writt
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from deepseek_trainer import tasks
@@ -87,18 +88,21 @@ class Examination:
 
         base = self.config.model.base
         assert base is not None, "only the base of a job that has one is checked"
-        source = Place.find(base, self.paths)
-        settings, beside = source_model(source)
-        with understood(source.path):
+        with understood(self.paths.claim(base.claim_name, base.path)):
+            source = Place.find(base, self.paths)
+            settings, beside = source_model(source)
             refuse_misfit(self.config, settings)
             size = "" if self.config.data.images else f", {read_dimensions(settings).parameters:,} parameters"
-        if base.sha256 is not None and self.looks_at_all and (actual := digest_of(source.path)) != base.sha256:
-            raise IntegrityError(
-                f"{source.path}: SHA-256 is {actual}, the job says {base.sha256}", hint="get the right file"
-            )
+            self._compare_digest(source.path)
         self.beside = beside
         compared = "" if base.sha256 is None else ", digest matches" if self.looks_at_all else ", digest: see --all"
         return f"{source.path}: {settings['model_type']}{size}{compared}"
+
+    def _compare_digest(self, path: Path) -> None:
+        base = self.config.model.base
+        if not self.looks_at_all or base is None or base.sha256 is None or (actual := digest_of(path)) == base.sha256:
+            return
+        raise IntegrityError(f"{path}: SHA-256 is {actual}, the job says {base.sha256}", hint="get the right file")
 
     def _records(self) -> str | Warned:
         """How many there are, and which are bad: all are made of their files' fields."""

@@ -51,3 +51,9 @@ def test_what_the_machine_did_is_tried_again(error):
 
 def test_an_error_of_a_model_from_scratch_is_ours():
     assert failure(KeyError("x"), model=SCRATCH, method={"type": "Full"}).exit_code == 1
+
+
+def test_names_in_an_error_of_a_private_job_are_not_told():
+    encryption = {"encryption": {"keyRef": {"secretName": "kek"}}}
+    assert "p4ss" not in failure(KeyError("p4ss"), checkpoint=encryption).message
+    assert "p4ss" in failure(KeyError("p4ss")).message

@@ -149,7 +149,9 @@ def _model(rank: Rank, *, is_first: bool) -> nn.Module:
     torch.manual_seed(seed * 1_000_003 + rank.world.rank)  # dropout does not draw from it
     # FSDP moves each layer when it shards it: there may be no room for all of them whole.
     place = torch.device("cpu") if config.optimization.strategy is Strategy.FSDP else device
-    with understood("the base model") if config.model.base is not None else nullcontext():
+    # Of images, the model has the names of the job's classes, which are private with the data.
+    guard = understood("the base model", quoting=not config.is_private)
+    with guard if config.model.base is not None else nullcontext():
         model = rank.task.model()
         if is_first and config.model.base is not None:
             refuse_non_finite(model)

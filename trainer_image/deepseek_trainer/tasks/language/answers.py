@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from deepseek_trainer.base_model.guard import understood
 from deepseek_trainer.model.loading import transformer
 from deepseek_trainer.model.modes import answering
 from deepseek_trainer.tasks.language.tokenizer import pad_id, prompt_ids, stop_ids
@@ -99,7 +100,8 @@ def _answers(
     )
     # Each rank answers by itself: sharded weights have been made whole for that.
     grown_BT = inner.generate(tokens_BT, attention_mask=attended_BT, generation_config=greedy, synced_gpus=False)
-    texts = tokenizer.batch_decode(grown_BT[:, tokens_BT.shape[1] :], skip_special_tokens=True)
+    with understood("the tokenizer, on an answer,", quoting=False):
+        texts = tokenizer.batch_decode(grown_BT[:, tokens_BT.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 

@@ -71,7 +71,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
-@understood(_WHAT)
+@understood(_WHAT, quoting=False)
 def pad_id(tokenizer: Any) -> int:
     """The token that fills rows.  It is neither learned nor attended to, so any token will do."""
     return int(end_id(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
@@ -86,7 +86,7 @@ def end_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-@understood(_WHAT)
+@understood(_WHAT, quoting=False)
 def id_limit(tokenizer: Any) -> int:
     """One more than the highest token id."""
     return int(max(tokenizer.get_vocab().values())) + 1
@@ -122,7 +122,7 @@ def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-@understood(_WHAT)
+@understood(_WHAT, quoting=False)
 def _turn_ends(tokenizer: Any) -> set[int]:
     talk = Talk((Message(USER, "Who?"), Message(ASSISTANT, "They."), Message(USER, "Why?")))
     writer = Writer(tokenizer)
@@ -162,7 +162,7 @@ def answered(tokenizer: Any, prompt: Question, answer: str, tools: tuple[str, ..
     return document
 
 
-@understood(_WHAT)
+@understood(_WHAT, quoting=False)
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
     """How many UTF-8 bytes of text each token stands for, by id: 0 for a special token, 1 for a third of a character.
 

@@ -162,7 +162,7 @@ def test_counts_say_what_became_of_the_records(paths):
     prepared(paths, config)
     data = opened(paths, config)
     counts = data.counts["train"]
-    assert (counts.records, counts.amounts["cut"], counts.dropped) == (22, 2, 1)
+    assert (counts.records, counts.amounts["cut"], counts.dropped) == (22, 1, 1)
     assert counts.rows == len(data.train)
     batch = data.train.batch(range(counts.rows))
     assert counts.amounts["learned_tokens"] == batch.num_targets

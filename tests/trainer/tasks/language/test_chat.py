@@ -293,7 +293,7 @@ def test_a_conversation_is_cut_where_the_row_ends(paths):
     hopeless = talk(("user", "word " * 500), ("assistant", "no"))
     data = prepared(paths, [{"messages": long}, {"messages": hopeless}], questions(1), length=96)
     counts = data.counts["train"]
-    assert (counts.records, counts.amounts["cut"], counts.dropped, counts.rows) == (2, 2, 1, 1)
+    assert (counts.records, counts.amounts["cut"], counts.dropped, counts.rows) == (2, 1, 1, 1)
     assert re.fullmatch(r"first<\|end\|>(word )+(w|wo|wor|word)?", learned_text(data, data.train))
 
 

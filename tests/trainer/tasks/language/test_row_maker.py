@@ -24,7 +24,7 @@ def made(records, name="chatml", **data):
 
 def test_an_answer_is_cut_where_its_row_ends_unless_the_job_says_otherwise():
     rows, counts, told = made([SHORT, LONG, HOPELESS], format="Instruction")
-    assert (counts.records, counts.dropped, counts.amounts["cut"]) == (3, 1, 2)
+    assert (counts.records, counts.dropped, counts.amounts["cut"]) == (3, 1, 1)
     assert "word word" in "".join(rows)
     assert told == [
         (

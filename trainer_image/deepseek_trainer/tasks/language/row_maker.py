@@ -29,7 +29,7 @@ def losses(counts: SplitCounts, spec: DataSpec) -> Iterator[tuple[str, str]]:
     cuts = spec.long is LongRecords.CUT
     unlearned = counts.amounts.get("unlearned", 0)
     too_long = counts.dropped - unlearned
-    cut = counts.amounts.get("cut", 0) - (too_long if cuts else 0)
+    cut = counts.amounts.get("cut", 0)
     if too_long:
         why = f"each prompt alone fills {row}" if cuts else f"{each} is longer than {row}"
         other = "set data.longRecords" if not is_pairs and not cuts else "shorten them"
@@ -51,8 +51,8 @@ class RowMaker:
     def __init__(self, place: str, spec: DataSpec, tokenizer: Any, *, fills_row: bool = False) -> None:
         """`fills_row`: repeat the records if all of them together are shorter than a row.
 
-        Of the amounts, `cut` are records of which a part was lost, `split` those that go on in another row, and
-        `unlearned` those dropped since they teach nothing, however long a row is.
+        Of the amounts, `cut` are records of which a part was lost and the rest is learned, `split` those that go on in
+        another row, and `unlearned` those dropped since they teach nothing, however long a row is.
         """
         self.spec, self.tokenizer, self.fills_row = spec, tokenizer, fills_row
         self.tally = Tally(place, Counter(tokens=0, learned_tokens=0, cut=0))
@@ -110,7 +110,7 @@ class RowMaker:
                 amounts["unlearned"] += 1
         if is_long and self.spec.long is LongRecords.SPLIT:
             amounts["split"] += 1
-        elif is_long and (fits or self.spec.long is LongRecords.CUT):
+        elif is_long and fits:
             amounts["cut"] += 1
 
     def _best_fit(self, fitted: Iterator[Document]) -> Iterator[list[Document]]:

@@ -31,6 +31,8 @@ RESULTS = Results(
     answers=[Answer("a secret question", "a secret reference", "no idea", "a secret answer")],
 )
 
+BASE = {"claimName": "models", "path": "base"}
+
 
 @pytest.fixture
 def job(tmp_path):
@@ -97,6 +99,19 @@ def test_rank_stabilised_adapters_answer_alike_from_both_exports(tmp_path):
     for loaded in (PeftModel.from_pretrained(base, target / "adapter"), AutoModelForCausalLM.from_pretrained(target)):
         torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
     assert "alpha 8 over sqrt(rank)" in (target / "README.md").read_text()
+
+
+def test_a_jobs_own_template_goes_with_its_result_which_stops_at_its_end_of_turn(tmp_path):
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + pad_token + '\\n' }}{% endfor %}"
+    config, paths, model = a_job(tmp_path, model={"base": BASE, "chatTemplate": template})
+    task = LanguageTask(config, paths, data_vault(config, paths), paths.prepared)
+    target = export(model, task, config, paths, RESULTS)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert tokenizer.chat_template == (target / "adapter/chat_template.jinja").read_text() == template
+    assert "Its chat template is the job's" in (target / "README.md").read_text()
+    loaded = AutoModelForCausalLM.from_pretrained(target)
+    assert loaded.generation_config.eos_token_id == [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert loaded.config.eos_token_id == tokenizer.eos_token_id
 
 
 def test_export_holds_what_was_asked_for(tmp_path):

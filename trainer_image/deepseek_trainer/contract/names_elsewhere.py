@@ -106,7 +106,7 @@ FIELDS: Final = {
     "maxpromptlength": "data.sequenceLength",
     "maxseqlen": "data.sequenceLength",
     "maxseqlength": "data.sequenceLength",
-    "modulestosave": "nothing: beside adapters the base stays as it is; method.type: Full trains its embeddings and head",
+    "modulestosave": "nothing: beside adapters the base stays as it is; method.type: Full trains all of it",
     "metricforbestmodel": "nothing: the best step has the lowest held-out loss",
     "microbatchsize": _ROWS,
     "mixedprecision": _PRECISION,

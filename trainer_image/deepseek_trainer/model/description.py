@@ -1,6 +1,6 @@
 """What an export says of a model beside its weights: its base's own words, but for what training has changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from transformers import PreTrainedModel
@@ -31,16 +31,16 @@ def config_json(
     return _json({**base, **changed})
 
 
-def generation_json(base: Settings, special: Tokens) -> bytes:
-    """The content of generation_config.json: the base model's, which also stops at what the model learned to end with.
+def generation_json(base: Settings, special: Tokens, stops: Iterable[int]) -> bytes:
+    """The content of generation_config.json: the base model's, which also stops at `stops`.
 
     Of `special` tokens it has those that the base has none for.
     """
     said = dict(base) | lacking(base, special)
-    ends, end = said.get("eos_token_id"), special.get("eos_token_id")
-    stops = ends if isinstance(ends, list) else [ends]
-    if end is not None and end not in stops:
-        said["eos_token_id"] = [*stops, end]
+    ends = said.get("eos_token_id")
+    known = ends if isinstance(ends, list) else [ends]
+    if more := [stop for stop in stops if stop not in known]:
+        said["eos_token_id"] = [*known, *more]
     return _json(said)
 
 

@@ -171,6 +171,8 @@ def _use(story: Story) -> str:
         lines.append(
             "Load the adapter onto the base model with `PeftModel.from_pretrained(base, directory + '/adapter')`."
         )
+        if story.config.model.chat_template is not None:
+            lines.append("Its chat template is the job's, not the base's: `adapter/chat_template.jinja`.")
         if story.config.method.type is MethodType.QLORA:
             lines.append("It was trained with the base in NF4: with the unquantised base its answers differ a little.")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The result of a job, committed as one directory.
 
     <job name>/                 complete model that `from_pretrained` of plain transformers loads (Merged)
-    <job name>/adapter/         LoRA weights alone, in peft's layout (Adapter)
+    <job name>/adapter/         LoRA weights alone, in peft's layout, and the job's own chat template (Adapter)
     <job name>/LICENSE ...      licence and notices of the base model, where it has some
     <job name>/README.md        model card: no samples of the data
     <job name>/report.html      run report, with answers to held-out prompts
@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from peft import PeftModel
 from torch import Tensor, nn
 
+from deepseek_trainer.base_model.directory import TEMPLATE
 from deepseek_trainer.base_model.kept import is_legal
 from deepseek_trainer.base_model.source import Source, prepared_model, read_source
 from deepseek_trainer.checkpoints.legs import Trained
@@ -178,6 +179,8 @@ def _write_model(model: nn.Module, task: Task[Any], config: TrainingConfig, stor
         adapter = adapter_state(model)
         _write_weights(f"{ADAPTER}/adapter_model.safetensors", adapter, export_dtypes(adapter, asked), output)
         output.write(f"{ADAPTER}/adapter_config.json", [_json(adapter_settings(model))])
+        if config.model.chat_template is not None:
+            output.write(f"{ADAPTER}/{TEMPLATE}", [config.model.chat_template.encode()])
     if ExportFormat.MERGED in config.export.formats:
         complete = merged(model) if isinstance(model, PeftModel) else transformer(model)
         weights = file_weights(complete)

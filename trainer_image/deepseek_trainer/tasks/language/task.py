@@ -38,7 +38,7 @@ from deepseek_trainer.tasks.language.preparation import dtype_of
 from deepseek_trainer.tasks.language.prompts import Prompt, read_prompts
 from deepseek_trainer.tasks.language.recognition import settled
 from deepseek_trainer.tasks.language.row_maker import records_of_row
-from deepseek_trainer.tasks.language.tokenizer import prompt_ids, text_ids, token_bytes
+from deepseek_trainer.tasks.language.tokenizer import prompt_ids, stop_ids, text_ids, token_bytes
 from deepseek_trainer.tasks.task import Answer, Ask, Assessment, Json, Task, Usage
 
 SPECIAL: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -129,7 +129,7 @@ class LanguageTask(Task[TokenBatch]):
             changes = {**lacking(base or {}, special), **family(model).without}
             return {
                 "config.json": config_json(model, base, dtype, self._config.export.dtype, changes),
-                "generation_config.json": generation_json(generation, special),
+                "generation_config.json": generation_json(generation, special, stop_ids(self.tokenizer)),
                 **files_of(self.tokenizer),
             }
 

@@ -14,9 +14,11 @@ from deepseek_trainer.base_model.families import FAMILIES
 from deepseek_trainer.base_model.misfit import refuse_misfit
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.base_model.source import source_model
-from deepseek_trainer.base_model.tokenizer_files import files_of
+from deepseek_trainer.base_model.tokenizer_files import files_of, tokenizer_from
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.model import BaseModelSource
+from deepseek_trainer.tasks.language.records import Record
+from deepseek_trainer.tasks.language.tokenizer import documents
 from support.builders.model import a_config, a_tokenizer, paths_with_base
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134\n"
@@ -362,8 +364,16 @@ def test_tokens_that_were_added_without_room_for_them_are_named(base):
         tokenizer["model"]["vocab"][f"filler {len(tokenizer['model']['vocab'])}"] = len(tokenizer["model"]["vocab"])
     path.write_text(json.dumps(tokenizer))
     message = refusal(base)
-    assert "knows the token 300 ('<|tool|>'), the model has 300 embeddings" in message
+    assert "knows the token 300, the model has 300 embeddings: '<|tool|>' has none" in message
     assert "resize_token_embeddings" in message
+
+
+@pytest.mark.parametrize("template", ["{% if messages %}", "{{ messages[0", "{% endfor %}", "{% x %}", "{{ 'a' | x }}"])
+def test_a_template_that_is_no_jinja_is_refused_with_its_line(base, template):
+    (base.directory / "chat_template.jinja").write_text(f"\n{template}")
+    tokenizer = tokenizer_from(found(base)[1])
+    with pytest.raises(ConfigError, match=r"the base model's chat template is no Jinja: line [12]: "):
+        list(documents(tokenizer, [Record("what runs?", "the pump", "a.jsonl", 1)]))
 
 
 CODE = {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}

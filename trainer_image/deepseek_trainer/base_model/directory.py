@@ -37,9 +37,10 @@ def checked_directory(source: Place) -> tuple[dict[str, Any], dict[str, bytes], 
 
     Raises ConfigError for any other.
     """
-    refuse_stand_ins(source.path, source.claim)
+    refuse_stand_ins(source.path, (CONFIG, INDEX, TOKENIZER, SETTINGS, TEMPLATE), source.claim)
     refuse_lookalike(source.path)
     weights = _weight_files(source)
+    refuse_stand_ins(source.path, weights, source.claim)
     found = weights_in(source.path, weights, source.claim)
     refuse_batch_norm(source.path, found)
     config = _trainable(source, source.json(CONFIG))

@@ -42,7 +42,7 @@ def refuse_unfit_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any]
     highest, token = confined(lambda: _tried(files, ends), what, seconds=seconds, memory=MEMORY, hint=_HINT)
     if highest >= embeddings:
         raise ConfigError(
-            f"the tokenizer knows the token {highest} ({shown(token)}), the model has {embeddings} embeddings",
+            f"the tokenizer knows the token {highest}, the model has {embeddings} embeddings: {shown(token)} has none",
             hint="take tokenizer and weights from the same release of the model; after tokens were added, "
             "model.resize_token_embeddings(len(tokenizer)) and save_pretrained of transformers make room for them",
         )

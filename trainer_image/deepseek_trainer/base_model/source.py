@@ -109,7 +109,7 @@ def source_model(source: Place) -> tuple[dict[str, Any], dict[str, bytes]]:
 def _checked_gguf(source: Place) -> tuple[GgufFile, dict[str, Any], dict[str, bytes]]:
     """The file, and what it means as configuration and tokenizer of a model that can be trained."""
     refuse_other_file(source.path)
-    refuse_stand_ins(source.path, source.claim)
+    refuse_stand_ins(source.path.parent, [source.path.name], source.claim)
     gguf = open_gguf(source.path, source.claim)
     config = gguf_model.model_config(gguf)
     found = {name: (source.path.name, tensor.shape) for name, tensor in gguf_model.weights(gguf)}

@@ -4,6 +4,7 @@ A download that went half way leaves them under the names of weights and tokeniz
 """
 
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,6 @@ from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_of, named
 from deepseek_trainer.storage.opening import opened
 
-_SUFFIXES: Final = frozenset({".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt", ".bin"})
 _HEAD: Final = 64  # [bytes]
 _SHOWN: Final = 5  # names
 _POINTER: Final = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
@@ -31,10 +31,9 @@ _REFUSALS: Final = (
 )
 
 
-def refuse_stand_ins(path: Path, claim: Path) -> None:
-    """Raises ConfigError where a file, or one of a directory, is there in name alone."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [each for each in files if each.suffix.lower() in _SUFFIXES]
+def refuse_stand_ins(path: Path, names: Iterable[str], claim: Path) -> None:
+    """Raises ConfigError where one of these files of a directory is there in name alone.  Some may be missing."""
+    files = [path / name for name in names if (path / name).exists() or (path / name).is_symlink()]
     if lost := [each.name for each in files if each.is_symlink() and not each.exists()]:
         raise ConfigError(
             f"{place(path)}: {first_of(lost, _SHOWN, named)}: a link to a file that is not there",

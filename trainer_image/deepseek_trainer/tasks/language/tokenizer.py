@@ -79,11 +79,9 @@ def pad_id(tokenizer: Any) -> int:
 
 def end_id(tokenizer: Any) -> int:
     """The token after which a text is at its end.  Raises ConfigError where a base model's tokenizer has none."""
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "the base model's tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json"
-        )
-    return int(tokenizer.eos_token_id)
+    if (found := tokenizer.eos_token_id) is None:
+        raise ConfigError("the tokenizer has no end-of-text token", hint="set eos_token in tokenizer_config.json")
+    return int(found)
 
 
 @understood(_WHAT, quoting=False)

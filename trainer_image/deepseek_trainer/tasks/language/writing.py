@@ -161,6 +161,11 @@ def _rendered(tokenizer: Any, talk: Talk, form: Form, options: dict[str, bool]) 
             [messages], tools=tools, chat_template=template, **tokenizer.special_tokens_map, **options
         )
         return str(texts[0])
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"the base model's chat template is no Jinja: line {error.lineno}: {shown(error.message or '', _MAX_SAID)}",
+            hint="take it from the model's own release, or bring another: model.chatTemplate",
+        ) from None
     except TemplateError as error:
         said = str(error)  # shown only if the template has these words: else they could be the record's
         is_own = 0 < len(said) <= _MAX_SAID and said in str(tokenizer.chat_template)

@@ -303,6 +303,11 @@ def test_a_quantised_model_is_named_with_its_method(base, changes, named, way_ou
     assert way_out in message
 
 
+def test_a_null_in_place_of_a_quantisation_says_nothing(base):
+    changed(base.directory, quantization_config=None)
+    assert found(base)[0] == SETTINGS
+
+
 @pytest.mark.parametrize("part", [".qweight", ".qzeros", ".weight_packed", ".weight_scale_inv", ".SCB"])
 def test_quantised_weights_show_by_their_names(base, part):
     name = f"model.layers.0.self_attn.q_proj{part}"

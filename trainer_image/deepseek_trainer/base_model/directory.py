@@ -12,7 +12,7 @@ from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.base_model.headers import refuse_batch_norm, refuse_other_weights, weights_in
 from deepseek_trainer.base_model.lookalikes import refuse_lookalike, weights_of
 from deepseek_trainer.base_model.place import Place
-from deepseek_trainer.base_model.quantised import refuse_quantised
+from deepseek_trainer.base_model.quantised import QUANTISED, refuse_quantised
 from deepseek_trainer.base_model.slow_tokenizers import no_tokenizer, with_end_of_text
 from deepseek_trainer.base_model.stand_ins import refuse_stand_ins
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
@@ -68,13 +68,13 @@ def refuse_other_file(path: Path) -> None:
 
 
 def _trainable(source: Place, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without a word of code of its own, which is never run."""
+    """The configuration without code of its own, which is never run, and without an empty word on quantisation."""
     if "auto_map" in config:
         _pass_over_code(source, config)
     family_of(config.get("model_type"), str(source.path), config)
     refuse_quantised(config, source.path)
     refuse_out_of_bounds(config, place(source.path / CONFIG))
-    return {name: value for name, value in config.items() if name != "auto_map"}
+    return {name: value for name, value in config.items() if name not in ("auto_map", *QUANTISED)}
 
 
 def _pass_over_code(source: Place, config: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
 
-_SETTINGS: Final = {
+QUANTISED: Final = {  # keys of config.json, and what says so where they do not
     "quantization_config": "quantization_config",
     "compression_config": "compressed-tensors",
     "quantization": "MLX",
@@ -32,7 +32,7 @@ _OTHER: Final = "take the model that it was made from, which its card names; met
 
 def refuse_quantised(settings: Mapping[str, Any], source: Path) -> None:
     """Raises ConfigError where config.json says that weights are quantised."""
-    for name, by_default in _SETTINGS.items():
+    for name, by_default in QUANTISED.items():
         if (said := settings.get(name)) is not None:
             raise _refusal(source, _method(said) or by_default)
 

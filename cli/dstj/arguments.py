@@ -326,7 +326,7 @@ def _doctor(commands: "Commands") -> None:
     command.add_argument(
         "--all",
         action="store_true",
-        help="look at all records, and at the base model's SHA-256 (default: the first 10,000 records of each place)",
+        help="look at all records and at the base's weights and SHA-256 (default: the first 10,000 records of a place)",
     )
     _vault_token(command)
     command.add_argument("--digest", metavar="PATH", help="only print the SHA-256 of a model, for model.base.sha256")

@@ -94,6 +94,8 @@ class Examination:
             refuse_misfit(self.config, settings)
             size = "" if self.config.data.images else f", {read_dimensions(settings).parameters:,} parameters"
             self._compare_digest(source.path)
+            if self.looks_at_all and source.path.is_dir():
+                self._refuse_non_finite(source)
         self.beside = beside
         compared = "" if base.sha256 is None else ", digest matches" if self.looks_at_all else ", digest: see --all"
         return f"{source.path}: {settings['model_type']}{size}{compared}"
@@ -103,6 +105,14 @@ class Examination:
         if not self.looks_at_all or base is None or base.sha256 is None or (actual := digest_of(path)) == base.sha256:
             return
         raise IntegrityError(f"{path}: SHA-256 is {actual}, the job says {base.sha256}", hint="get the right file")
+
+    @staticmethod
+    def _refuse_non_finite(source: Place) -> None:
+        from deepseek_trainer.base_model.directory import checked_directory
+        from deepseek_trainer.base_model.finite import refuse_non_finite_files
+
+        settings, _, weights = checked_directory(source)
+        refuse_non_finite_files(source, weights, settings)
 
     def _records(self) -> str | Warned:
         """How many there are, and which are bad: all are made of their files' fields."""

@@ -5,6 +5,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import dstj.commands.doctor
 from deepseek_trainer.base_model import examination
@@ -97,6 +99,19 @@ def test_a_base_that_is_not_there_names_what_lies_beside_it(check, base):
     code, said = check(model=BASE)
     assert code == 64
     assert f"-> {base.parent} holds other" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_weight_that_is_no_number_is_found_where_all_is_looked_at(check, base, dtype, value):
+    weights = {name: weight.to(dtype) for name, weight in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors")
+    assert check("--all", model=BASE)[0] == 0
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, base / "model.safetensors")
+    code, said = check("--all", model=BASE)
+    assert code == 64, said
+    assert "the weight 'model.layers.1.mlp.up_proj.weight' is not finite" in said
 
 
 def test_the_chat_template_of_the_job_is_tried(check, base):

@@ -14,6 +14,7 @@ from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.base_model.tokenizer_files import files_of
 from dstj.commands import inputs
 from support.builders.cli import job_file
+from support.builders.images import CLASSES, RESNET, SIZE, a_picture, encoded
 from support.builders.model import a_tokenizer, tiny_model
 
 BASE = {"base": {"claimName": "models", "path": "tiny"}}
@@ -42,14 +43,15 @@ def base(place, tiny):
 def check(run_dstj, place, monkeypatch, capsys):
     """The exit code, and the lines of the checks of the job's inputs."""
     monkeypatch.setattr(examination, "SECONDS", 1)
+    (place / "corpus").mkdir()
     monkeypatch.setattr(dstj.commands.doctor, "_machine_checks", lambda _: [])
 
-    def run(*options, records=QUESTIONS, lines=None, **changes):
+    def run(*options, records=QUESTIONS, lines=None, file="corpus/train.jsonl", **changes):
         job = {"method": {"type": "Full"}, "data__format": "Instruction", "data__sequenceLength": 64} | changes
-        file = job_file(place, **job)
+        job = job_file(place, **job)
         text = [json.dumps(each) for each in records] if lines is None else lines
-        (place / "corpus/train.jsonl").write_text("".join(f"{line}\n" for line in text))
-        return run_dstj("doctor", file, *options), capsys.readouterr().out
+        (place / file).write_text("".join(f"{line}\n" for line in text))
+        return run_dstj("doctor", job, *options), capsys.readouterr().out
 
     return run
 
@@ -215,3 +217,60 @@ def test_nothing_is_written(check, base, place):
     before = sorted(place.rglob("*"))
     check(model=BASE)
     assert sorted(place.rglob("*")) == before
+
+
+def test_pictures_are_decoded(check, place):
+    for name in CLASSES:
+        for i in range(6):
+            file = place / f"corpus/{name}/{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(a_picture(i, light=name == "light")))
+    job = {"model": {"vision": RESNET}, "data__format": "Images", "data__images": SIZE, "data__validationFraction": 0.3}
+    job |= {"data__sequenceLength": 1024, "optimization": {"globalBatchSize": 4, "maxSteps": 3}}
+    code, said = check(file="unused", **job)
+    assert code == 0, said
+    assert "ok    records    train 12\n" in said
+    assert "ok    rows       validation: " in said
+    (place / "corpus/dark/0.png").write_bytes(b"no picture")
+    code, said = check(file="unused", **job)
+    assert code == 65
+    assert "dark/0.png is no PNG or JPEG" in said
+
+
+def test_each_source_and_each_class_is_looked_at(check, base, place):
+    for name in ("a", "b"):
+        (place / f"corpus/{name}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in QUESTIONS))
+    sources = [{"name": name, "claimName": "corpus", "path": f"{name}.jsonl", "minimumShare": 0.5} for name in "ab"]
+    code, said = check(model=BASE, data={"sources": sources, "format": "Instruction", "sequenceLength": 64})
+    assert code == 0, said
+    assert "ok    records    sources[a] 30, sources[b] 30\n" in said
+    code, said = check(
+        records=[q | {"kind": "ab"[i % 2]} for i, q in enumerate(QUESTIONS)],
+        model=BASE,
+        data={
+            "train": {"claimName": "corpus", "path": "train.jsonl"},
+            "format": "Instruction",
+            "balanceBy": "kind",
+            "sequenceLength": 64,
+        },
+    )
+    assert code == 0, said
+
+
+def test_a_model_from_scratch_has_a_tokenizer_of_its_records(check):
+    code, said = check(lines=[json.dumps({"text": q["response"]}) for q in QUESTIONS], data__format="Text")
+    assert code == 0, said
+    assert " tokens, trained on these records" in said
+    assert "base" not in said.replace("base-", "")
+
+
+def test_a_validation_of_its_own_is_read_after_the_base(check, base, place):
+    (place / "corpus/held.jsonl").write_text("{\n")
+    (place / "corpus/train.jsonl").write_text("")
+    validation = {"claimName": "corpus", "path": "held.jsonl"}
+    train = {"claimName": "corpus", "path": "train.jsonl"}
+    assert check(model=BASE, data__validation=validation, data__train=train)[0] == 65
+    spoil(base, "config.json", num_attention_heads=0)
+    code, said = check(model=BASE, data__validation=validation, data__train=train)
+    assert code == 64, said
+    assert "held.jsonl:1" in said

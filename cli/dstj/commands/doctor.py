@@ -15,6 +15,7 @@ from deepseek_trainer.contract.foreign import first_line
 from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import SERVER_CA, SERVER_TOKEN, ExitCode
 from deepseek_trainer.storage.keys import read_kek
+from deepseek_trainer.worker.failure import Failure
 from dstj.commands.forecast import mounted
 from dstj.commands.inputs import Examination
 from dstj.commands.leaks import leaks
@@ -63,6 +64,10 @@ def _run(name: str, check: Check) -> ExitCode:
     except ModuleNotFoundError as error:
         print_check("fail", name, f"cannot be checked without {error.name}", INSTALL)
         return ExitCode.CONFIG
+    except (OSError, MemoryError) as error:  # of the machine: the run would say the same, and try again
+        failure = Failure.of(error)
+        print_check("fail", name, failure.message)
+        return ExitCode(failure.exit_code)
     except ExceptionGroup as group:
         for each in group.exceptions:
             print_check("fail", name, str(each))

@@ -1,5 +1,6 @@
 """`dstj doctor`: a line for each check, with the way out where it is not ok."""
 
+import errno
 import hashlib
 import json
 
@@ -100,6 +101,15 @@ def test_digest_is_printed_alone(run_dstj, place, capsys):
 
 def test_digest_of_nothing_is_refused(run_dstj, place):
     assert run_dstj("doctor", "--digest", place / "none") == 64
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_what_the_machine_does_while_inputs_are_read_is_a_failure_to_try_again(error, capsys):
+    def check():
+        raise error
+
+    assert dstj.commands.doctor._run("base", check) == 75
+    assert capsys.readouterr().out.startswith("fail  base")
 
 
 def test_too_little_is_a_warning_with_both_numbers():

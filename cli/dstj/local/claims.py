@@ -49,8 +49,8 @@ def claims_at_hand(job: Job, home: Home, volumes: Iterable[str] = ()) -> dict[st
 
 
 def input_claims(spec: JobSpec) -> tuple[str, ...]:
-    """The claims that hold the data and the base model."""
-    places = (spec.model.base, *spec.data.places)
+    """The claims that hold the data, the base model and its adapter."""
+    places = (*spec.model.places, *spec.data.places)
     return tuple(dict.fromkeys(place.claim_name for place in places if place))
 
 

@@ -228,6 +228,18 @@ class JobSpec(Model):
             lambda self: "Adapter" not in self.export.formats or self.method.type in ADAPTED,
         ),
         Rule(
+            "!has(self.model.adapter) || !self.export.formats.exists(f, f == 'Adapter')",
+            "export.formats Adapter with model.adapter would be wrong on model.base alone: set export.formats: "
+            "[Merged], or merge model.adapter into its base first",
+            lambda self: self.model.adapter is None or "Adapter" not in self.export.formats,
+        ),
+        Rule(
+            "!has(self.model.adapter) || self.data.format != 'Images'",
+            "model.adapter is for models of language: with data.format Images drop it, and give model.base the merged "
+            "model",
+            lambda self: self.model.adapter is None or self.data.format != "Images",
+        ),
+        Rule(
             "!(self.method.type in ['LoRA', 'QLoRA']) || has(self.model.base)",
             "method.type LoRA and QLoRA need model.base: adapters on random weights learn nothing",
             lambda self: self.method.type not in ADAPTED or self.model.base is not None,

@@ -187,10 +187,10 @@ def _volumes(blueprint: Blueprint) -> list[_Volume]:
     ]
     if encryption := spec.checkpoint.encryption:
         volumes.append(_Volume("keys", names.KEY_MOUNT, key_volume(encryption.key_ref), read_only=True))
-    base = spec.model.base.claim_name if spec.model.base else None
+    models = {place.claim_name for place in spec.model.places}
     for i, claim in enumerate(_claims(spec)):
         path = f"{names.CLAIMS_MOUNT}/{claim}"
-        only = "" if claim == base else PREPARE
+        only = "" if claim in models else PREPARE
         volumes.append(_Volume(f"claim-{i}", path, _claim(claim), read_only=True, only=only))
     return volumes
 
@@ -200,6 +200,6 @@ def _claim(name: str) -> Manifest:
 
 
 def _claims(spec: JobSpec) -> list[str]:
-    """The claims that hold the data and the base model of the job."""
-    places = (*spec.data.places, spec.model.base)
+    """The claims that hold the data, the base model and the adapter of the job."""
+    places = (*spec.data.places, *spec.model.places)
     return sorted({place.claim_name for place in places if place is not None})

@@ -284,6 +284,13 @@ def test_claims_of_all_sources_are_mounted() -> None:
     assert claims == ["ours", "theirs"]
 
 
+def test_the_claim_of_an_adapter_is_mounted_as_that_of_its_base_where_the_model_is_prepared_and_trained() -> None:
+    model = LORA["model"] | {"adapter": {"claimName": "results", "path": "sft/adapter"}}
+    pod = by_kind(LORA | {"model": model})["Job"]["spec"]["template"]["spec"]
+    for container in (pod["initContainers"][0], pod["containers"][0]):
+        assert {"/volumes/models", "/volumes/results"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
 def test_every_node_reaches_the_others_under_the_name_that_the_job_controller_gives_its_pod() -> None:
     nodes = {"trainer": {"numNodes": 12}, "optimization": {"globalBatchSize": 12}}
     pod = by_kind(nodes)["Job"]["spec"]["template"]["spec"]

@@ -13,6 +13,7 @@ DROPOUT = {"optimization": {"dropout": 0.1}}
 FROZEN = {"method": {"frozenLayers": 1}} | BASE
 VALIDATION = {"claimName": "held-out"}
 ADAPTER = {"export": {"formats": ["Adapter", "Merged"]}}
+ADDED = {"model": BASE["model"] | {"adapter": {"claimName": "models", "path": "adapter"}}}
 BALANCED = {"data": {"balanceBy": "label"}}
 LAST_ANSWER = {"data": {"format": "Instruction", "multiTurn": "LastAnswer"}}
 BOTH = {"validation": VALIDATION, "validationFraction": 0.1}
@@ -166,6 +167,9 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("optimization.optimizer Muon takes", built("ALBERT") | MUON, experts() | MUON),
     ("give exactly one of base", {}, {"model": {"base": {"claimName": "models"}}}),
     ("give exactly one of base", LORA, {"model": {"architecture": None}}),
+    ("adapter needs base", ADDED, {"model": {"adapter": {"claimName": "models"}}}),
+    ("export.formats Adapter with model.adapter", LORA | ADAPTER, LORA | ADDED | ADAPTER),
+    ("model.adapter is for models of language", ADDED, seeing(**ADDED)),
     ("give exactly one of train", {}, {"data": {"train": None}}),
     ("give exactly one of train", mix("a", "b"), merged(mix("a", "b"), {"data": {"train": VALIDATION}})),
     ("each of sources needs a name", mix("a", "b"), mix("a", "b", "a")),

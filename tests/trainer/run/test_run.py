@@ -527,7 +527,7 @@ def test_what_was_learned_beside_another_base_is_refused(paths: Paths, name: str
     old, new = map(a_vault(paths.root).name_of, (OLD, NEW))
     assert str(caught.value) == (
         f"the checkpoint of step 2 was trained beside the base model {old}, the job's is {new} (hint: give model.base "
-        "back what it held, or start over with checkpoint.resumeFrom: None)"
+        "and model.adapter back what they held, or start over: checkpoint.resumeFrom: None)"
     )
     assert caught.value.code == 64
     assert checkpoint_to_resume(a_rank(paths.root, resume_from, OLD, **BESIDE_BASE[name]))
@@ -542,7 +542,7 @@ def test_all_weights_are_trained_on_whatever_the_base_is_now(paths: Paths):
 def test_what_an_earlier_job_learned_from_another_base_is_trained_on_only_when_asked_for(paths: Paths):
     saved_by(paths.root, "another-1", 1, baseDigest=OLD)
     old, new = map(a_vault(paths.root).name_of, (OLD, NEW))
-    with pytest.raises(ConfigError, match=rf"now SHA-256 of model.base: '{new}' instead of '{old}'"):
+    with pytest.raises(ConfigError, match=rf"now SHA-256 of model.base and model.adapter: '{new}' instead of '{old}'"):
         checkpoint_to_resume(a_rank(paths.root, "Latest", NEW))
     assert checkpoint_to_resume(a_rank(paths.root, "1", NEW))
 

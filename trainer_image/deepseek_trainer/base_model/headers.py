@@ -47,7 +47,7 @@ def refuse_other_weights(source: Path, found: Mapping[str, tuple[str, Shape]], s
     if family.weights is None:
         _refuse_larger(source, found, settings)
         return
-    wanted, names = family.weights(settings), _full_names(found, family, family.passed_over(settings))
+    wanted, names = family.weights(settings), full_names(found, family, family.passed_over(settings))
     for key, name in sorted(names.items()):
         file, shape = found[key]
         if name not in wanted:
@@ -92,7 +92,7 @@ def refuse_batch_norm(source: Path, found: Mapping[str, tuple[str, Shape]]) -> N
             )
 
 
-def _full_names(found: Collection[str], family: Family, passed_over: tuple[str, ...]) -> dict[str, str]:
+def full_names(found: Collection[str], family: Family, passed_over: tuple[str, ...]) -> dict[str, str]:
     """The names of weights by those that files give them.
 
     A model that was saved without its head has names of its own; transformers loads it all the same.

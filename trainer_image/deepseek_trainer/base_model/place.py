@@ -24,8 +24,8 @@ class Place:
     claim: Path
 
     @classmethod
-    def find(cls, base: BaseModelSource, paths: Paths) -> Self:
-        """In a cache of the Hugging Face hub it is the snapshot.  Raises ConfigError where nothing is there."""
+    def find(cls, base: BaseModelSource, paths: Paths, field: str = "model.base") -> Self:
+        """In a cache of the Hugging Face hub it is the snapshot.  Raises ConfigError about `field` if nothing is there."""
         path, claim = paths.claim(base.claim_name, base.path), paths.claim(base.claim_name)
         if path.exists():
             return cls(snapshot_of(path, claim), claim)
@@ -33,7 +33,7 @@ class Place:
         while not beside.exists():
             beside = beside.parent
         raise ConfigError(
-            f"model.base: claim {base.claim_name} has no {base.path or 'such volume'}: {path} does not exist",
+            f"{field}: claim {base.claim_name} has no {base.path or 'such volume'}: {path} does not exist",
             hint=f"{beside} holds {_names_in(beside)}",
         )
 

@@ -27,6 +27,10 @@ class BaseModelSource(VolumePath):
     ] = None
 
 
+class AdapterSource(BaseModelSource):
+    """An adapter of LoRA as peft writes it, a directory with adapter_config.json and adapter_model.safetensors."""
+
+
 class ArchitectureFamily(StrEnum):
     """What the layers of a decoder are made of."""
 
@@ -162,6 +166,14 @@ class ModelSpec(Model):
     """What is trained: an existing model, or one from scratch."""
 
     base: Annotated[BaseModelSource | None, Field(description="Existing model to start from.")] = None
+    adapter: Annotated[
+        AdapterSource | None,
+        Field(
+            description="Adapter that is added to the weights of the base before anything is trained, such as the "
+            "directory `adapter` of an earlier job's result. What is trained, and the reference of preferences, is the "
+            "sum; its result is a complete model."
+        ),
+    ] = None
     architecture: Annotated[Architecture | None, Field(description="Model to train from scratch.")] = None
     chat_template: Annotated[
         str | None,
@@ -176,10 +188,20 @@ class ModelSpec(Model):
         Vision | None, Field(description="Image classifier to train from scratch, with data.format Images.")
     ] = None
 
+    @property
+    def places(self) -> tuple[BaseModelSource, ...]:
+        """What is read of an existing model."""
+        return tuple(place for place in (self.base, self.adapter) if place is not None)
+
     rules: ClassVar = (
         Rule(
             "[has(self.base), has(self.architecture), has(self.vision)].exists_one(given, given)",
             "give exactly one of base, architecture and vision",
             lambda self: [self.base, self.architecture, self.vision].count(None) == 2,
+        ),
+        Rule(
+            "!has(self.adapter) || has(self.base)",
+            "adapter needs base: give the model that it was trained beside",
+            lambda self: self.adapter is None or self.base is not None,
         ),
     )

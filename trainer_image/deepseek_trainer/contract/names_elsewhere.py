@@ -22,6 +22,7 @@ _PACKING = "nothing: records are always packed into rows of data.sequenceLength 
 _WORKERS = "nothing: batches are made ahead by themselves"
 _PLACE = "checkpoint.volume (the result lies there below export/)"
 _ADAMW = "nothing: AdamW's betas are 0.9 and 0.95, its epsilon is torch's"
+_ADAPTER = "model.adapter (claimName and path of a volume; it is added to model.base)"
 _FROZEN = "method.frozenLayers"
 _ODDS = "method.preference.oddsRatioWeight (with method.preference.loss: ORPO)"
 _SAMPLES = "evaluation.generations and evaluation.maxNewTokens"
@@ -33,7 +34,8 @@ FIELDS: Final = {
     "adambeta2": _ADAMW,
     "adamepsilon": _ADAMW,
     "adapter": _TYPE,
-    "adapternameorpath": "model.base (an adapter is merged into its base first)",
+    "adaptermodel": _ADAPTER,
+    "adapternameorpath": _ADAPTER,
     "basemodel": _BASE,
     "batchsize": _STEP,
     "beta": "method.preference.beta (of ORPO method.preference.oddsRatioWeight)",
@@ -87,6 +89,7 @@ FIELDS: Final = {
     "loggingdir": _TELEMETRY,
     "loggingsteps": _TELEMETRY,
     "loggingstrategy": _TELEMETRY,
+    "loramodeldir": _ADAPTER,
     "loraalpha": "method.lora.alpha",
     "loradropout": "method.lora.dropout",
     "lorar": "method.lora.rank",
@@ -106,7 +109,7 @@ FIELDS: Final = {
     "maxpromptlength": "data.sequenceLength",
     "maxseqlen": "data.sequenceLength",
     "maxseqlength": "data.sequenceLength",
-    "modulestosave": "nothing: beside adapters the base stays as it is; method.type: Full trains all of it",
+    "modulestosave": "nothing: adapters leave the base as it is; method.type: Full trains its embedding",
     "metricforbestmodel": "nothing: the best step has the lowest held-out loss",
     "microbatchsize": _ROWS,
     "mixedprecision": _PRECISION,

@@ -76,6 +76,7 @@ def summary(story: Story) -> dict[str, Any]:
     share = 100 * story.parameters.trainable / story.parameters.total
     facts = {
         "Base model": _base(story.source),
+        **_adapter(story.source),
         "Method": _method(story.config.method) + _reason(story),
         **_objective(story.config),
         "Parameters": f"{story.parameters.total:,}, of which {story.parameters.trainable:,} trained ({share:.2f} %)",
@@ -87,6 +88,8 @@ def summary(story: Story) -> dict[str, Any]:
     if story.source and (story.config.seals_export or not story.config.seals_data):
         # A sealed base is not to be guessed by a card in the clear.
         facts["Base model SHA-256"] = story.source.sha256
+        if story.source.adapter:
+            facts["Adapter SHA-256"] = story.source.adapter["sha256"]
     return facts
 
 
@@ -127,6 +130,12 @@ def _front_matter(story: Story) -> Sequence[str]:
 
 def _base(source: Source | None) -> str:
     return f"{source.claim_name}/{source.path}" if source else "none: trained from scratch"
+
+
+def _adapter(source: Source | None) -> dict[str, str]:
+    if source is None or source.adapter is None:
+        return {}
+    return {"Adapter added to it": f"{source.adapter['claimName']}/{source.adapter['path']}"}
 
 
 def _method(method: MethodSpec) -> str:

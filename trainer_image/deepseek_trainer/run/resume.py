@@ -95,7 +95,11 @@ def _other_base(rank: Rank, info: CheckpointInfo) -> list[Change]:
     if before in (None, rank.base_digest):
         return []
     name_of = rank.store.vault.name_of
-    return [Change("SHA-256 of model.base", name_of(before), rank.base_digest and name_of(rank.base_digest))]
+    return [
+        Change(
+            "SHA-256 of model.base and model.adapter", name_of(before), rank.base_digest and name_of(rank.base_digest)
+        )
+    ]
 
 
 def _ways_out(info: CheckpointInfo) -> str:

@@ -106,7 +106,7 @@ def refuse_other_base(wanted: str | None, info: CheckpointInfo, name_of: Callabl
         raise ConfigError(
             f"the checkpoint of step {info.step} was trained beside the base model {name_of(found)}, the job's "
             f"is {wanted and name_of(wanted)}",
-            hint="give model.base back what it held, or start over with checkpoint.resumeFrom: None",
+            hint="give model.base and model.adapter back what they held, or start over: checkpoint.resumeFrom: None",
         )
 
 

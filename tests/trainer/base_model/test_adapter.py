@@ -5,16 +5,23 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 
 from deepseek_trainer.base_model.digest import digest_of
 from deepseek_trainer.base_model.source import base_digest, prepare_model, read_source
 from deepseek_trainer.base_model.tokenizer_files import files_of
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
+from deepseek_trainer.contract.method import LoraSpec
+from deepseek_trainer.model.adapters import adapter_settings, adapter_state, with_adapters
+from deepseek_trainer.model.adapters import merged as merged_as_exported
 from deepseek_trainer.model.loading import load_base
 from deepseek_trainer.worker.vaults import data_vault
+from support.builders.families import a_directory as a_family
+from support.builders.families import a_model
 from support.builders.model import a_batch, a_config, a_gguf, a_tokenizer, paths_with_base, quantized, tiny_model
 
 TOKENIZER = a_tokenizer()
+EVERYWHERE = LoraSpec(rank=4, alpha=8, dropout=0.0, target_modules=("all-linear",))
 
 
 def with_adapter(**changes):
@@ -87,6 +94,25 @@ def test_prepared_model_answers_as_what_peft_merges(tmp_path, settings, dtype):
     assert (logits(ours) - logits(plain)).abs().max() > 2 * tolerance, "the adapter makes a difference"
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name].float(), weight.to(dtype).float(), rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "deepseek_v3", "qwen2_moe", "mixtral"])
+def test_adapter_that_a_job_has_trained_fits_its_family_again(tmp_path, family):
+    paths, base = paths_with_base(tmp_path)
+    a_family(base, a_model(family), torch.float32)
+    vault = data_vault(a_config(), paths)
+    adapted = with_adapters(load_base(prepare_model(a_config(), paths, vault), vault), EVERYWHERE, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapter = base.parent / "adapter"
+    adapter.mkdir()
+    save_file(adapter_state(adapted), adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps(adapter_settings(adapted)))
+    theirs = merged_as_exported(adapted)
+    ours = load_base(*prepared(with_adapter(), paths))
+    torch.testing.assert_close(logits(ours), logits(theirs), rtol=0, atol=1e-3)
+    assert (logits(ours) - logits(a_model(family))).abs().max() > 0.05, "the adapter makes a difference"
 
 
 def test_adapter_is_added_to_a_gguf_model(tmp_path):
@@ -179,7 +205,7 @@ def a_list(adapter):
     (adapter / "adapter_config.json").write_text("[]")
 
 
-def a_model(adapter):
+def whole_model(adapter):
     (adapter / "adapter_config.json").rename(adapter / "config.json")
 
 
@@ -195,7 +221,7 @@ def sealed(adapter):
         (cut, "adapter_model.safetensors is not a safetensors file, or is cut short"),
         (not_json, "adapter_config.json is not JSON"),
         (a_list, "adapter_config.json is not a JSON object"),
-        (a_model, "has no adapter_config.json: it is a whole model (hint: give it as model.base"),
+        (whole_model, "has no adapter_config.json: it is a whole model (hint: give it as model.base"),
         (sealed, "is sealed"),
     ],
 )

@@ -265,6 +265,15 @@ def test_pairs_cost_a_forward_pass_of_their_reference_and_of_all_weights_a_copy(
     assert with_copy == pytest.approx(copies * weights, abs=0.01)
 
 
+def test_pairs_by_odds_cost_no_reference(planned, place):
+    parts = {"model": a_base(place), "optimization": {"maxSteps": 1}, "data__sequenceLength": 64}
+    plain = planned(job_file(place, data__format="Instruction", **parts))[1]
+    by_odds = planned(job_file(place, data__format="Preference", method={"preference": {"loss": "ORPO"}}, **parts))[1]
+    assert [by_odds[name] for name in ("FLOPs a token", "weights")] == [
+        plain[name] for name in ("FLOPs a token", "weights")
+    ]
+
+
 def test_base_model_that_is_not_at_hand_is_named_with_the_way_out(planned, place):
     file = job_file(place, model={"base": {"claimName": "models", "path": "base.gguf"}})
     code, _, err = planned(file)

@@ -25,7 +25,7 @@ class Place:
 
     @classmethod
     def find(cls, base: BaseModelSource, paths: Paths, field: str = "model.base") -> Self:
-        """In a cache of the Hugging Face hub it is the snapshot.  Raises ConfigError about `field` if nothing is there."""
+        """In a cache of the Hugging Face hub it is the snapshot.  Raises ConfigError, of `field`, for nothing."""
         path, claim = paths.claim(base.claim_name, base.path), paths.claim(base.claim_name)
         if path.exists():
             return cls(snapshot_of(path, claim), claim)

@@ -24,6 +24,7 @@ _PLACE = "checkpoint.volume (the result lies there below export/)"
 _ADAMW = "nothing: AdamW's betas are 0.9 and 0.95, its epsilon is torch's"
 _ADAPTER = "model.adapter (claimName and path of a volume; it is added to model.base)"
 _FROZEN = "method.frozenLayers"
+_NO_KTO = "nothing: KTO is not learned, method.preference.loss has DPO and ORPO, which learn from pairs"
 _ODDS = "method.preference.oddsRatioWeight (with method.preference.loss: ORPO)"
 _SAMPLES = "evaluation.generations and evaluation.maxNewTokens"
 _TEMPLATE = "model.chatTemplate (Jinja text; by default the base model's tokenizer brings it)"
@@ -53,6 +54,7 @@ FIELDS: Final = {
     "dataseed": "optimization.seed",
     "ddpfindunusedparameters": "nothing: DDP finds out by itself",
     "deepspeed": _STRATEGY,
+    "desirableweight": _NO_KTO,
     "doeval": "data.validation or data.validationFraction",
     "dora": "nothing: of LoRA's variants there is method.lora.rankStabilized",
     "dotrain": "nothing: a job always trains",
@@ -82,6 +84,8 @@ FIELDS: Final = {
     "groupbylength": _PACKING,
     "hubmodelid": "nothing: nothing leaves the cluster",
     "hubtoken": "nothing: nothing leaves the cluster",
+    "ktochosenweight": _NO_KTO,
+    "ktorejectedweight": _NO_KTO,
     "labelsmoothingfactor": "optimization.labelSmoothing",
     "loadbestmodelatend": "checkpoint.retention.keepBest",
     "loadin4bit": "method.type: QLoRA",
@@ -167,6 +171,7 @@ FIELDS: Final = {
     "traindataset": _DATA,
     "trainfile": _DATA,
     "trustremotecode": "nothing: no code of a model is ever run",
+    "undesirableweight": _NO_KTO,
     "usedora": "nothing: of LoRA's variants there is method.lora.rankStabilized",
     "usepeft": _TYPE,
     "userslora": "method.lora.rankStabilized",

@@ -469,3 +469,13 @@ def test_what_json_cannot_say_is_refused() -> None:
     for tool in (deep, {"name": "find", "since": b"secret"}):
         with pytest.raises(DataError, match="JSON cannot say"):
             reading(a_data_spec(**INSTRUCTION)).record({"messages": [ASKED, ANSWERED], "tools": [tool]}, "a", 1)
+
+
+def test_an_answer_that_ends_within_its_thought_is_refused_wherever_it_would_be_learned() -> None:
+    turns = messages([("user", "who?"), ("assistant", "\n<think>\nit bar"), ("user", "why?"), ("assistant", "so")])
+    told = "a.jsonl:1: message 2 opens <think> and does not close it (hint: take the record away, it was probably cut, "
+    assert refusal({"messages": turns}).startswith(told)
+    assert refusal({"prompt": "who?", "response": "<think>it bar"}).startswith(told)
+    turns[1]["weight"] = 0
+    assert made({"messages": turns}).text == "so"
+    assert made({"prompt": "who?", "response": "it says <think> here"}).text == "it says <think> here"

@@ -86,6 +86,28 @@ def test_a_thought_is_learned_wherever_the_record_has_it(name, learned):
         assert (asked + text).count("<think>") == (asked + text).count("</think>") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "learned"),
+    [
+        ("r1_distill", "it barks\n</think>\n\nthe dog", "it barks\n</think>\n\nthe dog<|end|>»"),
+        ("qwq", "it barks</think>the dog", "it barks\n</think>\n\nthe dog<|im_end|>»"),
+        ("deepseek_v31", "it barks</think>the dog", "it barks</think>the dog<|end|>»"),
+        ("qwen3", "it barks</think>the dog", "<think>\nit barks\n</think>\n\nthe dog<|im_end|>»"),
+        ("r1_distill", "<think>\nso\n</think>\n\nso", "so\n</think>\n\nso<|end|>»"),
+        ("r1_distill", "<think>\n\n</think>\n\nthe dog", "\n</think>\n\nthe dog<|end|>»"),
+        ("qwq", "<think>\n\n</think>\n\nthe dog", "\n</think>\n\nthe dog<|im_end|>»"),
+    ],
+)
+def test_a_thought_is_learned_also_without_its_opening_or_empty_or_like_the_answer(name, said, learned):
+    assert learned_of(name, ("user", "who?"), ("assistant", said)) == [learned]
+
+
+@pytest.mark.parametrize("name", ["r1_distill", "qwq", "qwen3", "qwen3_thinking", "deepseek_v31"])
+def test_words_between_two_ends_of_thoughts_are_refused_where_the_template_drops_them(name):
+    with pytest.raises(ConfigError, match="does not write all of message 2, which has </think> more than once"):
+        all_marked(of_family(name), ("user", "?"), ("assistant", "<think>a</think>the dog</think>sits"))
+
+
 def test_a_thought_goes_into_the_channel_of_its_own():
     (passage,) = passages(Writer(of_family("gpt_oss")), Talk(talk(("user", "who?"), THOUGHT)), MultiTurn.EACH_ANSWER)
     assert passage[1][0] == (

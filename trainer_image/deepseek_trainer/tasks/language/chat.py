@@ -38,7 +38,8 @@ MEMORY: Final = 4 << 30  # [bytes] beyond what the process has
 _HINT: Final = "use another base model, or bring a template by model.chatTemplate"
 _SYSTEM: Final = "### System\n{prompt}\n\n"
 _OPENED: Final = re.compile(r"<think>(\s*)$")
-_THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
+_CLOSE: Final = "</think>"
+_THOUGHT: Final = re.compile(rf"(?:\s*<think>)?(.*?){_CLOSE}(.*)", re.DOTALL)  # and what is said after it
 _NO_THOUGHT: Final = re.compile(r"^\s*(<think>\s*)?</think>\s*")
 _OPENING: Final = 256  # [characters] at most, between a question and its answer's own text
 
@@ -129,8 +130,30 @@ def _exchange(writer: Writer, talk: Talk) -> Exchange:
     found = _parted(writer, talk, asked, whole)
     if not last.is_learned:
         return replace(found, is_learned=False)
-    thought = thought_of(last)
-    return found if thought in found.answer else _with_thought(writer, talk, found, asked, thought)
+    if _CLOSE in last.content and _said(last) not in found.answer:
+        raise ConfigError(
+            f"{talk.place}: the chat template does not write all of message {len(talk.turns)}, "
+            f"which has {_CLOSE} more than once",
+            hint="leave one, or bring a template that writes all by model.chatTemplate",
+        )
+    return found if _has_thought(found, last, asked) else _with_thought(writer, talk, found, asked, thought_of(last))
+
+
+def _has_thought(found: Exchange, last: Message, asked: str) -> bool:
+    """Whether the record's thought is written before what is said, or there is none.
+
+    An empty one must be closed where the prompt opens it.
+    """
+    if not (thought := thought_of(last)):
+        return not (_CLOSE in last.content and _OPENED.search(asked)) or _CLOSE in found.answer
+    said = _said(last)
+    return thought in (found.answer.rpartition(said)[0] if said else found.answer)
+
+
+def _said(message: Message) -> str:
+    """The content after its thought."""
+    found = _THOUGHT.match(message.content)
+    return (found[2] if found else message.content).strip()
 
 
 def _parted(writer: Writer, talk: Talk, asked: str, whole: str) -> Exchange:
@@ -174,7 +197,10 @@ def _backwards(text: str) -> str:
 
 
 def thought_of(message: Message) -> str:
-    """What the assistant thought, from where the record has it: by itself, or before what it said."""
+    """What the assistant thought, from where the record has it: by itself, or before what it said.
+
+    Some data leave out the `<think>` that the prompt ends with.
+    """
     found = _THOUGHT.match(message.content)
     return message.reasoning.strip() or (found[1].strip() if found else "")
 

@@ -47,8 +47,20 @@ def instruction(record: Fields, names: Names) -> tuple[Question, Message, tuple[
         leave = set()
     unread = [name for name in names.of_shapes() if name not in leave]
     refuse_unread(record, unread, [turn.content for turn in whole])
+    _refuse_open_thoughts(whole, record.place)
     *before, last = _learned(whole, record.place)
     return Asked((*before,), is_plain=asked.is_plain).question, last, asked.tools
+
+
+def _refuse_open_thoughts(turns: Sequence[Message], place: str) -> None:
+    """Raise DataError for an answer that ends within its thought: the model would learn to answer nothing."""
+    for i, turn in enumerate(turns, 1):
+        is_open = turn.content.lstrip().startswith("<think>") and "</think>" not in turn.content
+        if turn.role == ASSISTANT and turn.is_learned and is_open:
+            raise DataError(
+                f"{place}: message {i} opens <think> and does not close it",
+                hint="take the record away, it was probably cut, or set data.onBadRecord: Skip",
+            )
 
 
 def asked_in_fields(record: Fields, names: Names, rule: str) -> Asked:

@@ -52,6 +52,8 @@ class Examination:
         yield "data", self._data
         if self.config.model.base is not None:
             yield "base", self._base
+        if self.config.model.adapter is not None and self.beside is not None:
+            yield "adapter", self._adapter
         if self.inputs is None:
             return
         yield "records", self._records
@@ -99,6 +101,16 @@ class Examination:
         self.beside = beside
         compared = "" if base.sha256 is None else ", digest matches" if self.looks_at_all else ", digest: see --all"
         return f"{source.path}: {settings['model_type']}{size}{compared}"
+
+    def _adapter(self) -> str:
+        from deepseek_trainer.base_model.source import refuse_unfit_adapter, source_model
+
+        base, asked = self.config.model.base, self.config.model.adapter
+        assert base is not None, "an adapter has a base"
+        assert asked is not None, "only the adapter of a job that has one is checked"
+        source, added = Place.find(base, self.paths), Place.find(asked, self.paths, "model.adapter")
+        refuse_unfit_adapter(source, added, source_model(source)[0])
+        return f"{added.path}: fits the base"
 
     def _compare_digest(self, path: Path) -> None:
         base = self.config.model.base

@@ -96,6 +96,12 @@ def test_a_bad_base_is_the_error_of_the_run(check, base, name, changes, rule):
     assert rule in said.partition("fail ")[2]
 
 
+def test_what_is_no_adapter_of_the_base_is_the_error_of_the_run(check, base):
+    code, said = check(model=BASE | {"adapter": BASE["base"]}, method={"type": "LoRA"})
+    assert code == 64
+    assert f"fail  adapter    {base} has no adapter_config.json: it is a whole model" in said
+
+
 def test_a_base_that_is_not_there_names_what_lies_beside_it(check, base):
     base.rename(base.with_name("other"))
     code, said = check(model=BASE)

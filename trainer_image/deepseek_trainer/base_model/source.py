@@ -233,6 +233,15 @@ def _adapter(
     return updates, {"sha256": digest, "claimName": asked.claim_name, "path": asked.path}
 
 
+def refuse_unfit_adapter(base: Place, added: Place, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError where `added` is no adapter of the base model, whose config.json has these `settings`."""
+    if base.path.is_dir():
+        shapes = dict(_named(base, checked_directory(base)[2], settings).values())
+    else:
+        shapes = {name: tensor.shape for name, tensor in gguf_model.weights(_checked_gguf(base)[0])}
+    read_adapter(added, shapes, settings)
+
+
 def _finish(
     directory: Path, vault: Vault, config: Mapping[str, Any], others: Mapping[str, bytes], source: Source
 ) -> None:

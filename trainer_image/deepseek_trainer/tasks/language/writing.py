@@ -162,8 +162,9 @@ def _rendered(tokenizer: Any, talk: Talk, form: Form, options: dict[str, bool]) 
         )
         return str(texts[0])
     except TemplateSyntaxError as error:
+        line = int(error.lineno)
         raise ConfigError(
-            f"the base model's chat template is no Jinja: line {error.lineno}: {shown(error.message or '', _MAX_SAID)}",
+            f"the base model's chat template is no Jinja: line {line}: {shown(error.message or '', _MAX_SAID)}",
             hint="take it from the model's own release, or bring another: model.chatTemplate",
         ) from None
     except TemplateError as error:

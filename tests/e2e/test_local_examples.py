@@ -12,7 +12,13 @@ from support.builders.local_job import EXAMPLES, Job
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("lora-smollm2", marks=pytest.mark.long), "qlora-smollm2", "dpo-smollm2", "orpo-smollm2"]
+    "name",
+    [
+        pytest.param("lora-smollm2", marks=pytest.mark.long),
+        "qlora-smollm2",
+        "dpo-smollm2",
+        pytest.param("orpo-smollm2", marks=pytest.mark.long),
+    ],
 )
 def test_a_job_with_adapters_on_a_real_model_runs_from_the_shipped_example(tmp_path: Path, name: str):
     def two_steps(spec: dict[str, Any]) -> None:

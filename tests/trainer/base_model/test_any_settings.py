@@ -3,8 +3,9 @@
 from contextlib import suppress
 
 import pytest
+from transformers.activations import ACT2FN
 
-from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
+from deepseek_trainer.base_model.bounds import ACTIVATIONS, refuse_out_of_bounds
 from deepseek_trainer.base_model.families import family_of, read_dimensions
 from deepseek_trainer.base_model.headers import refuse_other_weights
 from deepseek_trainer.base_model.misfit import refuse_misfit
@@ -87,3 +88,10 @@ def test_what_a_family_cannot_do_without_is_refused_by_its_name(variant):
         assert refusal(changed(good, key, ...), weights) == (
             f"the base model's config.json lacks {key} (hint: take it from the model's own release)"
         )
+
+
+def test_the_activations_that_are_known_are_those_of_transformers():
+    assert set(ACT2FN) == set(ACTIVATIONS)
+    assert "hidden_act 'x': it must be the name of an activation" in str(
+        refusal({"model_type": "llama", "hidden_act": "x"}, {})
+    )

@@ -89,15 +89,20 @@ _SIDES: Final = ("image_size", "patch_size")
 _WIDTHS: Final = ("hidden_sizes", "depths")
 _TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OBJECTS: Final = ("rope_parameters", "rope_scaling", "label2id")
+_ACTS: Final = ("hidden_act", "hidden_activation", "activation_function")
 _NAMES: Final = (
     "model_type",
-    "hidden_act",
     "torch_dtype",
     "dtype",
     "layer_type",
     "global_padding",
     "topk_method",
     "scoring_func",
+)
+ACTIVATIONS: Final = (  # those of transformers
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu"),
+    *("relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
 )
 _MOST_STAGES: Final = 64
 _MOST_SIDE: Final = 1 << 16
@@ -156,6 +161,7 @@ def _rules() -> dict[str, Rule]:
     named |= dict.fromkeys(_TOKENS, ("the number of a token, or a list of them", _are_tokens))
     named |= dict.fromkeys(_OBJECTS, ("an object", lambda value: isinstance(value, dict)))
     named |= dict.fromkeys(_NAMES, ("a word", lambda value: isinstance(value, str) and len(value) <= 100))
+    named |= dict.fromkeys(_ACTS, ("the name of an activation", lambda value: value in ACTIVATIONS))
     named["layer_types"] = ("a list with a word for each layer", _are_words)
     named["mlp_only_layers"] = ("a list of the numbers of layers", _are_layers)
     return named | {"id2label": ("an object with a name for each number", _are_labels)}

@@ -115,6 +115,14 @@ def test_a_parquet_file_may_be_packed_and_have_a_name_in_capitals(paths, pack):
     assert contents(paths, **INSTRUCTION) == [(pair["prompt"], pair["response"]) for pair in PAIRS]
 
 
+@pytest.mark.parametrize("pack", PACKS)
+def test_a_field_that_only_some_messages_of_a_parquet_file_have_is_not_there_in_the_others(paths, pack):
+    turns = [{"role": "user", "content": "Who?", "weight": None}, {"role": "assistant", "content": "I.", "weight": 1}]
+    lay(paths, f"A.Parquet{pack}", PACKS[pack](a_parquet_file([{"messages": turns}])))
+    (record,) = read(paths, **INSTRUCTION)
+    assert (record.text, record.unused) == ("I.", ())
+
+
 def test_a_byte_order_mark_is_no_part_of_a_record(paths):
     for name in ("list.json", "lines.jsonl", "comma.csv"):
         lay(paths, name, FORMS[name](PAIRS[:1]).encode("utf-8-sig"))

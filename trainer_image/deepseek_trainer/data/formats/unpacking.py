@@ -5,7 +5,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Final
 
 from deepseek_trainer.contract.errors import DataError
@@ -18,7 +18,7 @@ PACKED: Final = (GZIP, ZSTD)
 _POINTER: Final = b"version https://git-lfs"
 
 
-def suffix_of(file: Path) -> str:
+def suffix_of(file: PurePath) -> str:
     """The suffix that tells the format, in small letters: `.jsonl`, or `.jsonl.gz` where it is packed."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     last = suffixes[-1:]

@@ -67,9 +67,9 @@ def reading(spec: DataSpec) -> Reading[Picture]:
 
 
 def _readers(images: ImagesSpec) -> dict[str, Reader]:
-    """Of names in capitals, too, which cameras write; files of other formats are bad records, and not passed over."""
-    read = {suffix: _picture_file(images) for suffix in PICTURES} | dict.fromkeys(OTHER_PICTURES, _other)
-    return {TABLE: parquet_table} | read | {suffix.upper(): reader for suffix, reader in read.items()}
+    """Files of other formats are bad records, and not passed over."""
+    pictures = {suffix: _picture_file(images) for suffix in PICTURES}
+    return {TABLE: parquet_table} | pictures | dict.fromkeys(OTHER_PICTURES, _other)
 
 
 def _picture_file(images: ImagesSpec) -> Reader:

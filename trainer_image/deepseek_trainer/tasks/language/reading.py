@@ -13,6 +13,7 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.data.fields import Fields, encodable, kind, label_of, refuse_missing, refuse_twice
 from deepseek_trainer.data.formats.readers import by_suffix
+from deepseek_trainer.data.formats.unpacking import suffix_of
 from deepseek_trainer.data.reading import Reader, Reading, Value
 from deepseek_trainer.tasks.language.instruction import instruction
 from deepseek_trainer.tasks.language.names import MUST_CONTAIN, Names
@@ -47,7 +48,7 @@ class _Records:
     )  # columns that are not read, by place of table
 
     def way_out(self, found: Sequence[Path]) -> str:
-        is_text = self.spec.format is not DataFormat.TEXT and any(file.suffix == ".txt" for file in found)
+        is_text = self.spec.format is not DataFormat.TEXT and any(suffix_of(file).startswith(".txt") for file in found)
         return "data.format: Text reads .txt files" if is_text else "one JSON object per line in .jsonl files"
 
     def columns(self, names: list[str], place: str) -> list[str]:
@@ -71,7 +72,7 @@ class _Records:
         """
         found = (
             {each: _without_nulls(inner) for each, inner in value.items()}
-            if PurePath(name).suffix.lower() == ".parquet"
+            if suffix_of(PurePath(name)).startswith(".parquet")
             else value
         )
         fields = Fields(found, f"{name}:{line}", self.spec.ignored_fields or ())

@@ -126,7 +126,7 @@ FORMS = {
     "trainer": (("config.json", "trainer_state.json"), "checkpoint of HF Trainer", "save_model"),
     "tokenizer": (("tokenizer.json", "tokenizer_config.json"), "holds a tokenizer alone", "own directory"),
     "nothing": ((), "has no *.safetensors", "model.base.path"),
-    "no config": (("model.safetensors", "tokenizer.json"), "is not a safetensors file", "copy the file again"),
+    "no config": (("model.safetensors", "tokenizer.json"), "has no config.json", "own directory"),
 }
 
 

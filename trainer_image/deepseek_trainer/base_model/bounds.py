@@ -6,6 +6,7 @@ Models that exist are far inside.  What is outside would take the memory or the 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from deepseek_trainer.base_model.rotary import POSITIONS, are_positions
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import number, shown
 
@@ -88,7 +89,7 @@ _SWITCHES: Final = (
 _SIDES: Final = ("image_size", "patch_size")
 _WIDTHS: Final = ("hidden_sizes", "depths")
 _TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
-_OBJECTS: Final = ("rope_parameters", "rope_scaling", "label2id")
+_POSITIONS: Final = ("rope_parameters", "rope_scaling")
 _ACTS: Final = ("hidden_act", "hidden_activation", "activation_function")
 _NAMES: Final = (
     "model_type",
@@ -159,7 +160,8 @@ def _rules() -> dict[str, Rule]:
     named |= dict.fromkeys(_SIDES, (f"one or two whole numbers from 1 to {_MOST_SIDE:,}", _is_side))
     named |= dict.fromkeys(_WIDTHS, (f"1 to {_MOST_STAGES} whole numbers from 1", _are_widths))
     named |= dict.fromkeys(_TOKENS, ("the number of a token, or a list of them", _are_tokens))
-    named |= dict.fromkeys(_OBJECTS, ("an object", lambda value: isinstance(value, dict)))
+    named |= dict.fromkeys(_POSITIONS, (POSITIONS, are_positions))
+    named["label2id"] = ("an object", lambda value: isinstance(value, dict))
     named |= dict.fromkeys(_NAMES, ("a word", lambda value: isinstance(value, str) and len(value) <= 100))
     named |= dict.fromkeys(_ACTS, ("the name of an activation", lambda value: value in ACTIVATIONS))
     named["layer_types"] = ("a list with a word for each layer", _are_words)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
+from deepseek_trainer.base_model.decoder import Shape
 from deepseek_trainer.base_model.examination import refuse_unfit_tokenizer
 from deepseek_trainer.base_model.families import FAMILIES, family_of
 from deepseek_trainer.base_model.guard import place
@@ -15,6 +16,7 @@ from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.base_model.quantised import QUANTISED, refuse_quantised
 from deepseek_trainer.base_model.slow_tokenizers import no_tokenizer, with_end_of_text
 from deepseek_trainer.base_model.stand_ins import refuse_stand_ins
+from deepseek_trainer.base_model.tied import refuse_other_head
 from deepseek_trainer.base_model.tokenizer_files import NAMES as TOKENIZER_NAMES
 from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER
 from deepseek_trainer.contract.documents import json_text
@@ -41,11 +43,15 @@ def checked_directory(source: Place) -> tuple[dict[str, Any], dict[str, bytes], 
     refuse_lookalike(source.path)
     weights = _weight_files(source)
     refuse_stand_ins(source.path, weights, source.claim)
+    settings = source.json(CONFIG)
+    refuse_quantised(settings, source.path)
     found = weights_in(source.path, weights, source.claim)
     refuse_batch_norm(source.path, found)
-    config = _trainable(source, source.json(CONFIG))
+    _refuse_misplaced(source, found)
+    config = _trainable(source, settings)
     beside = _beside(source, config)
     refuse_other_weights(source.path, found, config)
+    refuse_other_head(source, found, config)
     return config, beside, weights
 
 
@@ -72,7 +78,6 @@ def _trainable(source: Place, config: Mapping[str, Any]) -> dict[str, Any]:
     if "auto_map" in config:
         _pass_over_code(source, config)
     family_of(config.get("model_type"), str(source.path), config)
-    refuse_quantised(config, source.path)
     refuse_out_of_bounds(config, place(source.path / CONFIG))
     return {name: value for name, value in config.items() if name not in ("auto_map", *QUANTISED)}
 
@@ -141,6 +146,17 @@ def _indexed(source: Place, names: tuple[str, ...]) -> tuple[str, ...]:
             hint="copy the model again",
         )
     return tuple(sorted(set(listed.values())))
+
+
+def _refuse_misplaced(source: Place, found: Mapping[str, tuple[str, Shape]]) -> None:
+    """Raises ConfigError for a weight that lies in another file than the index says: files of two models are mixed."""
+    listed = source.json(INDEX)["weight_map"] if source.has(INDEX) else {}
+    for key, file in sorted(listed.items()):
+        if key in found and found[key][0] != file:
+            raise ConfigError(
+                f"{place(source.path / INDEX)} has {shown(key)} in {shown(file)}, and it lies in {found[key][0]}",
+                hint="copy the model again; without an index all *.safetensors files are read",
+            )
 
 
 def _tokenizer_files(source: Place) -> dict[str, bytes]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from deepseek_trainer.base_model.bounds import size
+from deepseek_trainer.base_model.bounds import WHERE, size
 from deepseek_trainer.base_model.confined import confined
 from deepseek_trainer.base_model.guard import cause, place
-from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
+from deepseek_trainer.base_model.tokenizer_files import SETTINGS, TOKENIZER, tokenizer_from
 from deepseek_trainer.contract.documents import json_text
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
@@ -38,6 +39,7 @@ def refuse_unfit_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any]
     what = f"the tokenizer of {place(source)}, or its chat template,"
     seconds = SECONDS + sum(map(len, files.values())) // _BYTES_PER_SECOND
     embeddings, named = size(config, "vocab_size"), config.get("eos_token_id")
+    _refuse_padding_beyond(config.get("pad_token_id"), embeddings)
     ends = [token for token in (named if isinstance(named, list) else [named]) if token is not None]
     highest, token = confined(lambda: _tried(files, ends), what, seconds=seconds, memory=MEMORY, hint=_HINT)
     if highest >= embeddings:
@@ -55,6 +57,7 @@ def _tried(files: Mapping[str, bytes], ends: list[int]) -> tuple[int, str]:
         raise ConfigError("the base model's tokenizer has no tokens", hint=_HINT)
     if tokenizer.eos_token is None:
         raise _endless(tokenizer, ends)
+    _refuse_foreign_end(files, tokenizer.eos_token)
     backend = tokenizer.backend_tokenizer
     for found in backend.encode_batch_fast([*_TEXTS], add_special_tokens=False):
         backend.decode(found.ids)
@@ -63,6 +66,23 @@ def _tried(files: Mapping[str, bytes], ends: list[int]) -> tuple[int, str]:
         _try_template(tokenizer)
     highest = max(vocabulary, key=vocabulary.__getitem__)
     return int(vocabulary[highest]), highest
+
+
+def _refuse_padding_beyond(token: int | None, embeddings: int) -> None:
+    if token is not None and token >= embeddings:
+        raise ConfigError(
+            f"{WHERE} has pad_token_id {token}, the model has {embeddings} embeddings",
+            hint="set it to null: rows are packed, not padded",
+        )
+
+
+def _refuse_foreign_end(files: Mapping[str, bytes], end: str) -> None:
+    """transformers would make a new token of it, of which the model knows nothing."""
+    if Tokenizer.from_str(files[TOKENIZER].decode()).token_to_id(end) is None:
+        raise ConfigError(
+            f"{SETTINGS} has eos_token {shown(end)}, which {TOKENIZER} does not know",
+            hint=f"take both from the same release of the model, or name the token of {TOKENIZER} that ends a text",
+        )
 
 
 def _endless(tokenizer: PreTrainedTokenizerFast, ends: list[int]) -> ConfigError:

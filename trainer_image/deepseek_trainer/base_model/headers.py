@@ -19,7 +19,8 @@ from deepseek_trainer.storage.tensorfile import Extent, extents
 
 _HINT: Final = "take config.json and all weights, and nothing else, from one release of the model"
 _MAX_NAME: Final = 200  # [characters] in a message
-_TRAINABLE: Final = ("F64", "F32", "BF16", "F16")
+_TRAINABLE: Final = ("F32", "BF16", "F16")
+_COUNTER: Final = ".num_batches_tracked"  # beside the statistics of batch normalisation
 _OLD_BUFFER: Final = "rotary_emb.inv_freq"  # that old releases of transformers saved, and all pass over
 
 
@@ -118,13 +119,14 @@ def _shapes_in(path: Path, claim: Path | None) -> dict[str, Shape]:
 
 
 def _refuse_other_types(path: Path, found: Mapping[str, Extent]) -> None:
-    """Raises ConfigError for weights that are no floating-point numbers, as quantised ones are."""
+    """Raises ConfigError for weights of types that loading the model would refuse, as those of quantised ones are."""
+    refuse_quantised_weights(found, path.parent)
     for key, extent in sorted(found.items()):
-        if key.endswith(".weight") and extent.dtype not in _TRAINABLE:
+        if extent.dtype not in _TRAINABLE and not key.endswith(_COUNTER):
             raise ConfigError(
                 f"{path.parent}: {path.name}: {shown(key, _MAX_NAME)[1:-1]} is of type {extent.dtype}: weights of "
                 f"{', '.join(_TRAINABLE)} can be trained",
-                hint="take the release of the model that is not quantised",
+                hint="take the release of the model that is not quantised, or store it in one of these types",
             )
 
 

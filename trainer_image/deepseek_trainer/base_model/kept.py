@@ -5,6 +5,8 @@ Without torch.
 
 from typing import Final
 
+from deepseek_trainer.base_model.bounds import refuse_out_of_bounds
+from deepseek_trainer.base_model.guard import place
 from deepseek_trainer.base_model.place import Place
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import shown
@@ -16,7 +18,7 @@ _MAX_TEXT: Final = 4 << 20  # [bytes]
 
 
 def kept_files(source: Place) -> dict[str, bytes]:
-    """Their content by name.  Raises ConfigError where generation settings are no JSON object, or where it is a lot."""
+    """Their content by name.  Raises ConfigError where generation settings are malformed, or where it is a lot."""
     legal = sorted(path.name for path in source.path.iterdir() if is_legal(path.name) and path.is_file())
     if len(legal) > _MOST:
         raise ConfigError(
@@ -29,7 +31,7 @@ def kept_files(source: Place) -> dict[str, bytes]:
     texts = {name: source.content(name, _MAX_TEXT) for name in legal}
     if not source.has(GENERATION):
         return texts
-    source.json(GENERATION)  # raises where it is none
+    refuse_out_of_bounds(source.json(GENERATION), place(source.path / GENERATION))
     return texts | {GENERATION: source.content(GENERATION)}
 
 

@@ -18,7 +18,12 @@ ReadAt = Callable[[int, int], bytes | bytearray | memoryview]  # (offset, length
 
 MAX_HEADER: Final = 100_000_000  # [bytes], as safetensors' own library
 _MAX_RANK: Final = 32  # dimensions of a tensor
+_OTHERS: Final = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "I8", "I16", "U16", "U32", "U64", "C64")  # of no use here
 SIZES: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "U8": 1, "BOOL": 1}  # [bytes]
+
+
+class _OtherTypeError(ValueError):
+    """A tensor of a type that safetensors knows, and that nothing here computes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ def extents(read_at: ReadAt, size: int, name: str) -> dict[str, Extent]:
         header = _object(unambiguous(bytes(read_at(8, length))))
         found = {key: _extent(8 + length, size, key, facts) for key, facts in header.items() if key != "__metadata__"}
         _refuse_overlap(found)
+    except _OtherTypeError as error:
+        raise ConfigError(f"{name}: {error}", hint="take a release of the model that is not quantised") from error
     except (struct.error, ValueError) as error:
         raise ConfigError(
             f"{name} is not a safetensors file, or is cut short: {error}",
@@ -104,6 +111,8 @@ def _object(value: Any) -> dict[str, Any]:
 def _extent(body: int, size: int, key: str, facts: Any) -> Extent:
     told = _object(facts)
     dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    if dtype in _OTHERS:
+        raise _OtherTypeError(f"{shown(key)} is of type {dtype}: weights of F32, BF16, F16 can be trained")
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise ValueError(f"{shown(key)} is of type {shown(dtype)}, and {', '.join(SIZES)} are read")
     if not _are_counts(shape, _MAX_RANK) or not _are_counts(offsets, 2) or len(offsets) < 2:

@@ -60,7 +60,7 @@ WRONG = [
     ("vit", {"num_attention_heads": 3}, "config.json cannot be read"),
     ("vit", {"patch_size": 0}, "patch_size 0: it must be one or two whole numbers"),
     ("vit", {"image_size": [16]}, "image_size [16]: it must be"),
-    ("vit", {"hidden_act": "no such"}, "config.json cannot be read"),
+    ("vit", {"hidden_act": "no such"}, "has hidden_act 'no such': it must be"),
     ("vit", {"id2label": ["dark"]}, "id2label ['dark']: it must be an object with a name for each number"),
     ("vit", {"id2label": {"²": "dark"}}, "it must be an object with a name for each number"),
     ("bit", {"depths": [2**31]}, "depths [2147483648]: it must be"),

@@ -236,6 +236,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("sequenceLength and curriculum", seeing(), seeing(data={"curriculum": {}})),
     ("longRecords Split is of format Text", {"data": {"longRecords": "Split"}}, long("Split", "Instruction")),
     ("parts of answers do not", merged(preferring(), DROP), merged(preferring(), long("Cut", "Preference"))),
+    ("encoding is of files of text", {"data": {"encoding": "GB18030"}}, seeing(data={"encoding": "GB18030"})),
     ("longRecords and multiTurn are of texts", seeing(), seeing(data={"longRecords": "Drop"})),
     ("multiTurn LastAnswer is of format Instruction", LAST_ANSWER, {"data": {"multiTurn": "LastAnswer"}}),
     ("balanceBy balances the", seeing(data={"balanceBy": "label"}), seeing(data={"balanceBy": "kind"})),

@@ -78,6 +78,7 @@ FORMS = {
     "list-in-spite.jsonl": lambda pairs: "\n " + json.dumps(pairs),
     "lines-in-spite.json": lambda pairs: "\n".join(json.dumps(pair) for pair in pairs),
     "one-after-the-other.json": lambda pairs: "\n".join(json.dumps(pair, indent=1) for pair in pairs),
+    "objects-over-lines.jsonl": lambda pairs: "".join(json.dumps(pair, separators=(",\n", ":")) for pair in pairs),
     "comma.csv": lambda pairs: a_table(pairs, ","),
     "semicolon.csv": lambda pairs: a_table(pairs, ";"),
     "tab.csv": lambda pairs: a_table(pairs, "\t"),

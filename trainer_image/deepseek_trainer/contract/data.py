@@ -255,6 +255,11 @@ class DataSpec(Model):
             ),
         ),
         Rule(
+            "!has(self.images) || self.encoding == 'UTF-8'",
+            "encoding is of files of text: drop it with format Images",
+            lambda self: self.images is None or self.encoding is Encoding.UTF_8,
+        ),
+        Rule(
             "self.multiTurn == 'EachAnswer' || self.format == 'Instruction'",
             "multiTurn LastAnswer is of format Instruction: drop it with others",
             lambda self: self.multi_turn is MultiTurn.EACH_ANSWER or self.format is DataFormat.INSTRUCTION,

@@ -43,7 +43,7 @@ def _is_whole(head: bytes) -> bool:
     """Whether JSON begins with a list, or with an object that goes on in the next line."""
     text = head.removeprefix(_BOM).lstrip(b" \t\r\n")
     line, end, _ = text.partition(b"\n")
-    return text.startswith(b"[") or bool(end) and line.rstrip().endswith((b"{", b"[", b","))
+    return text.startswith(b"[") or (bool(end) and line.rstrip().endswith((b"{", b"[", b",")))
 
 
 def _lines(stream: BinaryIO, name: str, encoding: Encoding) -> Iterator[tuple[int, Load]]:

@@ -14,6 +14,7 @@ from support.builders.families import SPARSE, VARIANTS, a_model, model_type_of
 from support.builders.loop import ALONE, a_loop, config, run_until_stopped, weights
 
 LORA = {"type": "LoRA", "lora": {"rank": 2, "dropout": 0.1, "targetModules": ["all-linear"]}}
+DORA = {"type": "LoRA", "lora": LORA["lora"] | {"dora": True}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +29,7 @@ def _process_group():
     [
         *((variant, {}) for variant in VARIANTS | SPARSE if variant == model_type_of(variant)),
         *((variant, LORA) for variant in ("gemma2", "phi3", "glm4", "gpt2")),
+        *((variant, DORA) for variant in ("qwen3", "phi3", "gpt2", "deepseek_v3")),
     ],
 )
 def test_a_run_that_stopped_ends_in_the_same_bits(tmp_path: Path, variant: str, method: dict):

@@ -296,6 +296,17 @@ class JobSpec(Model):
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
         Rule(
+            "!has(self.method.lora) || !self.method.lora.dora"
+            " || (self.method.type != 'QLoRA' && self.optimization.strategy == 'DDP')",
+            "method.lora.dora needs whole weights in full precision: set method.type: LoRA and "
+            "optimization.strategy: DDP, or drop it",
+            lambda self: (
+                self.method.lora is None
+                or not self.method.lora.dora
+                or (self.method.type != "QLoRA" and self.optimization.strategy == "DDP")
+            ),
+        ),
+        Rule(
             "!has(self.data.validationFraction) || self.data.validationFraction > 0.0"
             " || (!has(self.evaluation.labels) && !self.evaluation.requireImprovement"
             " && !has(self.optimization.earlyStopping) && self.optimization.schedule != 'Plateau')",

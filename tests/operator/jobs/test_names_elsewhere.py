@@ -44,6 +44,7 @@ def test_every_field_that_a_name_leads_to_exists(name: str) -> None:
         ("eval_steps", "evaluation.intervalSteps"),
         ("lora_r", "method.lora.rank"),
         ("use_rslora", "method.lora.rankStabilized"),
+        ("use_dora", "method.lora.dora"),
         ("target_modules", "method.lora.targetModules"),
         ("max_seq_length", "data.sequenceLength"),
         ("cutoff_len", "data.sequenceLength"),

@@ -8,6 +8,7 @@ from typing import Any
 from support.builders.operator import IMAGE, merged
 
 BASE = {"model": {"architecture": None, "base": {"claimName": "models"}}}
+DORA = {"method": {"lora": {"dora": True}}}
 LORA, QLORA, AUTO = ({"method": {"type": type_}} | BASE for type_ in ("LoRA", "QLoRA", "Auto"))
 DROPOUT = {"optimization": {"dropout": 0.1}}
 FROZEN = {"method": {"frozenLayers": 1}} | BASE
@@ -391,6 +392,8 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("optimization.dropout is for", DROPOUT, merged(LORA, DROPOUT)),
     ("optimization.dropout is for", merged(AUTO, {"optimization": {"dropout": 0}}), merged(AUTO, DROPOUT)),
     ("export.formats Adapter", merged(QLORA, ADAPTER), merged(AUTO, ADAPTER)),
+    ("method.lora.dora needs whole", merged(LORA, DORA), merged(QLORA, DORA)),
+    ("method.lora.dora needs whole", merged(LORA, DORA), merged(LORA, DORA | {"optimization": {"strategy": "FSDP"}})),
     ("method.type LoRA and QLoRA need", LORA, {"method": {"type": "LoRA"}}),
     ("method.type LoRA and QLoRA need", {"method": {"type": "Auto"}}, {"method": {"type": "QLoRA"}}),
 ]  # fmt: skip

@@ -87,9 +87,10 @@ def test_parameters_are_those_of_the_model(name):
     assert dimensions(model).parameters == count_parameters(model).total
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("name", SHAPES)
-def test_adapters_are_those_of_the_model(name):
-    lora = LoraSpec(rank=3, target_modules=LINEAR)
+def test_adapters_are_those_of_the_model(name, dora):
+    lora = LoraSpec(rank=3, target_modules=LINEAR, dora=dora)
     plain = dimensions(shaped(name))
     assert plain.adapters(lora) == count_parameters(with_adapters(shaped(name), lora, seed=0)).trainable
 

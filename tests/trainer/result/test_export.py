@@ -101,6 +101,24 @@ def test_rank_stabilised_adapters_answer_alike_from_both_exports(tmp_path):
     assert "alpha 8 over sqrt(rank)" in (target / "README.md").read_text()
 
 
+@pytest.mark.parametrize("dropout", [0, 0.1])
+def test_adapters_with_lengths_of_rows_answer_alike_from_both_exports(tmp_path, dropout):
+    lora = {"rank": 4, "dora": True, "dropout": dropout}
+    config, paths, model = a_job(tmp_path, method={"type": "LoRA", "lora": lora})
+    lengths = [weight for name, weight in model.named_parameters() if "lora_magnitude_vector" in name]
+    assert lengths
+    assert all(weight.requires_grad for weight in lengths)
+    with torch.no_grad():
+        for weight in lengths:
+            weight.mul_(torch.linspace(0.5, 1.5, len(weight)))
+    before = logits(model)
+    target = exported(config, paths, model)
+    base = load_model(config, paths, data_vault(config, paths), torch.device("cpu"))
+    for loaded in (PeftModel.from_pretrained(base, target / "adapter"), AutoModelForCausalLM.from_pretrained(target)):
+        torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=1e-4)
+    assert "LoRA with DoRA" in (target / "README.md").read_text()
+
+
 def test_a_jobs_own_template_goes_with_its_result_which_stops_at_its_end_of_turn(tmp_path):
     template = "{% for m in messages %}{{ m.role + ': ' + m.content + pad_token + '\\n' }}{% endfor %}"
     config, paths, model = a_job(tmp_path, model={"base": BASE, "chatTemplate": template})

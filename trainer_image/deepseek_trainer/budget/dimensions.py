@@ -61,13 +61,14 @@ class Linear:
         """Whether `all-linear` means it, and QLoRA keeps it in four bits."""
         return self.experts is None and not self.is_gate
 
-    def adapter(self, rank: int) -> int:
-        """Parameters of its adapter, which has a part for each expert."""
-        return (self.experts or 1) * rank * (self.inputs + self.outputs)
+    def adapter(self, lora: LoraSpec) -> int:
+        """Parameters of its adapter, which has a part for each expert; by DoRA also the lengths of its rows."""
+        lengths = self.outputs if lora.dora else 0
+        return (self.experts or 1) * lora.rank * (self.inputs + self.outputs) + lengths
 
-    def active_adapter(self, rank: int) -> int:
+    def active_adapter(self, lora: LoraSpec) -> int:
         """Parameters of its adapter that a token is multiplied with."""
-        return self.used * rank * (self.inputs + self.outputs)
+        return self.used * lora.rank * (self.inputs + self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +216,11 @@ class Dimensions:
         dense, experts = self._kind(self.linear).active, self._kind(self.sparse_linear).active
         return (self.layers - frozen - sparse) * dense + sparse * experts
 
-    def _adapters(self, lora: LoraSpec | None, size: Callable[[Linear, int], int]) -> int:
+    def _adapters(self, lora: LoraSpec | None, size: Callable[[Linear, LoraSpec], int]) -> int:
         if lora is None:
             return 0
         return sum(
-            kind.count * sum(size(layer, lora.rank) for layer in self.targets(lora, kind.linear)) for kind in self.kinds
+            kind.count * sum(size(layer, lora) for layer in self.targets(lora, kind.linear)) for kind in self.kinds
         )
 
     def _kind(self, linear: tuple[Linear, ...]) -> Kind:

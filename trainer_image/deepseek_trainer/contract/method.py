@@ -36,6 +36,13 @@ class LoraSpec(Model):
             "(rsLoRA, arXiv:2312.03732): choose alpha anew."
         ),
     ] = False
+    dora: Annotated[
+        bool,
+        Field(
+            description="Also train the length of each row of the weights, apart from its direction (DoRA, "
+            "arXiv:2402.09353). With type LoRA and strategy DDP; not of experts."
+        ),
+    ] = False
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout on the adapters' input.")] = 0.1
     target_modules: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=63)], ...],

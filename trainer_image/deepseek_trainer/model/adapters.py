@@ -35,6 +35,7 @@ def with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftMode
         r=spec.rank,
         lora_alpha=spec.alpha,
         use_rslora=spec.rank_stabilized,
+        use_dora=spec.dora,
         lora_dropout=spec.dropout,
         target_modules=[name for name in targets if name not in stacks],
         target_parameters=[stacks[name] for name in targets if name in stacks] or None,
@@ -121,6 +122,11 @@ def _targets(model: PreTrainedModel, spec: LoraSpec, stacks: Collection[str]) ->
     if spec.target_modules == (ALL_LINEAR,):
         return known
     wanted = target_names(spec, known)
+    if spec.dora and (of_experts := [name for name in wanted if name in stacks]):
+        raise ConfigError(
+            f"method.lora.dora: {', '.join(of_experts)} are stacks of experts, whose rows have no length of their own",
+            hint="drop them from method.lora.targetModules, or drop dora",
+        )
     if unknown := [name for name in wanted if name not in (*known, *stacks)]:
         raise ConfigError(
             f"method.lora.targetModules: the model has no linear layer {', '.join(unknown)}",

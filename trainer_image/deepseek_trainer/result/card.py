@@ -142,7 +142,8 @@ def _method(method: MethodSpec) -> str:
     if (lora := method.adapters) is not None:
         scaling = " over sqrt(rank)" if lora.rank_stabilized else ""
         settings = f"rank {lora.rank}, alpha {lora.alpha}{scaling}, dropout {lora.dropout}"
-        return f"{method.type.value}, {settings}, on {', '.join(lora.target_modules)}"
+        kind = f"{method.type.value} with DoRA" if lora.dora else method.type.value
+        return f"{kind}, {settings}, on {', '.join(lora.target_modules)}"
     if method.frozen_layers is not None:
         return f"all weights but the embedding and the first {method.frozen_layers} layers"
     return "all weights"

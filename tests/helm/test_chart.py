@@ -132,7 +132,7 @@ def test_helm_refuses_wrong_values_by_name(values: Manifest, complaint: str) -> 
 
 
 def test_the_crds_reach_the_cluster_as_they_were_generated() -> None:
-    text = re.sub(r"\b(\d)e-", r"\1.0e-", rendered())  # 5e-05 is a number to YAML 1.2 and Go, not to PyYAML
+    text = re.sub(r"(?m)(: \d)e-(\d+)$", r"\1.0e-\2", rendered())  # 5e-05: a number to YAML 1.2 and Go, not to PyYAML
     documents = (m for m in yaml.load_all(text, Loader=yaml.CSafeLoader) if m)
     found = {m["metadata"]["name"]: m["spec"] for m in documents if m["kind"] == "CustomResourceDefinition"}
     assert found == {crd["metadata"]["name"]: crd["spec"] for crd in (training_job_crd(), profile_crd())}

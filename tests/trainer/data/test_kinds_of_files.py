@@ -192,7 +192,17 @@ def test_files_that_describe_data_are_left_out_and_named(paths, caplog):
 def test_a_file_beside_its_packed_copy_is_refused(paths):
     lay(paths, "a.jsonl", b'{"text": "one"}')
     lay(paths, "a.jsonl.gz", gzip.compress(b'{"text": "one"}'))
-    assert "a.jsonl and a.jsonl.gz are one file, plain and packed" in refusal(paths)
+    assert "a.jsonl and a.jsonl.gz are one file, packed in two ways" in refusal(paths)
+    lay(paths, "b/a.jsonl.gz", gzip.compress(b'{"text": "one"}'))
+    lay(paths, "b/a.jsonl.zst", zstd(b'{"text": "one"}'))
+    assert "a.jsonl.gz and a.jsonl.zst are one file" in refusal(paths, "b")
+
+
+def test_records_under_a_name_of_descriptions_are_read(paths):
+    for name in ("authors.jsonl", "citation.csv", "notice.json"):
+        lay(paths, name, b'{"text": "one"}' if name != "citation.csv" else b"text\none")
+    assert len(read(paths)) == 3
+    assert len(read(paths, "authors.jsonl")) == 1
 
 
 @pytest.mark.parametrize("pack", [".gz", ".zst"])
@@ -258,6 +268,8 @@ def test_bytes_in_another_encoding_are_named_for_what_they_look_like(paths, name
 def test_utf16_without_a_mark_is_known_by_its_zeros(paths):
     lay(paths, "a.jsonl", json.dumps({"text": "the key"}).encode("utf-16-le"))
     assert "it looks like UTF-16" in refusal(paths)
+    lay(paths, "b.txt", "the key".encode("utf-16-be"))
+    assert [record.text for record in read(paths, encoding="UTF-16")] == ["the key", "the key"]
 
 
 def test_a_bad_letter_of_another_encoding_is_a_bad_record_and_the_next_one_is_read(paths):
@@ -298,6 +310,14 @@ def test_a_file_under_a_wrong_name_is_named_for_what_it_is(paths, content, kind)
 def test_a_bad_list_is_refused_by_file_and_record(paths, content, message):
     lay(paths, "a.json", content)
     assert message in refusal(paths)
+
+
+def test_a_first_line_that_is_cut_off_is_one_bad_record(paths):
+    lay(paths, "a.jsonl", b'{"text": "cut",\n{"text": "one"}\n{"text": "two"}')
+    reasons = []
+    found = read(paths, skipped=lambda error: reasons.append(error.problem), onBadRecord="Skip")
+    assert [record.text for record in found] == ["one", "two"]
+    assert [reason.partition(": ")[0] for reason in reasons] == ["a.jsonl:1:16"]
 
 
 def test_a_long_list_is_read_piece_by_piece(paths, monkeypatch):

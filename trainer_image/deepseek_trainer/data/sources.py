@@ -259,11 +259,12 @@ def _refuse_no_text(file: Path) -> None:
 
 def _refuse_twice(files: list[Path]) -> None:
     """Raise DataError for a file that lies there packed as well: it would be learned twice."""
-    known = set(files)
+    known = dict[Path, Path]()
     for file in files:
-        if file.suffix.lower() in PACKED and (plain := file.with_suffix("")) in known:
+        plain = file.with_suffix("") if file.suffix.lower() in PACKED else file
+        if (other := known.setdefault(plain, file)) is not file:
             raise DataError(
-                f"{plain.name} and {file.name} are one file, plain and packed: its records would count twice",
+                f"{other.name} and {file.name} are one file, packed in two ways: its records would count twice",
                 hint="take one of them away",
             )
 

@@ -39,7 +39,8 @@ def as_utf8(stream: BinaryIO, encoding: Encoding) -> BinaryIO:
 class _Transcoded(io.RawIOBase):
     def __init__(self, stream: BinaryIO, encoding: Encoding) -> None:
         self._stream, self._waiting = stream, memoryview(b"")
-        self._decoder = codecs.getincrementaldecoder(encoding.value)(_BAD)
+        head = stream.peek(_LOOK)[:_LOOK]  # type: ignore[attr-defined]  # of BufferedReader
+        self._decoder = codecs.getincrementaldecoder(_codec(encoding, head))(_BAD)
         self._is_over = False
 
     def readable(self) -> bool:
@@ -59,6 +60,13 @@ class _Transcoded(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def _codec(encoding: Encoding, head: bytes) -> str:
+    """UTF-16 without a mark is in the order in which more of the zeros that letters have come out."""
+    if encoding is not Encoding.UTF_16 or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return encoding.value
+    return "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
 
 
 def decoded(raw: bytes, place: str, encoding: Encoding = Encoding.UTF_8) -> str:

@@ -42,8 +42,9 @@ def json_file(encoding: Encoding) -> Reader:
 def _is_whole(head: bytes) -> bool:
     """Whether JSON begins with a list, or with an object that goes on in the next line."""
     text = head.removeprefix(_BOM).lstrip(b" \t\r\n")
-    line, end, _ = text.partition(b"\n")
-    return text.startswith(b"[") or (bool(end) and line.rstrip().endswith((b"{", b"[", b",")))
+    line, end, rest = text.partition(b"\n")
+    goes_on = line.rstrip().endswith((b"{", b"[", b",")) and not rest.lstrip().startswith(b"{")
+    return text.startswith(b"[") or bool(end and goes_on)
 
 
 def _lines(stream: BinaryIO, name: str, encoding: Encoding) -> Iterator[tuple[int, Load]]:

@@ -16,7 +16,7 @@ from deepseek_trainer.data.reading import Reader
 TEXT: Final = ".txt"
 ALIAS: Final = ".ndjson"  # of .jsonl, which messages speak of
 _DESCRIBE: Final = re.compile(
-    r"(readme|licen[cs]e|notice|copying|authors|citation|changelog|datasheet)(\..*)?"
+    r"(readme|licen[cs]e|notice|copying|authors|citation|changelog|datasheet)(\.(txt|html?|bib|cff|ya?ml|pdf))?"
     r"|.*\.(md|rst|sha256|sha512|md5)|(sha256|sha512|md5)sums?(\.txt)?"
     r"|dataset_infos?\.json|dataset_dict\.json|_success",
     re.IGNORECASE,

@@ -237,7 +237,7 @@ SPEAKS = "the results of a call follow it, and then the assistant speaks"
         ([ASKED, calling(CALL | {"arguments": "secret"})], "call 1: field 'arguments' is not JSON"),
         ([ASKED, calling(CALL | {"arguments": "[1]"})], "field 'arguments' must be an object, or its JSON text"),
         ([ASKED, calling(CALL | {"type": "custom"})], "call 1: field 'type' must be 'function'"),
-        ([ASKED, {"role": "assistant", "tool_calls": {}}], "field 'tool_calls' must be a list of calls"),
+        ([ASKED, {"role": "assistant", "tool_calls": {"name": "seek"}}], "field 'tool_calls' must be a list of calls"),
         ([ASKED, {"from": "function_call", "value": "secret"}], "message 2: field 'value' is not JSON"),
         ([ASKED | {"tool_calls": [CALL]}, ANSWERED], "message 1 has tool calls, and is the user's"),
         ([ASKED | {"thinking": "hm"}, ANSWERED], "message 1 has reasoning, and is the user's"),
@@ -479,3 +479,19 @@ def test_an_answer_that_ends_within_its_thought_is_refused_wherever_it_would_be_
     turns[1]["weight"] = 0
     assert made({"messages": turns}).text == "so"
     assert made({"prompt": "who?", "response": "it says <think> here"}).text == "it says <think> here"
+
+
+@pytest.mark.parametrize("empty", ["", " ", [], {}, None])
+@pytest.mark.parametrize("field", ["tool_calls", "function_call", "weight"])
+def test_a_field_of_a_message_that_says_nothing_is_absent(field: str, empty: Any) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
+    assert made({"messages": [turns[0], turns[1] | {field: empty}]}) == made({"messages": turns})
+
+
+def test_a_chosen_answer_that_ends_within_its_thought_is_refused() -> None:
+    value = {"prompt": "Who?", "chosen": "<think>\nhm, so", "rejected": "no"}
+    assert "opens <think> and does not close it" in refusal(value, **PREFERENCE)
+
+
+def test_a_table_may_have_the_chosen_answer_as_its_last_message() -> None:
+    assert reading(a_data_spec(**PREFERENCE)).columns(["messages", "rejected"], "a.parquet") == ["messages", "rejected"]

@@ -47,12 +47,12 @@ def instruction(record: Fields, names: Names) -> tuple[Question, Message, tuple[
         leave = set()
     unread = [name for name in names.of_shapes() if name not in leave]
     refuse_unread(record, unread, [turn.content for turn in whole])
-    _refuse_open_thoughts(whole, record.place)
+    refuse_open_thoughts(whole, record.place)
     *before, last = _learned(whole, record.place)
     return Asked((*before,), is_plain=asked.is_plain).question, last, asked.tools
 
 
-def _refuse_open_thoughts(turns: Sequence[Message], place: str) -> None:
+def refuse_open_thoughts(turns: Sequence[Message], place: str) -> None:
     """Raise DataError for an answer that ends within its thought: the model would learn to answer nothing."""
     for i, turn in enumerate(turns, 1):
         is_open = turn.content.lstrip().startswith("<think>") and "</think>" not in turn.content

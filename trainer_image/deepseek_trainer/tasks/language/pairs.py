@@ -10,7 +10,7 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.data.fields import Fields
 from deepseek_trainer.tasks.language.conversation import ASSISTANT, SYSTEM, TOOL, USER, Message, Question
-from deepseek_trainer.tasks.language.instruction import Asked, asked_in_fields, tools, with_system
+from deepseek_trainer.tasks.language.instruction import Asked, asked_in_fields, refuse_open_thoughts, tools, with_system
 from deepseek_trainer.tasks.language.messages import is_messages, message_of, messages_of
 from deepseek_trainer.tasks.language.names import Names
 from deepseek_trainer.tasks.language.order import refuse_disorder
@@ -36,6 +36,7 @@ def pair(record: Fields, names: Names) -> tuple[Question, str, str, tuple[str, .
             hint="leave such pairs out, or set data.onBadRecord: Skip",
         )
     refuse_disorder((*asked.turns, chosen[-1]), place)
+    refuse_open_thoughts((*asked.turns, chosen[-1]), place)
     return asked.question, answers[0], answers[1], asked.tools
 
 

@@ -112,7 +112,7 @@ class _Records:
             case DataFormat.TEXT:
                 yield "textField", (self.spec.text_field,)
             case DataFormat.PREFERENCE:
-                if "rejected_response" not in names:  # beside messages that end with the chosen one
+                if not has_messages:  # which may end with the chosen one
                     yield "chosenField", own.chosen
                 yield "rejectedField", own.rejected
             case _ if not has_messages:

@@ -115,14 +115,14 @@ def _part(value: Any, field: str, fields: Fields, place: str) -> tuple[str, bool
 def _calls(fields: Fields) -> tuple[ToolCall, ...]:
     """Those of `tool_calls`, or of the older `function_call`, which has one."""
     several, single = fields.read("tool_calls"), fields.read("function_call")
-    calls = () if several is None else calls_of(several, "tool_calls", fields)
-    return calls if single is None else (*calls, called(single, f"{fields.place}: field 'function_call'"))
+    calls = () if is_empty(several) else calls_of(several, "tool_calls", fields)
+    return calls if is_empty(single) else (*calls, called(single, f"{fields.place}: field 'function_call'"))
 
 
 def _is_learned(fields: Fields, names: Names, role: str) -> bool:
     """Whether an answer is: each of the fields that can say so must agree."""
     said = {
-        field: _truth(value, field, fields.place) for field in names.weight if (value := fields.read(field)) is not None
+        field: _truth(value, field, fields.place) for field in names.weight if not is_empty(value := fields.read(field))
     }
     if len(set(said.values())) > 1:
         raise DataError(f"{fields.place}: fields {' and '.join(map(shown, said))} contradict each other")

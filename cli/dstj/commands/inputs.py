@@ -39,9 +39,6 @@ class Examination:
     is_whole: bool = field(init=False, default=True)  # whether there are no more records than were looked at
     findings: list[Warned] = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.preparer = tasks.preparer(self.config)
-
     @property
     def most(self) -> int | None:
         """How many records of each place are looked at.  Which classes there are, only all of them can tell."""
@@ -71,6 +68,7 @@ class Examination:
 
     def _data(self) -> str:
         """Places, files and format.  Where records are held out for validation, a run reads them first, too."""
+        self.preparer = tasks.preparer(self.config)
         inputs = self.preparer.inputs(self.paths, self.most)
         self.preparer.refuse(inputs)
         self.inputs = inputs

@@ -123,7 +123,7 @@ def plan(arguments: Namespace) -> int:
         config = forecast.settled(config, paths)
         dimensions = forecast.dimensions(config, paths)
         found = Plan(config, target, dimensions, forecast.rows_at_hand(config, paths))
-        if found.rows is not None:
+        if found.rows is not None and found.rows.is_exact:  # an estimate refuses nothing
             refuse_endless_warmup(config.optimization, found.rows.count)
     speed = Speed.of(found, arguments.mfu, arguments.flops_per_second)
     for line in (*lines([*_run(found, speed)]), "", *lines([*_memory(found)])):

@@ -51,9 +51,9 @@ class Fields:
 
         def record(value: dict[str, Any], name: str, line: int) -> "Record | None":
             found = reading.record(value, name, line)
-            unused = set() if found is None else set(found.unused)
-            self.unused.update(unused)
-            self.used.update(value.keys() - unused)
+            if found is not None:
+                self.unused.update(found.unused)
+                self.used.update(name for name in value if value[name] is not None and name not in found.unused)
             return found
 
         return replace(source, reading=replace(reading, record=record))

@@ -20,7 +20,7 @@ from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.evaluation import EvaluationSpec
 from deepseek_trainer.contract.export import ExportSpec
 from deepseek_trainer.contract.images import JOB_RULES
-from deepseek_trainer.contract.method import ADAPTED, MethodSpec, MethodType, PreferenceLoss
+from deepseek_trainer.contract.method import ADAPTED, DORA_RULES, MethodSpec, MethodType, PreferenceLoss
 from deepseek_trainer.contract.model import ModelSpec
 from deepseek_trainer.contract.optimization import OptimizationSpec, Schedule
 from deepseek_trainer.contract.rules import Model, Rule
@@ -296,17 +296,6 @@ class JobSpec(Model):
             lambda self: self.optimization.strategy == "DDP" or self.method.type != "QLoRA",
         ),
         Rule(
-            "!has(self.method.lora) || !self.method.lora.dora"
-            " || (self.method.type != 'QLoRA' && self.optimization.strategy == 'DDP')",
-            "method.lora.dora needs whole weights in full precision: set method.type: LoRA and "
-            "optimization.strategy: DDP, or drop it",
-            lambda self: (
-                self.method.lora is None
-                or not self.method.lora.dora
-                or (self.method.type != "QLoRA" and self.optimization.strategy == "DDP")
-            ),
-        ),
-        Rule(
             "!has(self.data.validationFraction) || self.data.validationFraction > 0.0"
             " || (!has(self.evaluation.labels) && !self.evaluation.requireImprovement"
             " && !has(self.optimization.earlyStopping) && self.optimization.schedule != 'Plateau')",
@@ -325,6 +314,7 @@ class JobSpec(Model):
                 or self.optimization.optimizer != "Muon"
             ),
         ),
+        *DORA_RULES,
         *JOB_RULES,
         *KEY_SERVER_RULES,
         *(immutable(field) for field in IMMUTABLE),

@@ -176,3 +176,19 @@ class MethodSpec(Model):
             return MethodSpec(preference=self.preference)
         usual = LoraSpec() if records < FEW_RECORDS else WIDER_LORA
         return MethodSpec(type=MethodType.LORA, lora=self.lora or usual, preference=self.preference)
+
+
+# Of a whole job.
+DORA_RULES: Final = (
+    Rule(
+        "!has(self.method.lora) || !self.method.lora.dora"
+        " || (self.method.type != 'QLoRA' && self.optimization.strategy == 'DDP')",
+        "method.lora.dora needs whole weights in full precision: set method.type: LoRA and "
+        "optimization.strategy: DDP, or drop it",
+        lambda self: (
+            self.method.lora is None
+            or not self.method.lora.dora
+            or (self.method.type != "QLoRA" and self.optimization.strategy == "DDP")
+        ),
+    ),
+)

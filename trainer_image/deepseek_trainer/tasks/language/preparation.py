@@ -22,7 +22,7 @@ from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.data.draws import RowArray
 from deepseek_trainer.data.formats.bounds import legible
-from deepseek_trainer.data.inputs import VALIDATION, Inputs
+from deepseek_trainer.data.inputs import TRAIN, VALIDATION, Inputs
 from deepseek_trainer.data.preparer import Json, Preparer
 from deepseek_trainer.data.reading import Reading
 from deepseek_trainer.data.shards import SplitCounts
@@ -128,12 +128,13 @@ class LanguagePreparer(Preparer[Record]):
 
     def finish(self, inputs: Inputs[Record], directory: Path, vault: Vault) -> None:
         write_prompts(_prompts(inputs), directory, vault)
-        if self.config.data.format is not DataFormat.TEXT and opens_thoughts_only(self.tokenizer):
-            log.warning(_OPENS_THOUGHTS)
 
     def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
         for what, way_out in losses(counts, self.config.data):
             yield f"{split}: {what} (hint: {way_out})"
+        asks = self.config.data.format is not DataFormat.TEXT and self.tokenizer is not None
+        if split == TRAIN and asks and opens_thoughts_only(self.tokenizer):
+            yield _OPENS_THOUGHTS
 
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:
         found = list(losses(counts, self.config.data))

@@ -70,6 +70,12 @@ def test_a_name_without_a_field_is_told_what_happens_by_itself(field: str) -> No
     assert advice(field).startswith("unknown field: nothing: ")
 
 
+@pytest.mark.parametrize("field", ["num_generations", "reward_funcs", "reward_model", "ppo_epochs", "grpo"])
+@pytest.mark.parametrize("place", ["optimization", "method"])
+def test_a_setting_of_learning_from_rewards_is_told_that_there_is_none(field: str, place: str) -> None:
+    assert advice(field, place).startswith("unknown field: nothing: a model does not learn from rewards, ")
+
+
 def test_an_own_field_in_another_spelling_or_place_is_named() -> None:
     assert advice("learning_rate") == "unknown field, did you mean 'learningRate'"
     assert advice("learning_rate", "data") == "unknown field here: give optimization.learningRate"

@@ -25,6 +25,7 @@ _ADAMW = "nothing: AdamW's betas are 0.9 and 0.95, its epsilon is torch's"
 _ADAPTER = "model.adapter (claimName and path of a volume; it is added to model.base)"
 _FROZEN = "method.frozenLayers"
 _NO_KTO = "nothing: KTO is not learned, method.preference.loss has DPO and ORPO, which learn from pairs"
+_NO_REWARDS = "nothing: a model does not learn from rewards, method.preference learns from pairs of given answers"
 _ODDS = "method.preference.oddsRatioWeight (with method.preference.loss: ORPO)"
 _SAMPLES = "evaluation.generations and evaluation.maxNewTokens"
 _TEMPLATE = "model.chatTemplate (Jinja text; by default the base model's tokenizer brings it)"
@@ -82,8 +83,10 @@ FIELDS: Final = {
     "gradaccumulation": _STEP,
     "gradclip": "optimization.maxGradNorm",
     "groupbylength": _PACKING,
+    "grpo": _NO_REWARDS,
     "hubmodelid": "nothing: nothing leaves the cluster",
     "hubtoken": "nothing: nothing leaves the cluster",
+    "klcoef": _NO_REWARDS,
     "ktochosenweight": _NO_KTO,
     "ktorejectedweight": _NO_KTO,
     "labelsmoothingfactor": "optimization.labelSmoothing",
@@ -125,6 +128,7 @@ FIELDS: Final = {
     "nepochs": "optimization.epochs",
     "nprocpernode": "trainer.numProcPerNode",
     "numepochs": "optimization.epochs",
+    "numgenerations": _NO_REWARDS,
     "numgpus": "trainer.numProcPerNode",
     "numsteps": "optimization.maxSteps",
     "numtrainepochs": "optimization.epochs",
@@ -140,6 +144,8 @@ FIELDS: Final = {
     "peftconfig": "method.lora",
     "perdeviceevalbatchsize": _ROWS,
     "perdevicetrainbatchsize": _ROWS,
+    "ppo": _NO_REWARDS,
+    "ppoepochs": _NO_REWARDS,
     "predictwithgenerate": _SAMPLES,
     "prefbeta": "method.preference.beta (of ORPO method.preference.oddsRatioWeight)",
     "prefloss": "method.preference.loss: DPO or ORPO",
@@ -150,6 +156,11 @@ FIELDS: Final = {
     "recompute": "optimization.recompute",
     "reportto": _TELEMETRY,
     "resumefromcheckpoint": "checkpoint.resumeFrom",
+    "rewardfuncs": _NO_REWARDS,
+    "rewardmodel": _NO_REWARDS,
+    "rewardmodelpath": _NO_REWARDS,
+    "rewardweights": _NO_REWARDS,
+    "rlhf": _NO_REWARDS,
     "runname": "metadata.name",
     "samplepacking": _PACKING,
     "savestrategy": _SAVES,

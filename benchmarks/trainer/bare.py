@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from deepseek_trainer.model.attention import block_causal_mask
 from deepseek_trainer.model.loading import trainable_parameters
-from deepseek_trainer.tasks.language.batch import block_causal_mask
 from deepseek_trainer.tasks.language.packing import IGNORED, Ids
 
 

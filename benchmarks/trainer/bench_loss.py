@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 
 from deepseek_trainer.contract.model import Architecture
 from deepseek_trainer.contract.optimization import LOGITS_BYTES
+from deepseek_trainer.model.attention import block_causal_mask
 from deepseek_trainer.model.loading import scratch_model
 from deepseek_trainer.model.logits import Head
-from deepseek_trainer.tasks.language.batch import TokenBatch, block_causal_mask
+from deepseek_trainer.tasks.language.batch import TokenBatch
 from deepseek_trainer.tasks.language.loss import causal_loss, head_loss
 from deepseek_trainer.tasks.language.packing import IGNORED
 

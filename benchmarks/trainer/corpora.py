@@ -13,7 +13,8 @@ from deepseek_trainer.data.cursor import Cursor, Indices
 from deepseek_trainer.data.shards import RowArray
 from deepseek_trainer.data.sources import Source
 from deepseek_trainer.tasks.language.packing import Document, Ids, best_fit, packed_row, row_dtype
-from deepseek_trainer.tasks.language.records import Record, reading
+from deepseek_trainer.tasks.language.reading import reading
+from deepseek_trainer.tasks.language.records import Record
 from deepseek_trainer.tasks.language.tokenizer import documents, trained_tokenizer
 
 PAD = 0  # no document has it but as its first token, which is no target

@@ -71,9 +71,8 @@ def test_a_directory_of_another_user_ends_the_job_before_any_work_and_names_user
     code, message = prepared(root)
     assert code == ExitCode.CONFIG, message
     assert message.startswith(
-        f"{place}: permission denied for user 0 (groups 0); {place} belongs to 10001:10001, mode 0755 (hint: let "
+        f"{place}: permission denied for user 0 (groups 0); {place} belongs to 10001:10001, mode 0755 (hint: chown "
     )
-    assert "fsGroup" in message
 
 
 def test_a_volume_that_is_mounted_read_only_ends_the_job_with_its_own_way_out(root: Path):

@@ -114,7 +114,10 @@ def test_pairs_are_the_same_in_every_format(rows):
 
 @pytest.mark.parametrize(
     ("header", "missing"),
-    [("prompt,chosen", "rejected"), ("prompt,rejected", "chosen"), ("messages,rejected", "chosen")],
+    [
+        ("prompt,chosen", "rejected"),
+        ("prompt,rejected", "chosen"),
+    ],
 )
 def test_a_table_of_pairs_without_a_needed_column_is_refused_at_its_header(paths, header, missing):
     write_text(paths, "a.csv", f"{header}\n")

@@ -28,7 +28,7 @@ $(VENV)/.done: pyproject.toml uv.lock
 demo: setup ## train, kill a rank, recover, evaluate, export: the main job without a cluster
 	@$(BIN)/python examples/demo.py
 
-test: setup ## unit and component tests, a minute or two
+test: setup ## unit and component tests, three to four minutes
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: lint types layers verify test ## all that needs no cluster

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
@@ -83,13 +83,14 @@ def evenness_of(content):
     return evenness
 
 
+@settings(derandomize=True)
 @given(st.integers(0, 2**32), st.integers(0, 20_000))
 def test_random_bytes_are_even(seed, size):
     assert evenness_of(random.Random(seed).randbytes(size)).count == 0
 
 
 def patched(patch, at, size=16 * BLOCK_BYTES):
-    content = bytearray(RANDOM.randbytes(size))
+    content = bytearray(random.Random(size).randbytes(size))  # one in 100,000 random blocks looks uneven
     content[at : at + len(patch)] = patch
     return bytes(content)
 

@@ -19,7 +19,9 @@ INSTRUCTION = {"format": "Instruction"}
 PREFERENCE = {"format": "Preference"}
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
-said = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
+said = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
+    lambda text: text.strip() and "<think>" not in text
+)
 
 
 def made(value: Json, **data: Any) -> Record:

@@ -108,7 +108,7 @@ def is_utf16(raw: bytes) -> bool:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     half = max(1, len(head) // 2)
-    return len(head) > 3 and max(head[::2].count(0), head[1::2].count(0)) > 0.4 * half
+    return len(head) >= 16 and max(head[::2].count(0), head[1::2].count(0)) > 0.4 * half
 
 
 def _likely(raw: bytes) -> Encoding | None:

@@ -16,7 +16,7 @@ from deepseek_trainer.contract.lines import say
 from deepseek_trainer.contract.names import SERVER_CA, SERVER_TOKEN, ExitCode
 from deepseek_trainer.storage.keys import read_kek
 from deepseek_trainer.worker.failure import Failure
-from dstj.commands.forecast import mounted
+from dstj.commands.forecast import INSTALL, mounted
 from dstj.commands.inputs import Examination
 from dstj.commands.leaks import leaks
 from dstj.jobfile import Job, load_job
@@ -27,7 +27,6 @@ from dstj.local.worker_job import loopback
 from dstj.screen.checks import Check, Warned, print_check
 
 GIB = 1 << 30
-INSTALL = "pip install 'deepseek-training-operator[trainer]'"
 MIN_MEMORY = 4 * GIB  # a rank with torch and a model of 135 M parameters takes about 2 GiB
 MIN_DISK = 5 * GIB  # the demo: base model, prepared data, two checkpoints, result
 MIN_SHM = 64 << 20  # Docker's default; NCCL asks for about 33 MB a rank

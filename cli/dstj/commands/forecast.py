@@ -25,6 +25,7 @@ from deepseek_trainer.contract.optimization import OptimizationSpec
 from deepseek_trainer.training.horizon import Horizon
 from deepseek_trainer.training.schedule import warmup_steps
 
+INSTALL: Final = "pip install 'deepseek-training-operator[trainer]'"
 SAMPLE_BYTES: Final = 4 << 20  # as much of the data is tokenised; of larger data, every n-th record
 
 
@@ -56,8 +57,7 @@ def dimensions(config: TrainingConfig, paths: Paths) -> Dimensions:
     try:
         from deepseek_trainer.base_model.source import source_model
     except ModuleNotFoundError as error:
-        hint = "pip install 'deepseek-training-operator[trainer]'"
-        raise ConfigError(f"a base model cannot be read without {error.name}", hint=hint) from None
+        raise ConfigError(f"a base model cannot be read without {error.name}", hint=INSTALL) from None
     base = base_of(config, paths)
     settings, _ = source_model(base)
     with understood(base.path):

@@ -5,13 +5,13 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from deepseek_trainer import tasks
 from deepseek_trainer.contract.config import TrainingConfig
-from deepseek_trainer.contract.data import DataFormat, DataSpec, MultiTurn
+from deepseek_trainer.contract.data import DataSpec
 from deepseek_trainer.contract.errors import ConfigError
 from deepseek_trainer.contract.foreign import first_of, plainly
 from deepseek_trainer.contract.lines import say
@@ -69,8 +69,7 @@ def preview(arguments: Namespace) -> int:
         try:
             _preview(config, paths, arguments.records)
         except ModuleNotFoundError as error:
-            hint = "pip install 'deepseek-training-operator[trainer]'"
-            raise ConfigError(f"data cannot be read without {error.name}", hint=hint) from None
+            raise ConfigError(f"data cannot be read without {error.name}", hint=forecast.INSTALL) from None
     return ExitCode.DONE
 
 
@@ -125,13 +124,9 @@ def _say_fields(fields: Fields, spec: DataSpec) -> None:
 
 
 def _documents(preparer: "LanguagePreparer", records: "Iterator[Record]") -> "Iterator[Document]":
-    from deepseek_trainer.tasks.language.tokenizer import documents
+    from deepseek_trainer.tasks.language.row_maker import documents_of
 
-    spec = preparer.config.data
-    if spec.format is DataFormat.PREFERENCE:
-        sides = (side for record in records for side in record.sides())
-        return documents(preparer.tokenizer, sides, MultiTurn.LAST_ANSWER)
-    return documents(preparer.tokenizer, records, spec.multi_turn)
+    return chain.from_iterable(documents_of(preparer.config.data, preparer.tokenizer, records))
 
 
 def _show(why: str, record: "Record", preparer: "LanguagePreparer") -> None:

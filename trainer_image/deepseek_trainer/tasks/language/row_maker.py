@@ -45,6 +45,14 @@ def losses(counts: SplitCounts, spec: DataSpec) -> Iterator[tuple[str, str]]:
         yield f"{cut} of {counts.records} {what} {where} {row}", f"raise it, or {other}"
 
 
+def documents_of(spec: DataSpec, tokenizer: Any, records: Iterable[Record]) -> Iterator[list[Document]]:
+    """What each record becomes, however long it is: of a pair the chosen answer, then the rejected one."""
+    if spec.format is not DataFormat.PREFERENCE:
+        return documents_by_record(tokenizer, records, spec.multi_turn)
+    sides = documents(tokenizer, (side for record in records for side in record.sides()), MultiTurn.LAST_ANSWER)
+    return ([*pair] for pair in zip(sides, sides, strict=True))
+
+
 class RowMaker:
     """Packs the records of one source or class."""
 
@@ -67,24 +75,24 @@ class RowMaker:
 
     def _packed(self, records: Iterator[Record]) -> Iterator[list[Document]]:
         """The documents of each row, one row after the other."""
+        whole = documents_of(self.spec, self.tokenizer, records)
         if self.spec.format is DataFormat.PREFERENCE:
-            sides = (side for record in records for side in record.sides())
-            return self._pairs(documents(self.tokenizer, sides, MultiTurn.LAST_ANSWER))
-        fitted = self._fitted(documents_by_record(self.tokenizer, records, self.spec.multi_turn))
+            return self._pairs(whole)
+        fitted = self._fitted(whole)
         if self.fills_row:
             fitted = again(fitted, self.spec.sequence_length)
         splits = self.spec.long is LongRecords.SPLIT
         return split_rows(fitted, self.spec.sequence_length) if splits else self._best_fit(fitted)
 
-    def _pairs(self, sides: Iterator[Document]) -> Iterator[list[Document]]:
+    def _pairs(self, pairs: Iterable[list[Document]]) -> Iterator[list[Document]]:
         """A row for each pair: chosen, then rejected.  Parts of answers do not compare, so a longer pair is dropped."""
-        for pair in zip(sides, sides, strict=True):
+        for pair in pairs:
             if sum(map(len, pair)) > self.spec.sequence_length:
                 self.tally.dropped += 1
                 continue
             self.tally.amounts["tokens"] += sum(map(len, pair))
             self.tally.amounts["learned_tokens"] += sum(side.num_targets for side in pair)
-            yield [*pair]
+            yield pair
 
     def _fitted(self, by_record: Iterable[list[Document]]) -> Iterator[Document]:
         """What of each record goes into rows, and teaches something."""

@@ -22,7 +22,6 @@ from deepseek_trainer.contract.names import Paths
 from dstj.screen.checks import Check, Warned
 
 RECORDS: Final = 10_000  # of each place, unless all are looked at
-SAMPLE_BYTES: Final = 1 << 27  # on which a tokenizer is trained, as in a run
 SHOWN: Final = 10  # fields that are not used
 
 
@@ -35,7 +34,9 @@ class Examination:
     looks_at_all: bool
     preparer: Any = field(init=False)
     inputs: Any = field(init=False, default=None)
-    beside: dict[str, bytes] | None = field(init=False, default=None)  # the files of a base that is good
+    source: Place | None = field(init=False, default=None)  # of a base that is good, like the next two
+    settings: dict[str, Any] = field(init=False, default_factory=dict)
+    beside: dict[str, bytes] | None = field(init=False, default=None)  # its other files
     is_whole: bool = field(init=False, default=True)  # whether there are no more records than were looked at
     findings: list[Warned] = field(init=False, default_factory=list)
 
@@ -96,18 +97,18 @@ class Examination:
             self._compare_digest(source.path)
             if self.looks_at_all and source.path.is_dir():
                 self._refuse_non_finite(source)
-        self.beside = beside
+        self.source, self.settings, self.beside = source, settings, beside
         compared = "" if base.sha256 is None else ", digest matches" if self.looks_at_all else ", digest: see --all"
         return f"{source.path}: {settings['model_type']}{size}{compared}"
 
     def _adapter(self) -> str:
-        from deepseek_trainer.base_model.source import refuse_unfit_adapter, source_model
+        from deepseek_trainer.base_model.source import refuse_unfit_adapter
 
-        base, asked = self.config.model.base, self.config.model.adapter
-        assert base is not None, "an adapter has a base"
+        asked = self.config.model.adapter
+        assert self.source is not None, "an adapter has a base, which is good"
         assert asked is not None, "only the adapter of a job that has one is checked"
-        source, added = Place.find(base, self.paths), Place.find(asked, self.paths, "model.adapter")
-        refuse_unfit_adapter(source, added, source_model(source)[0])
+        added = Place.find(asked, self.paths, "model.adapter")
+        refuse_unfit_adapter(self.source, added, self.settings)
         return f"{added.path}: fits the base"
 
     def _compare_digest(self, path: Path) -> None:
@@ -139,10 +140,11 @@ class Examination:
     def _tokenizer(self) -> str:
         from deepseek_trainer.base_model.tokenizer_files import tokenizer_from
         from deepseek_trainer.tasks.language.chat import with_template
+        from deepseek_trainer.tasks.language.preparation import TOKENIZER_BYTES
         from deepseek_trainer.tasks.language.tokenizer import id_limit
 
         if self.beside is None:
-            self.preparer.learn(self.inputs, None, SAMPLE_BYTES)
+            self.preparer.learn(self.inputs, None, TOKENIZER_BYTES)
             return f"{id_limit(self.preparer.tokenizer):,} tokens, trained on these records"
         own = self.config.model.chat_template
         self.preparer.tokenizer = with_template(tokenizer_from(self.beside), own)
@@ -171,9 +173,8 @@ class Examination:
 
     def _found(self, split: str, counts: Any) -> Iterator[Warned]:
         """What is not learned, or not used."""
-        for line in self.preparer.lost(split, counts):
-            what, _, hint = line.removesuffix(")").partition(" (hint: ")
-            yield Warned(what, hint)
+        for what, way_out in self.preparer.lost(split, counts):
+            yield Warned(what, way_out)
         if counts.unused:
             fields = [f"{name} ({records:,})" for name, records in counts.unused.items()]
             named = (

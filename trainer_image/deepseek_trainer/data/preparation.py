@@ -80,8 +80,8 @@ def prepare(config: TrainingConfig, paths: Paths, vault: Vault, run_id: str, pre
         log.info("prepared data %s are there already: %s", directory.name[:12], _summary(manifest))
     for split, counts in manifest.counts.items():
         _log_unused(split, counts, is_private=config.is_private)
-        for line in preparer.lost(split, counts):
-            log.warning("%s", line)
+        for what, way_out in preparer.lost(split, counts):
+            log.warning("%s%s", what, f" (hint: {way_out})" if way_out else "")
     _log_choices(config, manifest.counts[TRAIN].records)
     point(paths, run_id, directory.name, vault)
     return directory

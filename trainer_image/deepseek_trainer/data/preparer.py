@@ -87,10 +87,10 @@ class Preparer(ABC, Generic[R]):
     def finish(self, inputs: Inputs[R], directory: Path, vault: Vault) -> None:
         """Write what training needs beside the rows."""
 
-    def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
-        """What people must know of records of which all or a part is not learned: how many, why, and the way out."""
+    def lost(self, split: str, counts: SplitCounts) -> Iterator[tuple[str, str]]:
+        """What people must know of records of which all or a part is not learned: how many and why; and the way out."""
         if counts.dropped:
-            yield f"{split}: {counts.dropped} of {counts.records} records were dropped"
+            yield f"{split}: {counts.dropped} of {counts.records} records were dropped", ""
 
     @abstractmethod
     def nothing_learned(self, place: str, counts: SplitCounts) -> DataError:

@@ -43,8 +43,8 @@ OPENING: Final = 80  # [characters] of a held-out text that the model is asked t
 TOKENIZER_BYTES: Final = 1 << 27  # about how much data a tokenizer is trained on; more would hardly change its merges
 _OPENS_THOUGHTS: Final = (
     "the chat template opens <think> where an answer is asked for, and writes none where it is there: answers without "
-    "reasoning are learned without a thought, and a server will still open one (hint: give the records their "
-    "reasoning, or a template that does not open it by model.chatTemplate)"
+    "reasoning are learned without a thought, and a server will still open one",
+    "give the records their reasoning, or a template that does not open it by model.chatTemplate",
 )
 
 
@@ -129,9 +129,9 @@ class LanguagePreparer(Preparer[Record]):
     def finish(self, inputs: Inputs[Record], directory: Path, vault: Vault) -> None:
         write_prompts(_prompts(inputs), directory, vault)
 
-    def lost(self, split: str, counts: SplitCounts) -> Iterator[str]:
+    def lost(self, split: str, counts: SplitCounts) -> Iterator[tuple[str, str]]:
         for what, way_out in losses(counts, self.config.data):
-            yield f"{split}: {what} (hint: {way_out})"
+            yield f"{split}: {what}", way_out
         asks = self.config.data.format is not DataFormat.TEXT and self.tokenizer is not None
         if split == TRAIN and asks and opens_thoughts_only(self.tokenizer):
             yield _OPENS_THOUGHTS

@@ -17,6 +17,7 @@ from deepseek_trainer.base_model.digest import file_digests, listing_digest
 from deepseek_trainer.base_model.families import family_of
 from deepseek_trainer.base_model.guard import place, understood
 from deepseek_trainer.base_model.place import MAX_JSON, Place
+from deepseek_trainer.base_model.stand_ins import LFS_POINTER
 from deepseek_trainer.base_model.updates import STORED, Matrix, Update, fp32
 from deepseek_trainer.contract.errors import ConfigError, IntegrityError
 from deepseek_trainer.contract.foreign import first_line, shown, unambiguous
@@ -26,7 +27,6 @@ SETTINGS: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 MAX_WEIGHTS: Final = 64 << 30  # [bytes]
 _PICKLE: Final = "adapter_model.bin"
-_POINTER: Final = b"version https://git-lfs"
 _MERGE: Final = (
     "merge it where it was trained, `merge_and_unload()` and `save_pretrained(path)` of peft, and give the result "
     "as model.base"
@@ -92,7 +92,7 @@ def _refuse_other_layouts(source: Place) -> None:
 def _content(source: Place, name: str, digests: Mapping[str, str], most: int) -> bytes:
     """Raises IntegrityError if it is not what was digested a moment ago."""
     content = source.content(name, most)
-    if content.startswith(_POINTER):
+    if content.startswith(LFS_POINTER):
         raise ConfigError(
             f"{place(source.path / name)} is a Git LFS pointer, not the file itself",
             hint="run `git lfs pull` where it was cloned",

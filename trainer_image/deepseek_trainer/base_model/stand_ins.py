@@ -15,11 +15,14 @@ from deepseek_trainer.storage.opening import opened
 
 _HEAD: Final = 64  # [bytes]
 _SHOWN: Final = 5  # names
-_POINTER: Final = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+LFS_POINTER: Final = (
+    b"version https://git-lfs",
+    b"version https://hawser.github.com/spec/",
+)  # Git LFS; its former name
 _PAGE: Final = (b"<!doctype html", b"<html")
 _REFUSALS: Final = (
     (
-        _POINTER,
+        LFS_POINTER,
         "a Git LFS pointer, not the file itself",
         "run `git lfs pull` where the model was cloned, or `hf download`, and copy the files again",
     ),

@@ -22,7 +22,7 @@ from deepseek_trainer.contract.names import Paths
 from deepseek_trainer.contract.volume import VolumePath
 from deepseek_trainer.data.fields import some
 from deepseek_trainer.data.formats.bounds import legible, readable, refuse
-from deepseek_trainer.data.formats.readers import ALIAS, conversion, describes
+from deepseek_trainer.data.formats.readers import ALIAS, TEXT, conversion, describes
 from deepseek_trainer.data.formats.unpacking import PACKED, suffix_of
 from deepseek_trainer.data.reading import Load, R, Reader, Reading, Record
 from deepseek_trainer.storage.opening import opened
@@ -237,7 +237,7 @@ def _chosen(root: Path, found: list[Path], spec: DataSpec, reading: Reading[Any]
 
 def _is_description(file: Path) -> bool:
     """A text is one record more where a job reads texts, whatever its name."""
-    return describes(file) and suffix_of(file) not in (".txt", *(f".txt{pack}" for pack in PACKED))
+    return describes(file) and not suffix_of(file).startswith(TEXT)
 
 
 def _unread(names: list[str], reading: Reading[Any]) -> DataError:

@@ -2,12 +2,12 @@
 
 import gzip
 import io
-import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final
 
+from deepseek_trainer.base_model.stand_ins import LFS_POINTER
 from deepseek_trainer.contract.errors import DataError
 from deepseek_trainer.contract.foreign import shown
 from deepseek_trainer.storage.opening import opened
@@ -15,7 +15,6 @@ from deepseek_trainer.storage.opening import opened
 GZIP: Final = ".gz"
 ZSTD: Final = ".zst"
 PACKED: Final = (GZIP, ZSTD)
-_POINTER: Final = b"version https://git-lfs"
 
 
 def suffix_of(file: PurePath) -> str:
@@ -41,7 +40,7 @@ def unpacked(file: Path, name: str) -> BinaryIO:
 
 
 def _refuse_pointer(stream: BinaryIO, name: str) -> None:
-    if stream.peek(len(_POINTER)).startswith(_POINTER):  # type: ignore[attr-defined]  # of BufferedReader
+    if stream.peek(max(map(len, LFS_POINTER))).startswith(LFS_POINTER):  # type: ignore[attr-defined]  # of BufferedReader
         raise DataError(
             f"{shown(name)} is a Git LFS pointer, not the file itself", hint="run `git lfs pull` where it was cloned"
         )
@@ -68,7 +67,7 @@ class _Unpacking(io.RawIOBase):
     def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]  # of any buffer
         try:
             piece = self._unpacked.read(len(buffer))
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
             raise self._damaged() from error
         except OSError as error:
             if error.errno is not None:
